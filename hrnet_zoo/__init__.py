@@ -1,0 +1,3 @@
+"""Pretrained HRNet for semantic segmentation."""
+
+__version__ = "0.1.0"

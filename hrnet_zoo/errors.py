@@ -1,0 +1,214 @@
+"""Every error that hrnet-zoo raises on purpose.
+
+Each carries a message in four parts (what was asked, what was found, what was done, what to do next), its facts as
+attributes, and the exit code with which the command line answers it:
+1 other, 2 usage, 3 network, 4 integrity or unsafe file, 5 bad input, 6 cache or disk.
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, ClassVar
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class HRNetZooError(Exception):
+    """Base of all errors raised on purpose.
+
+    Attributes:
+        asked: what the caller wanted.
+        found: what was met instead.
+        done: what was kept, removed or left alone.
+        advice: the next step.
+
+    """
+
+    exit_code: ClassVar[int] = 1
+    asked: str
+    found: str
+    done: str
+    advice: str
+
+    def __str__(self) -> str:
+        return f"{self.asked}\n  found: {self.found}\n  done:  {self.done}\n  next:  {self.advice}"
+
+    def __reduce__(self) -> tuple[Callable[[], "HRNetZooError"], tuple[()]]:
+        """Survive pickling, so that an error raised in a worker process arrives whole."""
+        facts: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        return functools.partial(type(self), **facts), ()
+
+
+# --- usage (exit code 2) -------------------------------------------------------------------------------------------
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class ConfigError(HRNetZooError):
+    """An argument or an environment variable has a value that cannot be used."""
+
+    exit_code: ClassVar[int] = 2
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class DeviceError(ConfigError):
+    """The device asked for is unknown or absent."""
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class UnknownModelError(ConfigError):
+    """No row of the catalog has this name; `nearest` holds the most similar names."""
+
+    name: str
+    nearest: tuple[str, ...]
+
+
+# --- network (exit code 3) -----------------------------------------------------------------------------------------
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class DownloadError(HRNetZooError):
+    """A file could not be fetched from `url` (credentials in it are redacted)."""
+
+    exit_code: ClassVar[int] = 3
+    url: str
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class OfflineError(DownloadError):
+    """A file is not in the cache and an offline switch forbids fetching it."""
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class HTTPStatusError(DownloadError):
+    """The host answered with an HTTP status that is final."""
+
+    status: int
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class TransferError(DownloadError):
+    """The connection failed or broke off; `kept` bytes are on disk and the next call resumes there."""
+
+    kept: int
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class UnexpectedContentError(DownloadError):
+    """The body is not a checkpoint: a login or error page, an encoded or an oversize body."""
+
+
+# --- integrity (exit code 4) ---------------------------------------------------------------------------------------
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class CheckpointError(HRNetZooError):
+    """A checkpoint from `source` (path or URL) cannot be used."""
+
+    exit_code: ClassVar[int] = 4
+    source: str
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class HashMismatchError(CheckpointError):
+    """A file's SHA-256 is not the one its row or its name states (`expected` may be a prefix)."""
+
+    expected: str
+    actual: str
+    size: int
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class UnsafeCheckpointError(CheckpointError):
+    """A checkpoint holds something that weights do not need; it was not loaded."""
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class CheckpointFormatError(CheckpointError):
+    """A file is not a checkpoint in a known format, or is damaged."""
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class StateDictMismatchError(CheckpointError):
+    """A checkpoint's names, shapes, dtypes or values do not fit the network.
+
+    Attributes:
+        missing: names that the network has and the checkpoint lacks.
+        unexpected: names that the checkpoint has and the network lacks.
+        different: "name: found, expected" for every shape, dtype or value that cannot be used.
+
+    """
+
+    missing: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+    different: tuple[str, ...] = ()
+
+
+# --- bad input (exit code 5) ---------------------------------------------------------------------------------------
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class CheckpointNotFoundError(CheckpointError):
+    """There is no regular, readable file at the path given as a checkpoint."""
+
+    exit_code: ClassVar[int] = 5
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class ImageError(HRNetZooError):
+    """A picture cannot be used; `source` is its path, or says what was given instead of one."""
+
+    exit_code: ClassVar[int] = 5
+    source: str
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class UnreadableImageError(ImageError):
+    """A picture is missing, damaged, empty or of a format that is not read."""
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class ImageTooLargeError(ImageError):
+    """A picture claims more pixels than the limit; nothing was decoded."""
+
+    width: int
+    height: int
+    limit: int
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class UnsupportedImageError(ImageError):
+    """A picture or array has a mode, dtype or shape with no exact way to 8-bit RGB."""
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class OutputError(HRNetZooError):
+    """A result cannot be written to `path`."""
+
+    exit_code: ClassVar[int] = 5
+    path: Path
+
+
+# --- cache and disk (exit code 6) ----------------------------------------------------------------------------------
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class CacheError(HRNetZooError):
+    """The cache at `path` cannot serve."""
+
+    exit_code: ClassVar[int] = 6
+    path: Path
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class CachePermissionError(CacheError):
+    """The cache cannot be written (or read) by this user."""
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class CacheSpaceError(CacheError):
+    """The disk, quota or file-size limit is exhausted."""
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class CacheCorruptError(CacheError):
+    """A file of the cache is damaged and could not be rebuilt."""

@@ -1,0 +1,1 @@
+"""The network: HRNet backbone and FCN head."""

@@ -1,0 +1,112 @@
+"""FCN head, and the whole network: normalised RGB in, one score per class and pixel out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from hrnet_zoo.datasets import Dataset
+from hrnet_zoo.models.hrnet import SPECS, HRNet, fit
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from hrnet_zoo.catalog import ModelInfo
+    from hrnet_zoo.images import Picture
+    from hrnet_zoo.results import SegmentationResult
+
+
+class FCNHRNet(nn.Module):
+    """HRNet with the FCN head.
+
+    Args:
+        arch: "hr18s", "hr18" or "hr48".
+        dataset: what the classes are called and how pictures are brought to the network.
+        info: the catalog row that the weights come from, if any.
+
+    Attributes:
+        provenance: where the weights came from (source address, SHA-256, ...); empty for random weights.
+
+    """
+
+    def __init__(self, arch: str, dataset: Dataset, info: ModelInfo | None = None) -> None:
+        super().__init__()
+        self.arch = arch
+        self.dataset = dataset
+        self.info = info
+        self.provenance: dict[str, str] = {}
+        self.backbone = HRNet(SPECS[arch])
+        self.decode_head = FCNHead(SPECS[arch].widths, len(dataset.classes))
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names by index."""
+        return self.dataset.classes
+
+    @property
+    def palette(self) -> tuple[tuple[int, int, int], ...]:
+        """Colours (RGB, 0 to 255) by index."""
+        return self.dataset.palette
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Score normalised RGB pictures.
+
+        Args:
+            x: (N, 3, H, W), any H and W.
+
+        Returns:
+            (N, classes, H, W), in the weights' dtype.
+
+        """
+        return fit(self.decode_head(self.backbone(x)), x.shape[-2:])
+
+    def predict(
+        self,
+        image: Picture | Sequence[Picture],
+        mode: str | None = None,
+        ms_flip: bool = False,
+        probabilities: bool = False,
+        progress: bool = True,
+    ) -> SegmentationResult | list[SegmentationResult]:
+        """Label every pixel of a picture, or of several: see `hrnet_zoo.prediction.predict`."""
+        from hrnet_zoo.prediction import predict
+
+        return predict(self, image, mode=mode, ms_flip=ms_flip, probabilities=probabilities, progress=progress)
+
+
+class FCNHead(nn.Module):
+    """All maps at the finest one's size, side by side, through two 1x1 convolutions.
+
+    Args:
+        widths: channels of the four maps.
+        num_classes: scores per pixel.
+
+    """
+
+    def __init__(self, widths: Sequence[int], num_classes: int) -> None:
+        super().__init__()
+        channels = sum(widths)
+        self.conv_seg = nn.Conv2d(channels, num_classes, 1)
+        self.convs = nn.Sequential(ConvModule(channels))
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        """Return scores (N, classes, H/4, W/4)."""
+        size = maps[0].shape[-2:]
+        x = torch.cat([maps[0], *(fit(coarser, size) for coarser in maps[1:])], dim=1)
+        scores: Tensor = self.conv_seg(self.convs(x))
+        return scores
+
+
+class ConvModule(nn.Module):
+    """1x1 convolution, batch norm, ReLU, under the names of the published files."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 1, bias=False)
+        self.bn = nn.BatchNorm2d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Keep the shape."""
+        return torch.relu(self.bn(self.conv(x)))

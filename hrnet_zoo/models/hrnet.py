@@ -1,0 +1,231 @@
+"""HRNet backbone: a picture becomes four maps, at 1/4, 1/8, 1/16 and 1/32 of its size.
+
+High resolution is never given up: the branch at 1/4 runs from beginning to end, coarser ones join it one by one,
+and all of them exchange what they found again and again.
+
+    stem -> layer1 -> transition1 -> stage2 -> transition2 -> stage3 -> transition3 -> stage4
+    1/4     1/4       1/4, 1/8                 + 1/16                   + 1/32
+
+Papers: https://arxiv.org/abs/1908.07919 (HRNet), https://arxiv.org/abs/1904.04514 (HRNetV2p, segmentation).
+Parameter names are those of the published checkpoints, so that these load with `strict=True`.
+`nn.Identity` stands where the published networks have nothing: it has no parameters, and the forwards stay plain.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class HRNetSpec:
+    """The three numbers in which the published networks differ.
+
+    Attributes:
+        width: channels at 1/4 of the picture's size; each coarser branch has twice as many.
+        blocks: residual blocks of each branch in one exchange module, and of `layer1`.
+        modules: exchange modules of stages 2, 3 and 4.
+
+    """
+
+    width: int
+    blocks: int
+    modules: tuple[int, int, int]
+
+    @property
+    def widths(self) -> tuple[int, int, int, int]:
+        """Channels of the four branches, finest first."""
+        return self.width, 2 * self.width, 4 * self.width, 8 * self.width
+
+
+SPECS = {
+    "hr18s": HRNetSpec(width=18, blocks=2, modules=(1, 3, 2)),  # "W18-Small"; hrnet_w18_small_v2 in timm
+    "hr18": HRNetSpec(width=18, blocks=4, modules=(1, 4, 3)),
+    "hr48": HRNetSpec(width=48, blocks=4, modules=(1, 4, 3)),
+}
+
+
+class HRNet(nn.Module):
+    """The backbone.
+
+    Args:
+        spec: one of `SPECS`.
+
+    """
+
+    def __init__(self, spec: HRNetSpec) -> None:
+        super().__init__()
+        w1, w2, w3, w4 = self.widths = spec.widths
+        self.conv1 = conv3x3(3, 64, stride=2)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.conv2 = conv3x3(64, 64, stride=2)
+        self.bn2 = nn.BatchNorm2d(64)
+        self.layer1 = nn.Sequential(Bottleneck(64), *(Bottleneck(256) for _ in range(spec.blocks - 1)))
+        self.transition1 = Transition([256], [w1, w2])
+        self.stage2 = stage([w1, w2], spec.blocks, spec.modules[0])
+        self.transition2 = Transition([w1, w2], [w1, w2, w3])
+        self.stage3 = stage([w1, w2, w3], spec.blocks, spec.modules[1])
+        self.transition3 = Transition([w1, w2, w3], [w1, w2, w3, w4])
+        self.stage4 = stage([w1, w2, w3, w4], spec.blocks, spec.modules[2])
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Compute the four maps of normalised RGB pictures.
+
+        Args:
+            x: (N, 3, H, W), any H and W.
+
+        Returns:
+            (N, width * 2^k, ceil(H / 2^(k+2)), ceil(W / 2^(k+2))) for k = 0 to 3.
+
+        """
+        x = F.relu(self.bn1(self.conv1(x)))
+        x = F.relu(self.bn2(self.conv2(x)))
+        maps = self.transition1([self.layer1(x)])
+        maps = self.transition2(self.stage2(maps))
+        maps = self.transition3(self.stage3(maps))
+        result: list[Tensor] = self.stage4(maps)
+        return result
+
+
+class Transition(nn.ModuleList):
+    """Between two stages: adapt the widths of the branches and open a coarser one from the coarsest.
+
+    Args:
+        before: channels of the branches that come in.
+        after: channels of those that go out, one more than came in.
+
+    """
+
+    def __init__(self, before: Sequence[int], after: Sequence[int]) -> None:
+        adapt = [
+            nn.Identity() if old == new else nn.Sequential(conv3x3(old, new), nn.BatchNorm2d(new), nn.ReLU())
+            for old, new in zip(before, after[: len(before)], strict=True)
+        ]
+        # Two nested Sequentials, as the published names want it.
+        down = nn.Sequential(conv3x3(before[-1], after[-1], stride=2), nn.BatchNorm2d(after[-1]), nn.ReLU())
+        super().__init__([*adapt, nn.Sequential(down)])
+
+    def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        """Return one map more than came in."""
+        return [layer(x) for layer, x in zip(self, [*maps, maps[-1]], strict=True)]
+
+
+def stage(widths: Sequence[int], blocks: int, modules: int) -> nn.Sequential:
+    """Chain exchange modules over branches of constant number and widths."""
+    return nn.Sequential(*(ExchangeModule(widths, blocks) for _ in range(modules)))
+
+
+class ExchangeModule(nn.Module):
+    """Residual blocks on each branch, then every branch receives the sum over all branches.
+
+    Args:
+        widths: channels of the branches, finest first.
+        blocks: residual blocks of each branch.
+
+    """
+
+    def __init__(self, widths: Sequence[int], blocks: int) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(nn.Sequential(*(BasicBlock(w) for _ in range(blocks))) for w in widths)
+        self.fuse_layers = nn.ModuleList(Fusion(widths, target) for target in range(len(widths)))
+
+    def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        """Return as many maps as came in, of the same shapes."""
+        maps = [branch(x) for branch, x in zip(self.branches, maps, strict=True)]
+        return [fuse(maps) for fuse in self.fuse_layers]
+
+
+class Fusion(nn.ModuleList):
+    """What one branch receives: every branch, brought to its width and size, summed, then ReLU.
+
+    Args:
+        widths: channels of all branches, finest first.
+        target: index of the receiving branch.
+
+    """
+
+    def __init__(self, widths: Sequence[int], target: int) -> None:
+        super().__init__(path(widths, source, target) for source in range(len(widths)))
+        self.target = target
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        """Sum from branch 0 upwards, in the reference's order, so that not even rounding differs."""
+        size = maps[self.target].shape[-2:]
+        first, *others = (layer(x) for layer, x in zip(self, maps, strict=True))
+        for source, other in enumerate(others, start=1):
+            first = first + (fit(other, size) if source > self.target else other)
+        return F.relu(first)
+
+
+def path(widths: Sequence[int], source: int, target: int) -> nn.Module:
+    """Bring branch `source` to the width, and about the size, of branch `target`."""
+    if source == target:
+        return nn.Identity()
+    if source > target:
+        return nn.Sequential(
+            nn.Conv2d(widths[source], widths[target], 1, bias=False),
+            nn.BatchNorm2d(widths[target]),
+            nn.Upsample(scale_factor=2 ** (source - target), mode="bilinear", align_corners=False),
+        )
+    halvings = [widths[source]] * (target - source) + [widths[target]]
+    steps = [nn.Sequential(conv3x3(a, b, stride=2), nn.BatchNorm2d(b), nn.ReLU()) for a, b in pairwise(halvings)]
+    del steps[-1][-1]  # no ReLU before the sum
+    return nn.Sequential(*steps)
+
+
+def fit(x: Tensor, size: Sequence[int]) -> Tensor:
+    """Resize bilinearly to `size` (height, width); nothing to do when the picture's sides are multiples of 32.
+
+    In a fusion the path has enlarged by exactly 2^k already, so that this is a *second* resize. The published networks
+    do both, and at other sizes (512x683, 97x131) leaving one out moves scores by 0.1 to 0.2 % and 0.1 % of pixels.
+    """
+    return F.interpolate(x, size=list(size), mode="bilinear", align_corners=False)
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions around a shortcut; `width` channels in and out."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv1 = conv3x3(width, width)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = conv3x3(width, width)
+        self.bn2 = nn.BatchNorm2d(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Keep the shape."""
+        y = F.relu(self.bn1(self.conv1(x)))
+        y = self.bn2(self.conv2(y))
+        return F.relu(y + x)
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 and 1x1 convolutions of 64, 64 and 256 channels around a shortcut."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, 64, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.conv2 = conv3x3(64, 64)
+        self.bn2 = nn.BatchNorm2d(64)
+        self.conv3 = nn.Conv2d(64, 256, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(256)
+        self.downsample: nn.Module = (
+            nn.Identity()
+            if channels == 256
+            else nn.Sequential(nn.Conv2d(channels, 256, 1, bias=False), nn.BatchNorm2d(256))
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return 256 channels of the same size."""
+        y = F.relu(self.bn1(self.conv1(x)))
+        y = F.relu(self.bn2(self.conv2(y)))
+        y = self.bn3(self.conv3(y))
+        return F.relu(y + self.downsample(x))
+
+
+def conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
+    """Convolve without bias (batch norm follows), one pixel of padding."""
+    return nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)

@@ -1,0 +1,1 @@
+"""Tests of hrnet_zoo: no internet, no shared state, data made here."""

@@ -1,0 +1,66 @@
+"""What every test shares: no connection beyond this machine, a cache of its own, no settings of the user's."""
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SHARED = Path(__file__).parents[2] / "shared"
+LOCAL_NAMES = {None, "", "localhost", "localhost.localdomain", "::1", "0.0.0.0", "::"}  # noqa: S104 - names, no binding
+
+
+class NetworkForbiddenError(RuntimeError):
+    """A test tried to reach another machine (no OSError, so that no retry loop swallows it)."""
+
+
+def _is_local(host: object) -> bool:
+    name = host.decode() if isinstance(host, bytes) else host
+    return name in LOCAL_NAMES or (isinstance(name, str) and name.startswith("127."))
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    real_connect, real_getaddrinfo = socket.socket.connect, socket.getaddrinfo
+
+    def connect(self: socket.socket, address: Any) -> None:
+        if self.family != socket.AF_UNIX and not _is_local(address[0]):
+            raise NetworkForbiddenError(f"connection to {address}")
+        real_connect(self, address)
+
+    def getaddrinfo(host: Any, *args: Any, **kwargs: Any) -> Any:
+        if not _is_local(host):
+            raise NetworkForbiddenError(f"look-up of {host}")
+        return real_getaddrinfo(host, *args, **kwargs)
+
+    monkeypatch.setattr(socket.socket, "connect", connect)
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty cache folder for each test, and none of the user's settings."""
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("HRNET_ZOO_CACHE", str(folder))
+    for name in (
+        "HRNET_ZOO_MIRRORS",
+        "HRNET_ZOO_OFFLINE",
+        "HF_HUB_OFFLINE",
+        "http_proxy",
+        "https_proxy",
+        "HTTP_PROXY",
+        "HTTPS_PROXY",
+        "all_proxy",
+        "ALL_PROXY",
+    ):
+        monkeypatch.delenv(name, raising=False)
+    yield folder
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of golden cases beside a developer's checkout; tests that need it skip elsewhere."""
+    if not SHARED.is_dir():
+        pytest.skip("the golden cases beside the checkout (../shared) are not here")
+    return SHARED
