@@ -1,3 +1,53 @@
-"""Pretrained HRNet for semantic segmentation."""
+"""Pretrained HRNet for semantic segmentation: a name becomes a network, a photo becomes a labelled picture.
+
+    import hrnet_zoo
+
+    hrnet_zoo.list_models("*cityscapes*")
+    hrnet_zoo.model_info("fcn_hr48_cityscapes_160k").miou
+    model = hrnet_zoo.create_model("fcn_hr48_cityscapes_160k")
+    model.predict("street.jpg").overlay()
+
+Importing this package imports no torch, opens no connection and touches no file: names resolve on first use.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from hrnet_zoo import errors
+
+if TYPE_CHECKING:
+    from hrnet_zoo.catalog import ModelInfo, list_models, model_info
+    from hrnet_zoo.creation import create_model
+    from hrnet_zoo.models.fcn import FCNHRNet
+    from hrnet_zoo.results import SegmentationResult
 
 __version__ = "0.1.0"
+
+__all__ = [  # noqa: RUF022 - in the order of the flow
+    "list_models",
+    "model_info",
+    "ModelInfo",
+    "create_model",
+    "FCNHRNet",
+    "SegmentationResult",
+    "errors",
+]
+
+_HOMES = {
+    "list_models": "catalog",
+    "model_info": "catalog",
+    "ModelInfo": "catalog",
+    "create_model": "creation",
+    "FCNHRNet": "models.fcn",
+    "SegmentationResult": "results",
+}
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - what a module holds
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

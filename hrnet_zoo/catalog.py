@@ -110,6 +110,11 @@ class ModelInfo:
         return f"{PUBLISHED_FOLDER}/{self.config}/{self.file_name}"
 
     @property
+    def stored_dtype(self) -> str:
+        """Name of the torch dtype of the weights in the file; they are loaded as float32."""
+        return "float32"
+
+    @property
     def log_url(self) -> str | None:
         """Published address of the training log."""
         # The two Pascal Context logs are named with a hyphen before the date.
@@ -189,6 +194,7 @@ class BundledModel(ModelInfo):
     """The demo checkpoint inside this package; its figures are on generated scenes, and ours."""
 
     name = "demo"
+    stored_dtype = "float16"  # half the size in the package; widening is exact
     log_url = None
     license_note = "Code, weights and generated training data: Apache-2.0."
 

@@ -6,6 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+
+from tests.http_server import FaultServer, serve
 
 SHARED = Path(__file__).parents[2] / "shared"
 LOCAL_NAMES = {None, "", "localhost", "localhost.localdomain", "::1", "0.0.0.0", "::"}  # noqa: S104 - names, no binding
@@ -39,8 +42,8 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty cache folder for each test, and none of the user's settings."""
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give each test an empty cache folder and none of the user's settings."""
     folder = tmp_path / "cache"
     monkeypatch.setenv("HRNET_ZOO_CACHE", str(folder))
     for name in (
@@ -55,12 +58,34 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         "ALL_PROXY",
     ):
         monkeypatch.delenv(name, raising=False)
-    yield folder
+    return folder
 
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of golden cases beside a developer's checkout; tests that need it skip elsewhere."""
+    """Find the folder of golden cases beside a developer's checkout; tests that need it skip elsewhere."""
     if not SHARED.is_dir():
         pytest.skip("the golden cases beside the checkout (../shared) are not here")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def hr18s() -> bytes:
+    """Make a stand-in for a published W18-Small Cityscapes file: seeded weights in the published format."""
+    from hrnet_zoo.creation import initialise
+    from hrnet_zoo.datasets import CITYSCAPES
+    from hrnet_zoo.models.fcn import FCNHRNet
+    from tests.checkpoints import legacy
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = FCNHRNet("hr18s", CITYSCAPES)
+        initialise(network)
+    return legacy(network.state_dict())
+
+
+@pytest.fixture
+def host() -> Iterator[FaultServer]:
+    """Run a web server on this machine."""
+    with serve() as server:
+        yield server

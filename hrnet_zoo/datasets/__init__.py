@@ -25,7 +25,7 @@ class Dataset:
         crop: training crop (height, width) in pixels.
         pictures_per_gpu: training batch of each of the four GPUs.
         box: keep-ratio resize at test time fits a picture into (long side, short side) pixels.
-        window: sliding-window inference with (window side, stride) in pixels; None: the whole picture at once.
+        slides: test-time inference slides a window; else the whole picture at once.
         terms: terms of use of the data set itself.
         labels: names and RGB colours by index; empty: those of `<key>.csv` beside this file.
 
@@ -36,7 +36,7 @@ class Dataset:
     crop: tuple[int, int]
     pictures_per_gpu: int
     box: tuple[int, int]
-    window: tuple[int, int] | None
+    slides: bool
     terms: str
     labels: tuple[tuple[str, Colour], ...] = ()
 
@@ -48,6 +48,12 @@ class Dataset:
             return tuple(
                 (row["name"], (int(row["red"]), int(row["green"]), int(row["blue"]))) for row in csv.DictReader(file)
             )
+
+    @property
+    def window(self) -> tuple[int, int]:
+        """Side and stride in pixels of the sliding window: the training crop's short side and two thirds of it."""
+        side = min(self.crop)
+        return side, side * 2 // 3
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -87,7 +93,7 @@ CITYSCAPES = Dataset(
     crop=(512, 1024),
     pictures_per_gpu=2,
     box=(2048, 1024),
-    window=None,
+    slides=False,
     terms="Cityscapes: non-commercial use only, see https://www.cityscapes-dataset.com/license/",
 )
 ADE20K = Dataset(
@@ -96,7 +102,7 @@ ADE20K = Dataset(
     crop=(512, 512),
     pictures_per_gpu=4,
     box=(2048, 512),
-    window=None,
+    slides=False,
     terms="ADE20K: non-commercial research and education only, see https://ade20k.csail.mit.edu/terms/",
 )
 VOC12AUG = Dataset(
@@ -105,7 +111,7 @@ VOC12AUG = Dataset(
     crop=(512, 512),
     pictures_per_gpu=4,
     box=(2048, 512),
-    window=None,
+    slides=False,
     terms="Pascal VOC 2012: pictures from Flickr under Flickr's terms, see http://host.robots.ox.ac.uk/pascal/VOC/",
 )
 PASCAL_CONTEXT = Dataset(
@@ -114,7 +120,7 @@ PASCAL_CONTEXT = Dataset(
     crop=(480, 480),
     pictures_per_gpu=4,
     box=(520, 520),
-    window=(480, 320),
+    slides=True,
     terms="Pascal Context: pictures of Pascal VOC 2010 from Flickr under Flickr's terms, "
     "see https://cs.stanford.edu/~roozbeh/pascal-context/",
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,11 @@ from hrnet_zoo.datasets import Dataset
 from hrnet_zoo.models.hrnet import SPECS, HRNet, fit
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Sequence
+
+    from numpy import ndarray
+    from PIL.Image import Image
 
     from hrnet_zoo.catalog import ModelInfo
     from hrnet_zoo.images import Picture
@@ -62,9 +66,39 @@ class FCNHRNet(nn.Module):
         """
         return fit(self.decode_head(self.backbone(x)), x.shape[-2:])
 
+    @overload
     def predict(
         self,
-        image: Picture | Sequence[Picture],
+        image: str | os.PathLike[str] | bytes | Image | ndarray[Any, Any],
+        mode: str | None = None,
+        ms_flip: bool = False,
+        probabilities: bool = False,
+        progress: bool = True,
+    ) -> SegmentationResult: ...
+
+    @overload
+    def predict(
+        self,
+        image: list[Any] | tuple[Any, ...],
+        mode: str | None = None,
+        ms_flip: bool = False,
+        probabilities: bool = False,
+        progress: bool = True,
+    ) -> list[SegmentationResult]: ...
+
+    @overload
+    def predict(
+        self,
+        image: Tensor,
+        mode: str | None = None,
+        ms_flip: bool = False,
+        probabilities: bool = False,
+        progress: bool = True,
+    ) -> SegmentationResult | list[SegmentationResult]: ...
+
+    def predict(
+        self,
+        image: Picture | list[Picture] | tuple[Picture, ...],
         mode: str | None = None,
         ms_flip: bool = False,
         probabilities: bool = False,

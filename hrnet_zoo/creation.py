@@ -1,0 +1,195 @@
+"""name -> network with its weights in."""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from hrnet_zoo.catalog import model_info
+from hrnet_zoo.errors import ConfigError, DeviceError
+from hrnet_zoo.models.fcn import FCNHRNet
+from hrnet_zoo.weights.obtain import CLASSIFIER, load_own, load_published, with_classes
+
+MAX_CLASSES = 255  # of a label picture's 256 values, 255 is kept for pixels without a label
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+logger = logging.getLogger("hrnet_zoo")
+
+
+def create_model(
+    name: str,
+    pretrained: bool = True,
+    *,
+    checkpoint: str | Path | None = None,
+    classes: int | Sequence[str] | None = None,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    progress: bool = True,
+) -> FCNHRNet:
+    """Create a network with its weights, in eval mode.
+
+    On CUDA the weights are channels_last. On a CPU in float32 they are the cached file itself, memory-mapped: nothing
+    is copied before it is used, and writing to the weights does not alter the file.
+
+    Args:
+        name: catalog name or alias (`hrnet_zoo.model_info` says which), or "demo".
+        pretrained: the published weights; else random ones, drawn from torch's default generator.
+        checkpoint: path or address of a .pth or .safetensors to load instead of the published file, into the network
+            that `name` describes.
+        classes: names of the classes, or their number. With the published weights: a new classifier, in which the
+            rows of names that the pretrained one knows are copied and the others are random. With `checkpoint`: the
+            classes of that file.
+        device: None: CUDA if there is one, else the CPU.
+        dtype: of the weights, and so of the arithmetic; None: float16 on CUDA, float32 elsewhere.
+        progress: show a bar for a download on a terminal.
+
+    Raises:
+        UnknownModelError: no row has this name.
+        ConfigError: an argument cannot be used (`DeviceError` for the device).
+        DownloadError: the weights cannot be had. Random weights are never handed out in their place.
+        CheckpointError: a file is damaged, unsafe, or does not fit the network.
+        CacheError: the cache cannot be used.
+
+    """
+    info = model_info(name)
+    device = _usable_device(device)
+    dtype = _usable_dtype(dtype, device)
+    names = _class_names(classes)
+    dataset = info.data.with_classes(names) if names else info.data
+    if not pretrained:
+        if checkpoint is not None:
+            raise ConfigError(
+                asked=f"create {info.name} with pretrained=False and a checkpoint",
+                found="these two exclude each other",
+                done="nothing was created",
+                advice="leave pretrained out to load the checkpoint, or leave the checkpoint out",
+            )
+        network = FCNHRNet(info.arch, dataset, info)
+        initialise(network)
+        return _finish(network, device, dtype)
+    with _collector_paused():
+        with torch.device("meta"):
+            network = FCNHRNet(info.arch, dataset, info)
+        shapes = {key: entry.shape for key, entry in network.state_dict().items()}
+        if checkpoint is None:
+            expected = with_classes(shapes, info.num_classes)
+            state, network.provenance = load_published(info, expected, progress=progress)
+        else:
+            state, network.provenance = load_own(str(checkpoint), info, shapes, progress=progress)
+        if names and (checkpoint is None or state[f"{CLASSIFIER}.weight"].shape[0] != len(names)):
+            state = _swap_classifier(state, info.classes, names)
+        network.load_state_dict(state, strict=True, assign=True)
+    return _finish(network, device, dtype)
+
+
+def initialise(network: FCNHRNet) -> None:
+    """Draw random weights as the published networks began: Kaiming normal, batch norm 1 and 0, classifier 0.01.
+
+    Source: `init_cfg` of HRNet and FCNHead in mmsegmentation.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    nn.init.normal_(network.decode_head.conv_seg.weight, std=0.01)
+    if network.decode_head.conv_seg.bias is not None:
+        nn.init.zeros_(network.decode_head.conv_seg.bias)
+
+
+def _swap_classifier(state: Mapping[str, Tensor], old: Sequence[str], new: Sequence[str]) -> dict[str, Tensor]:
+    """Give the state dict a classifier for the names `new`, with the rows of names that stand in `old` too."""
+    weight, bias = state[f"{CLASSIFIER}.weight"], state[f"{CLASSIFIER}.bias"]
+    new_weight = torch.empty(len(new), *weight.shape[1:]).normal_(std=0.01)
+    new_bias = torch.zeros(len(new))
+    copied = [name for name in new if name in old]
+    for name in copied:
+        new_weight[new.index(name)] = weight[old.index(name)]
+        new_bias[new.index(name)] = bias[old.index(name)]
+    logger.warning(
+        "new tensors: %s.weight and %s.bias for %d classes; rows copied by name: %s; random rows, to be trained: %s",
+        *(CLASSIFIER, CLASSIFIER, len(new)),
+        ", ".join(copied) or "none",
+        ", ".join(name for name in new if name not in old) or "none",
+    )
+    return {**state, f"{CLASSIFIER}.weight": new_weight, f"{CLASSIFIER}.bias": new_bias}
+
+
+def _finish(network: FCNHRNet, device: torch.device, dtype: torch.dtype) -> FCNHRNet:
+    network.eval()
+    if device.type == "cpu" and dtype == torch.float32:
+        # channels_last weights would be a second copy of the mapped file, and no faster: the CPU kernels reorder
+        # weights for themselves, and the pictures are channels_last (`prediction.score`).
+        return network
+    return network.to(device=device, dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
+def _usable_device(device: str | torch.device | None) -> torch.device:
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch has no one class for "not here"
+        cuda = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+        raise DeviceError(
+            asked=f"a model on the device {device!r}",
+            found=f"torch cannot use it: {str(error).splitlines()[0][:200]}",
+            done="nothing was created",
+            advice=f"devices here: {', '.join(['cpu', *cuda])}; leave device out for the best of them",
+        ) from error
+    return chosen
+
+
+def _usable_dtype(dtype: torch.dtype | None, device: torch.device) -> torch.dtype:
+    if dtype is None:
+        return torch.float16 if device.type == "cuda" else torch.float32
+    if dtype not in DTYPES:
+        raise ConfigError(
+            asked=f"a model with dtype={dtype!r}",
+            found=f"dtype is one of {', '.join(map(str, DTYPES))}",
+            done="nothing was created",
+            advice="use one of these, or leave dtype out",
+        )
+    return dtype
+
+
+def _class_names(classes: int | Sequence[str] | None) -> tuple[str, ...]:
+    """Names of the classes that the caller asked for; empty for the data set's own."""
+    if classes is None:
+        return ()
+    if isinstance(classes, int):
+        names = tuple(f"class {index}" for index in range(min(classes, MAX_CLASSES + 1)))
+    else:
+        names = () if isinstance(classes, str) else tuple(classes)
+    if (
+        not 2 <= len(names) <= MAX_CLASSES
+        or len(set(names)) < len(names)
+        or not all(isinstance(name, str) and name.strip() for name in names)
+    ):
+        raise ConfigError(
+            asked=f"a model with classes={str(classes)[:100]}",
+            found=f"classes is a number from 2 to {MAX_CLASSES}, or as many different names",
+            done="nothing was created",
+            advice="one class alone cannot be told from anything: name the background too",
+        )
+    return names
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Keep the garbage collector out while thousands of modules and tensors are made.
+
+    They trigger full collections over all that torch has imported, 50 to 60 ms each, and none of them is garbage.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

@@ -1,0 +1,124 @@
+"""Pictures on disk -> label pictures and overlays on disk."""
+
+from __future__ import annotations
+
+import glob
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from hrnet_zoo.errors import ImageError, OutputError
+from hrnet_zoo.models.fcn import FCNHRNet
+from hrnet_zoo.outputs import make_folder, write_file
+from hrnet_zoo.results import png
+
+# Which files of a folder are meant; of files named one by one, the content decides.
+SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".mpo", ".avif"}
+)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One picture, and where its results go (None: not wanted)."""
+
+    picture: Path
+    labels: Path | None
+    overlay: Path | None
+
+
+def plan(inputs: Sequence[str], out: Path, *, labels: bool, overlay: bool, force: bool) -> list[Job]:
+    """List the pictures of files, folders and globs, and where the results of each will lie below `out`.
+
+    Folders are searched to any depth and keep their structure; hidden files are left out.
+
+    Raises:
+        OutputError: two pictures would share a result, or a result exists and `force` is not given.
+
+    """
+    found: dict[Path, Path] = {}  # picture -> its place relative to `out`; each picture once
+    for picture, place in (pair for text in inputs for pair in _pictures(text)):
+        if out not in picture.parents:
+            found.setdefault(picture, place)
+    stems = Counter(place.with_suffix("") for place in found.values())
+    jobs = []
+    for picture, place in found.items():
+        # "a.jpg" gives "a_labels.png", unless there is an "a.png" beside it.
+        base = place.with_suffix("") if stems[place.with_suffix("")] == 1 else place
+        jobs.append(
+            Job(
+                picture,
+                out / base.with_name(f"{base.name}_labels.png") if labels else None,
+                out / base.with_name(f"{base.name}_overlay.png") if overlay else None,
+            )
+        )
+    targets = [target for job in jobs for target in (job.labels, job.overlay) if target]
+    if shared := [target for target, number in Counter(targets).items() if number > 1]:
+        raise _refusal(shared[0], "several of the pictures have this name", "predict them one folder at a time")
+    if not force and (existing := [target for target in targets if target.exists()]):
+        others = f", as do {len(existing) - 1} others" if len(existing) > 1 else ""
+        raise _refusal(existing[0], f"it exists already{others}", "name another --out folder, or use --force")
+    return jobs
+
+
+def predict_files(
+    model: FCNHRNet, jobs: Sequence[Job], *, mode: str | None, ms_flip: bool, alpha: float, progress: bool
+) -> tuple[list[dict[str, Any]], dict[str, ImageError]]:
+    """Label every pixel of every picture and write the results; go on when a picture cannot be read.
+
+    Returns:
+        For each picture done: picture, labels, overlay (paths or None), and fractions by class name.
+        For each that failed: its path and the error.
+
+    Raises:
+        OutputError: a result cannot be written.
+
+    """
+    done: list[dict[str, Any]] = []
+    failed: dict[str, ImageError] = {}
+    for job in tqdm(jobs, desc="predict", unit="picture", disable=None if progress else True):
+        try:
+            result = model.predict(job.picture, mode=mode, ms_flip=ms_flip)
+        except ImageError as error:
+            failed[str(job.picture)] = error
+            continue
+        for target in (job.labels, job.overlay):
+            if target:
+                make_folder(target.parent)
+        if job.labels:
+            result.save(job.labels)
+        if job.overlay:
+            write_file(job.overlay, png(result.overlay(alpha=alpha)))
+        done.append(
+            {
+                "picture": str(job.picture),
+                "labels": job.labels and str(job.labels),
+                "overlay": job.overlay and str(job.overlay),
+                "fractions": result.fractions(),
+            }
+        )
+    return done, failed
+
+
+def _pictures(text: str) -> Iterator[tuple[Path, Path]]:
+    """Yield the pictures that one argument stands for, each with its place in the output folder."""
+    path = Path(text)
+    if path.is_dir():
+        for file in sorted(path.rglob("*")):
+            place = file.relative_to(path)
+            if file.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in place.parts):
+                yield file, place
+    elif not path.exists() and glob.has_magic(text) and (matches := sorted(glob.glob(text, recursive=True))):
+        for match in matches:
+            yield from _pictures(match)
+    else:
+        yield path, Path(path.name)
+
+
+def _refusal(path: Path, found: str, advice: str) -> OutputError:
+    done = "nothing was computed or written"
+    return OutputError(asked=f"write {path}", found=found, done=done, advice=advice, path=path)

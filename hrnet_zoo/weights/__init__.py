@@ -1,0 +1,1 @@
+"""row -> state dict: fetched, verified, looked into, converted once, then memory-mapped."""

@@ -1,0 +1,341 @@
+"""Where files live, and how one gets in: claim a part, publish by rename, sweep what the dead left, inspect.
+
+    <root>/CACHEDIR.TAG
+    <root>/v1/models/<stem>.safetensors      finished files, never opened for writing
+    <root>/v1/models/.<stem>.<owner>.tmp     being written
+    <root>/v1/downloads/<stem>.<owner>.part  being fetched, with its note <stem>.<owner>.json
+    <root>/v1/locks/<stem>.lock
+
+Correct without locks: every writer has private files, and a finished file appears by one rename. Some network file
+systems grant every lock to everybody, so a lock only saves bandwidth.
+"""
+
+import contextlib
+import hashlib
+import logging
+import os
+import platform
+import re
+import secrets
+import stat
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+import filelock
+
+from hrnet_zoo.errors import CacheError, CachePermissionError
+from hrnet_zoo.weights.part import discard, disk_errors, note_path
+
+LOCK_NOTICE_S = 10.0  # silence before a wait is reported
+LOCK_WAIT_S = 600.0
+STALE_S = 15 * 60.0  # a transfer writes far more often: its longest silence is five tries of 30 s and waits of 60 s
+REPLACE_WAITS_S = (0.05, 0.1, 0.2, 0.4)  # a virus scanner holds a new file for about so long on Windows
+
+_STEM = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,119}"
+_OWNER = (
+    r"[A-Za-z0-9_]*-(?P<place>[0-9a-f]{8})-(?P<pid>[1-9][0-9]{0,8})-(?P<start>[0-9]+)-(?P<thread>[0-9]+)-[0-9a-f]{8}"
+)
+_NAMES: dict[tuple[str, str], Literal["model", "part", "temp", "lock"]] = {
+    ("models", rf"(?P<stem>{_STEM})\.safetensors"): "model",
+    ("models", rf"\.(?P<stem>{_STEM})\.{_OWNER}\.tmp"): "temp",
+    ("downloads", rf"(?P<stem>{_STEM})\.{_OWNER}\.(part|json)"): "part",
+    ("locks", rf"(?P<stem>{_STEM})\.lock"): "lock",
+}
+_NO_PLACE = "00000000"
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CacheEntry:
+    """A file of the cache: what it is, of which model, and its size in bytes; `unknown` is not ours."""
+
+    kind: Literal["model", "part", "temp", "lock", "unknown"]
+    stem: str
+    path: Path
+    size: int
+
+
+def root() -> Path:
+    """Find the folder that `HRNET_ZOO_CACHE` names, or the assets cache of huggingface_hub.
+
+    Raises:
+        CacheError: neither can be determined (no home folder, a file in the way).
+
+    """
+    asked = "find the cache folder"
+    named = os.environ.get("HRNET_ZOO_CACHE", "")
+    try:
+        if named:
+            return Path(named).expanduser().absolute()
+        from huggingface_hub import cached_assets_path, constants  # slow, and a named cache need not pay for it
+
+        with disk_errors(Path(constants.HF_ASSETS_CACHE), asked):
+            return cached_assets_path("hrnet-zoo", namespace="weights")
+    except (RuntimeError, ValueError) as error:  # no home folder; a file in the way
+        raise CacheError(
+            asked=asked,
+            found=str(error),
+            done="nothing was written",
+            advice="set HRNET_ZOO_CACHE to a folder that you may write",
+            path=Path(named),
+        ) from error
+
+
+def model_path(stem: str) -> Path:
+    """Where the finished file of `stem` lies or would lie; looks at nothing and makes nothing."""
+    return root() / "v1" / "models" / f"{_checked(stem)}.safetensors"
+
+
+@contextlib.contextmanager
+def lock(stem: str) -> Iterator[None]:
+    """Keep other processes and threads off one model where the file system can; go on without after LOCK_WAIT_S."""
+    path = _folder("locks") / f"{_checked(stem)}.lock"
+    held = filelock.FileLock(path)
+    try:
+        try:
+            held.acquire(timeout=LOCK_NOTICE_S)
+        except filelock.Timeout:
+            _log.warning("waiting for another process or thread that works on %s (lock %s)", stem, path)
+            held.acquire(timeout=LOCK_WAIT_S - LOCK_NOTICE_S)
+    except filelock.Timeout:
+        _log.warning("went on without the lock %s after %.0f s", path, LOCK_WAIT_S)
+    except (OSError, NotImplementedError, UserWarning) as error:
+        # No locks on this file system; the warning is filelock's, where -W error makes it an exception.
+        _log.info("went on without the lock %s: %s", path, error)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # a file system that cannot unlock; the lock ends with the process
+            held.release()
+
+
+def claim_part(stem: str) -> Path:
+    """Take over the longest part of `stem` that its owner left behind, or begin a new one; it is ours to write.
+
+    Raises:
+        CacheError: the cache cannot be written, or something that is no file stands where the model would go.
+
+    """
+    final = model_path(stem)
+    folder = _folder("downloads")
+    with disk_errors(folder, f"begin a download of {stem}"):
+        if final.is_dir():
+            raise IsADirectoryError(None, f"a folder stands where the file goes, {final}")
+        mine = folder / f"{stem}.{_owner()}.part"
+        left = [entry for entry in entries() if entry.stem == stem and entry.path.suffix == ".part"]
+        for entry in sorted(left, key=lambda entry: -entry.size):
+            if not _is_abandoned(entry.path):
+                continue
+            try:
+                os.utime(entry.path)  # before the rename, or the next process would call it stale again
+                entry.path.rename(mine)
+                note_path(entry.path).rename(note_path(mine))
+            except (FileNotFoundError, PermissionError):
+                # Another process was faster, it is another user's, or there is no note and the transfer begins anew.
+                if not mine.exists():
+                    continue
+            return mine
+        mine.touch(exist_ok=False)
+        return mine
+
+
+def publish(stem: str, write: Callable[[BinaryIO], None], check: Callable[[Path], None]) -> Path:
+    """Make the finished file of `stem` and return its path: write a private file, check it by its path, rename it.
+
+    Raises:
+        CacheError: the file cannot be written; whatever `write` and `check` raise also leaves nothing behind.
+
+    """
+    final, folder = model_path(stem), _folder("models")
+    temp = folder / f".{stem}.{_owner()}.tmp"
+    try:
+        with disk_errors(final, f"write the converted weights of {stem}"):
+            with temp.open("xb") as file:  # never an existing file or link; mode as the umask says
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            check(temp)
+            _replace(temp, final)
+    except BaseException:
+        with contextlib.suppress(OSError):  # the error under way says more; a sweep takes what stays
+            temp.unlink(missing_ok=True)
+        raise
+    _sync(folder)
+    return final
+
+
+def sweep() -> None:
+    """Remove what dead processes left, of all models; a model not yet finished keeps its longest part for resuming.
+
+    Raises:
+        CacheError: the cache cannot be written.
+
+    """
+    spared: set[str] = set()
+    for entry in sorted(entries(), key=lambda entry: -entry.size):
+        if entry.kind not in {"part", "temp"} or not _is_abandoned(entry.path):
+            continue
+        if entry.path.suffix == ".part":
+            if entry.stem not in spared and not model_path(entry.stem).exists():
+                spared.add(entry.stem)
+                continue
+        elif entry.kind == "part" and entry.path.with_suffix(".part").exists():
+            continue  # a note goes with its part
+        try:
+            discard(entry.path)
+        except CachePermissionError as error:  # another user's: theirs to remove, and no harm to what was just built
+            _log.info("%s", error)
+
+
+def entries() -> list[CacheEntry]:
+    """Every file under `v1`, in the order of their paths.
+
+    Raises:
+        CacheError: the cache cannot be read.
+
+    """
+    found: list[CacheEntry] = []
+    top = root() / "v1"
+    with disk_errors(top, "look through the cache"):
+        for path in sorted(top.rglob("*")):
+            with contextlib.suppress(FileNotFoundError):  # gone since it was listed
+                facts = path.lstat()
+                if not stat.S_ISDIR(facts.st_mode):
+                    kind, stem = _classified(path, facts)
+                    found.append(CacheEntry(kind, stem, path, facts.st_size))
+    return found
+
+
+def clear(stem: str | None = None) -> list[CacheEntry]:
+    """Remove one model with all its parts, or (None) all of them, each under its lock; return what went.
+
+    Locks, unknown files and what a living process is just publishing stay.
+
+    Raises:
+        CacheError: the cache cannot be written.
+
+    """
+    wanted = None if stem is None else _checked(stem)
+    stems = {entry.stem for entry in entries() if entry.stem and wanted in {None, entry.stem}}
+    gone: list[CacheEntry] = []
+    for each in sorted(stems):
+        with lock(each):
+            for entry in entries():
+                # A temp lives for seconds: one whose writer may live means that the lock excludes nobody here.
+                if entry.stem == each and (
+                    entry.kind in {"model", "part"} or (entry.kind == "temp" and _is_abandoned(entry.path))
+                ):
+                    with disk_errors(entry.path, f"remove {each} from the cache"):
+                        entry.path.unlink(missing_ok=True)
+                    gone.append(entry)
+    return gone
+
+
+def _classified(path: Path, facts: os.stat_result) -> tuple[Literal["model", "part", "temp", "lock", "unknown"], str]:
+    for (folder, pattern), kind in _NAMES.items():
+        match = re.fullmatch(pattern, path.name)
+        # A finished file may be a link to other storage; a part that is a link or a pipe is a trap, never taken over.
+        ours = stat.S_ISREG(facts.st_mode) or (kind == "model" and stat.S_ISLNK(facts.st_mode))
+        if match and ours and path.parent.name == folder:
+            return kind, match["stem"]
+    return "unknown", ""
+
+
+def _checked(stem: str) -> str:
+    if not re.fullmatch(_STEM, stem):
+        raise ValueError(f"{stem!r} cannot name a file of the cache")
+    return stem
+
+
+def _folder(name: str) -> Path:
+    """Make a folder of the cache if absent, and tag the root as a cache when it is made."""
+    top = root()
+    folder = top / "v1" / name
+    with disk_errors(folder, "make the cache folder"):
+        if not folder.is_dir():
+            fresh = not top.exists() or not any(top.iterdir())  # never tag a folder that holds other things
+            folder.mkdir(parents=True, exist_ok=True)
+            if fresh:
+                (top / "CACHEDIR.TAG").write_text(  # https://bford.info/cachedir/
+                    "Signature: 8a477f597d28d172789f06886806bc55\n# Cache of hrnet-zoo; backups may leave it out.\n",
+                    encoding="ascii",
+                )
+    return folder
+
+
+def _owner() -> str:
+    """Name this thread of this process on this machine so that another process can tell when it is gone."""
+    host = re.sub("[^A-Za-z0-9_]", "", platform.node())[:16]
+    pid = os.getpid()
+    start = _process(pid)[1] or "0"
+    return f"{host}-{_place()}-{pid}-{start}-{threading.get_ident()}-{secrets.token_hex(4)}"
+
+
+def _place() -> str:
+    """Digest of boot and pid namespace: where it agrees, process numbers mean the same. Known on Linux only."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
+        return hashlib.sha256(f"{boot}{Path('/proc/self/ns/pid').readlink()}".encode()).hexdigest()[:8]
+    except OSError:
+        return _NO_PLACE
+
+
+def _process(pid: int) -> tuple[bool, str]:
+    """Whether a process runs, and its start time in clock ticks since boot; "" where that cannot be seen."""
+    try:
+        if pid != os.getpid():
+            os.kill(pid, 0)  # signal 0 only asks
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+    except ProcessLookupError:
+        return False, ""
+    except OSError:  # another user's process, or no /proc
+        return True, ""
+    return fields[0] not in "ZX", fields[19]  # proc(5), fields 3 and 22; a zombie writes no more
+
+
+def _is_abandoned(path: Path) -> bool:
+    """Tell whether nobody writes this part or temp: its owner is provably gone, or was silent for STALE_S."""
+    owner = re.search(rf"\.{_OWNER}\.[a-z]+$", path.name)
+    try:
+        age_s = time.time() - path.lstat().st_mtime
+    except FileNotFoundError:
+        return False
+    if owner is None or age_s > STALE_S:
+        return owner is not None
+    if owner["place"] == _NO_PLACE or owner["place"] != _place():
+        return False
+    runs, start = _process(int(owner["pid"]))
+    if not runs or (start and start != owner["start"]):
+        return True
+    if int(owner["pid"]) != os.getpid():
+        return False
+    # Ours: this thread has come back from that transfer, and a thread that ended will not.
+    thread = int(owner["thread"])
+    return thread == threading.get_ident() or thread not in {each.ident for each in threading.enumerate()}
+
+
+def _replace(temp: Path, final: Path) -> None:
+    for wait_s in REPLACE_WAITS_S:
+        try:
+            temp.replace(final)
+        except PermissionError:
+            time.sleep(wait_s)
+        else:
+            return
+    temp.replace(final)
+
+
+def _sync(folder: Path) -> None:
+    """Let the rename outlive a power failure, where a folder can be synced."""
+    if os.name == "posix":
+        with contextlib.suppress(OSError):  # some network file systems cannot; the file itself is safe
+            descriptor = os.open(folder, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)

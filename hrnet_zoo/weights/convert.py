@@ -1,0 +1,269 @@
+"""Checkpoint -> safetensors with its provenance in the header: exact names and shapes, or nothing.
+
+Weights are read from a pickle once, here, behind the gate; from then on they live as safetensors, which holds no
+code, maps into memory without a copy and carries the digest of its own data.
+"""
+
+import hashlib
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from hrnet_zoo.errors import (
+    CheckpointFormatError,
+    CheckpointNotFoundError,
+    ConfigError,
+    HashMismatchError,
+    StateDictMismatchError,
+)
+from hrnet_zoo.weights.gate import inspect_checkpoint, inspect_safetensors
+
+CONVERTER_VERSION = 1  # part of the cache's file names: raise it whenever the same source gives other bytes
+
+_OLDEST_TORCH = (2, 10)  # CVE-2026-24747: memory corruption in the weights_only unpickler before
+_CLASSIFIER = "decode_head.conv_seg.weight"
+_COUNTER = ".num_batches_tracked"  # of batch norm: the only entries that are whole numbers
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64, "I64": torch.int64}
+_NO_DIGEST = "0" * 64  # holds the digest's place until the data is laid out
+
+
+def read_checkpoint(data: bytes, source: str) -> dict[str, Tensor]:
+    """Return the tensors of a `.pth` file by name, as stored; `source` (path or URL) is for messages.
+
+    `data` is the whole file. A training checkpoint is unwrapped ("state_dict" at its top), and one "module."
+    (of DataParallel) is taken off when all names have it.
+
+    Raises:
+        UnsafeCheckpointError: the file asks for more than weights need; it was not loaded.
+        CheckpointFormatError: it is damaged, or holds no state dict.
+        ConfigError: the installed torch is too old to open a checkpoint safely.
+
+    """
+    _require_safe_torch(source)
+    inspect_checkpoint(data, source)
+    try:
+        content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever it is: torch leaks 13 classes, and its words recommend unsafe loading
+        raise _no_checkpoint(source, f"content that torch.load refuses ({type(error).__name__})") from error
+    state = content.get("state_dict", content) if isinstance(content, dict) else content
+    if not isinstance(state, dict) or not state:
+        raise _no_checkpoint(source, "no state dict, neither at the top nor under 'state_dict'")
+    for name, value in state.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise _no_checkpoint(source, f"a state dict whose entry {name!r:.80} is of type {type(value).__name__}")
+    prefix = "module." if all(name.startswith("module.") for name in state) else ""
+    return {name.removeprefix(prefix): tensor.detach() for name, tensor in state.items()}
+
+
+def class_count(state: Mapping[str, Tensor], source: str) -> int:
+    """Count the classes of a state dict: the rows of its classifier.
+
+    Raises:
+        StateDictMismatchError: it has no classifier of an FCN head.
+
+    """
+    if _CLASSIFIER not in state:
+        raise _mismatch(source, missing={_CLASSIFIER: "(classes, channels, 1, 1)"})
+    if state[_CLASSIFIER].ndim != 4 or len(state[_CLASSIFIER]) == 0:
+        found = f"{tuple(state[_CLASSIFIER].shape)}, expected (classes, channels, 1, 1)"
+        raise _mismatch(source, different={_CLASSIFIER: found})
+    return state[_CLASSIFIER].shape[0]
+
+
+def fit(
+    state: Mapping[str, Tensor],
+    expected: Mapping[str, torch.Size],
+    source: str,
+    *,
+    dtype: torch.dtype | None = None,
+) -> dict[str, Tensor]:
+    """Return the state dict in the order of `expected`, contiguous and with no memory in common, or say what differs.
+
+    Floating entries must be of `dtype` where it is given; otherwise float16, bfloat16 and float64 become float32.
+    `*.num_batches_tracked` are int64. Every value must be finite, after that step too.
+
+    Raises:
+        StateDictMismatchError: names, shapes, dtypes or values do not fit.
+
+    """
+    for name, tensor in state.items():
+        if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_meta:
+            raise _mismatch(source, different={name: "sparse, quantised or without data, expected plain values"})
+    _compare({name: (t.dtype, tuple(t.shape)) for name, t in state.items()}, expected, source, dtype)
+    fitted, owners, infinite = dict[str, Tensor](), set[int](), dict[str, str]()
+    for name in expected:
+        tensor = state[name].detach()
+        if tensor.is_floating_point():
+            tensor = tensor.to(dtype or torch.float32)
+            # Far faster than isfinite of every value, which writes a mask; NaN passes through aminmax
+            if tensor.numel() and not torch.stack(torch.aminmax(tensor)).isfinite().all():
+                infinite[name] = "has values that are infinite or not a number"
+        tensor = tensor.contiguous()
+        memory = tensor.untyped_storage().data_ptr()
+        fitted[name] = tensor.clone() if memory in owners else tensor
+        owners.add(memory)
+    if infinite:
+        raise _mismatch(source, different=infinite)
+    return fitted
+
+
+def to_safetensors(state: Mapping[str, Tensor], provenance: Mapping[str, str]) -> bytes:
+    """Return the bytes of a safetensors file: a state dict as `fit` returns it, `provenance` and the data's SHA-256.
+
+    The header's metadata is `provenance` plus "format" ("pt") and "data_sha256". For a moment safetensors holds two
+    copies of the data.
+    """
+    metadata = {**provenance, "format": "pt", "data_sha256": _NO_DIGEST}
+    file = io.BytesIO(safetensors.torch.save(dict(state), metadata))  # sole owner: patched and returned uncopied
+    with file.getbuffer() as view:
+        start = 8 + int.from_bytes(view[:8], "little")
+        place = bytes(view[:start]).index(f'"data_sha256":"{_NO_DIGEST}"'.encode()) + len('"data_sha256":"')
+        view[place : place + 64] = hashlib.sha256(view[start:]).hexdigest().encode()
+    return file.getvalue()
+
+
+def load_safetensors(path: Path, expected: Mapping[str, torch.Size], source: str) -> dict[str, Tensor]:
+    """Map a safetensors file into memory (no copy: later changes to the file's bytes would show in the tensors).
+
+    Names, shapes and dtypes are compared with `expected` by the header alone, before anything is mapped.
+
+    Raises:
+        CheckpointNotFoundError: there is no regular, readable file at `path`.
+        CheckpointFormatError: it is not a whole safetensors file.
+        StateDictMismatchError: names, shapes or dtypes do not fit.
+
+    """
+    header = inspect_safetensors(path, source)
+    found = {name: (_DTYPES[dtype], shape) for name, (dtype, shape) in header.entries.items()}
+    _compare(found, expected, source, None)
+    try:
+        state: dict[str, Tensor] = safetensors.torch.load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise _no_checkpoint(source, f"a safetensors file that cannot be read ({type(error).__name__})") from error
+    return {name: state[name] for name in expected}
+
+
+def verify_data(path: Path) -> None:
+    """Compare the data of a safetensors file with the digest in its header.
+
+    A mismatch is a matter of integrity wherever the file lies (cache, export, copy), so it is a HashMismatchError;
+    what it means for a file of the cache is for the cache to say.
+
+    Raises:
+        CheckpointNotFoundError: there is no regular, readable file at `path`.
+        CheckpointFormatError: it is not a whole safetensors file, or its header has no digest.
+        HashMismatchError: the data is not what was written.
+
+    """
+    header = inspect_safetensors(path, str(path))
+    stated = header.metadata.get("data_sha256")
+    if stated is None:
+        raise _no_checkpoint(str(path), "a safetensors file without data_sha256, which hrnet-zoo did not write")
+    digest, block, size = hashlib.sha256(), bytearray(1 << 20), header.data_start
+    try:
+        with path.open("rb", buffering=0) as file:
+            file.seek(header.data_start)
+            while count := file.readinto(block):
+                digest.update(memoryview(block)[:count])
+                size += count
+    except OSError as error:
+        raise CheckpointNotFoundError(
+            asked=f"verify {path}",
+            found=f"a file that cannot be read to its end: {error.strerror}",
+            done="the file was left as it is",
+            advice="check the disk",
+            source=str(path),
+        ) from error
+    if digest.hexdigest() != stated:
+        raise HashMismatchError(
+            asked=f"verify {path}",
+            found=f"data with SHA-256 {digest.hexdigest()}, but the header says {stated:.80}",
+            done="the file was left as it is",
+            advice="delete the file and fetch or write it again; if it happens twice, check the disk and the memory",
+            source=str(path),
+            expected=stated,
+            actual=digest.hexdigest(),
+            size=size,
+        )
+
+
+def _require_safe_torch(source: str) -> None:
+    major, minor = torch.__version__.split(".")[:2]
+    if (int(major), int(minor)) < _OLDEST_TORCH:
+        raise ConfigError(
+            asked=f"load the checkpoint {source}",
+            found=f"torch {torch.__version__}, whose way of opening checkpoints can be made to corrupt memory",
+            done="the file was not opened",
+            advice="pip install 'torch>=2.10'",
+        )
+
+
+def _no_checkpoint(source: str, found: str) -> CheckpointFormatError:
+    return CheckpointFormatError(
+        asked=f"load the checkpoint {source}",
+        found=found,
+        done="nothing was loaded",
+        advice="fetch the file again, or write it anew with torch.save of model.state_dict()",
+        source=source,
+    )
+
+
+def _compare(
+    found: Mapping[str, tuple[torch.dtype, tuple[int, ...]]],
+    expected: Mapping[str, torch.Size],
+    source: str,
+    dtype: torch.dtype | None,
+) -> None:
+    """Raise StateDictMismatchError unless names, shapes and dtypes fit."""
+    missing = {name: str(tuple(shape)) for name, shape in expected.items() if name not in found}
+    unexpected = {name: str(shape) for name, (_, shape) in found.items() if name not in expected}
+    different = dict[str, str]()
+    floats = _FLOATS if dtype is None else (dtype,)
+    for name, shape in expected.items():
+        if name not in found:
+            continue
+        found_dtype, found_shape = found[name]
+        allowed = (torch.int64,) if name.endswith(_COUNTER) else floats
+        if found_shape != tuple(shape):
+            different[name] = f"{found_shape}, expected {tuple(shape)}"
+        elif found_dtype not in allowed:
+            different[name] = f"{found_dtype}, expected {' or '.join(map(str, allowed))}"
+    if missing or unexpected or different:
+        raise _mismatch(source, missing, unexpected, different)
+
+
+def _mismatch(
+    source: str,
+    missing: Mapping[str, str] | None = None,
+    unexpected: Mapping[str, str] | None = None,
+    different: Mapping[str, str] | None = None,
+) -> StateDictMismatchError:
+    """Build the error; the message lists five names of each kind, the attributes all of them."""
+    groups: dict[str, Any] = {"missing": missing or {}, "unexpected": unexpected or {}, "different": different or {}}
+    found = []
+    for title, group in groups.items():
+        if group:
+            few = ", ".join(f"{ascii(name)[1:-1]:.80} {note}" for name, note in list(group.items())[:5])
+            found.append(f"{len(group)} {title}: {few}{', ...' if len(group) > 5 else ''}")
+    classifier_alone = groups["different"].keys() <= {_CLASSIFIER, _CLASSIFIER.replace("weight", "bias")}
+    if groups["different"] and classifier_alone and not missing and not unexpected:
+        advice = "its head has another number of classes: say which with classes=..., or choose the name that fits"
+    else:
+        advice = "choose the name of the network that the checkpoint was trained with (see hrnet-zoo list)"
+    return StateDictMismatchError(
+        asked=f"fit the checkpoint {source} into the network",
+        found="; ".join(found),
+        done="nothing was loaded",
+        advice=advice,
+        source=source,
+        missing=tuple(groups["missing"]),
+        unexpected=tuple(groups["unexpected"]),
+        different=tuple(f"{name}: {note}" for name, note in groups["different"].items()),
+    )

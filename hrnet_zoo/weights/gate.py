@@ -1,0 +1,304 @@
+"""A static look into a checkpoint before anything is loaded.
+
+`weights_only=True` of torch keeps code from running, but not a small file from asking for terabytes, showing
+uninitialised memory as weights or hanging in the hash of a dictionary key. So a file is admitted only if it is, to
+the byte, what `torch.save` writes (files of torch 1.6 and 2.13 were compared: same layout), and its pickles say
+nothing that weights do not need (`opcodes.py`).
+"""
+
+import json
+import math
+import os
+import re
+import stat
+import struct
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hrnet_zoo.errors import CheckpointFormatError, CheckpointNotFoundError, UnsafeCheckpointError
+from hrnet_zoo.weights.opcodes import Refusal, Storage, Stream, show, walk
+
+_MAX_MEMBERS = 20_000  # of a zip archive
+_MAX_HEADER = 4 << 20  # bytes of a safetensors header; HRNet-W48 needs 205,264
+_MAX_TENSORS = 20_000  # safetensors takes half a minute and a gigabyte for a million
+_MAX_DIMS = 16
+
+Entries = dict[str, tuple[str, tuple[int, ...]]]
+
+
+@dataclass(frozen=True)
+class SafetensorsHeader:
+    """What a safetensors file says of itself.
+
+    Attributes:
+        entries: (dtype in the format's own words, shape) by tensor name, in the order of the header.
+        metadata: the texts under `__metadata__`.
+        data_start: offset of the first data byte in the file.
+
+    """
+
+    entries: Entries
+    metadata: dict[str, str]
+    data_start: int
+
+
+def inspect_checkpoint(data: bytes, source: str) -> None:
+    """Admit a whole `.pth` file, legacy or zip, or say why not; `source` (path or URL) is for the message.
+
+    Raises:
+        UnsafeCheckpointError: the file asks for more than weights need.
+        CheckpointFormatError: the file is damaged, incomplete or of another kind.
+
+    """
+    try:
+        kind = _kind(data)
+        if kind == _ZIP:
+            _inspect_zip(data)
+        elif kind == _PICKLE:
+            _inspect_legacy(data)
+        else:
+            raise Refusal(f"{kind}, where a file of torch.save was expected")
+    except Refusal as refusal:
+        error = UnsafeCheckpointError if refusal.unsafe else CheckpointFormatError
+        unsafe_advice = "do not use this file; ask its author for the weights as safetensors"
+        advice = "fetch the file again, or write it anew with torch.save of a state_dict"
+        raise error(
+            asked=f"load the checkpoint {source}",
+            found=str(refusal),
+            done="the file was not executed and nothing of it was loaded",
+            advice=unsafe_advice if refusal.unsafe else advice,
+            source=source,
+        ) from None
+
+
+def inspect_safetensors(path: Path, source: str) -> SafetensorsHeader:
+    """Read and check the header of a safetensors file, which must describe the file to the byte; no data is read.
+
+    Raises:
+        CheckpointNotFoundError: there is no regular, readable file at `path` (a pipe or folder is not opened).
+        CheckpointFormatError: the file is damaged, incomplete or of another kind.
+
+    """
+    asked = f"read the safetensors file {source}"
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):  # before open(), which would wait for the writer of a pipe
+            raise OSError("a folder, pipe or device")
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            start = file.read(512)
+            length = int.from_bytes(start[:8], "little")
+            file.seek(8)
+            text = file.read(min(length, _MAX_HEADER))
+    except (OSError, ValueError) as error:  # ValueError: a null character in the path
+        raise CheckpointNotFoundError(
+            asked=asked,
+            found=f"no regular, readable file: {getattr(error, 'strerror', None) or error}",
+            done="nothing was loaded",
+            advice="check the path",
+            source=source,
+        ) from error
+    try:
+        kind = _kind(start)
+        if kind != _SAFETENSORS:
+            raise Refusal(f"{kind}, where a safetensors file was expected")
+        if length > _MAX_HEADER:
+            raise Refusal(f"a header of {length} bytes; the limit is {_MAX_HEADER}")
+        if 8 + length > size:
+            raise Refusal(f"a header of {length} bytes in a file of {size}: {8 + length - size} bytes are missing")
+        entries, metadata = _parse_header(text, size - 8 - length)
+    except Refusal as refusal:
+        raise CheckpointFormatError(
+            asked=asked,
+            found=str(refusal),
+            done="nothing was loaded",
+            advice="fetch or write the file again; a checkpoint of torch.save needs a name that ends in .pth",
+            source=source,
+        ) from None
+    return SafetensorsHeader(entries, metadata, 8 + length)
+
+
+_ZIP, _PICKLE, _SAFETENSORS = "a zip archive", "a pickle", "a safetensors file"
+
+
+def _kind(start: bytes) -> str:
+    """Tell by its first bytes what a file is, in words for the message."""
+    if not start:
+        return "an empty file"
+    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 1 << 32:
+        return _SAFETENSORS
+    if start[257:262] == b"ustar":
+        return "a tar archive"
+    if start[:512].lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
+        return "a page of HTML or XML (a login or error page?)"
+    for magic, kind in ((b"PK\x03\x04", _ZIP), (b"\x80", _PICKLE), (b"\x1f\x8b", "a gzip file")):
+        if start.startswith(magic):
+            return kind
+    return f"an unknown kind of file (it begins with {start[:8].hex(' ')})"
+
+
+# --- the legacy format: three pickles that never vary, the object, the list of storages, each storage with its length
+
+# MAGIC_NUMBER, PROTOCOL_VERSION and sys_info of torch.serialization; all but the object's walk allow no storage
+_SIZES = ["short", 2, "int", 4, "long", 4]
+_OPENING = (0x1950A86A20F9469CFC6C, 1001, ["protocol_version", 1001, "little_endian", True, "type_sizes", _SIZES])
+
+
+def _inspect_legacy(data: bytes) -> None:
+    stream, storages = Stream(data), dict[str, Storage]()
+    for expected in _OPENING:
+        if walk(stream, storages) != expected:
+            raise Refusal("a pickle without the opening of torch.save (or of a big-endian machine)")
+    walk(stream, storages, fields=6)
+    keys = walk(stream, storages)
+    # For a storage in use but not in the list torch would hand out uninitialised memory
+    listed = isinstance(keys, list) and all(type(key) is str for key in keys) and sorted(keys) == sorted(storages)
+    if not isinstance(keys, list) or not listed:
+        raise Refusal("a list of stored arrays that differs from the arrays in use", unsafe=True)
+    position, size = stream.tell(), len(data)
+    end = position + sum(8 + storage.size for storage in storages.values())
+    if end > size:
+        raise Refusal(f"a file of {size} bytes that describes {end}: {end - size} bytes are missing")
+    if end < size:
+        raise Refusal(f"{size - end} bytes after the last array")
+    for key in keys:
+        stored = int.from_bytes(data[position : position + 8], "little")
+        if stored != storages[key].numel:
+            raise Refusal(f"an array of {storages[key].numel} values that says {stored} at byte {position}")
+        position += 8 + storages[key].size
+
+
+# --- the zip format: one folder of uncompressed members without gaps -------------------------------------------------
+
+_LOCAL = struct.Struct("<4s5H3I2H")
+_ENTRY = struct.Struct("<4s6H3I5H2I")
+_DESCRIPTOR = struct.Struct("<4s3I")
+_END = struct.Struct("<4sQ2H2I4Q4sIQI4s4H2IH")  # zip64 end record, its locator and the plain end record
+_SIZES_FOLLOW, _UTF8 = 0x8, 0x800  # the flags that torch sets; an encrypted member would have 0x1
+_MEMBER = re.compile(
+    r"([^/\\\0]+)/(data\.pkl|data/\d+|version|byteorder|\.format_version|\.storage_alignment|\.data/serialization_id)"
+)
+
+
+def _inspect_zip(data: bytes) -> None:
+    try:
+        members = _zip_members(data)
+    except (struct.error, UnicodeDecodeError):
+        raise Refusal("a zip archive with a damaged directory") from None
+    if not {"data.pkl", "version"} <= members.keys():
+        raise Refusal("a zip archive without data.pkl or version, which torch.save did not write")
+    if members.get("byteorder", b"little") != b"little":
+        raise Refusal("a file of a big-endian machine, which is not supported")
+    stream, storages = Stream(members["data.pkl"]), dict[str, Storage]()
+    walk(stream, storages, fields=5)
+    if stream.read(1):
+        raise Refusal("bytes after the end of data.pkl")
+    stored = {name.removeprefix("data/"): len(content) for name, content in members.items() if name[:5] == "data/"}
+    if stored != {key: storage.size for key, storage in storages.items()}:
+        raise Refusal("stored arrays that differ in name or size from the arrays in use", unsafe=True)
+
+
+def _zip_members(data: bytes) -> dict[str, memoryview]:
+    """Content by name without the top folder; every byte of the archive is accounted for."""
+    tail = len(data) - _END.size
+    if tail < 0 or data[-22:-18] != b"PK\x05\x06":
+        raise Refusal("a zip archive without its end: an interrupted download or copy, or more bytes behind it")
+    end = _END.unpack_from(data, tail)
+    count, directory = end[7], end[9]
+    extent = count, count, tail - directory, directory
+    records = (b"PK\x06\x06", 44, *end[2:4], 0, 0, *extent, b"PK\x06\x07", 0, tail, 1, b"PK\x05\x06", 0, 0, *extent, 0)
+    if count > _MAX_MEMBERS or data[tail:] != _END.pack(*records):
+        raise Refusal("a zip archive that torch.save did not write (its end record differs)")
+    members, tops, view, position, entry = dict[str, memoryview](), set[str](), memoryview(data), 0, directory
+    for _ in range(count):
+        mark, _, _, flags, method, _, _, crc, stored, size, length, *more, offset = _ENTRY.unpack_from(data, entry)
+        label = data[entry + _ENTRY.size : entry + _ENTRY.size + length]
+        if mark != b"PK\x01\x02":
+            raise Refusal("a zip archive with a damaged directory")
+        name = _MEMBER.fullmatch(str(label, "utf-8"))
+        where = f"the zip member {show(str(label, 'utf-8'))}"
+        if not name:
+            script = b"/code/" in label or label.endswith(b"/constants.pkl")
+            kind = "a TorchScript archive (torch.jit.save)" if script else "a zip archive torch.save did not write"
+            raise Refusal(f"{kind}: it has {where}")
+        if flags & ~(_SIZES_FOLLOW | _UTF8) or method or stored != size:
+            raise Refusal(f"{where} is compressed or encrypted; torch.save stores members as they are")
+        if offset != position or any(more[:3]):  # extra field, comment, disk
+            raise Refusal(f"{where} overlaps another, leaves a gap or carries more than its content")
+        local = _LOCAL.unpack_from(data, position)
+        sizes = (0, 0, 0) if flags & _SIZES_FOLLOW else (crc, size, size)
+        header = _LOCAL.pack(b"PK\x03\x04", local[1], flags, 0, *local[4:6], *sizes, length, local[10]) + label
+        start = position + len(header) + local[10]
+        footer = _DESCRIPTOR.pack(b"PK\x07\x08", crc, size, size) if flags & _SIZES_FOLLOW else b""
+        stop = start + size
+        if data[position : position + len(header)] != header or data[stop : stop + len(footer)] != footer:
+            raise Refusal(f"{where} has headers that contradict each other")
+        if stop > directory or zlib.crc32(view[start:stop]) != crc:
+            raise Refusal(f"{where} does not match its checksum")
+        tops.add(name[1])
+        if name[2] in members or len(tops) > 1 or name[1] in (".", ".."):
+            raise Refusal(f"{where} appears twice or outside the archive's one folder")
+        members[name[2]] = view[start:stop]
+        position = stop + len(footer)
+        entry += _ENTRY.size + length
+    if position != directory or entry != tail:
+        raise Refusal("a zip archive with bytes that belong to no member")
+    return members
+
+
+# --- safetensors -----------------------------------------------------------------------------------------------------
+
+# The types in which weights of these networks come; F64 because `convert.fit` narrows it
+_DTYPE_SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8}
+
+
+def _parse_header(text: bytes, size: int) -> tuple[Entries, dict[str, str]]:
+    """Tensors and metadata of a header that describes `size` data bytes without gap or overlap."""
+    try:
+        header = json.loads(text.decode(), object_pairs_hook=_unique, parse_int=_short_int, parse_constant=_short_int)
+    except (ValueError, RecursionError):
+        raise Refusal("a safetensors header that is not JSON, names a thing twice or nests too deep") from None
+    metadata = header.pop("__metadata__", {}) if isinstance(header, dict) else None
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise Refusal("a safetensors header that is not an object with texts as metadata")
+    if len(header) > _MAX_TENSORS:
+        raise Refusal(f"{len(header)} tensors; the limit is {_MAX_TENSORS}")
+    entries, spans = Entries(), list[tuple[int, int]]()
+    for name, facts in header.items():
+        match facts:
+            case {"dtype": str(dtype), "shape": [*shape], "data_offsets": [begin, end], **rest} if not rest:
+                numbers = begin, end, *shape
+            case _:
+                raise Refusal(f"a malformed description of the tensor {show(name)}")
+        if dtype not in _DTYPE_SIZES:
+            raise Refusal(f"the tensor {show(name)} of type {show(dtype)}; known are {', '.join(_DTYPE_SIZES)}")
+        if len(shape) > _MAX_DIMS or not all(type(number) is int and number >= 0 for number in numbers):
+            raise Refusal(f"the tensor {show(name)} with an impossible shape or place")
+        if end - begin != math.prod(shape) * _DTYPE_SIZES[dtype]:
+            raise Refusal(f"the tensor {show(name)} of shape {tuple(shape)} in {end - begin} bytes")
+        entries[name] = dtype, tuple(shape)
+        spans.append((begin, end))
+    position = 0
+    for begin, end in sorted(spans):
+        if begin != position:
+            raise Refusal(f"tensors that overlap or leave a gap at data byte {position}")
+        position = end
+    if position != size:
+        raise Refusal(f"a header that describes {position} data bytes in a file that has {size}")
+    return entries, metadata
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Refuse a name given twice: readers differ on which of the two counts."""
+    table = dict(pairs)
+    if len(table) != len(pairs):
+        raise ValueError("a name twice")
+    return table
+
+
+def _short_int(digits: str) -> int:
+    """Read at most 18 digits, for longer numbers take quadratic time; NaN and Infinity raise ValueError like them."""
+    if len(digits) > 18:
+        raise ValueError("a number too long")
+    return int(digits)

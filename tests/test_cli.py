@@ -1,0 +1,210 @@
+"""The command line: data on stdout, errors in four parts on stderr, the right exit code, no traceback."""
+
+import csv
+import dataclasses
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import hrnet_zoo
+from hrnet_zoo.catalog import model_info
+from hrnet_zoo.cli import main
+from tests.http_server import FaultServer, whole
+
+NAME = "fcn_hr18s_cityscapes_40k"
+
+
+class Run:
+    """Runs commands in this process."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self.capsys = capsys
+        self.err = ""
+
+    def __call__(self, *arguments: str | Path, code: int = 0) -> str:
+        """Run one, expect its exit code, keep what it said in `err`, and return what it printed."""
+        with pytest.raises(SystemExit) as caught:
+            main([str(argument) for argument in arguments])
+        out, self.err = self.capsys.readouterr()
+        assert (caught.value.code or 0) == code, self.err
+        assert "Traceback" not in self.err
+        return out
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    return Run(capsys)
+
+
+def test_version_and_help(run: Run) -> None:
+    assert run("--version") == f"hrnet-zoo, version {hrnet_zoo.__version__}\n"
+    assert all(
+        command in run("--help") for command in ("list", "info", "download", "import", "predict", "demo", "cache")
+    )
+
+
+def test_module_and_command_are_the_same() -> None:
+    module = subprocess.run([sys.executable, "-m", "hrnet_zoo", "list"], capture_output=True, text=True, check=True)
+    assert len(module.stdout.splitlines()) == 24
+    assert module.stderr == ""
+
+
+def test_list_is_the_published_table(run: Run) -> None:
+    with (Path(__file__).parent / "data" / "published_rows.csv").open(newline="") as file:
+        published = list(csv.DictReader(file))
+    listed = json.loads(run("list", "--json"))
+    assert len(listed) == 23
+    for row, facts in zip(published, listed, strict=True):
+        for key, cell in row.items():
+            fact = facts[key]
+            assert (float(cell) == fact) if isinstance(fact, float) else (("" if fact is None else str(fact)) == cell)
+
+
+def test_list_filters(run: Run) -> None:
+    assert len(run("list", "*voc*", "--arch", "hr48").splitlines()) == 3
+    run("list", "--dataset", "coco", code=2)
+
+
+def test_info(run: Run) -> None:
+    facts = json.loads(run("info", "fcn_hr48_512x1024_160k_cityscapes", "--json"))
+    assert facts["name"] == "fcn_hr48_cityscapes_160k"
+    assert facts["miou"] == 80.65
+    assert facts["classes"][0] == "road"
+    assert facts["palette"][0] == [128, 64, 128]
+    assert "train_memory_gb         -" in run("info", "fcn_hr48_cityscapes_160k")
+
+
+def test_unknown_name(run: Run) -> None:
+    assert run("info", "fcn_hr48_cityscapes_16k", code=2) == ""
+    assert run.err.startswith("error: the model 'fcn_hr48_cityscapes_16k'\n  found: ")
+    assert "fcn_hr48_cityscapes_160k" in run.err
+
+
+def test_download_refused_and_offline(
+    run: Run, hr18s: bytes, host: FaultServer, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = model_info(NAME)
+    host.play(info.checkpoint_url.removeprefix("https://download.openmmlab.com"), whole(hr18s))
+    monkeypatch.setenv("HRNET_ZOO_MIRRORS", host.url)
+    run("download", NAME, code=4)
+    assert "expected 93db27d0" in run.err
+    monkeypatch.setenv("HRNET_ZOO_MIRRORS", "http://127.0.0.1:9")
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    run("download", NAME, code=3)
+    monkeypatch.setenv("HRNET_ZOO_OFFLINE", "1")
+    run("download", NAME, code=3)
+    assert "hrnet-zoo import" in run.err
+    run("download", code=2)
+    run("download", NAME, "--all", code=2)
+    assert not list(cache.rglob("*.safetensors"))
+
+
+@pytest.fixture
+def published(hr18s: bytes, host: FaultServer, monkeypatch: pytest.MonkeyPatch) -> FaultServer:
+    """Let the stand-in be what the row states, and serve it."""
+    info = dataclasses.replace(model_info(NAME), sha256_prefix=hashlib.sha256(hr18s).hexdigest()[:8])
+    for module in ("cli", "creation"):
+        monkeypatch.setattr(f"hrnet_zoo.{module}.model_info", lambda _: info)
+    monkeypatch.setattr("hrnet_zoo.catalog._ROWS", (info,))
+    host.play(info.checkpoint_url.removeprefix("https://download.openmmlab.com"), whole(hr18s))
+    monkeypatch.setenv("HRNET_ZOO_MIRRORS", host.url)
+    return host
+
+
+def test_download_show_clear(run: Run, published: FaultServer, cache: Path, tmp_path: Path) -> None:
+    path = Path(run("download", NAME).strip())
+    assert path.suffix == ".safetensors"
+    assert cache in path.parents
+    assert run("download", NAME).strip() == str(path)
+    assert len(published.requests) == 1
+    assert run("cache", "path").strip() == str(cache)
+    (model,) = [entry for entry in json.loads(run("cache", "show", "--json")) if entry["kind"] == "model"]
+    assert model["path"] == str(path)
+    assert model["bytes"] == path.stat().st_size
+    assert path.name in run("cache", "show")
+    assert run("cache", "clear", NAME).startswith("removed 1 files")
+    assert not path.exists()
+    run("cache", "clear", code=2)
+    copy = Path(run("download", NAME, "--to", tmp_path / "mirror").strip())
+    assert copy.is_relative_to(tmp_path / "mirror/mmsegmentation/v0.5/hrnet")
+    run("import", copy)
+    assert path.exists()
+    assert run("cache", "clear", "--all").startswith("removed 1 files")
+
+
+def test_import_of_something_else(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "page.pth").write_text("<html>")
+    run("import", tmp_path / "page.pth", code=2)
+    run("import", tmp_path / "absent.pth", code=5)
+
+
+def test_predict_with_the_bundled_network(run: Run, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        Image.new("RGB", (96, 64), (90, 90, 90)).save(tmp_path / f"{name}.png")
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff")
+    out = tmp_path / "out"
+    text = run("predict", "demo", tmp_path, "--out", out, "--device", "cpu", code=5)
+    assert [line.split(":")[0] for line in text.splitlines()] == [str(tmp_path / "a.png"), str(tmp_path / "b.png")]
+    assert "broken.jpg" in run.err
+    assert "1 of 3 pictures failed" in run.err
+    assert sorted(path.name for path in out.iterdir()) == [
+        *("a_labels.png", "a_overlay.png", "b_labels.png", "b_overlay.png"),
+    ]
+    run("predict", "demo", tmp_path / "a.png", "--out", out, code=5)
+    assert "--force" in run.err
+    facts = json.loads(
+        run("predict", "demo", tmp_path / "a.png", "--out", out, "--force", "--no-overlay", "--json", "--device", "cpu")
+    )
+    assert facts["pictures"][0]["overlay"] is None
+    assert sum(facts["pictures"][0]["fractions"].values()) == pytest.approx(1)
+    assert facts["failed"] == {}
+
+
+def test_predict_bad_arguments(run: Run, tmp_path: Path) -> None:
+    picture = tmp_path / "a.png"
+    Image.new("RGB", (8, 8)).save(picture)
+    run("predict", "demo", picture, "--out", tmp_path / "out", "--device", "cuda:77", code=2)
+    assert "devices here: cpu" in run.err
+    run("predict", "demo", picture, "--out", tmp_path / "out", "--checkpoint", tmp_path / "none.pth", code=5)
+    run("predict", "demo", picture, "--mode", "tiles", code=2)
+    assert not (tmp_path / "out").exists()
+
+
+def test_unwritable_cache(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("HRNET_ZOO_CACHE", str(tmp_path / "file"))
+    run("demo", "--out", tmp_path / "out", "--scenes", "1", "--device", "cpu", code=6)
+    assert "HRNET_ZOO_CACHE" in run.err
+
+
+def test_demo(run: Run, tmp_path: Path) -> None:
+    text = run("demo", "--out", tmp_path / "out", "--scenes", "2", "--device", "cpu")
+    assert "mIoU" in text
+    assert "on 2 scenes never seen in training" in text
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["scene_0000.png", "scene_0001.png"]
+    facts = json.loads(
+        run("demo", "--out", tmp_path / "out", "--scenes", "1", "--seed", "7", "--json", "--device", "cpu")
+    )
+    assert 0 < facts["miou"] <= 1
+    assert facts["pictures"] == [str(tmp_path / "out" / "scene_0007.png")]
+
+
+def test_interrupted(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(_: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hrnet_zoo.cli.model_info", interrupt)
+    run("info", NAME, code=130)
+    assert "interrupted" in run.err
+
+
+def test_a_reader_that_leaves_early() -> None:
+    command = f"{sys.executable} -W error -m hrnet_zoo list --json | head -c 10"
+    piped = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True, check=True)  # noqa: S603
+    assert piped.stdout == '[\n {\n  "na'
+    assert piped.stderr == ""

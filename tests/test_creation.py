@@ -1,0 +1,165 @@
+"""A name becomes a network: weights in, classifier swapped by name, devices and dtypes, bad arguments."""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+import hrnet_zoo
+from hrnet_zoo.catalog import model_info
+from hrnet_zoo.creation import create_model
+from hrnet_zoo.errors import ConfigError, DeviceError, OfflineError, StateDictMismatchError, UnknownModelError
+from hrnet_zoo.weights.convert import read_checkpoint
+from tests.checkpoints import legacy
+
+NAME = "fcn_hr18s_cityscapes_40k"
+HEAD = "decode_head.conv_seg"
+
+
+@pytest.fixture
+def published(hr18s: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, torch.Tensor]:
+    """Make a folder the mirror in which the stand-in is the published file; return what is in it."""
+    info = dataclasses.replace(model_info(NAME), sha256_prefix=hashlib.sha256(hr18s).hexdigest()[:8])
+    monkeypatch.setattr("hrnet_zoo.creation.model_info", lambda _: info)
+    path = tmp_path / "mirror" / info.checkpoint_url.removeprefix("https://download.openmmlab.com/")
+    path.parent.mkdir(parents=True)
+    path.write_bytes(hr18s)
+    monkeypatch.setenv("HRNET_ZOO_MIRRORS", (tmp_path / "mirror").as_uri())
+    return read_checkpoint(hr18s, "")
+
+
+def test_published_weights(published: dict[str, torch.Tensor]) -> None:
+    model = create_model(NAME, device="cpu")
+    assert not model.training
+    assert all(torch.equal(entry, published[name]) for name, entry in model.state_dict().items())
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert not any(tensor.is_meta for tensor in [*model.parameters(), *model.buffers()])
+    assert model.info is not None
+    assert model.info.name == NAME
+    assert model.classes[0] == "road"
+    assert model.palette[0] == (128, 64, 128)
+    assert model.dataset.box == (2048, 1024)
+    assert len(model.provenance["source_sha256"]) == 64
+
+
+def test_writing_to_the_weights_does_not_alter_the_cache(published: dict[str, torch.Tensor]) -> None:
+    model = create_model(NAME, device="cpu")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    again = create_model(NAME, device="cpu").state_dict()
+    assert torch.equal(again["backbone.conv1.weight"], published["backbone.conv1.weight"])
+
+
+def test_classifier_rows_are_copied_by_name(
+    published: dict[str, torch.Tensor], caplog: pytest.LogCaptureFixture
+) -> None:
+    model = create_model(NAME, classes=["sky", "solar panel", "road"], device="cpu")
+    assert model.classes == ("sky", "solar panel", "road")
+    state = model.state_dict()
+    for name in ("weight", "bias"):
+        assert torch.equal(state[f"{HEAD}.{name}"][0], published[f"{HEAD}.{name}"][10])
+        assert torch.equal(state[f"{HEAD}.{name}"][2], published[f"{HEAD}.{name}"][0])
+    assert state[f"{HEAD}.weight"][1].abs().sum() > 0
+    (line,) = caplog.messages
+    assert "decode_head.conv_seg.weight and decode_head.conv_seg.bias for 3 classes" in line
+    assert "copied by name: sky, road; random rows, to be trained: solar panel" in line
+    assert torch.equal(state["backbone.conv1.weight"], published["backbone.conv1.weight"])
+
+
+@pytest.mark.usefixtures("published")
+def test_classes_by_number() -> None:
+    model = create_model(NAME, classes=4, device="cpu")
+    assert model.classes == ("class 0", "class 1", "class 2", "class 3")
+    assert model(torch.rand(1, 3, 32, 32)).shape == (1, 4, 32, 32)
+
+
+def test_own_checkpoint_with_other_classes(published: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    for name in ("weight", "bias"):
+        published[f"{HEAD}.{name}"] = published[f"{HEAD}.{name}"][:2].clone()
+    path = tmp_path / "two.pth"
+    path.write_bytes(legacy(published))
+    model = create_model(NAME, checkpoint=path, classes=["cat", "dog"], device="cpu")
+    assert model.classes == ("cat", "dog")
+    assert torch.equal(model.state_dict()[f"{HEAD}.weight"], published[f"{HEAD}.weight"])
+    with pytest.raises(StateDictMismatchError, match="2 classes"):
+        create_model(NAME, checkpoint=path, device="cpu")
+
+
+def test_own_checkpoint_with_the_rows_classes_is_swapped_by_name(
+    published: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    path = tmp_path / "nineteen.pth"
+    path.write_bytes(legacy(published))
+    model = create_model(NAME, checkpoint=path, classes=["person", "tree"], device="cpu")
+    assert torch.equal(model.state_dict()[f"{HEAD}.bias"][0], published[f"{HEAD}.bias"][11])
+
+
+def test_random_weights_are_seeded_and_never_stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    def weights(seed: int) -> torch.Tensor:
+        torch.manual_seed(seed)
+        model = create_model(NAME, pretrained=False, device="cpu")
+        assert not model.training
+        return model.backbone.conv1.weight.detach()
+
+    assert torch.equal(weights(1), weights(1))
+    assert not torch.equal(weights(1), weights(2))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(OfflineError):
+        create_model(NAME, device="cpu")
+
+
+def test_every_row_can_be_built_at_random() -> None:
+    """One row of each network and number of classes."""
+    for name in ("fcn_hr18s_voc12aug_20k", "fcn_hr18_ade20k_80k"):
+        with torch.inference_mode():
+            scores = create_model(name, pretrained=False, device="cpu")(torch.rand(1, 3, 40, 56))
+        assert scores.shape == (1, model_info(name).num_classes, 40, 56)
+        assert scores.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.usefixtures("published")
+def test_dtype(dtype: torch.dtype) -> None:
+    model = create_model(NAME, device="cpu", dtype=dtype)
+    assert {parameter.dtype for parameter in model.parameters()} == {dtype}
+    assert model.backbone.conv2.weight.is_contiguous(memory_format=torch.channels_last)
+    assert int(model.backbone.bn1.num_batches_tracked or 0) == 0
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "text"),
+    [
+        (lambda: create_model("fcn_hr48_cityscape_160k"), UnknownModelError, "fcn_hr48_cityscapes_160k"),
+        (lambda: create_model(NAME, device="gpu"), DeviceError, "devices here: cpu"),
+        (lambda: create_model(NAME, device="cuda:99"), DeviceError, "cuda:99"),
+        (lambda: create_model(NAME, dtype=torch.int8), ConfigError, "torch.int8"),
+        (lambda: create_model(NAME, classes=1), ConfigError, "name the background too"),
+        (lambda: create_model(NAME, classes=10**9), ConfigError, "from 2 to 255"),
+        (lambda: create_model(NAME, classes=["a", "a"]), ConfigError, "different names"),
+        (lambda: create_model(NAME, classes=["a", ""]), ConfigError, "different names"),
+        (lambda: create_model(NAME, classes="road"), ConfigError, "different names"),
+        (lambda: create_model(NAME, False, checkpoint="x.pth"), ConfigError, "exclude each other"),
+    ],
+)
+def test_bad_arguments(call: Callable[[], object], error: type[Exception], text: str, cache: Path) -> None:
+    with pytest.raises(error, match=text):
+        call()
+    assert not cache.exists()
+
+
+def test_is_the_public_function() -> None:
+    assert hrnet_zoo.create_model is create_model
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.usefixtures("published")
+def test_cuda_defaults() -> None:
+    model = create_model(NAME)
+    assert {(p.dtype, p.device.type) for p in model.parameters()} == {(torch.float16, "cuda")}
+    assert model.backbone.conv2.weight.is_contiguous(memory_format=torch.channels_last)
+    assert create_model(NAME, dtype=torch.float32).backbone.conv1.weight.dtype == torch.float32

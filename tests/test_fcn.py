@@ -1,0 +1,88 @@
+"""The whole network against the recorded reference, and what torch can do with it."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.export import Dim, export
+
+from hrnet_zoo.catalog import ARCHS
+from hrnet_zoo.creation import create_model, initialise
+from hrnet_zoo.datasets import CITYSCAPES
+from hrnet_zoo.models.fcn import FCNHRNet
+from hrnet_zoo.weights.obtain import entries
+
+GOLDEN = "golden/fcn_hr18s_512x1024_40k_cityscapes_standin-289f364f.pth"
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_names_and_shapes_are_the_published_ones(arch: str, shared: Path) -> None:
+    published = json.loads((shared / f"facts/state_dict_{arch}_19_classes.json").read_text())
+    assert {name: list(shape) for name, shape in entries(arch, 19).items()} == published
+
+
+@pytest.mark.parametrize(("arch", "number"), [("hr18s", 872), ("hr18", 1838), ("hr48", 1838)])
+def test_number_of_entries(arch: str, number: int) -> None:
+    assert len(entries(arch, 19)) == number
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("size", ["33x65", "64x128", "97x131"])
+def test_features_and_scores_of_the_reference(size: str, layout: torch.memory_format, shared: Path) -> None:
+    model = create_model("fcn_hr18s_cityscapes_40k", checkpoint=shared / GOLDEN, device="cpu")
+    recorded = load_file(shared / "golden/expected.safetensors")
+    x = recorded[f"tensor_{size}.input"].to(memory_format=layout)
+    with torch.inference_mode():
+        maps = model.backbone(x)
+        scores = model.decode_head(maps)
+        assert model(x).shape == (1, 19, *x.shape[-2:])
+    for index, found in enumerate([*maps, scores]):
+        key = f"tensor_{size}.feature{index}" if index < 4 else f"tensor_{size}.scores_stride4"
+        torch.testing.assert_close(found, recorded[key], rtol=0, atol=1e-5 * float(recorded[key].abs().max()))
+
+
+@pytest.fixture
+def small() -> FCNHRNet:
+    torch.manual_seed(0)
+    model = FCNHRNet("hr18s", CITYSCAPES)
+    initialise(model)
+    return model.eval()
+
+
+@pytest.mark.parametrize("height", [1, 31, 32, 33, 61])
+def test_any_size(small: FCNHRNet, height: int) -> None:
+    with torch.inference_mode():
+        assert small(torch.rand(2, 3, height, 47)).shape == (2, 19, height, 47)
+
+
+def test_trains(small: FCNHRNet) -> None:
+    small.train()
+    optimizer = torch.optim.SGD(small.parameters(), lr=0.1, momentum=0.9)
+    x, truth = torch.randn(2, 3, 64, 64), torch.randint(0, 19, (2, 64, 64))
+    losses = []
+    for _ in range(5):
+        loss = torch.nn.functional.cross_entropy(small(x), truth)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        assert all(parameter.grad is not None for parameter in small.parameters())
+        optimizer.step()
+        losses.append(float(loss))
+    assert losses[-1] < losses[0]
+
+
+def test_exports_with_free_height_and_width(small: FCNHRNet) -> None:
+    exported = export(small, (torch.randn(1, 3, 64, 96),), dynamic_shapes=({2: Dim.DYNAMIC, 3: Dim.DYNAMIC},)).module()
+    for size in ((33, 65), (97, 131), (128, 64)):
+        x = torch.randn(1, 3, *size)
+        with torch.inference_mode():
+            torch.testing.assert_close(exported(x), small(x), rtol=0, atol=1e-6)
+
+
+def test_compiles_without_a_break(small: FCNHRNet) -> None:
+    # "eager" runs the captured graph as it is: this test is about capturing, not about a compiler being installed.
+    compiled = torch.compile(small, fullgraph=True, backend="eager")
+    x = torch.randn(1, 3, 33, 65)
+    with torch.inference_mode():
+        torch.testing.assert_close(compiled(x), small(x), rtol=0, atol=1e-6)

@@ -1,0 +1,81 @@
+"""Imports run one way: a module imports only what stands above it in the listing."""
+
+import ast
+from pathlib import Path
+
+import hrnet_zoo
+
+PACKAGE = Path(hrnet_zoo.__file__).parent
+
+# The house, top to bottom; a name stands for its folder too.
+LISTING = [
+    "errors",
+    "outputs",
+    "datasets",
+    "catalog",
+    "images",
+    "metrics",
+    "results",
+    "models.hrnet",
+    "models.fcn",
+    "weights.part",
+    "weights.transfer",
+    "weights.cache",
+    "weights.opcodes",
+    "weights.gate",
+    "weights.convert",
+    "weights.obtain",
+    "creation",
+    "prediction",
+    "folders",
+    "demo.scenes",
+    "demo.tour",
+    "cli",
+    "__main__",
+]
+# model.predict(...) is the one doorway from a noun to a verb, and opens when it is called.
+DOORWAYS = {("models.fcn", "prediction")}
+
+
+def modules() -> dict[str, Path]:
+    found = {}
+    for path in PACKAGE.rglob("*.py"):
+        name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+        found[name.removesuffix(".__init__")] = path
+    del found["__init__"]
+    return {name: path for name, path in found.items() if name not in ("models", "weights", "demo")}
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("hrnet_zoo."):
+            module = node.module.removeprefix("hrnet_zoo.")
+            found |= {
+                f"{module}.{alias.name}" if f"{module}.{alias.name}" in LISTING else module for alias in node.names
+            }
+        elif isinstance(node, ast.ImportFrom) and node.module == "hrnet_zoo":
+            found |= {alias.name for alias in node.names if alias.name in LISTING}
+        elif isinstance(node, ast.Import):
+            found |= {a.name.removeprefix("hrnet_zoo.") for a in node.names if a.name.startswith("hrnet_zoo.")}
+    return found
+
+
+def test_every_module_is_listed() -> None:
+    assert sorted(modules()) == sorted(LISTING)
+
+
+def test_no_arrow_runs_upwards() -> None:
+    wrong = [
+        f"{name} imports {other}"
+        for name, path in modules().items()
+        for other in imports(path)
+        if LISTING.index(other) >= LISTING.index(name) and (name, other) not in DOORWAYS
+    ]
+    assert not wrong
+
+
+def test_absolute_imports_only() -> None:
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            assert not (isinstance(node, ast.ImportFrom) and node.level), path

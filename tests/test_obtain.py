@@ -1,0 +1,307 @@
+"""The whole way of a checkpoint: local web server, hash, gate, conversion, cache, memory map."""
+
+import dataclasses
+import hashlib
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from hrnet_zoo.catalog import ModelInfo, model_info
+from hrnet_zoo.errors import (
+    CheckpointError,
+    CheckpointFormatError,
+    CheckpointNotFoundError,
+    HashMismatchError,
+    HTTPStatusError,
+    OfflineError,
+    StateDictMismatchError,
+    UnexpectedContentError,
+    UnknownModelError,
+)
+from hrnet_zoo.weights import cache, obtain
+from hrnet_zoo.weights.convert import read_checkpoint
+from hrnet_zoo.weights.gate import inspect_safetensors
+from hrnet_zoo.weights.obtain import entries, import_file, load_own, load_published, mirror, with_classes
+from tests.checkpoints import legacy, zipped
+from tests.http_server import FaultServer, ranged, status, whole
+
+NAME = "fcn_hr18s_cityscapes_40k"
+NETWORK = entries("hr18s", 19)
+
+
+@pytest.fixture
+def row(hr18s: bytes) -> ModelInfo:
+    """Make a row that states the hash of the stand-in."""
+    return dataclasses.replace(model_info(NAME), sha256_prefix=hashlib.sha256(hr18s).hexdigest()[:8])
+
+
+def path_of(info: ModelInfo) -> str:
+    return info.checkpoint_url.removeprefix("https://download.openmmlab.com")
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock")
+
+
+def test_published_file_through_a_mirror(
+    row: ModelInfo, hr18s: bytes, host: FaultServer, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.play(path_of(row), whole(hr18s))
+    monkeypatch.setenv("HRNET_ZOO_MIRRORS", host.url)
+    state, provenance = load_published(row, NETWORK, progress=False)
+    original = read_checkpoint(hr18s, "stand-in")
+    assert list(state) == list(original)
+    assert all(torch.equal(state[name], original[name]) for name in original)
+    assert provenance["source_url"] == row.checkpoint_url
+    assert provenance["source_sha256"] == hashlib.sha256(hr18s).hexdigest()
+    assert provenance["source_size"] == str(len(hr18s))
+    assert provenance["model"] == NAME
+    assert "mmseg_version" not in str(provenance)  # nothing of the file's own metadata travels on
+    stem = f"fcn_hr18s_512x1024_40k_cityscapes_20200601_014216-{row.sha256_prefix}-c1"
+    assert files(cache) == ["CACHEDIR.TAG", f"{stem}.safetensors"]
+    assert len(host.requests) == 1
+
+
+def test_second_call_opens_no_socket_and_writes_nothing(
+    row: ModelInfo, hr18s: bytes, host: FaultServer, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.play(path_of(row), whole(hr18s))
+    monkeypatch.setenv("HRNET_ZOO_MIRRORS", host.url)
+    load_published(row, NETWORK, progress=False)
+    before = {path: path.stat().st_mtime_ns for path in cache.rglob("*")}
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a warm call needs no connection and no conversion")
+
+    monkeypatch.setattr(socket, "socket", refuse)
+    monkeypatch.setattr(obtain, "_convert", refuse)
+    monkeypatch.setenv("HRNET_ZOO_OFFLINE", "1")
+    load_published(row, NETWORK, progress=False)
+    assert {path: path.stat().st_mtime_ns for path in cache.rglob("*")} == before
+
+
+def test_wrong_hash_is_refused(hr18s: bytes, host: FaultServer, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stand-in under the published address: right size, right names, not the file that the row states."""
+    info = model_info(NAME)
+    host.play(path_of(info), whole(hr18s))
+    monkeypatch.setenv("HRNET_ZOO_MIRRORS", host.url)
+    with pytest.raises(HashMismatchError) as caught:
+        load_published(info, NETWORK, progress=False)
+    assert caught.value.expected == "93db27d0"
+    assert caught.value.actual == hashlib.sha256(hr18s).hexdigest()
+    assert caught.value.actual in str(caught.value)
+    assert "93db27d0" in str(caught.value)
+    assert not list(cache.rglob("*.safetensors"))
+    assert len(host.requests) == 2  # one clean second try
+
+
+def test_a_full_digest_in_the_row_is_compared_whole(
+    row: ModelInfo, hr18s: bytes, host: FaultServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forged = dataclasses.replace(row, sha256=row.sha256_prefix + 56 * "0")
+    host.play(path_of(forged), whole(hr18s))
+    monkeypatch.setenv("HRNET_ZOO_MIRRORS", host.url)
+    with pytest.raises(HashMismatchError):
+        load_published(forged, NETWORK, progress=False)
+
+
+def test_next_mirror_when_one_fails(
+    row: ModelInfo, hr18s: bytes, host: FaultServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.play("/dead" + path_of(row), status(404))
+    host.play("/wrong" + path_of(row), whole(b"\x80\x02" + hr18s[2:-1] + b"?"))
+    host.play("/good" + path_of(row), whole(hr18s))
+    monkeypatch.setenv("HRNET_ZOO_MIRRORS", f"{host.url}/dead, {host.url}/wrong {host.url}/good/")
+    state, _ = load_published(row, NETWORK, progress=False)
+    assert len(state) == 872
+
+
+def test_broken_off_and_resumed_by_the_next_call(
+    row: ModelInfo, hr18s: bytes, host: FaultServer, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    half = len(hr18s) // 2
+    host.play(path_of(row), ranged(hr18s, stop=half), status(404), ranged(hr18s))
+    monkeypatch.setenv("HRNET_ZOO_MIRRORS", host.url)
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    with pytest.raises(HTTPStatusError):
+        load_published(row, NETWORK, progress=False)
+    assert not list(cache.rglob("*.safetensors"))
+    load_published(row, NETWORK, progress=False)
+    assert host.requests[-1].headers["Range"] == f"bytes={half}-"
+    assert not list(cache.rglob("*.part"))
+
+
+def test_a_login_page_is_refused(
+    row: ModelInfo, host: FaultServer, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.play(path_of(row), status(200, {"Content-Type": "text/html"}, b"<html>sign in</html>"))
+    monkeypatch.setenv("HRNET_ZOO_MIRRORS", host.url)
+    with pytest.raises(UnexpectedContentError):
+        load_published(row, NETWORK, progress=False)
+    assert not list(cache.rglob("*.safetensors"))
+
+
+def test_offline_says_what_to_bring(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HRNET_ZOO_OFFLINE", "1")
+    with pytest.raises(OfflineError, match=r"hrnet-zoo import fcn_hr18s_512x1024_40k_cityscapes_.*-93db27d0\.pth"):
+        load_published(model_info(NAME), NETWORK, progress=False)
+    assert not list(cache.rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.write_bytes(b""), lambda path: os.truncate(path, 1000)])
+def test_a_damaged_cached_file_is_built_again(
+    damage: Callable[[Path], None],
+    row: ModelInfo,
+    hr18s: bytes,
+    host: FaultServer,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    host.play(path_of(row), whole(hr18s))
+    monkeypatch.setenv("HRNET_ZOO_MIRRORS", host.url)
+    load_published(row, NETWORK, progress=False)
+    damage(cache.model_path(obtain.cached_stem(row)))
+    state, _ = load_published(row, NETWORK, progress=False)
+    assert torch.equal(state["backbone.conv1.weight"], read_checkpoint(hr18s, "")["backbone.conv1.weight"])
+    assert "is damaged" in caplog.text
+
+
+def test_import_by_hand(row: ModelInfo, hr18s: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hrnet_zoo.catalog._ROWS", (row,))
+    file = tmp_path / "whatever it is called.pth"
+    file.write_bytes(hr18s)
+    info, path = import_file(file)
+    assert info is row
+    assert file.read_bytes() == hr18s
+    monkeypatch.setenv("HRNET_ZOO_OFFLINE", "1")
+    state, provenance = load_published(row, NETWORK, progress=False)
+    assert len(state) == 872
+    assert provenance["source_url"] == row.checkpoint_url
+    assert str(tmp_path) not in str(inspect_safetensors(path, "").metadata)
+
+
+def test_import_refuses_what_it_does_not_know(hr18s: bytes, tmp_path: Path, cache: Path) -> None:
+    (tmp_path / "mine.pth").write_bytes(hr18s)
+    with pytest.raises(UnknownModelError, match=hashlib.sha256(hr18s).hexdigest()):
+        import_file(tmp_path / "mine.pth")
+    named = tmp_path / model_info(NAME).file_name
+    named.write_bytes(hr18s)
+    with pytest.raises(HashMismatchError, match="expected 93db27d0"):
+        import_file(named)
+    with pytest.raises(CheckpointNotFoundError, match="no such file"):
+        import_file(tmp_path / "absent.pth")
+    with pytest.raises(CheckpointNotFoundError, match="a folder or special file"):
+        import_file(tmp_path)
+    assert not list(cache.rglob("*.safetensors"))
+
+
+def test_mirror_folder_serves(
+    row: ModelInfo, hr18s: bytes, host: FaultServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.play(path_of(row), whole(hr18s))
+    monkeypatch.setenv("HRNET_ZOO_MIRRORS", host.url)
+    folder = tmp_path / "mirror"
+    path = mirror(row, folder, NETWORK, progress=False)
+    assert path.read_bytes() == hr18s
+    assert mirror(row, folder, NETWORK, progress=False) == path
+    assert len(host.requests) == 1
+    monkeypatch.setenv("HRNET_ZOO_MIRRORS", folder.as_uri())
+    monkeypatch.setenv("HRNET_ZOO_OFFLINE", "1")
+    state, _ = load_published(row, NETWORK, progress=False)
+    assert len(state) == 872
+    path.write_bytes(b"rotten")
+    with pytest.raises(HashMismatchError):
+        mirror(row, folder, NETWORK, progress=False)
+
+
+def own(source: str | Path, network: obtain.Entries = NETWORK) -> obtain.Weights:
+    return load_own(str(source), model_info(NAME), network, progress=False)
+
+
+def test_own_checkpoint_by_address_with_its_hash_in_the_name(hr18s: bytes, host: FaultServer) -> None:
+    digest = hashlib.sha256(hr18s).hexdigest()
+    address = host.play(f"/models/mine-{digest[:8]}.pth", whole(hr18s))
+    first, provenance = own(address)
+    second, _ = own(address)
+    assert len(host.requests) == 1
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert provenance["source_sha256"] == digest
+    with pytest.raises(HashMismatchError, match="expected 00000000"):
+        own(host.play("/models/mine-00000000.pth", whole(hr18s)))
+
+
+def test_own_address_without_a_hash_is_taken_with_a_warning(
+    hr18s: bytes, host: FaultServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    own(host.play("/mine.pth?token=secret", whole(hr18s)))
+    assert "cannot be checked" in caplog.text
+    assert "secret" not in caplog.text
+
+
+@pytest.mark.parametrize("write", [legacy, zipped])
+@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize("bare", [False, True])
+def test_own_pth_in_every_form(
+    write: Callable[[dict[str, torch.Tensor]], bytes], prefix: str, bare: bool, hr18s: bytes, tmp_path: Path
+) -> None:
+    state = {f"{prefix}{name}": entry for name, entry in read_checkpoint(hr18s, "").items()}
+    path = tmp_path / "mine.pth"
+    if bare:
+        torch.save(state, path, _use_new_zipfile_serialization=write is zipped)
+    else:
+        path.write_bytes(write(state))
+    loaded, provenance = own(path)
+    assert torch.equal(loaded["backbone.conv1.weight"], state[f"{prefix}backbone.conv1.weight"])
+    assert provenance["source_url"] == "mine.pth"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_own_safetensors(dtype: torch.dtype, hr18s: bytes, tmp_path: Path) -> None:
+    state = {name: t.to(dtype) if t.is_floating_point() else t for name, t in read_checkpoint(hr18s, "").items()}
+    save_file(state, tmp_path / "mine.safetensors", {"who": "me"})
+    loaded, provenance = own(tmp_path / "mine.safetensors")
+    assert loaded["backbone.conv1.weight"].dtype == torch.float32
+    assert torch.equal(loaded["backbone.conv1.weight"], state["backbone.conv1.weight"].float())
+    assert provenance["who"] == "me"
+
+
+def test_own_class_count(hr18s: bytes, tmp_path: Path) -> None:
+    state = read_checkpoint(hr18s, "")
+    for name in ("decode_head.conv_seg.weight", "decode_head.conv_seg.bias"):
+        state[name] = state[name][:5].clone()
+    path = tmp_path / "five.pth"
+    path.write_bytes(legacy(state))
+    with pytest.raises(StateDictMismatchError, match=r"classifier has 5 classes[\s\S]*classes=\[5 names\]"):
+        own(path)
+    loaded, _ = own(path, with_classes(NETWORK, 5))
+    assert loaded["decode_head.conv_seg.bias"].shape == (5,)
+
+
+def test_own_bad_files(hr18s: bytes, tmp_path: Path, cache: Path) -> None:
+    path = tmp_path / "bad.pth"
+    state = read_checkpoint(hr18s, "")
+    first = next(iter(state))
+    cases: list[tuple[bytes, type[Exception], str]] = [
+        (b"", CheckpointFormatError, "empty"),
+        (b"<!DOCTYPE html><html>", CheckpointFormatError, "(?i)html"),
+        (hr18s[:-100], CheckpointFormatError, "100 bytes"),
+        (b"cposix\nsystem\n(S'echo'\ntR.", CheckpointError, "bad.pth"),
+        (legacy({name: t for name, t in state.items() if name != first}), StateDictMismatchError, first),
+        (legacy({**state, "auxiliary_head.x": torch.zeros(2)}), StateDictMismatchError, "auxiliary_head.x"),
+        (legacy({**state, first: torch.zeros(2, 2)}), StateDictMismatchError, first),
+        (legacy({**state, first: torch.full_like(state[first], torch.nan)}), StateDictMismatchError, first),
+    ]
+    for content, error, text in cases:
+        path.write_bytes(content)
+        with pytest.raises(error, match=text):
+            own(path)
+    with pytest.raises(CheckpointNotFoundError, match=r"absent\.pth"):
+        own(tmp_path / "absent.pth")
+    with pytest.raises(CheckpointNotFoundError, match=r"absent\.safetensors"):
+        own(tmp_path / "absent.safetensors")
+    assert not list(cache.rglob("*.safetensors"))

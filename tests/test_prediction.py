@@ -1,0 +1,201 @@
+"""Picture to mask: the reference's recorded masks, every kind of input, windows, scales and flips, dtypes."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from safetensors.torch import load_file
+
+from hrnet_zoo.creation import create_model
+from hrnet_zoo.demo.scenes import scene
+from hrnet_zoo.errors import ConfigError, UnreadableImageError, UnsupportedImageError
+from hrnet_zoo.images import normalise, read_image
+from hrnet_zoo.models.fcn import FCNHRNet
+from hrnet_zoo.prediction import _windows, slide_scores, whole_scores
+from tests.test_fcn import GOLDEN
+
+FRAME = "frankfurt_000000_000294_leftImg8bit.png"
+
+
+@pytest.fixture(scope="module")
+def golden(tmp_path_factory: pytest.TempPathFactory, shared: Path) -> FCNHRNet:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HRNET_ZOO_CACHE", str(tmp_path_factory.mktemp("cache")))
+        return create_model("fcn_hr18s_cityscapes_40k", checkpoint=shared / GOLDEN, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> FCNHRNet:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HRNET_ZOO_CACHE", str(tmp_path_factory.mktemp("cache")))
+        return create_model("demo", device="cpu")
+
+
+def assert_agrees(mask: np.ndarray, shared: Path, key: str) -> None:
+    """Compare with a recorded mask: equal wherever the two best scores are not all but equal, and nearly everywhere."""
+    recorded = load_file(shared / "golden/expected.safetensors")
+    differs = mask != recorded[f"{key}.mask"].numpy()
+    assert not (differs & (recorded[f"{key}.margin"].numpy() > 0.01)).any()
+    assert differs.mean() <= 0.001
+
+
+@pytest.mark.parametrize("name", ["3dogs.jpg", "color.jpg", FRAME])
+def test_whole_picture_as_the_reference(name: str, golden: FCNHRNet, shared: Path) -> None:
+    assert_agrees(golden.predict(shared / "pictures" / name).mask, shared, f"{name}.whole")
+
+
+def test_sliding_window_as_the_reference(golden: FCNHRNet, shared: Path) -> None:
+    picture = normalise(read_image(shared / "pictures/color.jpg"))
+    with torch.inference_mode():
+        mask = slide_scores(golden, picture, side=128, stride=85).argmax(dim=1)[0].numpy()
+    assert_agrees(mask, shared, "color.jpg.slide_128_85_unresized")
+
+
+def test_scales_and_flips_as_the_reference(golden: FCNHRNet, shared: Path) -> None:
+    result = golden.predict(shared / "pictures" / FRAME, ms_flip=True)
+    assert_agrees(result.mask, shared, f"{FRAME}.ms_flip")
+
+
+def test_windows_cover_and_stay_inside() -> None:
+    assert _windows(1000, 480, 320) == [slice(0, 480), slice(320, 800), slice(520, 1000)]
+    assert _windows(480, 480, 320) == [slice(0, 480)]
+    assert _windows(481, 480, 320) == [slice(0, 480), slice(1, 481)]
+    assert _windows(300, 480, 320) == [slice(0, 300)]
+
+
+def test_one_window_is_the_whole(demo: FCNHRNet) -> None:
+    x = normalise(scene(0, 96, 128).image)
+    with torch.inference_mode():
+        assert torch.equal(slide_scores(demo, x, 500, 300), whole_scores(demo, x))
+
+
+def test_every_kind_of_picture_gives_the_same_mask(demo: FCNHRNet, tmp_path: Path) -> None:
+    drawn = scene(1, 96, 160)
+    picture = Image.fromarray(drawn.image)
+    picture.save(tmp_path / "a.png")
+    tensor = torch.from_numpy(drawn.image).permute(2, 0, 1)
+    file = io.BytesIO()
+    picture.save(file, "png")
+    mask = demo.predict(drawn.image).mask
+    assert mask.shape == (96, 160)
+    assert mask.dtype == np.uint8
+    for same in (picture, tmp_path / "a.png", str(tmp_path / "a.png"), file.getvalue(), tensor):
+        assert np.array_equal(demo.predict(same).mask, mask)
+    batch = demo.predict(torch.stack([tensor, tensor.flip(2)]))
+    assert isinstance(batch, list)
+    assert np.array_equal(batch[0].mask, mask)
+    assert len(batch) == 2
+
+
+def test_a_list_of_mixed_sizes_keeps_its_order(demo: FCNHRNet) -> None:
+    pictures = [scene(seed, 64 + 32 * seed, 128).image for seed in range(3)]
+    results = demo.predict(pictures)
+    assert [result.mask.shape for result in results] == [(64, 128), (96, 128), (128, 128)]
+    for picture, result in zip(pictures, results, strict=True):
+        assert np.array_equal(demo.predict(picture).mask, result.mask)
+    assert demo.predict([]) == []
+
+
+def test_probabilities_are_those_of_the_mask(demo: FCNHRNet) -> None:
+    picture = scene(2, 96, 160).image
+    plain = demo.predict(picture)
+    result = demo.predict(picture, probabilities=True)
+    assert plain.probabilities is None
+    assert result.probabilities is not None
+    assert result.probabilities.shape == (19, 96, 160)
+    assert result.probabilities.dtype == np.float32
+    np.testing.assert_allclose(result.probabilities.sum(axis=0), 1, atol=1e-5)
+    assert np.array_equal(result.probabilities.argmax(axis=0), result.mask)
+    assert (plain.mask == result.mask).mean() > 0.9999
+
+
+def test_scales_and_flips_are_a_mean_of_probabilities(demo: FCNHRNet) -> None:
+    result = demo.predict(scene(3, 48, 96).image, ms_flip=True, probabilities=True)
+    assert result.probabilities is not None
+    np.testing.assert_allclose(result.probabilities.sum(axis=0), 1, atol=1e-5)
+
+
+def test_mode_follows_the_data_set(demo: FCNHRNet, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, int]] = []
+
+    def spy(model: FCNHRNet, x: torch.Tensor, side: int, stride: int) -> torch.Tensor:
+        seen.append((side, stride))
+        return slide_scores(model, x, side, stride)
+
+    monkeypatch.setattr("hrnet_zoo.prediction.slide_scores", spy)
+    picture = scene(4, 64, 128).image
+    demo.predict(picture)
+    assert not seen
+    demo.predict(picture, mode="slide")
+    assert seen == [(384, 256)]
+    context = create_model("fcn_hr48_pascal_context_40k", pretrained=False, device="cpu")
+    context.predict(np.zeros((8, 8, 3), np.uint8))
+    assert seen[1:] == [(480, 320)]
+
+
+def test_a_training_model_is_left_training(demo: FCNHRNet) -> None:
+    picture = scene(5, 64, 128).image
+    mask = demo.predict(picture).mask
+    before = {name: entry.clone() for name, entry in demo.state_dict().items()}
+    demo.train()
+    demo.backbone.bn1.eval()
+    try:
+        assert np.array_equal(demo.predict(picture).mask, mask)
+        assert demo.training
+        assert demo.backbone.bn2.training
+        assert not demo.backbone.bn1.training
+    finally:
+        demo.eval()
+    assert all(torch.equal(entry, before[name]) for name, entry in demo.state_dict().items())
+
+
+def agreement(model: FCNHRNet, other: FCNHRNet) -> float:
+    pictures = [scene(seed).image for seed in range(4)]
+    pairs = zip(model.predict(pictures), other.predict(pictures), strict=True)
+    return float(np.mean([np.mean(a.mask == b.mask) for a, b in pairs]))
+
+
+def test_half_precision_on_the_cpu_agrees(demo: FCNHRNet) -> None:
+    assert agreement(demo, create_model("demo", device="cpu", dtype=torch.float16)) >= 0.995
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_cuda_agrees_with_the_cpu(demo: FCNHRNet, dtype: torch.dtype) -> None:
+    found = agreement(demo, create_model("demo", device="cuda", dtype=dtype))
+    assert found >= {torch.float16: 0.995, torch.bfloat16: 0.98, torch.float32: 0.999}[dtype]
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_cuda_windows_scales_and_flips(demo: FCNHRNet) -> None:
+    picture = scene(6).image
+    fast = create_model("demo", device="cuda")
+    for options in ({"mode": "slide"}, {"ms_flip": True}):
+        found = np.mean(fast.predict(picture, **options).mask == demo.predict(picture, **options).mask)
+        assert found >= 0.995
+
+
+def test_bad_input(demo: FCNHRNet, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="mode is 'whole', 'slide'"):
+        demo.predict(np.zeros((8, 8, 3), np.uint8), mode="tiles")
+    with pytest.raises(UnreadableImageError, match=r"absent\.jpg"):
+        demo.predict(tmp_path / "absent.jpg")
+    with pytest.raises(UnsupportedImageError, match="float"):
+        demo.predict(np.zeros((8, 8, 3), np.float32))
+
+
+def test_resizes_happen_in_float32(demo: FCNHRNet) -> None:
+    half = create_model("demo", device="cpu", dtype=torch.bfloat16)
+    x = torch.rand(1, 3, 40, 56, dtype=torch.bfloat16)
+    with torch.inference_mode():
+        found = whole_scores(half, x)
+        coarse = half.decode_head(half.backbone(x)).float()
+    assert found.dtype == torch.float32
+    assert torch.equal(found, F.interpolate(coarse, size=(40, 56), mode="bilinear", align_corners=False))
+    assert demo.decode_head.conv_seg.weight.dtype == torch.float32

@@ -1,0 +1,743 @@
+"""Every fault of a network that can be played on this machine ends in the right file or in the stated error."""
+
+import contextlib
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from email.utils import formatdate
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+
+import pytest
+
+from hrnet_zoo.errors import (
+    CacheError,
+    CacheSpaceError,
+    ConfigError,
+    DownloadError,
+    HashMismatchError,
+    HRNetZooError,
+    HTTPStatusError,
+    OfflineError,
+    TransferError,
+    UnexpectedContentError,
+)
+from hrnet_zoo.weights import transfer
+from hrnet_zoo.weights.part import Note, discard, note_path, read_note, resumable_bytes
+from hrnet_zoo.weights.transfer import PUBLISHED_HOST, SECOND_HOST, addresses, fetch, is_offline, redact
+from tests.http_server import Answer, FaultServer, chunked, drip, ranged, reset, serve, stall, status, whole
+
+BODY = random.Random(0).randbytes(300_000)  # noqa: S311 - any bytes will do
+LONG = random.Random(1).randbytes(5 << 20)  # noqa: S311
+PATH = "/v0.5/model-93db27d0.pth"
+
+
+@pytest.fixture
+def host() -> Iterator[FaultServer]:
+    with serve() as running:
+        yield running
+
+
+@pytest.fixture
+def part(tmp_path: Path) -> Path:
+    return tmp_path / "model.owner.part"
+
+
+def wants(body: bytes) -> Callable[[Path], None]:
+    """Verify as the caller does: by SHA-256."""
+
+    def verify(part: Path) -> None:
+        found = part.read_bytes()
+        if found != body:
+            raise HashMismatchError(
+                asked=f"verify {part}",
+                found="another SHA-256",
+                done="it was removed",
+                advice="tell the maintainers",
+                source=str(part),
+                expected=hashlib.sha256(body).hexdigest(),
+                actual=hashlib.sha256(found).hexdigest(),
+                size=len(found),
+            )
+
+    return verify
+
+
+def bring(*urls: str, part: Path, body: bytes = BODY, limit: int = 8 << 20, naps: list[float] | None = None) -> str:
+    sleep = (lambda _: None) if naps is None else naps.append
+    return fetch(urls, part, max_bytes=limit, verify=wants(body), progress=False, sleep=sleep)
+
+
+def leave(part: Path, body: bytes, url: str, total: int | None = len(BODY), etag: str | None = '"v1"') -> None:
+    """Leave what an interrupted transfer leaves."""
+    part.write_bytes(body)
+    note_path(part).write_text(json.dumps({"url": url, "etag": etag, "total": total}))
+
+
+def pieces(error: HRNetZooError) -> None:
+    """Check that a message has its four parts and offers no way round a check."""
+    text = str(error)
+    assert all((error.asked, error.found, error.done, error.advice))
+    assert "verify=False" not in text
+    assert "no-verify" not in text
+
+
+# --- bodies that arrive in the end -----------------------------------------------------------------------------------
+
+RECOVERED: dict[str, tuple[list[Answer], int]] = {  # fault: (answers, requests that it takes)
+    "nothing wrong": ([ranged(BODY)], 1),
+    "no ETag": ([whole(BODY, etag=None)], 1),
+    "chunked": ([chunked(BODY[:1000], BODY[1000:])], 1),
+    "more than its length": ([status(200, body=BODY + b"surplus", length=len(BODY))], 1),
+    "503 once": ([status(503), ranged(BODY)], 2),
+    "each status worth a retry": ([*map(status, (408, 425, 429, 500)), ranged(BODY)], 5),
+    "reset": ([reset(BODY, 200_000), ranged(BODY)], 2),
+    "cut short once": ([ranged(BODY, stop=100_000), ranged(BODY)], 2),
+    "cut short in a chunk": ([chunked(BODY[:1000], finished=False), ranged(BODY)], 2),
+    "Range ignored": ([ranged(BODY, stop=100_000), whole(BODY)], 2),
+    "another offset": (
+        [ranged(BODY, stop=100_000), status(206, {"Content-Range": "bytes 7-299999/300000"}, BODY[7:]), ranged(BODY)],
+        3,
+    ),
+    "another total": (
+        [
+            ranged(BODY, stop=100_000),
+            status(206, {"Content-Range": "bytes 100000-300000/300001"}, BODY[100_000:]),
+            ranged(BODY),
+        ],
+        3,
+    ),
+    "slice of another version": (
+        [
+            ranged(BODY, stop=100_000),
+            status(206, {"Content-Range": "bytes 100000-299999/300000", "ETag": '"v2"'}, BODY[100_000:]),
+            ranged(BODY),
+        ],
+        3,
+    ),
+    "206 without Content-Range": ([ranged(BODY, stop=100_000), status(206, body=BODY[100_000:]), ranged(BODY)], 3),
+    "slice under status 200": (
+        [ranged(BODY, stop=100_000), status(200, {"Content-Range": "bytes 100000-299999/300000"}, BODY[100_000:])],
+        2,
+    ),
+    "416": ([ranged(BODY, stop=100_000), status(416), ranged(BODY)], 3),
+    "ETag changes": ([ranged(BODY[::-1], '"v1"', stop=100_000), ranged(BODY, '"v2"')], 2),
+    "weak ETag": ([ranged(BODY, 'W/"v1"', stop=100_000), ranged(BODY, 'W/"v1"')], 2),
+    "wrong bytes once": ([whole(BODY[::-1]), ranged(BODY)], 2),
+    "short without a length": ([status(200, body=BODY[:1000], length=None), ranged(BODY)], 2),
+    "short with a lying length": ([status(200, body=BODY[:1000]), ranged(BODY)], 2),
+    "slices end early": (
+        [
+            ranged(BODY, stop=1000),
+            status(206, {"Content-Range": "bytes 1000-1999/300000"}, BODY[1000:2000]),
+            ranged(BODY),
+        ],
+        3,
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", RECOVERED)
+def test_recovers(host: FaultServer, part: Path, fault: str) -> None:
+    answers, requests = RECOVERED[fault]
+    url = host.play(PATH, *answers)
+    assert bring(url, part=part) == url
+    assert part.read_bytes() == BODY
+    assert len(host.requests) == requests
+    assert all(request.headers["Accept-Encoding"] == "identity" for request in host.requests)
+
+
+def test_resumes_at_the_byte_under_the_strong_etag(host: FaultServer, part: Path) -> None:
+    url = host.play(PATH, ranged(BODY, stop=100_000), ranged(BODY))
+    bring(url, part=part)
+    first, second = host.requests
+    assert "Range" not in first.headers
+    assert (second.headers["Range"], second.headers["If-Range"]) == ("bytes=100000-", '"v1"')
+
+
+def test_no_range_without_a_strong_etag(host: FaultServer, part: Path) -> None:
+    url = host.play(PATH, ranged(BODY, 'W/"v1"', stop=100_000), ranged(BODY, 'W/"v1"'))
+    bring(url, part=part)
+    assert all("Range" not in request.headers for request in host.requests)
+
+
+def test_resumes_what_an_earlier_process_left(host: FaultServer, part: Path) -> None:
+    url = host.play(PATH, ranged(BODY))
+    leave(part, BODY[:123_456], url)
+    bring(url, part=part)
+    assert host.requests[0].headers["Range"] == "bytes=123456-"
+
+
+def test_a_whole_part_needs_no_request(host: FaultServer, part: Path) -> None:
+    url = host.play(PATH, status(500))
+    leave(part, BODY, url)
+    assert bring(url, part=part) == url
+    assert host.requests == []
+
+
+def test_a_resumed_part_with_wrong_bytes_is_fetched_whole_once(host: FaultServer, part: Path) -> None:
+    url = host.play(PATH, ranged(BODY))
+    leave(part, b"x" * 100_000, url)
+    bring(url, part=part)
+    assert [request.headers.get("Range") for request in host.requests] == ["bytes=100000-", None]
+
+
+@pytest.mark.parametrize(
+    "note",
+    [
+        "",
+        "[",
+        "[]",
+        "{}",
+        '{"url": 1, "etag": "\\"v1\\"", "total": 300000}',
+        '{"url": "https://elsewhere/", "etag": "\\"v1\\"", "total": 300000}',
+        '{"url": "URL", "etag": "v1\\r\\nX: y", "total": 300000}',
+        '{"url": "URL", "etag": "W/\\"v1\\"", "total": 300000}',
+        '{"url": "URL", "etag": null, "total": null}',
+        '{"url": "URL", "etag": "\\"v1\\"", "total": 99}',
+    ],
+)
+def test_starts_anew_under_a_note_that_does_not_fit(host: FaultServer, part: Path, note: str) -> None:
+    url = host.play(PATH, ranged(BODY))
+    part.write_bytes(b"x" * 100)
+    note_path(part).write_text(note.replace("URL", url))
+    bring(url, part=part)
+    assert [request.headers.get("Range") for request in host.requests] == [None]
+
+
+def test_real_progress_never_runs_out_of_tries(host: FaultServer, part: Path) -> None:
+    url = host.play(PATH, ranged(LONG, stop=600_000))
+    bring(url, part=part, body=LONG)
+    assert len(host.requests) == -(-len(LONG) // 600_000)
+
+
+def test_restarts_are_no_progress(host: FaultServer, part: Path) -> None:
+    url = host.play(PATH, status(200, body=LONG[: 2 << 20], length=len(LONG)))
+    with pytest.raises(TransferError) as caught:
+        bring(url, part=part, body=LONG)
+    assert len(host.requests) == 1 + transfer.TRIES
+    assert caught.value.kept == 0  # no ETag, so nothing to resume with
+
+
+def test_gives_up_below_the_progress_rule_and_keeps_the_part(host: FaultServer, part: Path) -> None:
+    url = host.play(PATH, ranged(LONG, stop=100_000))
+    naps: list[float] = []
+    with pytest.raises(TransferError) as caught:
+        bring(url, part=part, body=LONG, naps=naps)
+    pieces(caught.value)
+    assert caught.value.kept == 500_000 == part.stat().st_size
+    assert "500,000 bytes stay" in caught.value.done
+    assert len(naps) == transfer.TRIES - 1
+    assert all(low <= nap <= high for nap, low, high in zip(naps, (0.25, 0.5, 1, 2), (0.5, 1, 2, 4), strict=True))
+    host.play(PATH, ranged(LONG))
+    assert bring(url, part=part, body=LONG) == url
+
+
+# --- waiting ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high"),
+    [
+        ("7", 7, 7),
+        ("86400", 60, 60),
+        (formatdate(4_000_000_000, usegmt=True), 60, 60),
+        ("Fri, 31 Dec 1999 23:59:59 GMT", 0, 0),
+        ("soon", 0.25, 0.5),
+        ("-3", 0.25, 0.5),
+        ("", 0.25, 0.5),
+    ],
+)
+def test_retry_after(host: FaultServer, part: Path, value: str, low: float, high: float) -> None:
+    url = host.play(PATH, status(429, {"Retry-After": value}), ranged(BODY))
+    naps: list[float] = []
+    bring(url, part=part, naps=naps)
+    assert len(naps) == 1
+    assert low <= naps[0] <= high
+
+
+def test_backoff_is_capped(host: FaultServer, part: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transfer, "TRIES", 12)
+    url = host.play(PATH, status(503))
+    naps: list[float] = []
+    with pytest.raises(TransferError, match="503"):
+        bring(url, part=part, naps=naps)
+    assert max(naps) <= 8
+
+
+def test_a_stall_is_a_break(host: FaultServer, part: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transfer, "TIMEOUT_S", (5.0, 0.3))
+    url = host.play(PATH, stall(BODY, 100_000, seconds=1), ranged(BODY))
+    bring(url, part=part)
+    assert host.requests[1].headers["Range"] == "bytes=100000-"
+
+
+def test_a_drip_is_a_stall(host: FaultServer, part: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transfer, "SLOWEST_S", 0.2)
+    url = host.play(PATH, drip(b"x", 0.02, 200), ranged(BODY))
+    bring(url, part=part)
+    assert len(host.requests) == 2
+
+
+# --- answers that are final ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("code", [204, 304, 400, 401, 403, 404, 407, 410, 451, 501])
+def test_final_status(host: FaultServer, part: Path, code: int) -> None:
+    url = host.play(PATH, status(code, {"Content-Type": "application/xml"}, b"" if code in {204, 304} else b"<Error/>"))
+    with pytest.raises(HTTPStatusError, match=str(code)) as caught:
+        bring(url, part=part)
+    pieces(caught.value)
+    assert caught.value.status == code
+    assert caught.value.url == url
+    assert len(host.requests) == 1
+    assert not part.exists()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        status(200, {"Content-Type": "text/html; charset=utf-8"}, b"sign in"),
+        status(200, {"Content-Type": "Application/XML"}, BODY),
+        status(200, {}, b"<!DOCTYPE html>"),
+        status(200, {}, b"\xef\xbb\xbf\r\n <Error/>"),
+        status(200, {}, b""),
+        status(200, {}, b"", length=None),
+        status(200, {"Content-Encoding": "gzip"}, BODY),
+        status(200, {"Content-Encoding": "br"}, BODY),
+    ],
+)
+def test_pages_and_encoded_bodies_are_never_kept(host: FaultServer, part: Path, answer: Answer) -> None:
+    url = host.play(PATH, answer)
+    with pytest.raises(UnexpectedContentError) as caught:
+        bring(url, part=part)
+    pieces(caught.value)
+    assert len(host.requests) == 1
+    assert not part.exists()
+
+
+def test_a_login_page_leaves_a_begun_part_alone(host: FaultServer, part: Path) -> None:
+    url = host.play(PATH, status(200, {}, b"<html>"))
+    leave(part, BODY[:1000], url)
+    with pytest.raises(UnexpectedContentError, match="1,000 bytes stay"):
+        bring(url, part=part)
+    assert part.read_bytes() == BODY[:1000]
+
+
+def test_oversize_is_refused_from_the_header(host: FaultServer, part: Path) -> None:
+    url = host.play(PATH, whole(BODY))
+    with pytest.raises(UnexpectedContentError, match="299,999"):
+        bring(url, part=part, limit=len(BODY) - 1)
+    assert not part.exists()
+
+
+def test_an_endless_body_stops_at_the_limit(host: FaultServer, part: Path) -> None:
+    url = host.play(PATH, drip(b"x" * 65536, 0, 10_000))
+    with pytest.raises(UnexpectedContentError, match="1,000,000") as caught:
+        bring(url, part=part, limit=1_000_000)
+    assert caught.value.done == "nothing was kept"
+    assert not part.exists()
+    assert bring(host.play(PATH, whole(BODY)), part=part, limit=len(BODY))  # the limit itself is allowed
+
+
+def test_wrong_bytes_twice(host: FaultServer, part: Path) -> None:
+    url = host.play(PATH, ranged(BODY[::-1]))
+    with pytest.raises(HashMismatchError) as caught:
+        bring(url, part=part)
+    assert caught.value.actual == hashlib.sha256(BODY[::-1]).hexdigest()
+    assert len(host.requests) == 2
+    assert not part.exists()
+    assert not note_path(part).exists()
+
+
+# --- addresses that cannot be reached --------------------------------------------------------------------------------
+
+
+def test_refused(part: Path) -> None:
+    with pytest.raises(TransferError, match="refused") as caught:
+        bring("http://127.0.0.1:9/file.pth", part=part)
+    pieces(caught.value)
+    assert caught.value.kept == 0
+    assert "hrnet-zoo import" in caught.value.advice
+
+
+def test_unknown_host(part: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def getaddrinfo(*args: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    naps: list[float] = []
+    with pytest.raises(TransferError, match="not known"):
+        bring("https://nowhere.invalid/file.pth", part=part, naps=naps)
+    assert len(naps) == 4
+
+
+def test_redirects(host: FaultServer, part: Path) -> None:
+    host.play(PATH, ranged(BODY, stop=1000), ranged(BODY))
+    url = host.play("/moved", status(302, {"Location": PATH}))
+    bring(url, part=part)
+    assert host.to(PATH)[1].headers["Range"] == "bytes=1000-"
+
+
+def test_redirect_loop(host: FaultServer, part: Path) -> None:
+    url = host.play("/loop", status(302, {"Location": "/loop"}))
+    with pytest.raises(DownloadError, match="5 redirects"):
+        bring(url, part=part)
+    assert len(host.requests) == 6
+
+
+@pytest.mark.parametrize("target", ["file:///etc/passwd", "ftp://127.0.0.1/file"])
+def test_redirect_to_another_scheme(host: FaultServer, part: Path, target: str) -> None:
+    url = host.play("/moved", status(302, {"Location": target}))
+    with pytest.raises(DownloadError, match="not used here"):
+        bring(url, part=part)
+    assert len(host.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "url", ["http://example.invalid/a.pth", "ftp://127.0.0.1/a.pth", "a.pth", "", "https://[::1/a.pth", "https://a:b/c"]
+)
+def test_unusable_address(part: Path, url: str) -> None:
+    with pytest.raises(DownloadError) as caught:
+        bring(url, part=part)
+    pieces(caught.value)
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a self-signed certificate for this machine."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("no openssl command to make a certificate with")
+    pem = tmp_path_factory.mktemp("tls") / "host.pem"
+    made = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
+    name = [
+        "-subj",
+        "/CN=localhost",
+        "-addext",
+        "subjectAltName=IP:127.0.0.1",
+        "-keyout",
+        f"{pem}.key",
+        "-out",
+        str(pem),
+    ]
+    subprocess.run([openssl, *made, *name], check=True, capture_output=True)  # noqa: S603 - fixed words
+    pem.write_text(pem.read_text() + Path(f"{pem}.key").read_text())
+    return pem
+
+
+def test_unverified_certificate_is_final(certificate: Path, part: Path) -> None:
+    naps: list[float] = []
+    with serve(certificate) as host:
+        url = host.play(PATH, whole(BODY))
+        with pytest.raises(DownloadError, match="REQUESTS_CA_BUNDLE") as caught:
+            bring(url, part=part, naps=naps)
+        assert host.requests == []
+    pieces(caught.value)
+    assert "certificate" in caught.value.found
+    assert naps == []
+
+
+def test_verified_certificate(certificate: Path, part: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
+    with serve(certificate) as host:
+        bring(host.play(PATH, ranged(BODY, stop=100_000), ranged(BODY)), part=part)
+
+
+def test_missing_certificates(certificate: Path, part: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/nowhere/ca.pem")
+    with serve(certificate) as host, pytest.raises(DownloadError, match=r"/nowhere/ca\.pem") as caught:
+        bring(host.play(PATH, whole(BODY)), part=part)
+    assert "REQUESTS_CA_BUNDLE" in caught.value.advice
+
+
+def test_no_way_down_from_https(
+    certificate: Path, host: FaultServer, part: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
+    plain = host.play(PATH, whole(BODY))
+    with serve(certificate) as secure, pytest.raises(DownloadError, match="not used here"):
+        bring(secure.play(PATH, status(302, {"Location": plain})), part=part)
+    assert host.requests == []
+
+
+def test_proxy_refuses(host: FaultServer, part: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    host.play("elsewhere.invalid:443", status(407))
+    monkeypatch.setenv("https_proxy", host.url.replace("//", "//user:secret@"))
+    with pytest.raises(DownloadError, match="https_proxy") as caught:
+        bring("https://elsewhere.invalid/a.pth", part=part)
+    assert "407" in caught.value.found
+    assert "secret" not in str(caught.value)
+    assert len(host.requests) == 1
+
+
+@pytest.mark.parametrize("proxy", ["http://", "http://user:secret@[::1", "nonsense://user:secret@127.0.0.1:9"])
+def test_malformed_proxy(part: Path, monkeypatch: pytest.MonkeyPatch, proxy: str) -> None:
+    monkeypatch.setenv("https_proxy", proxy)
+    naps: list[float] = []
+    with pytest.raises(DownloadError) as caught:
+        bring("https://elsewhere.invalid/a.pth", part=part, naps=naps)
+    assert naps == []
+    assert "proxy" in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+def test_unreachable_proxy(part: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://user:secret@127.0.0.1:9")
+    with pytest.raises(TransferError, match="HTTPS_PROXY") as caught:
+        bring("https://elsewhere.invalid/a.pth", part=part)
+    assert "secret" not in str(caught.value)
+
+
+# --- several addresses -----------------------------------------------------------------------------------------------
+
+
+def test_the_next_address_serves(host: FaultServer, part: Path) -> None:
+    bad, good = host.play("/bad/a.pth", status(404)), host.play("/good/a.pth", whole(BODY))
+    assert bring(bad, good, part=part) == good
+
+
+def test_all_addresses_are_named_and_wrong_bytes_tell_most(host: FaultServer, part: Path) -> None:
+    gone, wrong = host.play("/gone/a.pth", status(404)), host.play("/wrong/a.pth", whole(BODY[::-1]))
+    with pytest.raises(HashMismatchError) as caught:
+        bring(gone, wrong, "http://127.0.0.1:9/a.pth", part=part)
+    for told in (f"{gone}: HTTP status 404", f"{wrong}: another SHA-256", "http://127.0.0.1:9/a.pth: the host cannot"):
+        assert told in caught.value.found
+
+
+def test_what_stays_is_counted_at_the_end(host: FaultServer, part: Path) -> None:
+    first = host.play("/first/a.pth", ranged(LONG, stop=1000))
+    wrong = host.play("/wrong/a.pth", status(200, {}, b"x" * 5_000_000, length=6_000_000))
+    with pytest.raises(TransferError) as caught:
+        bring(first, wrong, part=part, body=LONG)
+    assert caught.value.kept == 0
+    assert caught.value.done == "nothing was kept"
+
+
+def test_published_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    url = f"{PUBLISHED_HOST}/mmsegmentation/a.pth"
+    assert addresses(url) == [url, f"{SECOND_HOST}/mmsegmentation/a.pth"]
+    assert addresses("https://example.org/a.pth") == ["https://example.org/a.pth"]
+    monkeypatch.setenv("HRNET_ZOO_MIRRORS", "https://a.example/zoo/, file:///srv/zoo\nhttp://lab.example:8080")
+    assert addresses(url) == [
+        "https://a.example/zoo/mmsegmentation/a.pth",
+        "file:///srv/zoo/mmsegmentation/a.pth",
+        "http://lab.example:8080/mmsegmentation/a.pth",
+    ]
+    monkeypatch.setenv("HRNET_ZOO_MIRRORS", " ")
+    assert len(addresses(url)) == 2
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "lab.example",
+        "/srv/zoo",
+        "ftp://a.example",
+        "https://",
+        "https://user:secret@[::1",
+        "https://a.example:port",
+        "https://a.example/?key=secret",
+        "file://a.example/zoo",
+        "file:",
+    ],
+)
+def test_malformed_mirrors(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("HRNET_ZOO_MIRRORS", f"https://good.example {value}")
+    with pytest.raises(ConfigError, match="HRNET_ZOO_MIRRORS") as caught:
+        addresses(f"{PUBLISHED_HOST}/a.pth")
+    assert "secret" not in str(caught.value)
+
+
+def test_plain_http_only_where_named(part: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transfer, "_is_loopback", lambda host: False)
+    with serve() as host:
+        url = host.play(PATH, whole(BODY))
+        with pytest.raises(DownloadError, match="without TLS"):
+            bring(url, part=part)
+        assert host.requests == []
+        monkeypatch.setenv("HRNET_ZOO_MIRRORS", host.url)
+        assert bring(url, part=part) == url
+
+
+def test_folder_as_mirror(tmp_path: Path, part: Path) -> None:
+    folder = tmp_path / "with space"
+    folder.mkdir()
+    (folder / "a.pth").write_bytes(BODY)
+    url = (folder / "a.pth").as_uri()
+    assert bring(url, part=part) == url
+    assert part.read_bytes() == BODY
+    with pytest.raises(UnexpectedContentError):
+        bring(url, part=part.with_name("b.part"), limit=1000)
+    (folder / "a.pth").write_bytes(BODY[::-1])
+    with pytest.raises(HashMismatchError):
+        bring(url, part=part.with_name("c.part"))
+
+
+def test_folder_without_the_file(tmp_path: Path, part: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.pth")
+    for name in ("absent.pth", "pipe.pth", ""):
+        with pytest.raises(DownloadError):
+            bring((tmp_path / name).as_uri(), part=part)
+
+
+# --- the user's switch -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["HRNET_ZOO_OFFLINE", "HF_HUB_OFFLINE"])
+@pytest.mark.parametrize(
+    ("value", "offline"),
+    [("1", True), ("Yes", True), ("TRUE", True), ("on", True), ("0", False), ("no", False), ("", False)],
+)
+def test_is_offline(monkeypatch: pytest.MonkeyPatch, name: str, value: str, offline: bool) -> None:
+    monkeypatch.setenv(name, value)
+    assert is_offline() is offline
+
+
+def test_offline_is_neither_yes_nor_no(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HRNET_ZOO_OFFLINE", "maybe")
+    with pytest.raises(ConfigError, match="HRNET_ZOO_OFFLINE"):
+        is_offline()
+
+
+def test_offline_opens_no_socket(tmp_path: Path, part: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HRNET_ZOO_OFFLINE", "1")
+    monkeypatch.setattr(socket, "socket", None)
+    (tmp_path / "a.pth").write_bytes(BODY)
+    local = (tmp_path / "a.pth").as_uri()
+    with pytest.raises(OfflineError) as caught:
+        bring("https://a.example/a.pth", "file:///nowhere/a.pth", part=part)
+    assert "hrnet-zoo import a.pth" in caught.value.advice
+    assert "https://a.example/a.pth" in caught.value.advice
+    assert bring("https://a.example/a.pth", local, part=part) == local
+
+
+# --- the disk and the process ----------------------------------------------------------------------------------------
+
+
+def test_too_little_space_is_seen_beforehand(host: FaultServer, part: Path) -> None:
+    url = host.play(PATH, status(200, body=b"x", length=1 << 60))
+    with pytest.raises(CacheSpaceError, match="HRNET_ZOO_CACHE") as caught:
+        bring(url, part=part, limit=1 << 61)
+    assert f"{1 << 60:,}" in caught.value.found
+    assert not part.exists()
+
+
+def run_child(code: str, part: Path, url: str) -> subprocess.CompletedProcess[str]:
+    """Run code in a process of its own that has `part`, `url` and `fetch`."""
+    head = f"""
+        import os, resource
+        from pathlib import Path
+        from hrnet_zoo.weights.transfer import fetch
+        part, url = Path({str(part)!r}), {url!r}
+        def go():
+            fetch([url], part, max_bytes=1 << 30, verify=Path.stat, progress=True, sleep=str)
+    """
+    script = textwrap.dedent(head) + textwrap.dedent(code)
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60)  # noqa: S603
+
+
+def test_file_size_limit(host: FaultServer, part: Path) -> None:
+    url = host.play(PATH, ranged(BODY))
+    done = run_child("resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)); go()", part, url)
+    assert "CacheSpaceError" in done.stderr
+    assert part.read_bytes() == BODY[:100_000]
+    bring(url, part=part)
+    assert host.requests[-1].headers["Range"] == "bytes=100000-"
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can become nobody")
+def test_folder_that_may_not_be_written(host: FaultServer, tmp_path: Path) -> None:
+    tmp_path.chmod(0o555)
+    done = run_child("os.setuid(65534); go()", tmp_path / "a.part", host.play(PATH, ranged(BODY)))
+    assert "CachePermissionError" in done.stderr
+    assert "65534" in done.stderr
+    assert "HRNET_ZOO_CACHE" in done.stderr
+
+
+def test_interrupt_passes_and_keeps_the_part(host: FaultServer, part: Path) -> None:
+    def interrupted(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    url = host.play(PATH, ranged(LONG, stop=300_000), ranged(LONG))
+    with pytest.raises(KeyboardInterrupt):
+        fetch([url], part, max_bytes=1 << 30, verify=wants(LONG), progress=False, sleep=interrupted)
+    assert resumable_bytes(part) == 300_000
+    bring(url, part=part, body=LONG)
+
+
+def test_killed_while_downloading(host: FaultServer, part: Path) -> None:
+    url = host.play(PATH, stall(BODY, 200_000, seconds=2), ranged(BODY))
+    code = """
+        import threading, time
+        def watch():
+            while not part.exists() or part.stat().st_size < 1000: time.sleep(0.01)
+            os.kill(os.getpid(), 9)
+        threading.Thread(target=watch).start()
+        go()
+    """
+    assert run_child(code, part, url).returncode == -signal.SIGKILL
+    kept = resumable_bytes(part)
+    assert 1000 <= kept <= 200_000
+    bring(url, part=part)
+    assert host.requests[-1].headers["Range"] == f"bytes={kept}-"
+
+
+def test_no_bar_where_stderr_is_no_terminal(host: FaultServer, part: Path) -> None:
+    done = run_child("go()", part, host.play(PATH, ranged(BODY)))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_a_part_taken_over_is_begun_anew(host: FaultServer, part: Path) -> None:
+    def steal(handler: BaseHTTPRequestHandler) -> None:
+        part.rename(part.with_name("stolen"))
+        ranged(BODY)(handler)
+
+    url = host.play(PATH, ranged(BODY, stop=1000), steal, ranged(BODY))
+    bring(url, part=part)
+    assert part.with_name("stolen").read_bytes() == BODY[:1000]
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_part_taken_before_it_was_verified(host: FaultServer, part: Path, times: int) -> None:
+    url = host.play(PATH, ranged(BODY))
+    taken: list[Path] = []
+
+    def verify(path: Path) -> None:
+        if len(taken) < times:
+            taken.append(path)
+            path.unlink()
+        wants(BODY)(path)
+
+    with pytest.raises(CacheError, match="verify") if times == 2 else contextlib.nullcontext():
+        fetch([url], part, max_bytes=1 << 20, verify=verify, progress=False)
+    assert len(host.requests) == 2
+    assert part.exists() is (times == 1)
+
+
+# --- words -----------------------------------------------------------------------------------------------------------
+
+
+def test_redact() -> None:
+    assert redact("(at https://me:pa@ss@a.example/b@c.pth?token=x)") == "(at https://***@a.example/b@c.pth?***)"
+
+
+def test_no_secret_on_disk_or_in_messages(host: FaultServer, part: Path) -> None:
+    path = f"{PATH}?Signature=hunter2"
+    url = host.play(path, ranged(BODY, stop=1000), status(403)).replace("//", "//me:hunter2@")
+    with pytest.raises(HTTPStatusError) as caught:
+        bring(url, part=part)
+    note = read_note(part)
+    assert isinstance(note, Note)
+    assert "hunter2" not in f"{caught.value} {caught.value.url} {note}"
+    discard(part)
+    assert not part.exists()
+    assert not note_path(part).exists()
