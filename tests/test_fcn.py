@@ -68,7 +68,7 @@ def test_trains(small: FCNHRNet) -> None:
         loss.backward()  # type: ignore[no-untyped-call]
         assert all(parameter.grad is not None for parameter in small.parameters())
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(loss.item())
     assert losses[-1] < losses[0]
 
 

@@ -21,7 +21,6 @@ import pytest
 from hrnet_zoo.errors import (
     CacheError,
     CacheSpaceError,
-    ConfigError,
     DownloadError,
     HashMismatchError,
     HRNetZooError,
@@ -32,7 +31,7 @@ from hrnet_zoo.errors import (
 )
 from hrnet_zoo.weights import transfer
 from hrnet_zoo.weights.part import Note, discard, note_path, read_note, resumable_bytes
-from hrnet_zoo.weights.transfer import PUBLISHED_HOST, SECOND_HOST, addresses, fetch, is_offline, redact
+from hrnet_zoo.weights.transfer import fetch
 from tests.http_server import Answer, FaultServer, chunked, drip, ranged, reset, serve, stall, status, whole
 
 BODY = random.Random(0).randbytes(300_000)  # noqa: S311 - any bytes will do
@@ -522,41 +521,6 @@ def test_what_stays_is_counted_at_the_end(host: FaultServer, part: Path) -> None
     assert caught.value.done == "nothing was kept"
 
 
-def test_published_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
-    url = f"{PUBLISHED_HOST}/mmsegmentation/a.pth"
-    assert addresses(url) == [url, f"{SECOND_HOST}/mmsegmentation/a.pth"]
-    assert addresses("https://example.org/a.pth") == ["https://example.org/a.pth"]
-    monkeypatch.setenv("HRNET_ZOO_MIRRORS", "https://a.example/zoo/, file:///srv/zoo\nhttp://lab.example:8080")
-    assert addresses(url) == [
-        "https://a.example/zoo/mmsegmentation/a.pth",
-        "file:///srv/zoo/mmsegmentation/a.pth",
-        "http://lab.example:8080/mmsegmentation/a.pth",
-    ]
-    monkeypatch.setenv("HRNET_ZOO_MIRRORS", " ")
-    assert len(addresses(url)) == 2
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
-        "lab.example",
-        "/srv/zoo",
-        "ftp://a.example",
-        "https://",
-        "https://user:secret@[::1",
-        "https://a.example:port",
-        "https://a.example/?key=secret",
-        "file://a.example/zoo",
-        "file:",
-    ],
-)
-def test_malformed_mirrors(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
-    monkeypatch.setenv("HRNET_ZOO_MIRRORS", f"https://good.example {value}")
-    with pytest.raises(ConfigError, match="HRNET_ZOO_MIRRORS") as caught:
-        addresses(f"{PUBLISHED_HOST}/a.pth")
-    assert "secret" not in str(caught.value)
-
-
 def test_plain_http_only_where_named(part: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transfer, "_is_loopback", lambda host: False)
     with serve() as host:
@@ -590,22 +554,6 @@ def test_folder_without_the_file(tmp_path: Path, part: Path) -> None:
 
 
 # --- the user's switch -----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", ["HRNET_ZOO_OFFLINE", "HF_HUB_OFFLINE"])
-@pytest.mark.parametrize(
-    ("value", "offline"),
-    [("1", True), ("Yes", True), ("TRUE", True), ("on", True), ("0", False), ("no", False), ("", False)],
-)
-def test_is_offline(monkeypatch: pytest.MonkeyPatch, name: str, value: str, offline: bool) -> None:
-    monkeypatch.setenv(name, value)
-    assert is_offline() is offline
-
-
-def test_offline_is_neither_yes_nor_no(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HRNET_ZOO_OFFLINE", "maybe")
-    with pytest.raises(ConfigError, match="HRNET_ZOO_OFFLINE"):
-        is_offline()
 
 
 def test_offline_opens_no_socket(tmp_path: Path, part: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -724,10 +672,6 @@ def test_a_part_taken_before_it_was_verified(host: FaultServer, part: Path, time
 
 
 # --- words -----------------------------------------------------------------------------------------------------------
-
-
-def test_redact() -> None:
-    assert redact("(at https://me:pa@ss@a.example/b@c.pth?token=x)") == "(at https://***@a.example/b@c.pth?***)"
 
 
 def test_no_secret_on_disk_or_in_messages(host: FaultServer, part: Path) -> None:

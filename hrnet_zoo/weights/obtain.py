@@ -30,6 +30,7 @@ from hrnet_zoo.errors import (
 from hrnet_zoo.models.fcn import FCNHRNet
 from hrnet_zoo.outputs import make_folder, write_file
 from hrnet_zoo.weights import cache
+from hrnet_zoo.weights.addresses import addresses, redact
 from hrnet_zoo.weights.convert import (
     CONVERTER_VERSION,
     class_count,
@@ -41,7 +42,7 @@ from hrnet_zoo.weights.convert import (
 )
 from hrnet_zoo.weights.gate import inspect_safetensors
 from hrnet_zoo.weights.part import discard
-from hrnet_zoo.weights.transfer import addresses, fetch, redact
+from hrnet_zoo.weights.transfer import fetch
 
 CLASSIFIER = "decode_head.conv_seg"
 

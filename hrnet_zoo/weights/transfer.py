@@ -1,7 +1,6 @@
 """URL -> verified private part: resume, retry, limits. Knows nothing of models."""
 
 import functools
-import ipaddress
 import itertools
 import logging
 import os
@@ -23,13 +22,13 @@ from tqdm import tqdm
 
 from hrnet_zoo.errors import (
     CheckpointError,
-    ConfigError,
     DownloadError,
     HTTPStatusError,
     OfflineError,
     TransferError,
     UnexpectedContentError,
 )
+from hrnet_zoo.weights.addresses import is_loopback, is_offline, mirrors, redact
 from hrnet_zoo.weights.part import (
     STRONG_ETAG,
     Note,
@@ -41,9 +40,6 @@ from hrnet_zoo.weights.part import (
     size_of,
     write,
 )
-
-PUBLISHED_HOST = "https://download.openmmlab.com"
-SECOND_HOST = "https://openmmlab.oss-accelerate.aliyuncs.com"  # carried the same paths in 2020
 
 TIMEOUT_S = (10.0, 30.0)  # to connect; between two packets
 TRIES = 5  # in a row without PROGRESS_BYTES of new data
@@ -61,42 +57,6 @@ _BY_HAND = "bring the file by hand: hrnet-zoo import FILE"
 _ELSEWHERE = f"name another address in HRNET_ZOO_MIRRORS, or {_BY_HAND}"
 
 _log = logging.getLogger(__name__)
-
-
-def addresses(url: str) -> list[str]:
-    """Where to look for a published URL, in order; any other URL stands for itself.
-
-    `HRNET_ZOO_MIRRORS` (bases separated by commas or spaces) replaces the two hosts that carry the published paths.
-
-    Raises:
-        ConfigError: a base in the variable is not an https://, http:// or file:// address.
-
-    """
-    if not url.startswith(f"{PUBLISHED_HOST}/"):
-        return [url]
-    path = url.removeprefix(PUBLISHED_HOST)
-    return [base + path for base in _mirrors() or (PUBLISHED_HOST, SECOND_HOST)]
-
-
-def is_offline() -> bool:
-    """Tell whether `HRNET_ZOO_OFFLINE` or `HF_HUB_OFFLINE` forbids the network.
-
-    Raises:
-        ConfigError: one of them holds neither a yes nor a no.
-
-    """
-    offline = False
-    for name in ("HRNET_ZOO_OFFLINE", "HF_HUB_OFFLINE"):
-        value = os.environ.get(name, "").strip().lower()
-        if value not in {"", "0", "false", "no", "off", "1", "true", "yes", "on"}:
-            raise ConfigError(
-                asked=f"read the setting {name}",
-                found=f"the value {value!r}, neither a yes nor a no",
-                done="nothing was fetched",
-                advice=f"set {name} to 1 or 0, or unset it",
-            )
-        offline |= value in {"1", "true", "yes", "on"}
-    return offline
 
 
 def fetch(
@@ -157,11 +117,6 @@ def fetch(
             told.kept = resumable_bytes(part)
         told.found = "; ".join(f"{redact(url)}: {failure.found}" for url, failure in zip(urls, failures, strict=True))
     raise told
-
-
-def redact(text: str) -> str:
-    """Blank what may be secret in the URLs of a text: user and password, and the query (signed addresses)."""
-    return re.sub(r"\?[^\s'\")]+", "?***", re.sub(r"//[^/\s]*@", "//***@", text))
 
 
 @dataclass(frozen=True)
@@ -250,7 +205,7 @@ def _chosen_way(job: _Job) -> Callable[[_Job], None]:
         raise job.refusal("a malformed address", "give an https:// or file:// address") from error
     if scheme == "file":
         return _copy
-    if scheme == "http" and not (_is_loopback(host) or any(job.url.startswith(f"{b}/") for b in _mirrors())):
+    if scheme == "http" and not (is_loopback(host) or any(job.url.startswith(f"{b}/") for b in mirrors())):
         raise job.refusal(
             "http:// without TLS", "use https://, or name this host in HRNET_ZOO_MIRRORS if you trust the way to it"
         )
@@ -448,34 +403,6 @@ def _retry_after_s(value: str) -> float | None:
     except ValueError:
         return None
     return max(0.0, (date.replace(tzinfo=date.tzinfo or timezone.utc) - datetime.now(timezone.utc)).total_seconds())
-
-
-def _mirrors() -> list[str]:
-    bases = [base.rstrip("/") for base in re.split(r"[,\s]+", os.environ.get("HRNET_ZOO_MIRRORS", "")) if base]
-    for base in bases:
-        try:
-            parts = urlsplit(base)
-            local = parts.scheme == "file" and parts.netloc in {"", "localhost"} and bool(parts.path)
-            remote = parts.scheme in {"https", "http"} and bool(parts.hostname)
-            usable = (local or remote) and not (parts.query or parts.fragment)
-            _ = parts.port  # raises ValueError where it is no number
-        except ValueError:
-            usable = False
-        if not usable:
-            raise ConfigError(
-                asked="read the addresses in HRNET_ZOO_MIRRORS",
-                found=f"{redact(base)!r}, which is no https://HOST[/PATH], http://HOST[/PATH] or file:///FOLDER",
-                done="nothing was fetched",
-                advice="correct HRNET_ZOO_MIRRORS, or unset it",
-            )
-    return bases
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _proxy_setting(job: _Job) -> str:

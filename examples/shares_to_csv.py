@@ -1,0 +1,34 @@
+"""Shares of chosen classes in every picture of a folder, as CSV: how green is each street view?
+
+python examples/shares_to_csv.py photos/ vegetation terrain sky > shares.csv
+"""
+
+import argparse
+import csv
+import sys
+from pathlib import Path
+
+import hrnet_zoo
+
+
+def main() -> None:
+    """Read the command line and do it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("classes", nargs="+")
+    parser.add_argument("--model", default="demo")
+    args = parser.parse_args()
+
+    model = hrnet_zoo.create_model(args.model)
+    if unknown := set(args.classes) - set(model.classes):
+        parser.error(f"{args.model} does not know {', '.join(sorted(unknown))}; it knows {', '.join(model.classes)}")
+    pictures = sorted(path for path in args.folder.iterdir() if path.suffix.lower() in {".jpg", ".jpeg", ".png"})
+    table = csv.writer(sys.stdout)
+    table.writerow(["picture", *args.classes])
+    for picture, result in zip(pictures, model.predict(pictures), strict=True):
+        shares = result.fractions()
+        table.writerow([picture.name, *(f"{shares.get(name, 0):.4f}" for name in args.classes)])
+
+
+if __name__ == "__main__":
+    main()

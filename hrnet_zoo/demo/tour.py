@@ -1,0 +1,72 @@
+"""The demo: fresh scenes to overlay pictures, scored against their true labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from hrnet_zoo.demo.scenes import scene
+from hrnet_zoo.metrics import class_iou, count_matrix
+from hrnet_zoo.models.fcn import FCNHRNet
+from hrnet_zoo.outputs import make_folder, write_file
+from hrnet_zoo.results import SegmentationResult, png
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the demo found.
+
+    Attributes:
+        iou: intersection over union, 0 to 1, by the name of every class that occurs.
+        pictures: what was written.
+
+    """
+
+    iou: dict[str, float]
+    pictures: tuple[Path, ...]
+
+    @property
+    def miou(self) -> float:
+        """Mean of the classes, 0 to 1."""
+        return float(np.mean(list(self.iou.values())))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return {"miou": self.miou, "iou": self.iou, "pictures": [str(path) for path in self.pictures]}
+
+
+def tour(model: FCNHRNet, out: Path, *, seeds: Sequence[int], progress: bool) -> Report:
+    """Draw a scene for each seed, label it, write `scene_SEED.png`, and score all of them together.
+
+    Each picture shows the scene above, and the prediction with its legend below.
+
+    Raises:
+        OutputError: `out` cannot be written.
+
+    """
+    counts = np.zeros((len(model.classes),) * 2, dtype=np.int64)
+    pictures = []
+    make_folder(out)
+    for seed in tqdm(seeds, desc="demo", unit="scene", disable=None if progress else True):
+        drawn = scene(seed)
+        result = model.predict(drawn.image)
+        counts += count_matrix(drawn.mask, result.mask, len(model.classes))
+        pictures.append(out / f"scene_{seed:04d}.png")
+        write_file(pictures[-1], png(_sheet(result)))
+    iou = {name: float(value) for name, value in zip(model.classes, class_iou(counts), strict=True) if value == value}
+    return Report(iou, tuple(pictures))
+
+
+def _sheet(result: SegmentationResult) -> Image.Image:
+    """Photo above, prediction with legend below."""
+    overlay = result.overlay()
+    sheet = Image.new("RGB", (overlay.width, result.image.shape[0] + overlay.height), "white")
+    sheet.paste(Image.fromarray(result.image), (0, 0))
+    sheet.paste(overlay, (0, result.image.shape[0]))
+    return sheet

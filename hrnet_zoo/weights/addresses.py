@@ -1,0 +1,87 @@
+"""Where a file may be fetched from: the publisher's hosts, mirrors, or nowhere at all."""
+
+import ipaddress
+import os
+import re
+from urllib.parse import urlsplit
+
+from hrnet_zoo.errors import ConfigError
+
+PUBLISHED_HOST = "https://download.openmmlab.com"
+SECOND_HOST = "https://openmmlab.oss-accelerate.aliyuncs.com"  # carried the same paths in 2020
+
+
+def addresses(url: str) -> list[str]:
+    """Where to look for a published URL, in order; any other URL stands for itself.
+
+    `HRNET_ZOO_MIRRORS` (bases separated by commas or spaces) replaces the two hosts that carry the published paths.
+
+    Raises:
+        ConfigError: a base in the variable is not an https://, http:// or file:// address.
+
+    """
+    if not url.startswith(f"{PUBLISHED_HOST}/"):
+        return [url]
+    path = url.removeprefix(PUBLISHED_HOST)
+    return [base + path for base in mirrors() or (PUBLISHED_HOST, SECOND_HOST)]
+
+
+def mirrors() -> list[str]:
+    """Read the base addresses in `HRNET_ZOO_MIRRORS`, without slashes at their ends; none if it is unset.
+
+    Raises:
+        ConfigError: one of them is not an https://, http:// or file:// address.
+
+    """
+    bases = [base.rstrip("/") for base in re.split(r"[,\s]+", os.environ.get("HRNET_ZOO_MIRRORS", "")) if base]
+    for base in bases:
+        try:
+            parts = urlsplit(base)
+            local = parts.scheme == "file" and parts.netloc in {"", "localhost"} and bool(parts.path)
+            remote = parts.scheme in {"https", "http"} and bool(parts.hostname)
+            usable = (local or remote) and not (parts.query or parts.fragment)
+            _ = parts.port  # raises ValueError where it is no number
+        except ValueError:
+            usable = False
+        if not usable:
+            raise ConfigError(
+                asked="read the addresses in HRNET_ZOO_MIRRORS",
+                found=f"{redact(base)!r}, which is no https://HOST[/PATH], http://HOST[/PATH] or file:///FOLDER",
+                done="nothing was fetched",
+                advice="correct HRNET_ZOO_MIRRORS, or unset it",
+            )
+    return bases
+
+
+def is_offline() -> bool:
+    """Tell whether `HRNET_ZOO_OFFLINE` or `HF_HUB_OFFLINE` forbids the network.
+
+    Raises:
+        ConfigError: one of them holds neither a yes nor a no.
+
+    """
+    offline = False
+    for name in ("HRNET_ZOO_OFFLINE", "HF_HUB_OFFLINE"):
+        value = os.environ.get(name, "").strip().lower()
+        if value not in {"", "0", "false", "no", "off", "1", "true", "yes", "on"}:
+            raise ConfigError(
+                asked=f"read the setting {name}",
+                found=f"the value {value!r}, neither a yes nor a no",
+                done="nothing was fetched",
+                advice=f"set {name} to 1 or 0, or unset it",
+            )
+        offline |= value in {"1", "true", "yes", "on"}
+    return offline
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether a host's name or number is this machine's own."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def redact(text: str) -> str:
+    """Blank what may be secret in the URLs of a text: user and password, and the query (signed addresses)."""
+    return re.sub(r"\?[^\s'\")]+", "?***", re.sub(r"//[^/\s]*@", "//***@", text))

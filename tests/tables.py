@@ -1,0 +1,113 @@
+"""The tables of README.md and MODEL_CARD.md, from the catalog.
+
+`python -m tests.tables` writes them; `tests/test_docs.py` fails when they are stale.
+"""
+
+import re
+from pathlib import Path
+
+from hrnet_zoo.catalog import DEMO, ModelInfo, list_models, model_info
+from hrnet_zoo.datasets import DATASETS
+
+ROOT = Path(__file__).parents[1]
+
+STRENGTH = {
+    "hr18s": "smallest and fastest: CPUs, many pictures",
+    "hr18": "in between",
+    "hr48": "most accurate: a GPU, or patience",
+}
+SUBJECT = {
+    "cityscapes": "streets seen from a car, 19 classes",
+    "ade20k": "anything indoors and outdoors, 150 classes",
+    "voc12aug": "20 kinds of objects against background",
+    "pascal_context": "59 kinds of things and surroundings",
+}
+
+
+def rows() -> list[ModelInfo]:
+    """List the published rows in order."""
+    return [model_info(name) for name in list_models()]
+
+
+def models_table() -> str:
+    """Return README's table."""
+    lines = [
+        "| name | backbone | data set | parameters | mIoU | ms+flip | good for |",
+        "|---|---|---|---:|---:|---:|---|",
+    ]
+    lines += [
+        f"| `{row.name}` | {row.backbone} | {row.dataset} | {row.parameters / 1e6:.1f} M | {row.miou:.2f} "
+        f"| {row.miou_ms_flip:.2f} | {SUBJECT[row.data.key]}; {STRENGTH[row.arch]} |"
+        for row in rows()
+    ]
+    return "\n".join(lines)
+
+
+def rows_table() -> str:
+    """Return the model card's table."""
+    lines = [
+        "| name | backbone | data set | crop | iterations | memory (GB) | fps | mIoU | ms+flip | parameters | file |",
+        "|---|---|---|---|---:|---:|---:|---:|---:|---:|---|",
+    ]
+    lines += [
+        f"| `{row.name}` | {row.backbone} | {row.dataset} | {row.crop_size} | {row.lr_schedule_iterations:,} "
+        f"| {row.train_memory_gb or '-'} | {row.inference_fps or '-'} | {row.miou:.2f} | {row.miou_ms_flip:.2f} "
+        f"| {row.parameters:,} | [{row.sha256_prefix}]({row.checkpoint_url}), [log]({row.log_url}) |"
+        for row in rows()
+    ]
+    return "\n".join(lines)
+
+
+def data_table() -> str:
+    """Return the model card's table of data sets."""
+    lines = ["| data set | classes | batch | test size | inference | terms |", "|---|---:|---:|---|---|---|"]
+    for data in DATASETS.values():
+        long, short = data.box
+        inference = "windows of {} px every {} px".format(*data.window) if data.slides else "whole picture"
+        lines.append(
+            f"| {data.title} | {len(data.classes)} | 4 x {data.pictures_per_gpu} | within {long} x {short} | {inference} "
+            f"| {data.terms} |"
+        )
+    return "\n".join(lines)
+
+
+def demo_table() -> str:
+    """Return the facts of the bundled network."""
+    return "\n".join(
+        (
+            "| | |",
+            "|---|---|",
+            f"| name | `{DEMO.name}` |",
+            f"| network | {DEMO.backbone}, {DEMO.num_classes} classes of Cityscapes, {DEMO.parameters:,} parameters |",
+            f"| mIoU | {DEMO.miou:.2f} % on 50 generated scenes ({DEMO.miou_ms_flip:.2f} % ms+flip) |",
+            f"| file | `{DEMO.file_name}`, SHA-256 `{DEMO.sha256}` |",
+            f"| made | {DEMO.published}, {DEMO.lr_schedule_iterations:,} iterations |",
+        )
+    )
+
+
+TABLES = {
+    "README.md": {"models": models_table},
+    "MODEL_CARD.md": {"rows": rows_table, "data": data_table, "demo": demo_table},
+}
+
+
+def with_tables(name: str) -> str:
+    """Return a document with its tables as they ought to be."""
+    text = (ROOT / name).read_text(encoding="utf-8")
+    for key, table in TABLES[name].items():
+        text, found = re.subn(
+            rf"(<!-- {key}: begin [^\n]*-->\n).*?(<!-- {key}: end -->)",
+            lambda match, table=table: f"{match[1]}{table()}\n{match[2]}",
+            text,
+            flags=re.DOTALL,
+        )
+        if found != 1:
+            raise ValueError(f"{name} has {found} places for the table {key}")
+    return text
+
+
+if __name__ == "__main__":
+    for document in TABLES:
+        updated = with_tables(document)
+        (ROOT / document).write_text(updated, encoding="utf-8")

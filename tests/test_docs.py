@@ -1,0 +1,92 @@
+"""The documents are true: tables are fresh, code runs, commands parse, nothing private is said."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from PIL import Image
+
+from hrnet_zoo.cli import cli
+from hrnet_zoo.demo.scenes import scene
+from tests.tables import ROOT, TABLES, with_tables
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+@pytest.mark.parametrize("document", TABLES)
+def test_tables_are_fresh(document: str) -> None:
+    assert with_tables(document) == (ROOT / document).read_text(encoding="utf-8"), "run: python -m tests.tables"
+
+
+def test_python_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of them, in order, as one session."""
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(scene(0).image).save("street.jpg")
+    session: dict[str, object] = {}
+    for block in blocks("python"):
+        exec(compile(block, "README.md", "exec"), session)  # noqa: S102 - our own document
+    assert sorted(path.name for path in tmp_path.glob("*.*")) == ["labels.png", "overlay.png", "street.jpg"]
+    assert tuple(session["scores"].shape) == (1, 3, 64, 96)  # type: ignore[attr-defined]
+
+
+def test_shell_blocks_run(tmp_path: Path) -> None:
+    """Run what needs no connection; `.ci/run` runs the two that install."""
+    install, *others = blocks("sh")
+    assert install == "pip install . && hrnet-zoo demo\n"
+    assert others.pop(0) == "pip install '.[test]' && pytest\n"
+    Image.fromarray(scene(0, 96, 192).image).save(tmp_path / "street.jpg")
+    (tmp_path / "bin").mkdir()
+    command = tmp_path / "bin" / "hrnet-zoo"
+    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m hrnet_zoo "$@"\n')
+    command.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{command.parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    for block in others:
+        subprocess.run(["/bin/sh", "-ec", block], check=True, cwd=tmp_path, env=environment, capture_output=True)
+    assert (tmp_path / "segmented" / "street_overlay.png").is_file()
+
+
+def test_console_blocks_parse() -> None:
+    """Parse the commands that need a connection or the user's files, without running them."""
+    lines = [line for block in blocks("console") for line in block.splitlines()]
+    assert lines
+    for line in lines:
+        prompt, program, *words = shlex.split(line, comments=True)
+        assert (prompt, program) == ("$", "hrnet-zoo")
+        context, command = click.Context(cli), cli
+        while isinstance(command, click.Group):
+            name, found, words = command.resolve_command(context, words)
+            assert name
+            assert found
+            context, command = click.Context(found, info_name=name, parent=context), found  # type: ignore[assignment]
+        command.parse_args(context, words)
+
+
+def test_every_command_is_in_the_readme_or_the_help() -> None:
+    for name, command in cli.commands.items():
+        assert command.help, name
+
+
+def test_local_links_lead_somewhere() -> None:
+    for document in ("README.md", "MODEL_CARD.md"):
+        for target in re.findall(r"\]\(([^)#\s]+)\)", (ROOT / document).read_text(encoding="utf-8")):
+            assert "://" in target or (ROOT / target).is_file(), target
+
+
+def test_nothing_recommends_unsafe_loading() -> None:
+    forbidden = "weights_only=" + "False"
+    for path in [*ROOT.glob("*.md"), *(ROOT / "hrnet_zoo").rglob("*.py"), *(ROOT / "examples").glob("*")]:
+        if path.is_file():
+            assert forbidden.encode() not in path.read_bytes(), path
+
+
+def test_changelog_names_the_version_or_what_comes() -> None:
+    assert "## Unreleased" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")

@@ -1,0 +1,42 @@
+"""The demo: real scenes, real scores, pictures on disk."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hrnet_zoo.catalog import DEMO
+from hrnet_zoo.creation import create_model
+from hrnet_zoo.demo.scenes import EVALUATION_SEEDS, scene
+from hrnet_zoo.demo.tour import tour
+from hrnet_zoo.errors import OutputError
+from hrnet_zoo.metrics import class_iou, count_matrix
+
+
+def test_scores_are_those_of_the_masks(tmp_path: Path) -> None:
+    model = create_model("demo", device="cpu")
+    report = tour(model, tmp_path / "new" / "out", seeds=[3], progress=False)
+    drawn = scene(3)
+    expected = class_iou(count_matrix(drawn.mask, model.predict(drawn.image).mask, 19))
+    assert report.miou == pytest.approx(np.nanmean(expected))
+    assert set(report.iou) == {name for name, iou in zip(model.classes, expected, strict=True) if iou == iou}
+    (path,) = report.pictures
+    with Image.open(path) as sheet:
+        assert np.array_equal(np.asarray(sheet)[:384, :768], drawn.image)
+        assert sheet.height == 2 * 384
+
+
+def test_the_bundled_network_is_a_trained_one(tmp_path: Path) -> None:
+    """All 50 evaluation scenes, whose seeds training never draws: at least 80 %, and the figure that the catalog states."""
+    report = tour(create_model("demo", device="cpu"), tmp_path, seeds=EVALUATION_SEEDS, progress=False)
+    assert len(report.iou) == 19
+    assert report.miou >= 0.80
+    assert 100 * report.miou == pytest.approx(DEMO.miou, abs=0.1)
+
+
+def test_a_file_in_the_way(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    model = create_model("demo", device="cpu")
+    with pytest.raises(OutputError, match="name another folder"):
+        tour(model, tmp_path / "file", seeds=[0], progress=False)
