@@ -1,4 +1,4 @@
-"""Shares of chosen classes in every picture of a folder, as CSV: how green is each street view?
+"""Write shares of chosen classes in every picture of a folder as CSV, to see how green each street view is.
 
 python examples/shares_to_csv.py photos/ vegetation terrain sky > shares.csv
 """

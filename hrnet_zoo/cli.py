@@ -105,7 +105,8 @@ def download(names: tuple[str, ...], everything: bool, folder: Path | None) -> N
     if bool(names) == everything:
         raise click.UsageError("give names, or --all")
     rows = [model_info(name) for name in (list_models() if everything else names)]
-    from hrnet_zoo.weights.obtain import entries, mirror, prefetch
+    from hrnet_zoo.weights.build import entries
+    from hrnet_zoo.weights.published import mirror, prefetch
 
     for row in rows:
         expected = entries(row.arch, row.num_classes)
@@ -117,7 +118,7 @@ def download(names: tuple[str, ...], everything: bool, folder: Path | None) -> N
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 def import_(files: tuple[Path, ...]) -> None:
     """Take published .pth files that were fetched by hand into the cache."""
-    from hrnet_zoo.weights.obtain import import_file
+    from hrnet_zoo.weights.published import import_file
 
     for file in files:
         row, path = import_file(file)
@@ -243,7 +244,7 @@ def cache_clear(name: str | None, everything: bool) -> None:
     if bool(name) == everything:
         raise click.UsageError("give a name, or --all")
     from hrnet_zoo.weights.cache import clear
-    from hrnet_zoo.weights.obtain import cached_stem
+    from hrnet_zoo.weights.published import cached_stem
 
     gone = clear(cached_stem(model_info(name)) if name else None)
     click.echo(f"removed {len(gone)} files, {sum(entry.size for entry in gone) / 1e6:.1f} MB")

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from hrnet_zoo.catalog import model_info
 from hrnet_zoo.errors import ConfigError, DeviceError
 from hrnet_zoo.models.fcn import FCNHRNet
-from hrnet_zoo.weights.obtain import CLASSIFIER, load_own, load_published, with_classes
+from hrnet_zoo.weights.build import CLASSIFIER, with_classes
+from hrnet_zoo.weights.own import load_own
+from hrnet_zoo.weights.published import load_published
 
 MAX_CLASSES = 255  # of a label picture's 256 values, 255 is kept for pixels without a label
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)

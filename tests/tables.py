@@ -65,8 +65,8 @@ def data_table() -> str:
         long, short = data.box
         inference = "windows of {} px every {} px".format(*data.window) if data.slides else "whole picture"
         lines.append(
-            f"| {data.title} | {len(data.classes)} | 4 x {data.pictures_per_gpu} | within {long} x {short} | {inference} "
-            f"| {data.terms} |"
+            f"| {data.title} | {len(data.classes)} | 4 x {data.pictures_per_gpu} | within {long} x {short} "
+            f"| {inference} | {data.terms} |"
         )
     return "\n".join(lines)
 
@@ -96,12 +96,9 @@ def with_tables(name: str) -> str:
     """Return a document with its tables as they ought to be."""
     text = (ROOT / name).read_text(encoding="utf-8")
     for key, table in TABLES[name].items():
-        text, found = re.subn(
-            rf"(<!-- {key}: begin [^\n]*-->\n).*?(<!-- {key}: end -->)",
-            lambda match, table=table: f"{match[1]}{table()}\n{match[2]}",
-            text,
-            flags=re.DOTALL,
-        )
+        pattern = rf"(<!-- {key}: begin [^\n]*-->\n).*?(<!-- {key}: end -->)"
+        fresh = table().replace("\\", r"\\")
+        text, found = re.subn(pattern, rf"\g<1>{fresh}\n\g<2>", text, flags=re.DOTALL)
         if found != 1:
             raise ValueError(f"{name} has {found} places for the table {key}")
     return text

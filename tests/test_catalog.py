@@ -8,7 +8,7 @@ import pytest
 from hrnet_zoo.catalog import ARCHS, DEMO, list_models, model_info, recognise
 from hrnet_zoo.datasets import DATASETS
 from hrnet_zoo.errors import ConfigError, UnknownModelError
-from hrnet_zoo.weights.obtain import entries
+from hrnet_zoo.weights.build import entries
 
 with (Path(__file__).parent / "data" / "published_rows.csv").open(newline="") as _file:
     PUBLISHED = list(csv.DictReader(_file))

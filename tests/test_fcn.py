@@ -12,7 +12,7 @@ from hrnet_zoo.catalog import ARCHS
 from hrnet_zoo.creation import create_model, initialise
 from hrnet_zoo.datasets import CITYSCAPES
 from hrnet_zoo.models.fcn import FCNHRNet
-from hrnet_zoo.weights.obtain import entries
+from hrnet_zoo.weights.build import entries
 
 GOLDEN = "golden/fcn_hr18s_512x1024_40k_cityscapes_standin-289f364f.pth"
 

@@ -28,7 +28,7 @@ def test_scores_are_those_of_the_masks(tmp_path: Path) -> None:
 
 
 def test_the_bundled_network_is_a_trained_one(tmp_path: Path) -> None:
-    """All 50 evaluation scenes, whose seeds training never draws: at least 80 %, and the figure that the catalog states."""
+    """Score all 50 evaluation scenes, whose seeds training never draws, and find what the catalog states."""
     report = tour(create_model("demo", device="cpu"), tmp_path, seeds=EVALUATION_SEEDS, progress=False)
     assert len(report.iou) == 19
     assert report.miou >= 0.80

@@ -1,4 +1,4 @@
-"""The whole way of a checkpoint: local web server, hash, gate, conversion, cache, memory map."""
+"""The whole way of a published file: local web server, hash, gate, conversion, cache, memory map."""
 
 import dataclasses
 import hashlib
@@ -9,25 +9,21 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from hrnet_zoo.catalog import ModelInfo, model_info
 from hrnet_zoo.errors import (
-    CheckpointError,
-    CheckpointFormatError,
     CheckpointNotFoundError,
     HashMismatchError,
     HTTPStatusError,
     OfflineError,
-    StateDictMismatchError,
     UnexpectedContentError,
     UnknownModelError,
 )
-from hrnet_zoo.weights import cache, obtain
+from hrnet_zoo.weights import build, cache
+from hrnet_zoo.weights.build import entries
 from hrnet_zoo.weights.convert import read_checkpoint
 from hrnet_zoo.weights.gate import inspect_safetensors
-from hrnet_zoo.weights.obtain import entries, import_file, load_own, load_published, mirror, with_classes
-from tests.checkpoints import legacy, zipped
+from hrnet_zoo.weights.published import cached_stem, import_file, load_published, mirror
 from tests.http_server import FaultServer, ranged, status, whole
 
 NAME = "fcn_hr18s_cityscapes_40k"
@@ -79,7 +75,7 @@ def test_second_call_opens_no_socket_and_writes_nothing(
         raise AssertionError("a warm call needs no connection and no conversion")
 
     monkeypatch.setattr(socket, "socket", refuse)
-    monkeypatch.setattr(obtain, "_convert", refuse)
+    monkeypatch.setattr(build, "publish", refuse)
     monkeypatch.setenv("HRNET_ZOO_OFFLINE", "1")
     load_published(row, NETWORK, progress=False)
     assert {path: path.stat().st_mtime_ns for path in cache.rglob("*")} == before
@@ -165,7 +161,7 @@ def test_a_damaged_cached_file_is_built_again(
     host.play(path_of(row), whole(hr18s))
     monkeypatch.setenv("HRNET_ZOO_MIRRORS", host.url)
     load_published(row, NETWORK, progress=False)
-    damage(cache.model_path(obtain.cached_stem(row)))
+    damage(cache.model_path(cached_stem(row)))
     state, _ = load_published(row, NETWORK, progress=False)
     assert torch.equal(state["backbone.conv1.weight"], read_checkpoint(hr18s, "")["backbone.conv1.weight"])
     assert "is damaged" in caplog.text
@@ -217,91 +213,3 @@ def test_mirror_folder_serves(
     path.write_bytes(b"rotten")
     with pytest.raises(HashMismatchError):
         mirror(row, folder, NETWORK, progress=False)
-
-
-def own(source: str | Path, network: obtain.Entries = NETWORK) -> obtain.Weights:
-    return load_own(str(source), model_info(NAME), network, progress=False)
-
-
-def test_own_checkpoint_by_address_with_its_hash_in_the_name(hr18s: bytes, host: FaultServer) -> None:
-    digest = hashlib.sha256(hr18s).hexdigest()
-    address = host.play(f"/models/mine-{digest[:8]}.pth", whole(hr18s))
-    first, provenance = own(address)
-    second, _ = own(address)
-    assert len(host.requests) == 1
-    assert all(torch.equal(first[name], second[name]) for name in first)
-    assert provenance["source_sha256"] == digest
-    with pytest.raises(HashMismatchError, match="expected 00000000"):
-        own(host.play("/models/mine-00000000.pth", whole(hr18s)))
-
-
-def test_own_address_without_a_hash_is_taken_with_a_warning(
-    hr18s: bytes, host: FaultServer, caplog: pytest.LogCaptureFixture
-) -> None:
-    own(host.play("/mine.pth?token=secret", whole(hr18s)))
-    assert "cannot be checked" in caplog.text
-    assert "secret" not in caplog.text
-
-
-@pytest.mark.parametrize("write", [legacy, zipped])
-@pytest.mark.parametrize("prefix", ["", "module."])
-@pytest.mark.parametrize("bare", [False, True])
-def test_own_pth_in_every_form(
-    write: Callable[[dict[str, torch.Tensor]], bytes], prefix: str, bare: bool, hr18s: bytes, tmp_path: Path
-) -> None:
-    state = {f"{prefix}{name}": entry for name, entry in read_checkpoint(hr18s, "").items()}
-    path = tmp_path / "mine.pth"
-    if bare:
-        torch.save(state, path, _use_new_zipfile_serialization=write is zipped)
-    else:
-        path.write_bytes(write(state))
-    loaded, provenance = own(path)
-    assert torch.equal(loaded["backbone.conv1.weight"], state[f"{prefix}backbone.conv1.weight"])
-    assert provenance["source_url"] == "mine.pth"
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_own_safetensors(dtype: torch.dtype, hr18s: bytes, tmp_path: Path) -> None:
-    state = {name: t.to(dtype) if t.is_floating_point() else t for name, t in read_checkpoint(hr18s, "").items()}
-    save_file(state, tmp_path / "mine.safetensors", {"who": "me"})
-    loaded, provenance = own(tmp_path / "mine.safetensors")
-    assert loaded["backbone.conv1.weight"].dtype == torch.float32
-    assert torch.equal(loaded["backbone.conv1.weight"], state["backbone.conv1.weight"].float())
-    assert provenance["who"] == "me"
-
-
-def test_own_class_count(hr18s: bytes, tmp_path: Path) -> None:
-    state = read_checkpoint(hr18s, "")
-    for name in ("decode_head.conv_seg.weight", "decode_head.conv_seg.bias"):
-        state[name] = state[name][:5].clone()
-    path = tmp_path / "five.pth"
-    path.write_bytes(legacy(state))
-    with pytest.raises(StateDictMismatchError, match=r"classifier has 5 classes[\s\S]*classes=\[5 names\]"):
-        own(path)
-    loaded, _ = own(path, with_classes(NETWORK, 5))
-    assert loaded["decode_head.conv_seg.bias"].shape == (5,)
-
-
-def test_own_bad_files(hr18s: bytes, tmp_path: Path, cache: Path) -> None:
-    path = tmp_path / "bad.pth"
-    state = read_checkpoint(hr18s, "")
-    first = next(iter(state))
-    cases: list[tuple[bytes, type[Exception], str]] = [
-        (b"", CheckpointFormatError, "empty"),
-        (b"<!DOCTYPE html><html>", CheckpointFormatError, "(?i)html"),
-        (hr18s[:-100], CheckpointFormatError, "100 bytes"),
-        (b"cposix\nsystem\n(S'echo'\ntR.", CheckpointError, "bad.pth"),
-        (legacy({name: t for name, t in state.items() if name != first}), StateDictMismatchError, first),
-        (legacy({**state, "auxiliary_head.x": torch.zeros(2)}), StateDictMismatchError, "auxiliary_head.x"),
-        (legacy({**state, first: torch.zeros(2, 2)}), StateDictMismatchError, first),
-        (legacy({**state, first: torch.full_like(state[first], torch.nan)}), StateDictMismatchError, first),
-    ]
-    for content, error, text in cases:
-        path.write_bytes(content)
-        with pytest.raises(error, match=text):
-            own(path)
-    with pytest.raises(CheckpointNotFoundError, match=r"absent\.pth"):
-        own(tmp_path / "absent.pth")
-    with pytest.raises(CheckpointNotFoundError, match=r"absent\.safetensors"):
-        own(tmp_path / "absent.safetensors")
-    assert not list(cache.rglob("*.safetensors"))

@@ -1,0 +1,234 @@
+"""The one way of a checkpoint's bytes into the cache, and out of it into tensors.
+
+    fetch -> SHA-256 -> static gate -> torch.load -> exact names and shapes -> safetensors -> rename -> memory map
+
+Nothing is loaded before its hash is known where a hash is known. What was converted once is in the cache, and a
+second call opens no connection.
+"""
+
+import hashlib
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import torch
+from torch import Tensor
+
+from hrnet_zoo import __version__
+from hrnet_zoo.datasets import CITYSCAPES
+from hrnet_zoo.errors import CheckpointFormatError, CheckpointNotFoundError, HashMismatchError
+from hrnet_zoo.models.fcn import FCNHRNet
+from hrnet_zoo.weights import cache
+from hrnet_zoo.weights.addresses import redact
+from hrnet_zoo.weights.convert import (
+    CONVERTER_VERSION,
+    class_count,
+    fit,
+    load_safetensors,
+    read_checkpoint,
+    to_safetensors,
+    verify_data,
+)
+from hrnet_zoo.weights.gate import inspect_safetensors
+from hrnet_zoo.weights.part import discard
+from hrnet_zoo.weights.transfer import fetch
+
+CLASSIFIER = "decode_head.conv_seg"
+
+# Names and shapes of a network's state dict; as a function: those of the network with so many classes.
+Entries = Mapping[str, torch.Size]
+EntriesOf = Callable[[int], Entries]
+# A state dict and the provenance in its file's header.
+Weights = tuple[dict[str, Tensor], dict[str, str]]
+
+logger = logging.getLogger("hrnet_zoo")
+
+
+def load(build: Callable[[], Path], expected: EntriesOf) -> Weights:
+    """Map a cached file that `build` returns the path of, and builds where it is absent.
+
+    Returns:
+        Memory-mapped float32 tensors, and the provenance in the file's header.
+
+    Raises:
+        CheckpointError: the file does not fit `expected`; and whatever `build` raises.
+
+    """
+    path = build()
+    try:
+        return _map(path, expected)
+    except CheckpointFormatError as error:
+        # Damaged after it was published, by something else than this library: rebuild once.
+        logger.warning("%s is damaged (%s); it is removed and built again", path, error.found)
+        cache.clear(path.stem)
+    return _map(build(), expected)
+
+
+def _map(path: Path, expected: EntriesOf) -> Weights:
+    header = inspect_safetensors(path, str(path))
+    _, shape = header.entries.get(f"{CLASSIFIER}.weight", ("", (0,)))
+    return load_safetensors(path, expected(shape[0]), str(path)), header.metadata
+
+
+def fetch_into_cache(
+    stem: str,
+    urls: Sequence[str],
+    stated: str,
+    convert: Callable[[list[bytes], Path], bytes],
+    *,
+    max_bytes: int,
+    progress: bool,
+) -> Path:
+    """Return the cached file of this stem; fetch, verify, convert and publish it if it is not there.
+
+    Args:
+        stem: of the file's name in the cache.
+        urls: where to look, in order.
+        stated: SHA-256 or the beginning of one; empty if none is known.
+        convert: makes the safetensors' bytes of a list that holds the body, and the part that it came from.
+        max_bytes: the largest body accepted.
+        progress: show a bar on a terminal.
+
+    Raises:
+        DownloadError: the file cannot be had.
+        CheckpointError: it is not the file stated, or `convert` refuses it.
+        CacheError: the cache cannot be used.
+
+    """
+    final = cache.model_path(stem)
+    if final.is_file():
+        return final
+    with cache.lock(stem):
+        if not final.is_file():  # another process may have been faster
+            bodies, part = fetch_verified(stem, urls, stated, max_bytes=max_bytes, progress=progress)
+            publish(stem, convert(bodies, part))
+            discard(part)
+            cache.sweep()
+    return final
+
+
+def fetch_verified(
+    stem: str, urls: Sequence[str], stated: str, *, max_bytes: int, progress: bool
+) -> tuple[list[bytes], Path]:
+    """Fetch into a private part; return the very bytes that were hashed (in a list of one), and the part.
+
+    The body is in a list so that who converts it can pop it: the peak is twice the file then, not three times.
+    """
+    part = cache.claim_part(stem)
+    bodies: list[bytes] = []
+
+    def verify(path: Path) -> None:
+        bodies[:] = [path.read_bytes()]
+        check_hash(bodies[0], stated, redact(urls[0]))
+
+    fetch(urls, part, max_bytes=max_bytes, verify=verify, progress=progress)
+    return bodies, part
+
+
+def convert_checkpoint(
+    bodies: list[bytes],
+    source: str,
+    expected: EntriesOf,
+    provenance: Mapping[str, str],
+    dtype: torch.dtype | None = None,
+) -> bytes:
+    """Turn a .pth, popped from a list of one, into a safetensors file with its provenance in the header.
+
+    Args:
+        bodies: the file's bytes.
+        source: what errors call it.
+        expected: names and shapes that the file must have, given its number of classes.
+        provenance: `model` and `source_url`; what follows from the bytes is added.
+        dtype: of the file's floating entries; None: any.
+
+    Raises:
+        CheckpointError: the file is unsafe, damaged, or does not fit.
+
+    """
+    body = bodies.pop()
+    header = {**provenance, **provenance_of(body)}
+    state = read_checkpoint(body, source)
+    del body
+    return to_safetensors(fit(state, expected(class_count(state, source)), source, dtype=dtype), header)
+
+
+def provenance_of(body: bytes) -> dict[str, str]:
+    """Return what a converted file's header says of the bytes that it was made from, and of the making."""
+    return {
+        "source_sha256": hashlib.sha256(body).hexdigest(),
+        "source_size": str(len(body)),
+        "converter_version": str(CONVERTER_VERSION),
+        "hrnet_zoo_version": __version__,
+    }
+
+
+def publish(stem: str, blob: bytes) -> None:
+    """Write a converted file into the cache; it appears whole, and read back."""
+
+    def write(file: BinaryIO) -> None:
+        file.write(blob)
+
+    cache.publish(stem, write, verify_data)
+
+
+def check_hash(body: bytes, stated: str, source: str) -> None:
+    """Compare a file with the SHA-256, or the beginning of one, that its row or its name states.
+
+    Raises:
+        HashMismatchError: they differ.
+
+    """
+    digest = hashlib.sha256(body).hexdigest()
+    if not digest.startswith(stated):
+        raise HashMismatchError(
+            asked=f"the checkpoint {source}",
+            found=f"SHA-256 {digest} of {len(body):,} bytes; expected {stated}{'...' if len(stated) < 64 else ''}",
+            done="the file was not loaded and nothing was added to the cache",
+            advice="fetch it again or from another mirror (HRNET_ZOO_MIRRORS); "
+            "if it comes out the same, the published file has changed: please report the digest above",
+            source=source,
+            expected=stated,
+            actual=digest,
+            size=len(body),
+        )
+
+
+def read_file(path: Path) -> bytes:
+    """Read a checkpoint that the user named.
+
+    Raises:
+        CheckpointNotFoundError: there is no regular, readable file.
+
+    """
+    try:
+        if path.is_file():
+            return path.read_bytes()
+        found = "a folder or special file" if path.exists() else "no such file"
+    except OSError as error:
+        found = error.strerror or str(error)
+    raise CheckpointNotFoundError(
+        asked=f"the checkpoint {path}",
+        found=found,
+        done="nothing was loaded",
+        advice="give the path of a .pth or .safetensors file",
+        source=str(path),
+    )
+
+
+def entries(arch: str, num_classes: int) -> Entries:
+    """Names and shapes of a network's state dict, without making its tensors."""
+    with torch.device("meta"):
+        network = FCNHRNet(arch, CITYSCAPES)
+    return with_classes({name: entry.shape for name, entry in network.state_dict().items()}, num_classes)
+
+
+def with_classes(expected: Entries, count: int) -> Entries:
+    """Give the classifier among these names and shapes another number of classes."""
+    weight, bias = f"{CLASSIFIER}.weight", f"{CLASSIFIER}.bias"
+    return {**expected, weight: torch.Size((count, *expected[weight][1:])), bias: torch.Size((count,))}
+
+
+def size_limit(expected: Entries) -> int:
+    """Bytes that a file of these entries in float32 can have at most: its tensors, 2 % and 4 MiB for the rest."""
+    return int(1.02 * sum(4 * shape.numel() for shape in expected.values())) + (4 << 20)

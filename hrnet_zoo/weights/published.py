@@ -1,0 +1,145 @@
+"""row -> state dict: the published files, and the bundled one."""
+
+import functools
+import hashlib
+from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
+
+import torch
+
+from hrnet_zoo.catalog import ModelInfo, model_info, recognise
+from hrnet_zoo.errors import UnknownModelError
+from hrnet_zoo.outputs import make_folder, write_file
+from hrnet_zoo.weights import cache
+from hrnet_zoo.weights.addresses import addresses
+from hrnet_zoo.weights.build import (
+    Entries,
+    Weights,
+    check_hash,
+    convert_checkpoint,
+    entries,
+    fetch_into_cache,
+    fetch_verified,
+    load,
+    publish,
+    read_file,
+    size_limit,
+)
+from hrnet_zoo.weights.convert import CONVERTER_VERSION
+from hrnet_zoo.weights.part import discard
+
+
+def load_published(info: ModelInfo, expected: Entries, *, progress: bool) -> Weights:
+    """Load a row's weights from the cache, into which they are brought first if need be.
+
+    Args:
+        info: the row.
+        expected: names and shapes of the row's network.
+        progress: show a bar for a download on a terminal.
+
+    Returns:
+        Memory-mapped float32 tensors, and the provenance in the file's header.
+
+    Raises:
+        DownloadError: the file cannot be had.
+        CheckpointError: it is not the file that the row states, or does not fit the network.
+        CacheError: the cache cannot be used.
+
+    """
+    return load(functools.partial(prefetch, info, expected, progress=progress), lambda _: expected)
+
+
+def prefetch(info: ModelInfo, expected: Entries, *, progress: bool) -> Path:
+    """Bring a row's weights into the cache, if they are not there yet; return the path of the safetensors."""
+    return fetch_into_cache(
+        cached_stem(info),
+        addresses(info.checkpoint_url),
+        _stated(info),
+        lambda bodies, _: _convert(bodies, info.checkpoint_url, info, expected),
+        max_bytes=size_limit(expected),
+        progress=progress,
+    )
+
+
+def import_file(path: Path) -> tuple[ModelInfo, Path]:
+    """Take a published file that was fetched by hand through the same steps; return its row and the cached path.
+
+    Raises:
+        CheckpointNotFoundError: there is no such file.
+        HashMismatchError: its name is that of a row, its content is not.
+        UnknownModelError: it is none of the published files.
+
+    """
+    bodies = [read_file(path)]
+    digest = hashlib.sha256(bodies[0]).hexdigest()
+    info = recognise(digest) or _row_named(path, digest)
+    check_hash(bodies[0], _stated(info), str(path))
+    stem = cached_stem(info)
+    with cache.lock(stem):
+        if not cache.model_path(stem).is_file():
+            publish(stem, _convert(bodies, str(path), info, entries(info.arch, info.num_classes)))
+    return info, cache.model_path(stem)
+
+
+def mirror(info: ModelInfo, folder: Path, expected: Entries, *, progress: bool) -> Path:
+    """Fetch a row's published file, verified and unconverted, to its place below a mirror folder; return its path.
+
+    The folder can be served as it is by any web server, or named as `file://...`, in HRNET_ZOO_MIRRORS.
+
+    Raises:
+        DownloadError: the file cannot be had.
+        CheckpointError: what was fetched, or lies in its place already, is not the file that the row states.
+        OutputError: the folder cannot be written.
+        CacheError: the cache, where a download begins, cannot be used.
+
+    """
+    final = folder / urlsplit(_public_address(info)).path.lstrip("/")
+    if final.is_file():
+        check_hash(read_file(final), _stated(info), str(final))
+        return final
+    bodies, part = fetch_verified(
+        cached_stem(info),
+        addresses(info.checkpoint_url),
+        _stated(info),
+        max_bytes=size_limit(expected),
+        progress=progress,
+    )
+    make_folder(final.parent)
+    write_file(final, bodies.pop())
+    discard(part)
+    return final
+
+
+def cached_stem(info: ModelInfo) -> str:
+    """Name of a row's file in the cache: new content, or a new conversion, has a new name."""
+    return f"{PurePosixPath(info.file_name).stem}-c{CONVERTER_VERSION}"
+
+
+def _convert(bodies: list[bytes], source: str, info: ModelInfo, expected: Entries) -> bytes:
+    provenance = {"model": info.name, "source_url": _public_address(info)}
+    dtype = getattr(torch, info.stored_dtype)
+    return convert_checkpoint(bodies, source, lambda _: expected, provenance, dtype)
+
+
+def _stated(info: ModelInfo) -> str:
+    return info.sha256 or info.sha256_prefix
+
+
+def _public_address(info: ModelInfo) -> str:
+    """Where the file was published; for the bundled one its name, not the user's folders."""
+    return info.checkpoint_url if info.checkpoint_url.startswith("https:") else info.file_name
+
+
+def _row_named(path: Path, digest: str) -> ModelInfo:
+    """Find the row whose file has the name of this one, for want of one with its digest."""
+    try:
+        return model_info(path.name)
+    except UnknownModelError as error:
+        raise UnknownModelError(
+            asked=f"import {path}",
+            found=f"its SHA-256 is {digest}, which is that of no published file",
+            done="the file was left as it is, nothing was imported",
+            advice=f"load it into a network of your choice: create_model(NAME, checkpoint={str(path)!r})",
+            name=path.name,
+            nearest=(),
+        ) from error

@@ -1,0 +1,143 @@
+"""A user's own checkpoint, in every form it may have."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from hrnet_zoo.catalog import model_info
+from hrnet_zoo.errors import (
+    CheckpointError,
+    CheckpointFormatError,
+    CheckpointNotFoundError,
+    HashMismatchError,
+    StateDictMismatchError,
+)
+from hrnet_zoo.weights.build import Entries, Weights, entries, with_classes
+from hrnet_zoo.weights.convert import read_checkpoint
+from hrnet_zoo.weights.own import load_own
+from tests.checkpoints import legacy, zipped
+from tests.http_server import FaultServer, whole
+
+NAME = "fcn_hr18s_cityscapes_40k"
+NETWORK = entries("hr18s", 19)
+
+
+def own(source: str | Path, network: Entries = NETWORK) -> Weights:
+    return load_own(str(source), model_info(NAME), network, progress=False)
+
+
+def test_own_checkpoint_by_address_with_its_hash_in_the_name(hr18s: bytes, host: FaultServer) -> None:
+    digest = hashlib.sha256(hr18s).hexdigest()
+    address = host.play(f"/models/mine-{digest[:8]}.pth", whole(hr18s))
+    first, provenance = own(address)
+    second, _ = own(address)
+    assert len(host.requests) == 1
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert provenance["source_sha256"] == digest
+    with pytest.raises(HashMismatchError, match="expected 00000000"):
+        own(host.play("/models/mine-00000000.pth", whole(hr18s)))
+
+
+def test_own_address_without_a_hash_is_taken_with_a_warning(
+    hr18s: bytes, host: FaultServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    own(host.play("/mine.pth?token=secret", whole(hr18s)))
+    assert "cannot be checked" in caplog.text
+    assert "secret" not in caplog.text
+
+
+@pytest.mark.parametrize("write", [legacy, zipped])
+@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize("bare", [False, True])
+def test_own_pth_in_every_form(
+    write: Callable[[dict[str, torch.Tensor]], bytes], prefix: str, bare: bool, hr18s: bytes, tmp_path: Path
+) -> None:
+    state = {f"{prefix}{name}": entry for name, entry in read_checkpoint(hr18s, "").items()}
+    path = tmp_path / "mine.pth"
+    if bare:
+        torch.save(state, path, _use_new_zipfile_serialization=write is zipped)
+    else:
+        path.write_bytes(write(state))
+    loaded, provenance = own(path)
+    assert torch.equal(loaded["backbone.conv1.weight"], state[f"{prefix}backbone.conv1.weight"])
+    assert provenance["source_url"] == "mine.pth"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_own_safetensors(dtype: torch.dtype, hr18s: bytes, tmp_path: Path) -> None:
+    state = {name: t.to(dtype) if t.is_floating_point() else t for name, t in read_checkpoint(hr18s, "").items()}
+    save_file(state, tmp_path / "mine.safetensors", {"who": "me"})
+    loaded, provenance = own(tmp_path / "mine.safetensors")
+    assert loaded["backbone.conv1.weight"].dtype == torch.float32
+    assert torch.equal(loaded["backbone.conv1.weight"], state["backbone.conv1.weight"].float())
+    assert provenance["who"] == "me"
+
+
+def test_own_class_count(hr18s: bytes, tmp_path: Path) -> None:
+    state = read_checkpoint(hr18s, "")
+    for name in ("decode_head.conv_seg.weight", "decode_head.conv_seg.bias"):
+        state[name] = state[name][:5].clone()
+    path = tmp_path / "five.pth"
+    path.write_bytes(legacy(state))
+    with pytest.raises(StateDictMismatchError, match=r"classifier has 5 classes[\s\S]*classes=\[5 names\]"):
+        own(path)
+    loaded, _ = own(path, with_classes(NETWORK, 5))
+    assert loaded["decode_head.conv_seg.bias"].shape == (5,)
+
+
+def test_own_bad_files(hr18s: bytes, tmp_path: Path, cache: Path) -> None:
+    path = tmp_path / "bad.pth"
+    state = read_checkpoint(hr18s, "")
+    first = next(iter(state))
+    cases: list[tuple[bytes, type[Exception], str]] = [
+        (b"", CheckpointFormatError, "empty"),
+        (b"<!DOCTYPE html><html>", CheckpointFormatError, "(?i)html"),
+        (hr18s[:-100], CheckpointFormatError, "100 bytes"),
+        (b"cposix\nsystem\n(S'echo'\ntR.", CheckpointError, "bad.pth"),
+        (legacy({name: t for name, t in state.items() if name != first}), StateDictMismatchError, first),
+        (legacy({**state, "auxiliary_head.x": torch.zeros(2)}), StateDictMismatchError, "auxiliary_head.x"),
+        (legacy({**state, first: torch.zeros(2, 2)}), StateDictMismatchError, first),
+        (legacy({**state, first: torch.full_like(state[first], torch.nan)}), StateDictMismatchError, first),
+    ]
+    for content, error, text in cases:
+        path.write_bytes(content)
+        with pytest.raises(error, match=text):
+            own(path)
+    with pytest.raises(CheckpointNotFoundError, match=r"absent\.pth"):
+        own(tmp_path / "absent.pth")
+    with pytest.raises(CheckpointNotFoundError, match=r"absent\.safetensors"):
+        own(tmp_path / "absent.safetensors")
+    assert not list(cache.rglob("*.safetensors"))
+
+
+def test_own_safetensors_by_address(hr18s: bytes, host: FaultServer, tmp_path: Path) -> None:
+    state = read_checkpoint(hr18s, "")
+    save_file(state, tmp_path / "mine.safetensors")
+    body = (tmp_path / "mine.safetensors").read_bytes()
+    address = host.play(f"/mine-{hashlib.sha256(body).hexdigest()[:12]}.safetensors", whole(body))
+    for _ in range(2):
+        loaded, provenance = own(address)
+        assert torch.equal(loaded["backbone.conv1.weight"], state["backbone.conv1.weight"])
+        assert provenance["source_sha256"] == hashlib.sha256(body).hexdigest()
+    assert len(host.requests) == 1
+
+
+def test_a_damaged_cached_copy_is_built_again(
+    hr18s: bytes, tmp_path: Path, cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "mine.pth").write_bytes(hr18s)
+    own(tmp_path / "mine.pth")
+    (cached,) = cache.rglob("*.safetensors")
+    cached.write_bytes(b"rotten")
+    assert len(own(tmp_path / "mine.pth")[0]) == 872
+    assert "is damaged" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["-.pth", "...pth", "ä ö.pth", f"{'x' * 200}.pth"])
+def test_foreign_names_in_the_cache(name: str, hr18s: bytes, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(hr18s)
+    assert len(own(tmp_path / name)[0]) == 872
