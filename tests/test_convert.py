@@ -163,7 +163,7 @@ def test_makes_float32_of_other_floats(dtype: torch.dtype) -> None:
     state = {name: value.to(dtype) if value.is_floating_point() else value for name, value in stand_in(SHAPES).items()}
     fitted = fit(state, EXPECTED, "a.pth")
     assert same(fitted, {name: value.float() if value.is_floating_point() else value for name, value in state.items()})
-    assert same(fit(state, EXPECTED, "a.pth", dtype=dtype), state)
+    assert same(fit(state, EXPECTED, "a.pth", dtype=dtype), fit(state, EXPECTED, "a.pth"))
     with pytest.raises(StateDictMismatchError) as caught:
         fit(state, EXPECTED, "a.pth", dtype=torch.float32)
     assert f"backbone.conv1.weight: {dtype}, expected torch.float32" in caught.value.different

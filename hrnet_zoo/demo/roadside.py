@@ -166,9 +166,9 @@ def furniture(c: Canvas, x: float, z: float, side: int) -> None:
     c.cast(((x - 0.1, 0, z), (x + 0.1, 0, z)), 6)
     if kind < 0.28:
         top = c.between(5.5, 8.5)
-        c.stroke(((x, 0, z), (x, top, z)), c.between(0.16, 0.26), grey, POLE, light)
+        c.stroke(((x, 0, z), (x, top, z)), c.between(0.24, 0.36), grey, POLE, light)
         reach = x - side * c.between(1.0, 2.2)
-        c.stroke(((x, top, z), (reach, top + 0.2, z)), 0.14, grey, POLE, light)
+        c.stroke(((x, top, z), (reach, top + 0.2, z)), 0.2, grey, POLE, light)
         c.ball(
             (reach, top + 0.1, z), (0.42, 0.16), (255, 235, 180) if c.mood.lamps else grey, POLE, light, c.mood.lamps
         )
@@ -176,15 +176,15 @@ def furniture(c: Canvas, x: float, z: float, side: int) -> None:
             c.shine((reach, top + 0.1, z), 1.6, (150, 120, 70))
     elif kind < 0.66:
         top = c.between(2.9, 3.6)
-        c.stroke(((x, 0, z), (x, top, z)), c.between(0.15, 0.22), grey, POLE, light)
+        c.stroke(((x, 0, z), (x, top, z)), c.between(0.22, 0.32), grey, POLE, light)
         _signal(c, x, top, z)
         if c.chance(0.55):
             arm = x - side * c.between(2.2, 3.6)
-            c.stroke(((x, top - 0.2, z), (x, 5.9, z), (arm, 5.9, z)), 0.16, grey, POLE, light)
+            c.stroke(((x, top - 0.2, z), (x, 5.9, z), (arm, 5.9, z)), 0.22, grey, POLE, light)
             _signal(c, arm, 5.2, z)
     else:
         top = c.between(2.2, 3.0)
-        c.stroke(((x, 0, z), (x, top + 0.3, z)), c.between(0.1, 0.16), grey, POLE, light)
+        c.stroke(((x, 0, z), (x, top + 0.3, z)), c.between(0.16, 0.26), grey, POLE, light)
         _sign(c, x, top, z, c.facing(0, 0, -1))
 
 

@@ -190,14 +190,14 @@ def _roadside(c: Canvas, side: int, kerb: float, crossing: float) -> None:
         z = end + (c.between(0, 3) if c.chance(0.3) else 0)
     for near, far in reversed(plots):
         _plot(c, side, edge, near, far)
-    for x, paint, gap in (
-        (kerb + side * 0.9, furniture, (5, 13)),
-        (kerb + side * c.between(1.2, 2.4), person, (3, 13)),
-        (kerb + side * c.between(1.6, 2.6), parked_cycle, (10, 45)),
-        (kerb + side * 1.4, street_tree, (9, 45)),
+    for x, paint, gap, last in (
+        (kerb + side * 0.9, furniture, (5, 13), 38),
+        (kerb + side * c.between(1.2, 2.4), person, (3, 11), 30),
+        (kerb + side * c.between(1.6, 2.6), parked_cycle, (7, 24), 26),
+        (kerb + side * 1.4, street_tree, (9, 45), 60),
     ):
         z = c.between(6, 6 + gap[1])
-        while z < 60:
+        while z < last:  # beyond, it would be a few pixels high
             if not crossing - 1 < z < crossing + 9:
                 wobble = c.between(-0.6, 0.6) if paint is not furniture else 0.0
                 c.later(z, partial(paint, c, x + wobble, z, side))
@@ -254,7 +254,7 @@ def _traffic(
         fronts[x] = near + _LENGTHS[kind] + c.between(2, 8)
     for x, turn in lanes:
         z = fronts[x]
-        while z < 75:
+        while z < 55:
             if c.chance(0.6):
                 kind = car if c.chance(0.85) else c.pick((truck, bus, ridden_motorcycle))
                 c.later(z, partial(kind, c, x + c.between(-0.3, 0.3), z + _LENGTHS[kind] / 2, turn))
@@ -265,7 +265,7 @@ def _traffic(
 def _parked(c: Canvas, x: float, crossing: float) -> None:
     """Queue parked cars, and a few lorries among them."""
     z, turn = c.between(5, 12), c.pick((0.0, math.pi))
-    while z < 60:
+    while z < 45:
         kind = truck if c.chance(0.06) else car
         if c.chance(0.7) and not crossing - 5 - _LENGTHS[kind] < z < crossing + 9.5:
             c.later(z, partial(kind, c, x, z + _LENGTHS[kind] / 2, turn + c.between(-0.05, 0.05)))

@@ -86,8 +86,8 @@ def fit(
 ) -> dict[str, Tensor]:
     """Return the state dict in the order of `expected`, contiguous and with no memory in common, or say what differs.
 
-    Floating entries must be of `dtype` where it is given; otherwise float16, bfloat16 and float64 become float32.
-    `*.num_batches_tracked` are int64. Every value must be finite, after that step too.
+    Floating entries must be of `dtype` where it is given, else of float16, bfloat16, float32 or float64; they become
+    float32. `*.num_batches_tracked` are int64. Every value must be finite, after that step too.
 
     Raises:
         StateDictMismatchError: names, shapes, dtypes or values do not fit.
@@ -101,7 +101,7 @@ def fit(
     for name in expected:
         tensor = state[name].detach()
         if tensor.is_floating_point():
-            tensor = tensor.to(dtype or torch.float32)
+            tensor = tensor.to(torch.float32)
             # Far faster than isfinite of every value, which writes a mask; NaN passes through aminmax
             if tensor.numel() and not torch.stack(torch.aminmax(tensor)).isfinite().all():
                 infinite[name] = "has values that are infinite or not a number"
