@@ -22,12 +22,15 @@ def main() -> None:
     model = hrnet_zoo.create_model(args.model)
     if unknown := set(args.classes) - set(model.classes):
         parser.error(f"{args.model} does not know {', '.join(sorted(unknown))}; it knows {', '.join(model.classes)}")
-    pictures = sorted(path for path in args.folder.iterdir() if path.suffix.lower() in {".jpg", ".jpeg", ".png"})
     table = csv.writer(sys.stdout)
     table.writerow(["picture", *args.classes])
-    for picture, result in zip(pictures, model.predict(pictures), strict=True):
-        shares = result.fractions()
-        table.writerow([picture.name, *(f"{shares.get(name, 0):.4f}" for name in args.classes)])
+    for picture in sorted(args.folder.iterdir()):
+        try:
+            shares = model.predict(picture).fractions()
+        except hrnet_zoo.errors.ImageError as error:
+            print(f"left out: {error}", file=sys.stderr)
+        else:
+            table.writerow([picture.name, *(f"{shares.get(name, 0):.4f}" for name in args.classes)])
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
-"""Train the bundled demo checkpoint: FCN-HRNet-W18-Small on generated street scenes, from nothing, in minutes.
+r"""Train the bundled demo checkpoint: FCN-HRNet-W18-Small on generated street scenes, from nothing, in minutes.
 
     python examples/train_demo.py --out fcn_hr18s_demo.pth --device cuda --workers 15
-    python examples/train_demo.py --out fcn_hr18s_demo.pth --device cpu --workers 1 --minutes 60 --batch 8 --fresh 1 \\
+    python examples/train_demo.py --out fcn_hr18s_demo.pth --device cpu --workers 1 --minutes 60 --batch 8 --fresh 1 \
         --pool 1500 --crop 256 256 --zoom 0.2 --bfloat16
 
-The defaults are for a GPU and have not been tried on one; the second line is how the bundled checkpoint was made, on two
+The defaults are for a GPU and have not been tried on one. The bundled checkpoint was made in the second way, on two
 cores of a CPU that computes in bfloat16.
+
 Worker processes draw fresh scenes without end; the newest of them wait on the device in a pool from which every step
 takes a random batch, so that drawing and learning do not wait for each other. The learning rate follows the clock.
 The result has the format of the published checkpoints, in float16, and is renamed to end in the first eight hex digits
@@ -21,6 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -28,12 +30,14 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from hrnet_zoo import __version__
+from hrnet_zoo.creation import initialise
 from hrnet_zoo.datasets import SCENES
 from hrnet_zoo.demo.scenes import EVALUATION_SEEDS, TRAINING_SEEDS_START, UNLABELLED, scene
+from hrnet_zoo.images import MEAN, STD
+from hrnet_zoo.metrics import class_iou, count_matrix
 from hrnet_zoo.models.fcn import FCNHRNet
 from hrnet_zoo.models.hrnet import BasicBlock, Bottleneck
 
-MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 SAVE_EVERY = 120.0  # seconds
 
 
@@ -47,7 +51,7 @@ def main() -> None:
     if args.init:
         model.load_state_dict(torch.load(args.init, map_location=device, weights_only=True)["state_dict"], strict=True)
     else:
-        initialise(model)
+        begin_as_identity(model)
     follow = get_ema_multi_avg_fn(0.995)  # type: ignore[no-untyped-call]
     average = AveragedModel(model, multi_avg_fn=follow, use_buffers=True)
     pool = Pool(args, device)
@@ -173,19 +177,14 @@ def interesting(mask: Tensor) -> Tensor:
     return place.flip(0)
 
 
-def initialise(model: FCNHRNet) -> None:
-    """Draw convolutions after He et al. and let every residual block begin as the identity."""
+def begin_as_identity(model: FCNHRNet) -> None:
+    """Draw weights at random, and let every residual block begin as the identity."""
+    initialise(model)
     for module in model.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         if isinstance(module, BasicBlock):
             nn.init.zeros_(module.bn2.weight)
         if isinstance(module, Bottleneck):
             nn.init.zeros_(module.bn3.weight)
-    nn.init.normal_(model.decode_head.conv_seg.weight, std=0.01)
-    for bias in model.decode_head.conv_seg.parameters():
-        if bias.ndim == 1:
-            nn.init.zeros_(bias)
 
 
 def loss_of(scores: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
@@ -275,21 +274,15 @@ def score(path: Path, device: torch.device, args: argparse.Namespace) -> None:
     model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()}, strict=True)
     model.eval().to(device)
     classes = len(SCENES.classes)
-    counts = torch.zeros(classes, classes, dtype=torch.int64)
+    counts = np.zeros((classes, classes), dtype=np.int64)
     for seed in EVALUATION_SEEDS:
         drawn = scene(seed, *args.size)
         image = normalise(torch.from_numpy(drawn.image).permute(2, 0, 1)[None].float().to(device))
-        found, mask = model(image).argmax(1)[0].cpu(), torch.from_numpy(drawn.mask).long()
-        known = mask != UNLABELLED
-        counts += torch.bincount(mask[known] * classes + found[known], minlength=classes**2).view(classes, classes)
-    hits = counts.diag().double()
-    iou = 100 * hits / (counts.sum(0) + counts.sum(1) - hits)
-    for name, value, pixels in zip(SCENES.classes, iou.tolist(), counts.sum(1).tolist(), strict=True):
-        print(f"{name:15s} {value:6.2f}   {pixels:10,d} pixels")
-    print(
-        f"mIoU {iou.nanmean().item():.2f}   aAcc {100 * hits.sum().item() / counts.sum().item():.2f}   "
-        f"{len(EVALUATION_SEEDS)} scenes, {int((counts.sum(1) > 0).sum())} classes"
-    )
+        counts += count_matrix(drawn.mask, model(image).argmax(1)[0].cpu().numpy(), classes)
+    iou, pixels = 100 * class_iou(counts), counts.sum(axis=1)
+    for name, value, number in zip(SCENES.classes, iou, pixels, strict=True):
+        print(f"{name:15s} {value:6.2f}   {number:10,d} pixels")
+    print(f"mIoU {np.nanmean(iou):.2f}   {len(EVALUATION_SEEDS)} scenes, {np.count_nonzero(pixels)} classes")
 
 
 if __name__ == "__main__":

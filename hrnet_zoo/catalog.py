@@ -151,7 +151,7 @@ class ModelInfo:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return every field, the published table's first and under its names, ready for JSON."""
+        """Return the published table's cells under its names, then what else tells rows apart, ready for JSON."""
         names = (
             *("name", "method", "backbone", "dataset", "crop_size", "lr_schedule_iterations", "train_memory_gb"),
             *("inference_fps", "miou", "miou_ms_flip", "checkpoint_url", "log_url", "arch", "sha256_prefix", "sha256"),
@@ -256,6 +256,7 @@ def model_info(name: str) -> ModelInfo:
 
     """
     rows = _rows_by_name()
+    name = str(name)
     # Of an address only the file name counts: mirrors carry the same files.
     row = rows.get(name) or rows.get(name.rpartition("/")[2] if "://" in name else name)
     if row is None:

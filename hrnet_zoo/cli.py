@@ -8,19 +8,21 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import click
 
 from hrnet_zoo import __version__
-from hrnet_zoo.catalog import ARCHS, list_models, model_info
+from hrnet_zoo.catalog import ARCHS, ModelInfo, list_models, model_info
 from hrnet_zoo.datasets import DATASETS
 from hrnet_zoo.errors import HRNetZooError
 
 if TYPE_CHECKING:
     from hrnet_zoo.models.fcn import FCNHRNet
+
+T = TypeVar("T")
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 BAD_INPUT = 5
@@ -100,29 +102,36 @@ def info(name: str, as_json: bool) -> None:
     type=click.Path(path_type=Path, file_okay=False),
     help="A mirror folder for the original files, to be served or named in HRNET_ZOO_MIRRORS; else the cache.",
 )
-def download(names: tuple[str, ...], everything: bool, folder: Path | None) -> None:
-    """Fetch and verify checkpoints, and print where they lie."""
+@as_json
+def download(names: tuple[str, ...], everything: bool, folder: Path | None, as_json: bool) -> None:
+    """Fetch and verify checkpoints, and print where they lie.
+
+    One that cannot be had does not stop the others; the exit code is that of the first failure.
+    """
     if bool(names) == everything:
         raise click.UsageError("give names, or --all")
     rows = [model_info(name) for name in (list_models() if everything else names)]
     from hrnet_zoo.weights.build import entries
     from hrnet_zoo.weights.published import mirror, prefetch
 
-    for row in rows:
+    def fetched(row: ModelInfo) -> tuple[ModelInfo, Path]:
         expected = entries(row.arch, row.num_classes)
-        path = mirror(row, folder, expected, progress=True) if folder else prefetch(row, expected, progress=True)
-        click.echo(path)
+        return row, mirror(row, folder, expected, progress=True) if folder else prefetch(row, expected, progress=True)
+
+    _for_each(fetched, rows, as_json)
 
 
 @cli.command("import")
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
-def import_(files: tuple[Path, ...]) -> None:
-    """Take published .pth files that were fetched by hand into the cache."""
+@as_json
+def import_(files: tuple[Path, ...], as_json: bool) -> None:
+    """Take published .pth files that were fetched by hand into the cache.
+
+    One that cannot be used does not stop the others; the exit code is that of the first failure.
+    """
     from hrnet_zoo.weights.published import import_file
 
-    for file in files:
-        row, path = import_file(file)
-        click.echo(f"{row.name} {path}")
+    _for_each(import_file, files, as_json)
 
 
 def model_options(command: click.decorators.FC) -> click.decorators.FC:
@@ -143,7 +152,7 @@ def model_options(command: click.decorators.FC) -> click.decorators.FC:
 @click.option("--overlay/--no-overlay", default=True, help="Write NAME_overlay.png: photo, colours and legend.")
 @click.option("--alpha", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="Opacity of the colours.")
 @click.option("--checkpoint", help="Path or address of a .pth or .safetensors to use instead of the published file.")
-@click.option("--classes", help="Comma-separated names of the checkpoint's classes, where they are not NAME's.")
+@click.option("--classes", help="Comma-separated names, or number, of the checkpoint's classes if they are not NAME's.")
 @click.option("--mode", type=click.Choice(["whole", "slide"]), help="Default: what the data set asks for.")
 @click.option("--ms-flip", is_flag=True, help="Six scales, each also mirrored: better, and about 17 times slower.")
 @click.option("--force", is_flag=True, help="Overwrite earlier results.")
@@ -172,7 +181,7 @@ def predict(
     from hrnet_zoo.folders import plan, predict_files
 
     jobs = plan(pictures, out, labels=labels, overlay=overlay, force=force)
-    model = _model(name, device, dtype, checkpoint, tuple(classes.split(",")) if classes else None)
+    model = _model(name, device, dtype, checkpoint, _classes(classes))
     done, failed = predict_files(model, jobs, mode=mode, ms_flip=ms_flip, alpha=alpha, progress=True)
     if as_json:
         click.echo(json.dumps({"pictures": done, "failed": {path: str(error) for path, error in failed.items()}}))
@@ -190,7 +199,7 @@ def predict(
 @cli.command()
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path("demo-out"), show_default=True)
 @click.option("--scenes", type=click.IntRange(1, 1000), default=8, show_default=True, help="How many.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the first scene.")
+@click.option("--seed", type=click.IntRange(0, 900_000), default=0, show_default=True, help="Of the first scene.")
 @model_options
 @as_json
 def demo(out: Path, scenes: int, seed: int, device: str | None, dtype: str | None, as_json: bool) -> None:
@@ -240,14 +249,40 @@ def cache_show(as_json: bool) -> None:
 @click.argument("name", required=False)
 @click.option("--all", "everything", is_flag=True, help="Everything.")
 def cache_clear(name: str | None, everything: bool) -> None:
-    """Remove one model from the cache, or everything."""
+    """Remove one model from the cache, by its name or by that of its file, or everything."""
     if bool(name) == everything:
         raise click.UsageError("give a name, or --all")
-    from hrnet_zoo.weights.cache import clear
+    from hrnet_zoo.weights.cache import clear, entries
     from hrnet_zoo.weights.published import cached_stem
 
-    gone = clear(cached_stem(model_info(name)) if name else None)
+    files = {entry.path.name: entry.stem for entry in entries()}
+    gone = clear((files.get(name) or cached_stem(model_info(name))) if name else None)
     click.echo(f"removed {len(gone)} files, {sum(entry.size for entry in gone) / 1e6:.1f} MB")
+
+
+def _for_each(take: Callable[[T], tuple[ModelInfo, Path]], items: Sequence[T], as_json: bool) -> None:
+    """Print name and path of every model that `take` brings, then what failed, and exit with the first one's code."""
+    taken, failed = [], []
+    for item in items:
+        try:
+            taken.append(take(item))
+        except HRNetZooError as failure:
+            failed.append(failure)
+        else:
+            if not as_json:
+                click.echo(f"{taken[-1][0].name} {taken[-1][1]}")
+    if as_json:
+        click.echo(json.dumps([{"name": row.name, "path": str(path)} for row, path in taken], indent=1))
+    for error in failed:
+        click.echo(f"error: {error}", err=True)
+    if failed:
+        raise click.exceptions.Exit(failed[0].exit_code)
+
+
+def _classes(text: str | None) -> int | list[str] | None:
+    if text is None or text.strip().isdecimal():
+        return int(text) if text else None
+    return [name.strip() for name in text.split(",")]
 
 
 def _model(
@@ -255,7 +290,7 @@ def _model(
     device: str | None,
     dtype: str | None,
     checkpoint: str | None = None,
-    classes: tuple[str, ...] | None = None,
+    classes: int | list[str] | None = None,
 ) -> FCNHRNet:
     import torch
 

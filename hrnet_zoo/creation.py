@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import operator
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +15,8 @@ from torch import Tensor, nn
 from hrnet_zoo.catalog import model_info
 from hrnet_zoo.errors import ConfigError, DeviceError
 from hrnet_zoo.models.fcn import FCNHRNet
-from hrnet_zoo.weights.build import CLASSIFIER, with_classes
+from hrnet_zoo.weights.build import with_classes
+from hrnet_zoo.weights.convert import CLASSIFIER
 from hrnet_zoo.weights.own import load_own
 from hrnet_zoo.weights.published import load_published
 
@@ -46,7 +48,7 @@ def create_model(
             that `name` describes.
         classes: names of the classes, or their number. With the published weights: a new classifier, in which the
             rows of names that the pretrained one knows are copied and the others are random. With `checkpoint`: the
-            classes of that file.
+            classes that the file's own classifier has, where they are not those of `name`.
         device: None: CUDA if there is one, else the CPU.
         dtype: of the weights, and so of the arithmetic; None: float16 on CUDA, float32 elsewhere.
         progress: show a bar for a download on a terminal.
@@ -75,17 +77,17 @@ def create_model(
         network = FCNHRNet(info.arch, dataset, info)
         initialise(network)
         return _finish(network, device, dtype)
-    with _collector_paused():
-        with torch.device("meta"):
-            network = FCNHRNet(info.arch, dataset, info)
-        shapes = {key: entry.shape for key, entry in network.state_dict().items()}
-        if checkpoint is None:
-            expected = with_classes(shapes, info.num_classes)
-            state, network.provenance = load_published(info, expected, progress=progress)
-        else:
-            state, network.provenance = load_own(str(checkpoint), info, shapes, progress=progress)
-        if names and (checkpoint is None or state[f"{CLASSIFIER}.weight"].shape[0] != len(names)):
+    with _collector_paused(), torch.device("meta"):
+        network = FCNHRNet(info.arch, dataset, info)
+    shapes = {key: entry.shape for key, entry in network.state_dict().items()}
+    if checkpoint is not None:
+        state, network.provenance = load_own(str(checkpoint), info.arch, shapes, progress=progress)
+    else:
+        expected = with_classes(shapes, info.num_classes)
+        state, network.provenance = load_published(info, expected, progress=progress)
+        if names:
             state = _swap_classifier(state, info.classes, names)
+    with _collector_paused():
         network.load_state_dict(state, strict=True, assign=True)
     return _finish(network, device, dtype)
 
@@ -99,8 +101,9 @@ def initialise(network: FCNHRNet) -> None:
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
     nn.init.normal_(network.decode_head.conv_seg.weight, std=0.01)
-    if network.decode_head.conv_seg.bias is not None:
-        nn.init.zeros_(network.decode_head.conv_seg.bias)
+    for name, parameter in network.decode_head.conv_seg.named_parameters():
+        if name == "bias":
+            nn.init.zeros_(parameter)
 
 
 def _swap_classifier(state: Mapping[str, Tensor], old: Sequence[str], new: Sequence[str]) -> dict[str, Tensor]:
@@ -135,8 +138,8 @@ def _usable_device(device: str | torch.device | None) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         chosen = torch.device(device)
-        torch.empty(0, device=chosen)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch has no one class for "not here"
+        torch.empty(1, device=chosen).item()  # the device "meta" has no values, and fails here
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:  # torch has no class for "not here"
         cuda = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
         raise DeviceError(
             asked=f"a model on the device {device!r}",
@@ -164,10 +167,10 @@ def _class_names(classes: int | Sequence[str] | None) -> tuple[str, ...]:
     """Names of the classes that the caller asked for; empty for the data set's own."""
     if classes is None:
         return ()
-    if isinstance(classes, int):
-        names = tuple(f"class {index}" for index in range(min(classes, MAX_CLASSES + 1)))
-    else:
-        names = () if isinstance(classes, str) else tuple(classes)
+    try:
+        names = tuple(f"class {index}" for index in range(min(operator.index(classes), MAX_CLASSES + 1)))  # type: ignore[arg-type]
+    except TypeError:  # no whole number, so names; one string is not several
+        names = tuple(classes) if isinstance(classes, Sequence) and not isinstance(classes, str) else ()
     if (
         not 2 <= len(names) <= MAX_CLASSES
         or len(set(names)) < len(names)

@@ -207,8 +207,3 @@ class CachePermissionError(CacheError):
 @dataclass(kw_only=True, eq=False, repr=False)
 class CacheSpaceError(CacheError):
     """The disk, quota or file-size limit is exhausted."""
-
-
-@dataclass(kw_only=True, eq=False, repr=False)
-class CacheCorruptError(CacheError):
-    """A file of the cache is damaged and could not be rebuilt."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from hrnet_zoo.errors import ImageError, OutputError
+from hrnet_zoo.errors import ImageError, OutputError, UnreadableImageError
 from hrnet_zoo.models.fcn import FCNHRNet
 from hrnet_zoo.outputs import make_folder, write_file
 from hrnet_zoo.results import png
@@ -34,15 +35,16 @@ class Job:
 def plan(inputs: Sequence[str], out: Path, *, labels: bool, overlay: bool, force: bool) -> list[Job]:
     """List the pictures of files, folders and globs, and where the results of each will lie below `out`.
 
-    Folders are searched to any depth and keep their structure; hidden files are left out.
+    Folders are searched to any depth and keep their structure; hidden files, and results below `out`, are left out.
 
     Raises:
+        UnreadableImageError: a folder holds no picture.
         OutputError: two pictures would share a result, or a result exists and `force` is not given.
 
     """
     found: dict[Path, Path] = {}  # picture -> its place relative to `out`; each picture once
-    for picture, place in (pair for text in inputs for pair in _pictures(text)):
-        if out not in picture.parents:
+    for text in inputs:
+        for picture, place in _pictures(text, out):
             found.setdefault(picture, place)
     stems = Counter(place.with_suffix("") for place in found.values())
     jobs = []
@@ -59,7 +61,7 @@ def plan(inputs: Sequence[str], out: Path, *, labels: bool, overlay: bool, force
     targets = [target for job in jobs for target in (job.labels, job.overlay) if target]
     if shared := [target for target, number in Counter(targets).items() if number > 1]:
         raise _refusal(shared[0], "several of the pictures have this name", "predict them one folder at a time")
-    if not force and (existing := [target for target in targets if target.exists()]):
+    if not force and (existing := [target for target in targets if os.path.lexists(target)]):
         others = f", as do {len(existing) - 1} others" if len(existing) > 1 else ""
         raise _refusal(existing[0], f"it exists already{others}", "name another --out folder, or use --force")
     return jobs
@@ -104,19 +106,32 @@ def predict_files(
     return done, failed
 
 
-def _pictures(text: str) -> Iterator[tuple[Path, Path]]:
+def _pictures(text: str, out: Path) -> Iterator[tuple[Path, Path]]:
     """Yield the pictures that one argument stands for, each with its place in the output folder."""
     path = Path(text)
-    if path.is_dir():
-        for file in sorted(path.rglob("*")):
-            place = file.relative_to(path)
-            if file.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in place.parts):
-                yield file, place
-    elif not path.exists() and glob.has_magic(text) and (matches := sorted(glob.glob(text, recursive=True))):
+    if text and os.path.isdir(text):  # noqa: PTH112 - never raises, as Path.is_dir does for a name too long
+        files = [file for file in sorted(path.rglob("*")) if _is_meant(file, path, out)]
+        if not files:
+            raise UnreadableImageError(
+                asked=f"the pictures in {path}",
+                found=f"no file with one of the endings {', '.join(sorted(SUFFIXES))}",
+                done="nothing was computed or written",
+                advice="name another folder, or the files themselves: of these the content decides",
+                source=str(path),
+            )
+        yield from ((file, file.relative_to(path)) for file in files)
+    elif not os.path.exists(text) and glob.has_magic(text) and (matches := sorted(glob.glob(text, recursive=True))):  # noqa: PTH110 - as above
         for match in matches:
-            yield from _pictures(match)
+            yield from _pictures(match, out)
     else:
         yield path, Path(path.name)
+
+
+def _is_meant(file: Path, folder: Path, out: Path) -> bool:
+    """Tell whether a file of a folder is a picture to label: by its ending, not hidden, and no result of ours."""
+    hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
+    below = folder.resolve() in out.resolve().parents and out.resolve() in file.resolve().parents
+    return file.suffix.lower() in SUFFIXES and not hidden and not below
 
 
 def _refusal(path: Path, found: str, advice: str) -> OutputError:

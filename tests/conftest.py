@@ -25,19 +25,25 @@ def _is_local(host: object) -> bool:
 
 @pytest.fixture(autouse=True)
 def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    real_connect, real_getaddrinfo = socket.socket.connect, socket.getaddrinfo
+    real_getaddrinfo = socket.getaddrinfo
 
-    def connect(self: socket.socket, address: Any) -> None:
-        if self.family != socket.AF_UNIX and not _is_local(address[0]):
-            raise NetworkForbiddenError(f"connection to {address}")
-        real_connect(self, address)
+    def guarded(name: str, address_at: int) -> Any:
+        real = getattr(socket.socket, name)
+
+        def call(self: socket.socket, *args: Any) -> Any:
+            if self.family != socket.AF_UNIX and not _is_local(args[address_at][0]):
+                raise NetworkForbiddenError(f"{name} to {args[address_at]}")
+            return real(self, *args)
+
+        return call
 
     def getaddrinfo(host: Any, *args: Any, **kwargs: Any) -> Any:
         if not _is_local(host):
             raise NetworkForbiddenError(f"look-up of {host}")
         return real_getaddrinfo(host, *args, **kwargs)
 
-    monkeypatch.setattr(socket.socket, "connect", connect)
+    for name, address_at in (("connect", 0), ("connect_ex", 0), ("sendto", -1)):
+        monkeypatch.setattr(socket.socket, name, guarded(name, address_at))
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
 
 

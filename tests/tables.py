@@ -12,9 +12,9 @@ from hrnet_zoo.datasets import DATASETS
 ROOT = Path(__file__).parents[1]
 
 STRENGTH = {
-    "hr18s": "smallest and fastest: CPUs, many pictures",
-    "hr18": "in between",
-    "hr48": "most accurate: a GPU, or patience",
+    "hr18s": "the smallest network, for CPUs and many pictures",
+    "hr18": "the middle: more layers, still narrow",
+    "hr48": "the most accurate, for a GPU or patience",
 }
 SUBJECT = {
     "cityscapes": "streets seen from a car, 19 classes",
@@ -29,6 +29,14 @@ def rows() -> list[ModelInfo]:
     return [model_info(name) for name in list_models()]
 
 
+def good_for(row: ModelInfo) -> str:
+    """Say in a few words when to take a row: of one network and data set, the longest schedule is the best."""
+    longest = max((r for r in rows() if (r.arch, r.data) == (row.arch, row.data)), key=lambda r: r.miou)
+    if row is not longest:
+        return f"comparing schedules; else `{longest.name}` is better"
+    return f"{SUBJECT[row.data.key]}: {STRENGTH[row.arch]}"
+
+
 def models_table() -> str:
     """Return README's table."""
     lines = [
@@ -37,7 +45,7 @@ def models_table() -> str:
     ]
     lines += [
         f"| `{row.name}` | {row.backbone} | {row.dataset} | {row.parameters / 1e6:.1f} M | {row.miou:.2f} "
-        f"| {row.miou_ms_flip:.2f} | {SUBJECT[row.data.key]}; {STRENGTH[row.arch]} |"
+        f"| {row.miou_ms_flip:.2f} | {good_for(row)} |"
         for row in rows()
     ]
     return "\n".join(lines)

@@ -37,7 +37,7 @@ def test_other_names_lead_to_the_row(row: dict[str, str]) -> None:
     info = model_info(row["name"])
     url = row["checkpoint_url"]
     config = url.split("/")[-2]
-    assert row["name"] not in (config, info.aliases)
+    assert row["name"] not in (config, *info.aliases)
     for name in (config, info.config, url.rsplit("/", 1)[1], url, f"https://mirror.example/x/{url.rsplit('/', 1)[1]}"):
         assert model_info(name) is info
 

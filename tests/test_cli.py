@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -48,7 +49,7 @@ def test_version_and_help(run: Run) -> None:
     )
 
 
-def test_module_and_command_are_the_same() -> None:
+def test_runs_as_a_module() -> None:
     module = subprocess.run([sys.executable, "-m", "hrnet_zoo", "list"], capture_output=True, text=True, check=True)
     assert len(module.stdout.splitlines()) == 24
     assert module.stderr == ""
@@ -117,10 +118,10 @@ def published(hr18s: bytes, host: FaultServer, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_download_show_clear(run: Run, published: FaultServer, cache: Path, tmp_path: Path) -> None:
-    path = Path(run("download", NAME).strip())
+    path = Path(run("download", NAME).split()[1])
     assert path.suffix == ".safetensors"
     assert cache in path.parents
-    assert run("download", NAME).strip() == str(path)
+    assert json.loads(run("download", NAME, "--json")) == [{"name": NAME, "path": str(path)}]
     assert len(published.requests) == 1
     assert run("cache", "path").strip() == str(cache)
     (model,) = [entry for entry in json.loads(run("cache", "show", "--json")) if entry["kind"] == "model"]
@@ -130,16 +131,26 @@ def test_download_show_clear(run: Run, published: FaultServer, cache: Path, tmp_
     assert run("cache", "clear", NAME).startswith("removed 1 files")
     assert not path.exists()
     run("cache", "clear", code=2)
-    copy = Path(run("download", NAME, "--to", tmp_path / "mirror").strip())
+    copy = Path(run("download", NAME, "--to", tmp_path / "mirror").split()[1])
     assert copy.is_relative_to(tmp_path / "mirror/mmsegmentation/v0.5/hrnet")
+    assert run("import", copy) == f"{NAME} {path}\n"
+    assert run("cache", "clear", path.name).startswith("removed 1 files")
     run("import", copy)
-    assert path.exists()
     assert run("cache", "clear", "--all").startswith("removed 1 files")
+
+
+def test_one_failure_does_not_stop_the_others(run: Run, published: FaultServer, tmp_path: Path) -> None:
+    (tmp_path / "page.pth").write_text("<html>")
+    copy = Path(run("download", NAME, "--to", tmp_path / "mirror").split()[1])
+    out = run("import", tmp_path / "page.pth", copy, "--json", code=4)
+    assert [entry["name"] for entry in json.loads(out)] == [NAME]
+    assert "page.pth" in run.err
+    assert published.requests
 
 
 def test_import_of_something_else(run: Run, tmp_path: Path) -> None:
     (tmp_path / "page.pth").write_text("<html>")
-    run("import", tmp_path / "page.pth", code=2)
+    run("import", tmp_path / "page.pth", code=4)
     run("import", tmp_path / "absent.pth", code=5)
 
 
@@ -172,6 +183,8 @@ def test_predict_bad_arguments(run: Run, tmp_path: Path) -> None:
     assert "devices here: cpu" in run.err
     run("predict", "demo", picture, "--out", tmp_path / "out", "--checkpoint", tmp_path / "none.pth", code=5)
     run("predict", "demo", picture, "--mode", "tiles", code=2)
+    run("predict", "demo", picture, "--classes", "only", "--out", tmp_path / "out", code=2)
+    run("demo", "--seed", "1000000", code=2)
     assert not (tmp_path / "out").exists()
 
 
@@ -203,8 +216,14 @@ def test_interrupted(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "interrupted" in run.err
 
 
-def test_a_reader_that_leaves_early() -> None:
-    command = f"{sys.executable} -W error -m hrnet_zoo list --json | head -c 10"
-    piped = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True, check=True)  # noqa: S603
-    assert piped.stdout == '[\n {\n  "na'
+def test_a_reader_that_has_left() -> None:
+    """Write into a pipe that nobody reads any more, as after `| head`."""
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    try:
+        command = [sys.executable, "-W", "error", "-m", "hrnet_zoo", "list", "--json"]
+        piped = subprocess.run(command, stdout=write_end, stderr=subprocess.PIPE, text=True, check=False)  # noqa: S603
+    finally:
+        os.close(write_end)
     assert piped.stderr == ""
+    assert piped.returncode == 1

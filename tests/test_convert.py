@@ -159,7 +159,7 @@ def test_fits_in_the_order_of_the_network() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_makes_float32_of_other_floats(dtype: torch.dtype) -> None:
-    """Unless the caller knows the type that the file must have."""
+    """Unless the file must have a type and has another."""
     state = {name: value.to(dtype) if value.is_floating_point() else value for name, value in stand_in(SHAPES).items()}
     fitted = fit(state, EXPECTED, "a.pth")
     assert same(fitted, {name: value.float() if value.is_floating_point() else value for name, value in state.items()})

@@ -89,13 +89,11 @@ def test_own_checkpoint_with_other_classes(published: dict[str, torch.Tensor], t
         create_model(NAME, checkpoint=path, device="cpu")
 
 
-def test_own_checkpoint_with_the_rows_classes_is_swapped_by_name(
-    published: dict[str, torch.Tensor], tmp_path: Path
-) -> None:
+def test_own_checkpoint_with_a_miscounted_list_is_refused(published: dict[str, torch.Tensor], tmp_path: Path) -> None:
     path = tmp_path / "nineteen.pth"
     path.write_bytes(legacy(published))
-    model = create_model(NAME, checkpoint=path, classes=["person", "tree"], device="cpu")
-    assert torch.equal(model.state_dict()[f"{HEAD}.bias"][0], published[f"{HEAD}.bias"][11])
+    with pytest.raises(StateDictMismatchError, match="has 19 classes"):
+        create_model(NAME, checkpoint=path, classes=["person", "tree"], device="cpu")
 
 
 def test_random_weights_are_seeded_and_never_stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,6 +134,10 @@ def test_dtype(dtype: torch.dtype) -> None:
         (lambda: create_model("fcn_hr48_cityscape_160k"), UnknownModelError, "fcn_hr48_cityscapes_160k"),
         (lambda: create_model(NAME, device="gpu"), DeviceError, "devices here: cpu"),
         (lambda: create_model(NAME, device="cuda:99"), DeviceError, "cuda:99"),
+        (lambda: create_model(NAME, device="meta"), DeviceError, "meta"),
+        (lambda: create_model(NAME, device=object()), DeviceError, "devices here: cpu"),  # type: ignore[arg-type]
+        (lambda: create_model(5), UnknownModelError, "5"),  # type: ignore[arg-type]
+        (lambda: create_model(NAME, classes=3.5), ConfigError, "from 2 to 255"),  # type: ignore[arg-type]
         (lambda: create_model(NAME, dtype=torch.int8), ConfigError, "torch.int8"),
         (lambda: create_model(NAME, classes=1), ConfigError, "name the background too"),
         (lambda: create_model(NAME, classes=10**9), ConfigError, "from 2 to 255"),

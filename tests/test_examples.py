@@ -24,7 +24,7 @@ def run(script: str, *arguments: str | Path) -> str:
         check=True,
         capture_output=True,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "HRNET_ZOO_OFFLINE": "1"},
     ).stdout
 
 
@@ -44,6 +44,7 @@ def test_label_a_photo(tmp_path: Path) -> None:
 def test_shares_to_csv(tmp_path: Path) -> None:
     for seed in range(2):
         Image.fromarray(scene(seed, 96, 192).image).save(tmp_path / f"{seed}.jpg")
+    (tmp_path / "notes.txt").write_text("no picture")
     table = list(csv.DictReader(io.StringIO(run("shares_to_csv.py", tmp_path, "road", "sky"))))
     assert [row["picture"] for row in table] == ["0.jpg", "1.jpg"]
     assert all(0 < float(row["road"]) < 1 for row in table)
@@ -65,6 +66,7 @@ def test_train_demo_writes_a_checkpoint_of_the_published_form(tmp_path: Path) ->
 @pytest.mark.filterwarnings("default")  # of the notebook machinery, not of ours
 def test_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("HRNET_ZOO_OFFLINE", "1")
     notebook = nbformat.read(EXAMPLES / "quickstart.ipynb", as_version=4)  # type: ignore[no-untyped-call]
     NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
     shown = [output for cell in notebook.cells for output in cell.get("outputs", [])]

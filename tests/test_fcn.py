@@ -1,5 +1,6 @@
 """The whole network against the recorded reference, and what torch can do with it."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -23,9 +24,20 @@ def test_names_and_shapes_are_the_published_ones(arch: str, shared: Path) -> Non
     assert {name: list(shape) for name, shape in entries(arch, 19).items()} == published
 
 
-@pytest.mark.parametrize(("arch", "number"), [("hr18s", 872), ("hr18", 1838), ("hr48", 1838)])
-def test_number_of_entries(arch: str, number: int) -> None:
-    assert len(entries(arch, 19)) == number
+@pytest.mark.parametrize(
+    ("arch", "number", "digest"),
+    [
+        ("hr18s", 872, "dc49550057813f499a2592822f1213b79c4b0c1fa01e96dc9033e53a43a77085"),
+        ("hr18", 1838, "b9881d7f540247f34830c3773c6b0d1e442a7b685158fe4d90b36a90e5f4952b"),
+        ("hr48", 1838, "6790f18b9708ef9a8e3cca40b9b3a4d8754b172dec913e571fc2b21caa664609"),
+    ],
+)
+def test_names_and_shapes_by_their_digest(arch: str, number: int, digest: str) -> None:
+    """Compare with the digest of the published names and shapes, "name [shape]" a line, sorted."""
+    listed = entries(arch, 19)
+    assert len(listed) == number
+    text = "".join(f"{name} {list(shape)}\n" for name, shape in sorted(listed.items()))
+    assert hashlib.sha256(text.encode()).hexdigest() == digest
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])

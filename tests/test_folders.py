@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from hrnet_zoo.creation import create_model
-from hrnet_zoo.errors import OutputError
+from hrnet_zoo.errors import OutputError, UnreadableImageError
 from hrnet_zoo.folders import Job, plan, predict_files
 from hrnet_zoo.models.fcn import FCNHRNet
 
@@ -43,6 +43,26 @@ def test_globs_files_and_each_picture_once(pictures: Path, tmp_path: Path) -> No
 def test_a_pattern_without_match_is_a_missing_picture(tmp_path: Path) -> None:
     (job,) = planned([tmp_path / "*.jpg"], tmp_path / "out")
     assert job.picture == tmp_path / "*.jpg"
+
+
+def test_the_output_folder_may_be_anywhere(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(pictures)
+    assert [job.labels for job in planned(["b.png"], Path())] == [Path("b_labels.png")]
+    assert len(planned(["."], Path())) == 3
+    assert len(planned([pictures], Path("deep"), force=True)) == 2  # what lies in the output folder is no input
+    assert len(planned([pictures / "deep" / "c.png"], pictures / "deep")) == 1  # unless it is named
+
+
+def test_no_pictures(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(UnreadableImageError, match=r"no file with one of the endings"):
+        planned([tmp_path], tmp_path / "out")
+
+
+def test_a_name_too_long_or_empty_is_a_missing_picture(tmp_path: Path) -> None:
+    for text in ("x" * 5000, ""):
+        (job,) = planned([text], tmp_path / "out", labels=False, overlay=False)
+        assert str(job.picture) in (text, ".")
 
 
 def test_names_that_clash(pictures: Path, tmp_path: Path) -> None:

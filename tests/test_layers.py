@@ -7,7 +7,8 @@ import hrnet_zoo
 
 PACKAGE = Path(hrnet_zoo.__file__).parent
 
-# The house, top to bottom; a name stands for its folder too.
+# The house, top to bottom. Data sets stand above the catalog, whose rows refer to them; pictures and results above the
+# network, which knows of them by name only.
 LISTING = [
     "errors",
     "outputs",

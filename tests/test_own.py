@@ -8,7 +8,6 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from hrnet_zoo.catalog import model_info
 from hrnet_zoo.errors import (
     CheckpointError,
     CheckpointFormatError,
@@ -16,18 +15,18 @@ from hrnet_zoo.errors import (
     HashMismatchError,
     StateDictMismatchError,
 )
+from hrnet_zoo.weights.addresses import PUBLISHED_HOST
 from hrnet_zoo.weights.build import Entries, Weights, entries, with_classes
 from hrnet_zoo.weights.convert import read_checkpoint
 from hrnet_zoo.weights.own import load_own
 from tests.checkpoints import legacy, zipped
 from tests.http_server import FaultServer, whole
 
-NAME = "fcn_hr18s_cityscapes_40k"
 NETWORK = entries("hr18s", 19)
 
 
 def own(source: str | Path, network: Entries = NETWORK) -> Weights:
-    return load_own(str(source), model_info(NAME), network, progress=False)
+    return load_own(str(source), "hr18s", network, progress=False)
 
 
 def test_own_checkpoint_by_address_with_its_hash_in_the_name(hr18s: bytes, host: FaultServer) -> None:
@@ -38,16 +37,35 @@ def test_own_checkpoint_by_address_with_its_hash_in_the_name(hr18s: bytes, host:
     assert len(host.requests) == 1
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert provenance["source_sha256"] == digest
-    with pytest.raises(HashMismatchError, match="expected 00000000"):
+    with pytest.raises(HashMismatchError, match=r"expected 00000000[\s\S]*rename it"):
         own(host.play("/models/mine-00000000.pth", whole(hr18s)))
 
 
-def test_own_address_without_a_hash_is_taken_with_a_warning(
-    hr18s: bytes, host: FaultServer, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("name", ["mine.pth?token=secret", "mine-20240115.pth"])
+def test_own_address_without_a_hash_is_taken_with_one_warning(
+    name: str, hr18s: bytes, host: FaultServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    own(host.play("/mine.pth?token=secret", whole(hr18s)))
-    assert "cannot be checked" in caplog.text
+    address = host.play(f"/{name}", whole(hr18s))
+    own(address)
+    own(address)
+    assert len([line for line in caplog.messages if "could not be checked" in line]) == 1
     assert "secret" not in caplog.text
+
+
+def test_a_bad_body_is_fetched_anew_the_next_time(hr18s: bytes, host: FaultServer, cache: Path) -> None:
+    address = host.play("/mine.pth", whole(hr18s[:-100]), whole(hr18s))
+    with pytest.raises(CheckpointFormatError):
+        own(address)
+    assert not list(cache.rglob("*.part"))
+    assert len(own(address)[0]) == 872
+
+
+def test_the_publishers_other_files_come_through_mirrors(
+    hr18s: bytes, host: FaultServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.play("/zoo/mmsegmentation/newer.pth", whole(hr18s))
+    monkeypatch.setenv("HRNET_ZOO_MIRRORS", f"{host.url}/zoo")
+    assert len(own(f"{PUBLISHED_HOST}/mmsegmentation/newer.pth")[0]) == 872
 
 
 @pytest.mark.parametrize("write", [legacy, zipped])

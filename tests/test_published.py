@@ -12,6 +12,9 @@ import torch
 
 from hrnet_zoo.catalog import ModelInfo, model_info
 from hrnet_zoo.errors import (
+    CacheError,
+    CheckpointError,
+    CheckpointFormatError,
     CheckpointNotFoundError,
     HashMismatchError,
     HTTPStatusError,
@@ -142,6 +145,29 @@ def test_a_login_page_is_refused(
     assert not list(cache.rglob("*.safetensors"))
 
 
+def test_a_refused_body_is_not_kept(
+    hr18s: bytes, host: FaultServer, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A body with the right hash that is no checkpoint, and then, under a corrected row, a good one."""
+    junk = b"\x80\x02junk" * 1000
+    bad = dataclasses.replace(model_info(NAME), sha256_prefix=hashlib.sha256(junk).hexdigest()[:8])
+    good = dataclasses.replace(model_info(NAME), sha256_prefix=hashlib.sha256(hr18s).hexdigest()[:8])
+    monkeypatch.setenv("HRNET_ZOO_MIRRORS", host.url)
+    host.play(path_of(bad), whole(junk))
+    host.play(path_of(good), whole(hr18s))
+    with pytest.raises(CheckpointError):
+        load_published(bad, NETWORK, progress=False)
+    assert not list(cache.rglob("*.part"))
+    assert not list(cache.rglob("*.safetensors"))
+    assert len(load_published(good, NETWORK, progress=False)[0]) == 872
+
+
+def test_a_cache_that_cannot_be_looked_into(row: ModelInfo, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HRNET_ZOO_CACHE", str(tmp_path / ("x" * 300)))
+    with pytest.raises(CacheError, match="HRNET_ZOO_CACHE"):
+        load_published(row, NETWORK, progress=False)
+
+
 def test_offline_says_what_to_bring(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HRNET_ZOO_OFFLINE", "1")
     with pytest.raises(OfflineError, match=r"hrnet-zoo import fcn_hr18s_512x1024_40k_cityscapes_.*-93db27d0\.pth"):
@@ -189,6 +215,10 @@ def test_import_refuses_what_it_does_not_know(hr18s: bytes, tmp_path: Path, cach
     named.write_bytes(hr18s)
     with pytest.raises(HashMismatchError, match="expected 93db27d0"):
         import_file(named)
+    for content, kind in ((b"", "empty"), (b"<html>sign in</html>", "(?i)html"), (hr18s[:-9], "9 bytes")):
+        (tmp_path / "bad.pth").write_bytes(content)
+        with pytest.raises(CheckpointFormatError, match=kind):
+            import_file(tmp_path / "bad.pth")
     with pytest.raises(CheckpointNotFoundError, match="no such file"):
         import_file(tmp_path / "absent.pth")
     with pytest.raises(CheckpointNotFoundError, match="a folder or special file"):

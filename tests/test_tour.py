@@ -35,6 +35,12 @@ def test_the_bundled_network_is_a_trained_one(tmp_path: Path) -> None:
     assert 100 * report.miou == pytest.approx(DEMO.miou, abs=0.1)
 
 
+def test_the_bundled_file_is_small_and_needs_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HRNET_ZOO_OFFLINE", "1")
+    assert create_model("demo", device="cpu").classes[0] == "road"
+    assert Path(DEMO.checkpoint_url.removeprefix("file://")).stat().st_size <= 9_000_000
+
+
 def test_a_file_in_the_way(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     model = create_model("demo", device="cpu")

@@ -31,7 +31,7 @@ class FCNHRNet(nn.Module):
         info: the catalog row that the weights come from, if any.
 
     Attributes:
-        provenance: where the weights came from (source address, SHA-256, ...); empty for random weights.
+        provenance: what the weights' file says of its origin (source address, SHA-256, ...); empty for random weights.
 
     """
 

@@ -8,6 +8,7 @@ second call opens no connection.
 
 import hashlib
 import logging
+import stat
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -17,11 +18,12 @@ from torch import Tensor
 
 from hrnet_zoo import __version__
 from hrnet_zoo.datasets import CITYSCAPES
-from hrnet_zoo.errors import CheckpointFormatError, CheckpointNotFoundError, HashMismatchError
+from hrnet_zoo.errors import CheckpointError, CheckpointFormatError, CheckpointNotFoundError, HashMismatchError
 from hrnet_zoo.models.fcn import FCNHRNet
 from hrnet_zoo.weights import cache
 from hrnet_zoo.weights.addresses import redact
 from hrnet_zoo.weights.convert import (
+    CLASSIFIER,
     CONVERTER_VERSION,
     class_count,
     fit,
@@ -33,8 +35,6 @@ from hrnet_zoo.weights.convert import (
 from hrnet_zoo.weights.gate import inspect_safetensors
 from hrnet_zoo.weights.part import discard
 from hrnet_zoo.weights.transfer import fetch
-
-CLASSIFIER = "decode_head.conv_seg"
 
 # Names and shapes of a network's state dict; as a function: those of the network with so many classes.
 Entries = Mapping[str, torch.Size]
@@ -97,12 +97,16 @@ def fetch_into_cache(
 
     """
     final = cache.model_path(stem)
-    if final.is_file():
+    if cache.is_cached(stem):
         return final
     with cache.lock(stem):
-        if not final.is_file():  # another process may have been faster
+        if not cache.is_cached(stem):  # another process may have been faster
             bodies, part = fetch_verified(stem, urls, stated, max_bytes=max_bytes, progress=progress)
-            publish(stem, convert(bodies, part))
+            try:
+                publish(stem, convert(bodies, part))
+            except CheckpointError:
+                discard(part)  # the host may have a better file next time
+                raise
             discard(part)
             cache.sweep()
     return final
@@ -173,7 +177,7 @@ def publish(stem: str, blob: bytes) -> None:
 
 
 def check_hash(body: bytes, stated: str, source: str) -> None:
-    """Compare a file with the SHA-256, or the beginning of one, that its row or its name states.
+    """Compare a file with the SHA-256, or the beginning of one, that its row or its name states; "": none is known.
 
     Raises:
         HashMismatchError: they differ.
@@ -185,8 +189,8 @@ def check_hash(body: bytes, stated: str, source: str) -> None:
             asked=f"the checkpoint {source}",
             found=f"SHA-256 {digest} of {len(body):,} bytes; expected {stated}{'...' if len(stated) < 64 else ''}",
             done="the file was not loaded and nothing was added to the cache",
-            advice="fetch it again or from another mirror (HRNET_ZOO_MIRRORS); "
-            "if it comes out the same, the published file has changed: please report the digest above",
+            advice="delete it and fetch it again, or from another host; if a published file comes out the same, please "
+            "report the digest above; a file of your own: its name ends in digits that are not its hash, rename it",
             source=source,
             expected=stated,
             actual=digest,
@@ -202,11 +206,13 @@ def read_file(path: Path) -> bytes:
 
     """
     try:
-        if path.is_file():
+        if stat.S_ISREG(path.stat().st_mode):
             return path.read_bytes()
-        found = "a folder or special file" if path.exists() else "no such file"
-    except OSError as error:
-        found = error.strerror or str(error)
+        found = "a folder or special file"
+    except FileNotFoundError:
+        found = "no such file"
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        found = getattr(error, "strerror", None) or str(error)
     raise CheckpointNotFoundError(
         asked=f"the checkpoint {path}",
         found=found,

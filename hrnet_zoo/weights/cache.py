@@ -27,7 +27,7 @@ from typing import BinaryIO, Literal
 
 import filelock
 
-from hrnet_zoo.errors import CacheError, CachePermissionError
+from hrnet_zoo.errors import CacheError
 from hrnet_zoo.weights.part import discard, disk_errors, note_path
 
 LOCK_NOTICE_S = 10.0  # silence before a wait is reported
@@ -89,6 +89,21 @@ def root() -> Path:
 def model_path(stem: str) -> Path:
     """Where the finished file of `stem` lies or would lie; looks at nothing and makes nothing."""
     return root() / "v1" / "models" / f"{_checked(stem)}.safetensors"
+
+
+def is_cached(stem: str) -> bool:
+    """Tell whether the finished file of `stem` is there; opens and makes nothing.
+
+    Raises:
+        CacheError: the cache cannot be looked into.
+
+    """
+    path = model_path(stem)
+    with disk_errors(path, f"look for {stem} in the cache"):
+        try:
+            return stat.S_ISREG(path.stat().st_mode)
+        except (FileNotFoundError, NotADirectoryError):  # the latter is said by whoever goes on to write
+            return False
 
 
 @contextlib.contextmanager
@@ -188,7 +203,7 @@ def sweep() -> None:
             continue  # a note goes with its part
         try:
             discard(entry.path)
-        except CachePermissionError as error:  # another user's: theirs to remove, and no harm to what was just built
+        except CacheError as error:  # another user's, say: theirs to remove, and no harm to what was just built
             _log.info("%s", error)
 
 

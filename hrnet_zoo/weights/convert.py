@@ -27,7 +27,7 @@ from hrnet_zoo.weights.gate import inspect_checkpoint, inspect_safetensors
 CONVERTER_VERSION = 1  # part of the cache's file names: raise it whenever the same source gives other bytes
 
 _OLDEST_TORCH = (2, 10)  # CVE-2026-24747: memory corruption in the weights_only unpickler before
-_CLASSIFIER = "decode_head.conv_seg.weight"
+CLASSIFIER = "decode_head.conv_seg"  # the layer whose rows are the classes
 _COUNTER = ".num_batches_tracked"  # of batch norm: the only entries that are whole numbers
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64, "I64": torch.int64}
@@ -69,12 +69,13 @@ def class_count(state: Mapping[str, Tensor], source: str) -> int:
         StateDictMismatchError: it has no classifier of an FCN head.
 
     """
-    if _CLASSIFIER not in state:
-        raise _mismatch(source, missing={_CLASSIFIER: "(classes, channels, 1, 1)"})
-    if state[_CLASSIFIER].ndim != 4 or len(state[_CLASSIFIER]) == 0:
-        found = f"{tuple(state[_CLASSIFIER].shape)}, expected (classes, channels, 1, 1)"
-        raise _mismatch(source, different={_CLASSIFIER: found})
-    return state[_CLASSIFIER].shape[0]
+    name = f"{CLASSIFIER}.weight"
+    if name not in state:
+        raise _mismatch(source, missing={name: "(classes, channels, 1, 1)"})
+    if state[name].ndim != 4:
+        found = f"{tuple(state[name].shape)}, expected (classes, channels, 1, 1)"
+        raise _mismatch(source, different={name: found})
+    return state[name].shape[0]
 
 
 def fit(
@@ -252,7 +253,7 @@ def _mismatch(
         if group:
             few = ", ".join(f"{ascii(name)[1:-1]:.80} {note}" for name, note in list(group.items())[:5])
             found.append(f"{len(group)} {title}: {few}{', ...' if len(group) > 5 else ''}")
-    classifier_alone = groups["different"].keys() <= {_CLASSIFIER, _CLASSIFIER.replace("weight", "bias")}
+    classifier_alone = groups["different"].keys() <= {f"{CLASSIFIER}.weight", f"{CLASSIFIER}.bias"}
     if groups["different"] and classifier_alone and not missing and not unexpected:
         advice = "its head has another number of classes: say which with classes=..., or choose the name that fits"
     else:

@@ -7,14 +7,13 @@ import re
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
+import safetensors.torch
 import torch
 
-from hrnet_zoo.catalog import ModelInfo
 from hrnet_zoo.errors import StateDictMismatchError
 from hrnet_zoo.weights import cache
-from hrnet_zoo.weights.addresses import redact
+from hrnet_zoo.weights.addresses import addresses, redact
 from hrnet_zoo.weights.build import (
-    CLASSIFIER,
     Entries,
     EntriesOf,
     Weights,
@@ -25,29 +24,31 @@ from hrnet_zoo.weights.build import (
     publish,
     read_file,
     size_limit,
-    with_classes,
 )
-from hrnet_zoo.weights.convert import CONVERTER_VERSION, class_count, fit, load_safetensors, to_safetensors
+from hrnet_zoo.weights.convert import CLASSIFIER, CONVERTER_VERSION, class_count, fit, load_safetensors, to_safetensors
 from hrnet_zoo.weights.gate import inspect_safetensors
 
 # A training checkpoint of the reference holds two more copies of the weights (momentum) beside them.
 SIZE_FACTOR = 4
+# Eight or more hex digits before the ending state a file's hash, unless they are a date.
+STATED_HASH = re.compile(r"-(?!(?:19|20)\d{6}\.)([0-9a-f]{8,64})\.\w+$")
 
 logger = logging.getLogger("hrnet_zoo")
 
 
-def load_own(source: str, info: ModelInfo, network: Entries, *, progress: bool) -> Weights:
+def load_own(source: str, arch: str, network: Entries, *, progress: bool) -> Weights:
     """Load a user's own checkpoint.
 
     Args:
         source: path or address of a .pth (either serialization, with or without `meta` and "module.") or .safetensors.
-            Eight or more hex digits before an address's suffix are taken as the beginning of the file's SHA-256.
-        info: the row whose network it is for.
-        network: names and shapes of that network; the file may also have as many classes as the row.
+            Eight or more hex digits before an address's ending are taken as the beginning of the file's SHA-256.
+        arch: the network's, to tell cached files apart.
+        network: names and shapes that the file must have.
         progress: show a bar for a download on a terminal.
 
     Returns:
-        Float32 tensors, memory-mapped where the file is float32 safetensors or comes from the cache; provenance.
+        Float32 tensors, memory-mapped where the file is float32 safetensors or comes from the cache; and what the
+        file's header says of itself.
 
     Raises:
         CheckpointNotFoundError: there is no such file.
@@ -59,66 +60,74 @@ def load_own(source: str, info: ModelInfo, network: Entries, *, progress: bool) 
 
     def expected(count: int) -> Entries:
         asked = network[f"{CLASSIFIER}.weight"][0]
-        if count not in (asked, info.num_classes):
+        if count != asked:
             raise StateDictMismatchError(
-                asked=f"load {redact(source)} into {info.name} with {asked} classes",
+                asked=f"load {redact(source)} into a network with {asked} classes",
                 found=f"the file's classifier has {count} classes",
                 done="nothing was loaded",
-                advice=f"name the file's classes: create_model({info.name!r}, checkpoint=..., classes=[{count} names])",
+                advice=f"name the file's own classes: create_model(..., classes=[{count} names])",
                 source=redact(source),
                 different=(f"{CLASSIFIER}.weight: {count} classes, expected {asked}",),
             )
-        return with_classes(network, count)
+        return network
 
     if "://" in source:
         max_bytes = SIZE_FACTOR * size_limit(network)
-        build = functools.partial(_from_address, source, info, expected, max_bytes=max_bytes, progress=progress)
+        build = functools.partial(_from_address, source, arch, expected, max_bytes=max_bytes, progress=progress)
     elif source.endswith(".safetensors"):
-        return _safetensors(Path(source), source, expected)
+        return _from_safetensors(Path(source), expected)
     else:
-        build = functools.partial(_from_file, Path(source), info, expected)
+        build = functools.partial(_from_file, Path(source), arch, expected)
     return load(build, expected)
 
 
-def _from_address(address: str, info: ModelInfo, expected: EntriesOf, *, max_bytes: int, progress: bool) -> Path:
+def _from_address(address: str, arch: str, expected: EntriesOf, *, max_bytes: int, progress: bool) -> Path:
     """Return the cached file of an address; fetch and convert it if it is not there."""
     name = PurePosixPath(urlsplit(address).path).name
-    stated = re.search(r"-([0-9a-f]{8,64})\.\w+$", name)
-    if not stated:
-        logger.warning("%s states no SHA-256 in its name: what is fetched now cannot be checked", redact(address))
-    provenance = {"model": info.name, "source_url": redact(address)}
+    stated = STATED_HASH.search(name)
+    provenance = {"source_url": redact(address)}
 
     def convert(bodies: list[bytes], part: Path) -> bytes:
-        if name.endswith(".safetensors"):
-            state, _ = _safetensors(part, redact(address), expected)
-            return to_safetensors(state, {**provenance, **provenance_of(bodies.pop())})
-        return convert_checkpoint(bodies, redact(address), expected, provenance)
+        if not stated:
+            logger.warning("%s states no SHA-256 in its name: what was fetched could not be checked", redact(address))
+        if not name.endswith(".safetensors"):
+            return convert_checkpoint(bodies, redact(address), expected, provenance)
+        inspect_safetensors(part, redact(address))
+        state = safetensors.torch.load(bodies[0])
+        fitted = fit(state, expected(class_count(state, redact(address))), redact(address))
+        return to_safetensors(fitted, {**provenance, **provenance_of(bodies.pop())})
 
     mark = stated[1] if stated else hashlib.sha256(address.encode()).hexdigest()
-    stem, known = _stem(name, info, mark), stated[1] if stated else ""
-    return fetch_into_cache(stem, [address], known, convert, max_bytes=max_bytes, progress=progress)
+    return fetch_into_cache(
+        _stem(name, arch, mark),
+        addresses(address),
+        stated[1] if stated else "",
+        convert,
+        max_bytes=max_bytes,
+        progress=progress,
+    )
 
 
-def _from_file(path: Path, info: ModelInfo, expected: EntriesOf) -> Path:
+def _from_file(path: Path, arch: str, expected: EntriesOf) -> Path:
     """Return the cached file of a .pth with these very bytes; convert it if it is not there."""
     bodies = [read_file(path)]
-    stem = _stem(path.name, info, hashlib.sha256(bodies[0]).hexdigest())
-    # Only the name: a header that travels with the weights tells nobody the user's folders.
-    provenance = {"model": info.name, "source_url": path.name}
+    stem = _stem(path.name, arch, hashlib.sha256(bodies[0]).hexdigest())
     with cache.lock(stem):
-        if not cache.model_path(stem).is_file():
-            publish(stem, convert_checkpoint(bodies, str(path), expected, provenance))
+        if not cache.is_cached(stem):
+            # Only the name: a header that travels with the weights tells nobody the user's folders.
+            publish(stem, convert_checkpoint(bodies, str(path), expected, {"source_url": path.name}))
     return cache.model_path(stem)
 
 
-def _safetensors(path: Path, source: str, expected: EntriesOf) -> Weights:
-    header = inspect_safetensors(path, source)
+def _from_safetensors(path: Path, expected: EntriesOf) -> Weights:
+    """Load a local .safetensors as it is."""
+    header = inspect_safetensors(path, str(path))
     found = {name: torch.Size(shape) for name, (_, shape) in header.entries.items()}
-    state = load_safetensors(path, found, source)
-    return fit(state, expected(class_count(state, source)), source), header.metadata
+    state = load_safetensors(path, found, str(path))
+    return fit(state, expected(class_count(state, str(path))), str(path)), header.metadata
 
 
-def _stem(name: str, info: ModelInfo, mark: str) -> str:
+def _stem(name: str, arch: str, mark: str) -> str:
     """Name a file in the cache after a foreign one, in the characters that the cache allows."""
     plain = re.sub(r"[^A-Za-z0-9_-]+", "_", PurePosixPath(name).stem)[:60].lstrip("-") or "checkpoint"
-    return f"{plain}-{info.arch}-{mark[:16]}-c{CONVERTER_VERSION}"
+    return f"{plain}-{arch}-{mark[:16]}-c{CONVERTER_VERSION}"

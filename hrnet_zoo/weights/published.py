@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import os
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
@@ -26,6 +27,7 @@ from hrnet_zoo.weights.build import (
     size_limit,
 )
 from hrnet_zoo.weights.convert import CONVERTER_VERSION
+from hrnet_zoo.weights.gate import inspect_checkpoint
 from hrnet_zoo.weights.part import discard
 
 
@@ -66,18 +68,21 @@ def import_file(path: Path) -> tuple[ModelInfo, Path]:
 
     Raises:
         CheckpointNotFoundError: there is no such file.
+        CheckpointFormatError, UnsafeCheckpointError: it is no checkpoint, or one that nobody should load.
         HashMismatchError: its name is that of a row, its content is not.
         UnknownModelError: it is none of the published files.
 
     """
     bodies = [read_file(path)]
     digest = hashlib.sha256(bodies[0]).hexdigest()
-    info = recognise(digest) or _row_named(path, digest)
+    info = recognise(digest)
+    if info is None:
+        inspect_checkpoint(bodies[0], str(path))  # a page, a torso or a trap is called by its name
+        info = _row_named(path, digest)
     check_hash(bodies[0], _stated(info), str(path))
     stem = cached_stem(info)
-    with cache.lock(stem):
-        if not cache.model_path(stem).is_file():
-            publish(stem, _convert(bodies, str(path), info, entries(info.arch, info.num_classes)))
+    with cache.lock(stem):  # always anew, whatever the state of what lies there
+        publish(stem, _convert(bodies, str(path), info, entries(info.arch, info.num_classes)))
     return info, cache.model_path(stem)
 
 
@@ -94,7 +99,7 @@ def mirror(info: ModelInfo, folder: Path, expected: Entries, *, progress: bool) 
 
     """
     final = folder / urlsplit(_public_address(info)).path.lstrip("/")
-    if final.is_file():
+    if os.path.lexists(final):  # never raises, as Path.is_file does for a name too long
         check_hash(read_file(final), _stated(info), str(final))
         return final
     bodies, part = fetch_verified(

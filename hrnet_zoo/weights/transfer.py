@@ -53,7 +53,7 @@ RETRIED_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 PAGE_TYPES = frozenset({"text/html", "text/xml", "application/xml", "application/xhtml+xml"})
 
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")  # RFC 9110, 14.4
-_BY_HAND = "bring the file by hand: hrnet-zoo import FILE"
+_BY_HAND = "bring the file by hand: hrnet-zoo import FILE (your own: checkpoint=FILE)"
 _ELSEWHERE = f"name another address in HRNET_ZOO_MIRRORS, or {_BY_HAND}"
 
 _log = logging.getLogger(__name__)
