@@ -124,7 +124,7 @@ def _pictures(text: str, out: Path) -> Iterator[tuple[Path, Path]]:
         for match in matches:
             yield from _pictures(match, out)
     else:
-        yield path, Path(path.name)
+        yield path, Path(path.name or "picture")
 
 
 def _is_meant(file: Path, folder: Path, out: Path) -> bool:

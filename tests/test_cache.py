@@ -166,6 +166,7 @@ def test_a_hit_on_a_cache_that_may_not_be_written(monkeypatch: pytest.MonkeyPatc
 def use_as_nobody() -> subprocess.CompletedProcess[str]:
     """Load a model, and try to fetch another, as a user who may only read."""
     return run_child("""
+        from hrnet_zoo.errors import CachePermissionError
         os.setuid(65534)
         opened = []
         sys.addaudithook(lambda event, args: opened.append(args) if event in {"os.mkdir", "fcntl.flock"} else None)
@@ -174,7 +175,7 @@ def use_as_nobody() -> subprocess.CompletedProcess[str]:
         try:
             with files.lock("a"):
                 files.claim_part("b")
-        except files.CachePermissionError as error:
+        except CachePermissionError as error:
             print(error)
     """)
 

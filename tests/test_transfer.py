@@ -522,7 +522,7 @@ def test_what_stays_is_counted_at_the_end(host: FaultServer, part: Path) -> None
 
 
 def test_plain_http_only_where_named(part: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transfer, "_is_loopback", lambda host: False)
+    monkeypatch.setattr(transfer, "is_loopback", lambda host: False)
     with serve() as host:
         url = host.play(PATH, whole(BODY))
         with pytest.raises(DownloadError, match="without TLS"):

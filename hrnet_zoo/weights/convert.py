@@ -72,7 +72,7 @@ def class_count(state: Mapping[str, Tensor], source: str) -> int:
     name = f"{CLASSIFIER}.weight"
     if name not in state:
         raise _mismatch(source, missing={name: "(classes, channels, 1, 1)"})
-    if state[name].ndim != 4:
+    if state[name].ndim != 4 or not state[name].numel():
         found = f"{tuple(state[name].shape)}, expected (classes, channels, 1, 1)"
         raise _mismatch(source, different={name: found})
     return state[name].shape[0]
