@@ -26,7 +26,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from hrnet_zoo import __version__
@@ -56,8 +56,6 @@ def main() -> None:
     average = AveragedModel(model, multi_avg_fn=follow, use_buffers=True)
     pool = Pool(args, device)
     steps = train(model, average, pool, args)
-    # Batch statistics anew, over whole scenes: those of averaged weights are not the average of statistics.
-    update_bn((pool.draw(args.batch)[0] for _ in range(20)), average)
     save(average.module, args.out, steps, args)
     digest = hashlib.sha256(args.out.read_bytes()).hexdigest()
     final = args.out.rename(args.out.with_name(f"{args.out.stem}-{digest[:8]}.pth"))
@@ -79,6 +77,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--crop", type=int, nargs=2, default=(384, 512), metavar=("H", "W"), help="of a training view")
     parser.add_argument("--lr", type=float, default=2e-3, help="highest learning rate (default: 0.002)")
     parser.add_argument("--zoom", type=float, default=0.3, help="spread of the random sizes, as a power of e (0.3)")
+    parser.add_argument("--settle", type=float, default=0.25, help="share of the time without levelling (0.25)")
     parser.add_argument("--bfloat16", action=argparse.BooleanOptionalAction, help="default: on CUDA alone")
     parser.add_argument("--init", type=Path, help="go on from the weights in this file, instead of random ones")
     parser.add_argument("--seed", type=int, default=0)
@@ -145,17 +144,23 @@ def normalise(images: Tensor) -> Tensor:
     return (images - mean) / std
 
 
-def vary(images: Tensor, masks: Tensor, crop: tuple[int, int], zoom: float) -> tuple[Tensor, Tensor]:
-    """Take a view of every scene around a pixel of a random class (crop, flip, size) in varied light and colour."""
+def vary(images: Tensor, masks: Tensor, crop: tuple[int, int], zoom: float, level: bool) -> tuple[Tensor, Tensor]:
+    """Take a view of every scene (crop, flip, size) in varied light and colour.
+
+    With `level`, somewhere in the view lies a pixel of a class drawn with equal chances among those of the scene, so
+    that rare classes come often; else the view lies anywhere, and classes come as often as they do.
+    """
     count, _, height, width = images.shape
     device = images.device
     scale = torch.exp(torch.randn(count, device=device) * zoom).clamp(0.5, 2.0)
     flip = torch.where(torch.rand(count, device=device) < 0.5, -1.0, 1.0)
     size = torch.tensor([width, height], device=device)
     seen = torch.tensor(crop[::-1], device=device) / scale[:, None]  # (x, y) pixels of the scene
-    # Somewhere in the view, a pixel of a class drawn with equal chances among those of the scene: rare ones come often.
-    corner = torch.stack([interesting(mask) for mask in masks]) - torch.rand(count, 2, device=device) * seen
-    corner = corner.clamp(min=0).minimum((size - seen).clamp(min=0)).floor()  # whole pixels: unzoomed, unresampled
+    free = (size - seen).clamp(min=0)
+    corner = torch.rand(count, 2, device=device) * (free + 1)
+    if level:
+        corner = torch.stack([interesting(mask) for mask in masks]) - torch.rand(count, 2, device=device) * seen
+    corner = corner.clamp(min=0).minimum(free).floor()  # whole pixels: unzoomed, unresampled
     view, shift = seen / size, (2 * corner + seen) / size - 1
     theta = images.new_zeros(count, 2, 3)
     theta[:, 0, 0], theta[:, 1, 1], theta[:, :, 2] = view[:, 0] * flip, view[:, 1], shift
@@ -219,11 +224,12 @@ def train(model: FCNHRNet, average: AveragedModel, pool: Pool, args: argparse.Na
         for group in optimizer.param_groups:
             group["lr"] = rate
         pool.refresh()
-        # The last fifth sees scenes at the size at which they are judged.
-        images, labels = vary(*pool.draw(args.batch), tuple(args.crop), args.zoom if done < 0.8 else 0.0)
+        # In the end, scenes as they are judged: at their size, and classes as often as they come.
+        early = done < 1 - args.settle
+        images, labels = vary(*pool.draw(args.batch), tuple(args.crop), args.zoom if early else 0.0, early)
         with torch.autocast(args.device.split(":")[0], torch.bfloat16, enabled=args.bfloat16):
             scores = model.decode_head(model.backbone(images))
-        loss = loss_of(scores, labels, weight)
+        loss = loss_of(scores, labels, weight if early else torch.ones_like(weight))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(model.parameters(), 5.0)

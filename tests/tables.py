@@ -45,7 +45,7 @@ def models_table() -> str:
     ]
     lines += [
         f"| `{row.name}` | {row.backbone} | {row.dataset} | {row.parameters / 1e6:.1f} M | {row.miou:.2f} "
-        f"| {row.miou_ms_flip:.2f} | {good_for(row)} |"
+        f"| {row.miou_ms_flip or 0:.2f} | {good_for(row)} |"
         for row in rows()
     ]
     return "\n".join(lines)
@@ -59,7 +59,7 @@ def rows_table() -> str:
     ]
     lines += [
         f"| `{row.name}` | {row.backbone} | {row.dataset} | {row.crop_size} | {row.lr_schedule_iterations:,} "
-        f"| {row.train_memory_gb or '-'} | {row.inference_fps or '-'} | {row.miou:.2f} | {row.miou_ms_flip:.2f} "
+        f"| {row.train_memory_gb or '-'} | {row.inference_fps or '-'} | {row.miou:.2f} | {row.miou_ms_flip or 0:.2f} "
         f"| {row.parameters:,} | [{row.sha256_prefix}]({row.checkpoint_url}), [log]({row.log_url}) |"
         for row in rows()
     ]
@@ -87,9 +87,9 @@ def demo_table() -> str:
             "|---|---|",
             f"| name | `{DEMO.name}` |",
             f"| network | {DEMO.backbone}, {DEMO.num_classes} classes of Cityscapes, {DEMO.parameters:,} parameters |",
-            f"| mIoU | {DEMO.miou:.2f} % on 50 generated scenes ({DEMO.miou_ms_flip:.2f} % ms+flip) |",
+            f"| mIoU | {DEMO.miou:.2f} % on 50 generated scenes |",
             f"| file | `{DEMO.file_name}`, SHA-256 `{DEMO.sha256}` |",
-            f"| made | {DEMO.published}, {DEMO.lr_schedule_iterations:,} iterations |",
+            f"| made | {DEMO.published}, about {DEMO.lr_schedule_iterations:,} iterations of 8 crops |",
         )
     )
 

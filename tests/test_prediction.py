@@ -134,7 +134,7 @@ def test_mode_follows_the_data_set(demo: FCNHRNet, monkeypatch: pytest.MonkeyPat
     demo.predict(picture)
     assert not seen
     demo.predict(picture, mode="slide")
-    assert seen == [(384, 256)]
+    assert seen == [(256, 170)]
     context = create_model("fcn_hr48_pascal_context_40k", pretrained=False, device="cpu")
     context.predict(np.zeros((8, 8, 3), np.uint8))
     assert seen[1:] == [(480, 320)]

@@ -127,7 +127,7 @@ def _compose(c: Canvas) -> None:
     ]
     parking = [2.3 if c.chance(0.45) else 0.0 for _ in range(2)]
     kerbs = [-(oncoming + mine + 0.5) * lane - parking[0], (own - mine - 0.5) * lane + parking[1]]
-    crossing = c.between(13, 32) if c.chance(0.6) else 1000.0
+    crossing = c.between(11, 22) if c.chance(0.6) else 1000.0
     wanted = [kind for kind, share in _WANTED if c.chance(share)]
     c.rng.shuffle(wanted)
     track = c.pick(lanes)[0] if tram in wanted else None
@@ -191,13 +191,13 @@ def _roadside(c: Canvas, side: int, kerb: float, crossing: float) -> None:
     for near, far in reversed(plots):
         _plot(c, side, edge, near, far)
     for x, paint, gap, last in (
-        (kerb + side * 0.9, furniture, (5, 13), 38),
-        (kerb + side * c.between(1.2, 2.4), person, (3, 11), 30),
-        (kerb + side * c.between(1.6, 2.6), parked_cycle, (7, 24), 26),
+        (kerb + side * 0.9, furniture, (5, 13), 26),
+        (kerb + side * c.between(1.2, 2.4), person, (3, 9), 17),
+        (kerb + side * c.between(1.6, 2.6), parked_cycle, (5, 14), 15),
         (kerb + side * 1.4, street_tree, (9, 45), 60),
     ):
-        z = c.between(6, 6 + gap[1])
-        while z < last:  # beyond, it would be a few pixels high
+        z = c.between(5.5, 5.5 + gap[1])
+        while z < last:  # beyond, it would be a few pixels wide
             if not crossing - 1 < z < crossing + 9:
                 wobble = c.between(-0.6, 0.6) if paint is not furniture else 0.0
                 c.later(z, partial(paint, c, x + wobble, z, side))
@@ -207,7 +207,7 @@ def _roadside(c: Canvas, side: int, kerb: float, crossing: float) -> None:
 def _plot(c: Canvas, side: int, edge: float, near: float, far: float) -> None:
     """Paint one property: a house at the pavement, or a yard, park or wood behind a wall, fence or hedge."""
     kind = c.rng.random()
-    if kind < 0.42:
+    if kind < 0.42 or near > 40:
         house(c, side, edge, near, far)
         return
     ground = c.leaf() if c.chance(0.8) else (c.between(120, 170), c.between(95, 130), c.between(60, 95))
@@ -254,7 +254,7 @@ def _traffic(
         fronts[x] = near + _LENGTHS[kind] + c.between(2, 8)
     for x, turn in lanes:
         z = fronts[x]
-        while z < 55:
+        while z < 42:
             if c.chance(0.6):
                 kind = car if c.chance(0.85) else c.pick((truck, bus, ridden_motorcycle))
                 c.later(z, partial(kind, c, x + c.between(-0.3, 0.3), z + _LENGTHS[kind] / 2, turn))
@@ -265,7 +265,7 @@ def _traffic(
 def _parked(c: Canvas, x: float, crossing: float) -> None:
     """Queue parked cars, and a few lorries among them."""
     z, turn = c.between(5, 12), c.pick((0.0, math.pi))
-    while z < 45:
+    while z < 36:
         kind = truck if c.chance(0.06) else car
         if c.chance(0.7) and not crossing - 5 - _LENGTHS[kind] < z < crossing + 9.5:
             c.later(z, partial(kind, c, x, z + _LENGTHS[kind] / 2, turn + c.between(-0.05, 0.05)))
