@@ -58,9 +58,9 @@ def load(build: Callable[[], Path], expected: EntriesOf) -> Weights:
     path = build()
     try:
         return _map(path, expected)
-    except CheckpointFormatError as error:
-        # Damaged after it was published, by something else than this library: rebuild once.
-        logger.warning("%s is damaged (%s); it is removed and built again", path, error.found)
+    except (CheckpointFormatError, CheckpointNotFoundError) as error:
+        # Damaged after it was published, by something else than this library, or just cleared: build once more.
+        logger.warning("%s is damaged or gone (%s); it is built again", path, error.found)
         cache.clear(path.stem)
     return _map(build(), expected)
 
