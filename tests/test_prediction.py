@@ -117,7 +117,7 @@ def test_probabilities_are_those_of_the_mask(demo: FCNHRNet) -> None:
 
 
 def test_scales_and_flips_are_a_mean_of_probabilities(demo: FCNHRNet) -> None:
-    result = demo.predict(scene(3, 48, 96).image, ms_flip=True, probabilities=True)
+    result = demo.predict(scene(3, 64, 128).image, ms_flip=True, probabilities=True)
     assert result.probabilities is not None
     np.testing.assert_allclose(result.probabilities.sum(axis=0), 1, atol=1e-5)
 
