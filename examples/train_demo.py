@@ -4,8 +4,8 @@ r"""Train the bundled demo checkpoint: FCN-HRNet-W18-Small on generated street s
     python examples/train_demo.py --out fcn_hr18s_demo.pth --device cpu --workers 1 --minutes 60 --batch 8 --fresh 1 \
         --pool 1500 --crop 256 256 --zoom 0.2 --bfloat16
 
-The defaults are for a GPU and have not been tried on one. The bundled checkpoint was made in the second way, on two
-cores of a CPU that computes in bfloat16.
+The defaults are for a GPU and have not been tried on one. The bundled checkpoint was made about as in the second
+way, on two cores of a CPU that computes in bfloat16, but in four runs: MODEL_CARD.md tells.
 
 Worker processes draw fresh scenes without end; the newest of them wait on the device in a pool from which every step
 takes a random batch, so that drawing and learning do not wait for each other. The learning rate follows the clock.
