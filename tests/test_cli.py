@@ -109,7 +109,7 @@ def test_download_refused_and_offline(
 def published(hr18s: bytes, host: FaultServer, monkeypatch: pytest.MonkeyPatch) -> FaultServer:
     """Let the stand-in be what the row states, and serve it."""
     info = dataclasses.replace(model_info(NAME), sha256_prefix=hashlib.sha256(hr18s).hexdigest()[:8])
-    for module in ("cli", "creation"):
+    for module in ("cli.files", "creation"):
         monkeypatch.setattr(f"hrnet_zoo.{module}.model_info", lambda _: info)
     monkeypatch.setattr("hrnet_zoo.catalog._ROWS", (info,))
     host.play(info.checkpoint_url.removeprefix("https://download.openmmlab.com"), whole(hr18s))
@@ -211,7 +211,7 @@ def test_interrupted(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(_: str) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("hrnet_zoo.cli.model_info", interrupt)
+    monkeypatch.setattr("hrnet_zoo.cli.listing.model_info", interrupt)
     run("info", NAME, code=130)
     assert "interrupted" in run.err
 

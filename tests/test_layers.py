@@ -44,6 +44,10 @@ LISTING = [
     "demo.photograph",
     "demo.scenes",
     "demo.tour",
+    "cli.options",
+    "cli.listing",
+    "cli.files",
+    "cli.labelling",
     "cli",
     "__main__",
 ]

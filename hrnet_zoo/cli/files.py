@@ -1,0 +1,120 @@
+"""Commands that bring checkpoints here, and show and clear what is here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import click
+
+from hrnet_zoo.catalog import ModelInfo, list_models, model_info
+from hrnet_zoo.cli.options import as_json
+from hrnet_zoo.errors import HRNetZooError
+
+T = TypeVar("T")
+
+
+@click.command()
+@click.argument("names", nargs=-1)
+@click.option("--all", "everything", is_flag=True, help="All published checkpoints.")
+@click.option(
+    "--to",
+    "folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="A mirror folder for the original files, to be served or named in HRNET_ZOO_MIRRORS; else the cache.",
+)
+@as_json
+def download(names: tuple[str, ...], everything: bool, folder: Path | None, as_json: bool) -> None:
+    """Fetch and verify checkpoints, and print where they lie.
+
+    One that cannot be had does not stop the others; the exit code is that of the first failure.
+    """
+    if bool(names) == everything:
+        raise click.UsageError("give names, or --all")
+    rows = [model_info(name) for name in (list_models() if everything else names)]
+    from hrnet_zoo.weights.build import entries
+    from hrnet_zoo.weights.published import mirror, prefetch
+
+    def fetched(row: ModelInfo) -> tuple[ModelInfo, Path]:
+        expected = entries(row.arch, row.num_classes)
+        return row, mirror(row, folder, expected, progress=True) if folder else prefetch(row, expected, progress=True)
+
+    _for_each(fetched, rows, as_json)
+
+
+@click.command("import")
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@as_json
+def import_(files: tuple[Path, ...], as_json: bool) -> None:
+    """Take published .pth files that were fetched by hand into the cache.
+
+    One that cannot be used does not stop the others; the exit code is that of the first failure.
+    """
+    from hrnet_zoo.weights.published import import_file
+
+    _for_each(import_file, files, as_json)
+
+
+@click.group()
+def cache() -> None:
+    """Show and clear what was downloaded and converted."""
+
+
+@cache.command("path")
+def cache_path() -> None:
+    """Print the cache folder."""
+    from hrnet_zoo.weights.cache import root
+
+    click.echo(root())
+
+
+@cache.command("show")
+@as_json
+def cache_show(as_json: bool) -> None:
+    """List what is in the cache."""
+    from hrnet_zoo.weights.cache import entries, root
+
+    found = entries()
+    if as_json:
+        facts = [{"kind": e.kind, "name": e.stem, "path": str(e.path), "bytes": e.size} for e in found]
+        click.echo(json.dumps(facts, indent=1))
+        return
+    for entry in found:
+        click.echo(f"{entry.kind:<6} {entry.size / 1e6:>9.1f} MB  {entry.path.name}")
+    click.echo(f"{sum(entry.size for entry in found) / 1e6:.1f} MB in {root()}")
+
+
+@cache.command("clear")
+@click.argument("name", required=False)
+@click.option("--all", "everything", is_flag=True, help="Everything.")
+def cache_clear(name: str | None, everything: bool) -> None:
+    """Remove one model from the cache, by its name or by that of its file, or everything."""
+    if bool(name) == everything:
+        raise click.UsageError("give a name, or --all")
+    from hrnet_zoo.weights.cache import clear, entries
+    from hrnet_zoo.weights.published import cached_stem
+
+    files = {entry.path.name: entry.stem for entry in entries()}
+    gone = clear((files.get(name) or cached_stem(model_info(name))) if name else None)
+    click.echo(f"removed {len(gone)} files, {sum(entry.size for entry in gone) / 1e6:.1f} MB")
+
+
+def _for_each(take: Callable[[T], tuple[ModelInfo, Path]], items: Sequence[T], as_json: bool) -> None:
+    """Print name and path of every model that `take` brings, then what failed, and exit with the first one's code."""
+    taken, failed = [], []
+    for item in items:
+        try:
+            taken.append(take(item))
+        except HRNetZooError as failure:
+            failed.append(failure)
+        else:
+            if not as_json:
+                click.echo(f"{taken[-1][0].name} {taken[-1][1]}")
+    if as_json:
+        click.echo(json.dumps([{"name": row.name, "path": str(path)} for row, path in taken], indent=1))
+    for error in failed:
+        click.echo(f"error: {error}", err=True)
+    if failed:
+        raise click.exceptions.Exit(failed[0].exit_code)

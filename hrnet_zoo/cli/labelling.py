@@ -1,0 +1,85 @@
+"""Commands that label pictures."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import click
+
+from hrnet_zoo.cli.options import as_json, load_model, model_options, parse_classes
+
+BAD_INPUT = 5
+
+
+@click.command()
+@click.argument("name")
+@click.argument("pictures", nargs=-1, required=True)
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path("segmented"), show_default=True)
+@click.option("--labels/--no-labels", default=True, help="Write NAME_labels.png: palette picture of class indices.")
+@click.option("--overlay/--no-overlay", default=True, help="Write NAME_overlay.png: photo, colours and legend.")
+@click.option("--alpha", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="Opacity of the colours.")
+@click.option("--checkpoint", help="Path or address of a .pth or .safetensors to use instead of the published file.")
+@click.option("--classes", help="Comma-separated names, or number, of the checkpoint's classes if they are not NAME's.")
+@click.option("--mode", type=click.Choice(["whole", "slide"]), help="Default: what the data set asks for.")
+@click.option("--ms-flip", is_flag=True, help="Six scales, each also mirrored: better, and about 17 times slower.")
+@click.option("--force", is_flag=True, help="Overwrite earlier results.")
+@model_options
+@as_json
+def predict(
+    name: str,
+    pictures: tuple[str, ...],
+    out: Path,
+    labels: bool,
+    overlay: bool,
+    alpha: float,
+    checkpoint: str | None,
+    classes: str | None,
+    mode: str | None,
+    ms_flip: bool,
+    force: bool,
+    device: str | None,
+    dtype: str | None,
+    as_json: bool,
+) -> None:
+    """Label every pixel of PICTURES (files, folders, globs) with the model NAME.
+
+    A picture that cannot be read is reported at the end; the others are done, and the exit code is 5.
+    """
+    from hrnet_zoo.folders import plan, predict_files
+
+    jobs = plan(pictures, out, labels=labels, overlay=overlay, force=force)
+    model = load_model(name, device, dtype, checkpoint, parse_classes(classes))
+    done, failed = predict_files(model, jobs, mode=mode, ms_flip=ms_flip, alpha=alpha, progress=True)
+    if as_json:
+        click.echo(json.dumps({"pictures": done, "failed": {path: str(error) for path, error in failed.items()}}))
+    else:
+        for picture in done:
+            shares = ", ".join(f"{name} {share:.0%}" for name, share in list(picture["fractions"].items())[:5])
+            click.echo(f"{picture['picture']}: {shares}")
+    for error in failed.values():
+        click.echo(f"error: {error}", err=True)
+    if failed:
+        click.echo(f"{len(failed)} of {len(jobs)} pictures failed", err=True)
+        raise click.exceptions.Exit(BAD_INPUT)
+
+
+@click.command()
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path("demo-out"), show_default=True)
+@click.option("--scenes", type=click.IntRange(1, 1000), default=8, show_default=True, help="How many.")
+@click.option("--seed", type=click.IntRange(0, 900_000), default=0, show_default=True, help="Of the first scene.")
+@model_options
+@as_json
+def demo(out: Path, scenes: int, seed: int, device: str | None, dtype: str | None, as_json: bool) -> None:
+    """Draw street scenes never seen in training, label them, and score the result. Needs no network."""
+    from hrnet_zoo.demo.tour import tour
+
+    report = tour(load_model("demo", device, dtype), out, seeds=range(seed, seed + scenes), progress=True)
+    if as_json:
+        click.echo(json.dumps(report.to_dict()))
+        return
+    for name, iou in report.iou.items():
+        click.echo(f"{name:<14} {iou:7.2%} {'#' * round(30 * iou)}")
+    click.echo(f"{'mIoU':<14} {report.miou:7.2%} on {scenes} scenes never seen in training")
+    click.echo(f"pictures: {out}{os.sep}scene_*.png")

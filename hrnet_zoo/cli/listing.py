@@ -1,0 +1,47 @@
+"""Commands that tell of the published checkpoints."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from hrnet_zoo.catalog import ARCHS, list_models, model_info
+from hrnet_zoo.cli.options import as_json
+from hrnet_zoo.datasets import DATASETS
+
+
+@click.command("list")
+@click.argument("pattern", default="*")
+@click.option("--dataset", type=click.Choice(list(DATASETS)), help="Only this data set.")
+@click.option("--arch", type=click.Choice(list(ARCHS)), help="Only this network.")
+@as_json
+def list_(pattern: str, dataset: str | None, arch: str | None, as_json: bool) -> None:
+    """Name the published checkpoints; PATTERN as in "*cityscapes*"."""
+    rows = [model_info(name) for name in list_models(pattern, dataset=dataset, arch=arch)]
+    if as_json:
+        click.echo(json.dumps([row.to_dict() for row in rows], indent=1))
+        return
+    click.echo(f"{'name':<28} {'backbone':<19} {'data set':<22} {'params':>8} {'mIoU':>6} {'ms+flip':>8}")
+    for row in rows:
+        size = f"{row.parameters / 1e6:.1f} M"
+        click.echo(
+            f"{row.name:<28} {row.backbone:<19} {row.dataset:<22} {size:>8} {row.miou:>6.2f} "
+            f"{row.miou_ms_flip or 0:>8.2f}"
+        )
+
+
+@click.command()
+@click.argument("name")
+@as_json
+def info(name: str, as_json: bool) -> None:
+    """Tell everything about one checkpoint."""
+    row = model_info(name)
+    facts = {**row.to_dict(), "aliases": row.aliases, "classes": row.classes, "palette": row.palette}
+    if as_json:
+        click.echo(json.dumps(facts, indent=1))
+        return
+    del facts["palette"]
+    for key, value in facts.items():
+        shown = ", ".join(value) if isinstance(value, tuple) else "-" if value is None else value
+        click.echo(f"{key:<23} {shown}")

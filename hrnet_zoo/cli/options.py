@@ -1,0 +1,50 @@
+"""What several commands share: options, and the model that they make."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from hrnet_zoo.models.fcn import FCNHRNet
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def model_options(command: click.decorators.FC) -> click.decorators.FC:
+    """Options of every command that computes."""
+    for option in (
+        click.option("--dtype", type=click.Choice(["float16", "bfloat16", "float32"]), help="Of the arithmetic."),
+        click.option("--device", help='Such as "cpu" or "cuda:1"; default: CUDA if there is one.'),
+    ):
+        command = option(command)
+    return command
+
+
+def parse_classes(text: str | None) -> int | list[str] | None:
+    """Read --classes: a number, or names with commas between them."""
+    if text is None or text.strip().isdecimal():
+        return int(text) if text else None
+    return [name.strip() for name in text.split(",")]
+
+
+def load_model(
+    name: str,
+    device: str | None,
+    dtype: str | None,
+    checkpoint: str | None = None,
+    classes: int | list[str] | None = None,
+) -> FCNHRNet:
+    """Create the model that a command's options describe."""
+    import torch
+
+    from hrnet_zoo.creation import create_model
+
+    return create_model(
+        name,
+        checkpoint=checkpoint,
+        classes=classes,
+        device=device,
+        dtype=getattr(torch, dtype) if dtype else None,
+    )
