@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import product
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -15,11 +15,15 @@ from tqdm import tqdm
 from hrnet_zoo.errors import ConfigError
 from hrnet_zoo.images import RGB, Picture, keep_ratio_size, normalise, read_image, resize
 from hrnet_zoo.models.fcn import FCNHRNet
-from hrnet_zoo.models.hrnet import fit
 from hrnet_zoo.results import SegmentationResult
+from hrnet_zoo.scores import ScoreMap, Window, pieces
 
 # mmsegmentation's test-time augmentation (`img_ratios`); of the data set's box, not of the picture.
 MS_RATIOS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
+
+# On CUDA windows and mirror images go through the network together up to here: it would wait for the next kernel most
+# of the time.
+CUDA_BATCH_PIXELS = 1 << 21
 
 
 def predict(
@@ -29,6 +33,7 @@ def predict(
     ms_flip: bool = False,
     probabilities: bool = False,
     progress: bool = True,
+    max_memory: int | None = None,
 ) -> SegmentationResult | list[SegmentationResult]:
     """Label every pixel of a picture, or of several.
 
@@ -43,13 +48,16 @@ def predict(
         ms_flip: mean of the probabilities at six scales, each also mirrored: better and about 17 times slower.
         probabilities: keep the probabilities of all classes in the result (4 bytes per class and pixel).
         progress: show a bar over several pictures on a terminal.
+        max_memory: bytes that scores may take at a time while they are brought to the picture's size, which is done in
+            pieces; the result does not depend on it. None: 12 MiB on a CPU, where more is slower; on CUDA a quarter of
+            what is free, at most 512 MiB.
 
     Returns:
         A result for one picture; a list in the same order for several.
 
     Raises:
         ImageError: a picture cannot be read.
-        ConfigError: there is no such mode.
+        ConfigError: there is no such mode, or `max_memory` is too little for one row of pixels.
 
     """
     if mode not in (None, "whole", "slide"):
@@ -63,89 +71,78 @@ def predict(
     with _evaluating(model):
         if isinstance(image, list | tuple) or (isinstance(image, Tensor) and image.ndim == 4):
             bar = tqdm(image, desc="predict", unit="picture", disable=None if progress else True)
-            return [_predict_one(model, picture, slide, ms_flip, probabilities) for picture in bar]
-        return _predict_one(model, image, slide, ms_flip, probabilities)
+            return [_predict_one(model, picture, slide, ms_flip, probabilities, max_memory) for picture in bar]
+        return _predict_one(model, image, slide, ms_flip, probabilities, max_memory)
 
 
 def _predict_one(
-    model: FCNHRNet, picture: Picture, slide: bool, ms_flip: bool, probabilities: bool
+    model: FCNHRNet, picture: Picture, slide: bool, ms_flip: bool, probabilities: bool, max_memory: int | None
 ) -> SegmentationResult:
     image = read_image(picture)
-    if ms_flip:
-        scores = _mean_of_views(model, image, slide)
-    else:
-        scores = score(model, image, model.dataset.box, slide)
-        scores = F.softmax(scores, dim=1) if probabilities else scores
-    return SegmentationResult(
-        image=image,
-        mask=scores.argmax(dim=1)[0].to("cpu", torch.uint8).numpy(),
-        classes=model.classes,
-        palette=model.palette,
-        probabilities=scores[0].cpu().numpy() if probabilities else None,
-    )
+    height, width = image.shape[:2]
+    maps = score_maps(model, resized(image, model.dataset.box, ms_flip), slide=slide, mirror=ms_flip)
+    mask = np.empty((height, width), np.uint8)
+    kept = np.empty((len(model.classes), height, width), np.float32) if probabilities else None
+    for rows, scores in pieces(maps, height, width, max_memory):
+        mask[rows] = scores.argmax(dim=2).to("cpu", torch.uint8).numpy()
+        if kept is not None:
+            shares = scores if ms_flip else F.softmax(scores.contiguous(), dim=2)
+            kept[:, rows] = shares.permute(2, 0, 1).cpu().numpy()
+    return SegmentationResult(image, mask, model.classes, model.palette, kept)
 
 
-def _mean_of_views(model: FCNHRNet, image: RGB, slide: bool) -> Tensor:
-    """Average the probabilities (1, classes, H, W) of all scales, each plain and mirrored."""
-    long, short = model.dataset.box
-    views = (
-        F.softmax(score(model, image, (int(long * ratio), int(short * ratio)), slide, flip), dim=1)
-        for ratio, flip in product(MS_RATIOS, (False, True))
-    )
-    return functools.reduce(torch.add, views) / (2 * len(MS_RATIOS))
-
-
-def score(model: FCNHRNet, image: RGB, box: tuple[int, int], slide: bool, flip: bool = False) -> Tensor:
-    """Score a picture at its own size.
+def resized(image: RGB, box: tuple[int, int], ms_flip: bool) -> list[RGB]:
+    """Return a picture at the size that the network gets it in, or at all six of `ms_flip`.
 
     Args:
-        model: the network, in eval mode.
         image: (H, W, 3) uint8 RGB.
-        box: keep-ratio resize fits the picture into (long side, short side) pixels.
-        slide: slide the data set's window, instead of the whole picture at once.
-        flip: let the network see the mirrored picture; the scores are mirrored back.
-
-    Returns:
-        (1, classes, H, W) float32 on the model's device.
+        box: keep-ratio resize fits the picture into (long side, short side) pixels; the scales are of this box.
+        ms_flip: six sizes instead of one.
 
     """
     height, width = image.shape[:2]
-    weight = model.decode_head.conv_seg.weight
-    x = normalise(resize(image, *keep_ratio_size(height, width, box)))
-    x = (x.flip(3) if flip else x).to(weight.device, weight.dtype, memory_format=torch.channels_last)
-    scores = slide_scores(model, x, *model.dataset.window) if slide else whole_scores(model, x)
-    # A second resize, from the network's input to the picture, as in the reference.
-    scores = fit(scores, (height, width))
-    return scores.flip(3) if flip else scores
+    boxes = [(int(box[0] * ratio), int(box[1] * ratio)) for ratio in (MS_RATIOS if ms_flip else (1.0,))]
+    return [resize(image, *keep_ratio_size(height, width, each)) for each in boxes]
 
 
-def whole_scores(model: FCNHRNet, x: Tensor) -> Tensor:
-    """Score normalised pictures (N, 3, H, W) at once: (N, classes, H, W) float32."""
-    return fit(model.decode_head(model.backbone(x)).float(), x.shape[-2:])
-
-
-def slide_scores(model: FCNHRNet, x: Tensor, side: int, stride: int) -> Tensor:
-    """Score normalised pictures window by window, and average where windows overlap.
-
-    The last window of a row or column is shifted back inside; a side shorter than the window is used whole.
+def score_maps(model: FCNHRNet, images: Sequence[RGB], *, slide: bool, mirror: bool) -> list[ScoreMap]:
+    """Let the network see one picture at one or more sizes.
 
     Args:
         model: the network, in eval mode.
-        x: (N, 3, H, W).
-        side: of the window, in pixels.
-        stride: between windows, in pixels.
+        images: the picture at the sizes that the network gets it in, (h, w, 3) uint8 RGB each.
+        slide: slide the data set's window, instead of the whole picture at once.
+        mirror: also see each of them mirrored.
 
     Returns:
-        (N, classes, H, W) float32.
+        The scores of every view, at a quarter of its size and in the weights' dtype, on the model's device.
 
     """
-    height, width = x.shape[-2:]
-    total = x.new_zeros((x.shape[0], len(model.classes), height, width), dtype=torch.float32)
-    count = x.new_zeros((1, 1, height, width), dtype=torch.float32)
-    for rows, columns in product(_windows(height, side, stride), _windows(width, side, stride)):
-        total[..., rows, columns] += whole_scores(model, x[..., rows, columns])
-        count[..., rows, columns] += 1
-    return total / count
+    weight = model.decode_head.conv_seg.weight
+    maps = []
+    for image in images:
+        height, width = image.shape[:2]
+        x = normalise(image).to(weight.device, weight.dtype, memory_format=torch.channels_last)
+        x = torch.cat((x, x.flip(3))) if mirror else x
+        side, stride = model.dataset.window if slide else (max(height, width), 1)
+        places = list(product(_windows(height, side, stride), _windows(width, side, stride)))
+        batch = batch_size(weight.device, min(height, side) * min(width, side))
+        views = [(place, view) for view in range(len(x)) for place in places]
+        coarse: list[Tensor] = []
+        for start in range(0, len(views), batch):
+            crops = [x[view, :, rows, columns] for (rows, columns), view in views[start : start + batch]]
+            stacked = torch.stack(crops).contiguous(memory_format=torch.channels_last)
+            coarse += model.decode_head(model.backbone(stacked)).permute(0, 2, 3, 1)
+        for view in range(len(x)):
+            scores = coarse[view * len(places) : (view + 1) * len(places)]
+            windows = tuple(Window(*place, each) for place, each in zip(places, scores, strict=True))
+            maps.append(ScoreMap(windows, height, width, mirrored=view == 1))
+    return maps
+
+
+def batch_size(device: torch.device, area: int) -> int:
+    """Return how many views of `area` pixels go through the network together; on a CPU one at a time is as fast."""
+    return max(1, CUDA_BATCH_PIXELS // area) if device.type == "cuda" else 1
 
 
 def _windows(length: int, side: int, stride: int) -> list[slice]:

@@ -19,6 +19,7 @@ LISTING = [
     "results",
     "models.hrnet",
     "models.fcn",
+    "scores",
     "weights.addresses",
     "weights.part",
     "weights.transfer",

@@ -74,6 +74,7 @@ class FCNHRNet(nn.Module):
         ms_flip: bool = False,
         probabilities: bool = False,
         progress: bool = True,
+        max_memory: int | None = None,
     ) -> SegmentationResult: ...
 
     @overload
@@ -84,6 +85,7 @@ class FCNHRNet(nn.Module):
         ms_flip: bool = False,
         probabilities: bool = False,
         progress: bool = True,
+        max_memory: int | None = None,
     ) -> list[SegmentationResult]: ...
 
     @overload
@@ -94,6 +96,7 @@ class FCNHRNet(nn.Module):
         ms_flip: bool = False,
         probabilities: bool = False,
         progress: bool = True,
+        max_memory: int | None = None,
     ) -> SegmentationResult | list[SegmentationResult]: ...
 
     def predict(
@@ -103,11 +106,12 @@ class FCNHRNet(nn.Module):
         ms_flip: bool = False,
         probabilities: bool = False,
         progress: bool = True,
+        max_memory: int | None = None,
     ) -> SegmentationResult | list[SegmentationResult]:
         """Label every pixel of a picture, or of several: see `hrnet_zoo.prediction.predict`."""
         from hrnet_zoo.prediction import predict
 
-        return predict(self, image, mode=mode, ms_flip=ms_flip, probabilities=probabilities, progress=progress)
+        return predict(self, image, mode, ms_flip, probabilities, progress, max_memory)
 
 
 class FCNHead(nn.Module):

@@ -1,0 +1,165 @@
+"""Scores at a quarter of the size -> scores of rows of the picture: bounded memory, the same bits however it is cut.
+
+Resizing is bilinear with half-pixel centres, as `torch.nn.functional.interpolate` defines it (align_corners=False),
+one axis after the other and by elementwise operations alone. So a row's values do not depend on which rows are made
+with it, nor on the device. From `interpolate`, whose own kernels for the two memory orders differ in the last bit of a
+third of all values, they differ by as little. Scores lie pixel by pixel (rows, columns, classes): gathering is copying
+of whole runs then, and three times faster on a CPU than making all scores at once.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hrnet_zoo.errors import ConfigError
+
+Index = npt.NDArray[np.intp]
+
+# Working memory in bytes if the caller names none. CPU: what stays in the caches (measured best at 19 and 150
+# classes). CUDA: enough to fill the device, and at most a quarter of what is free.
+CPU_BYTES = 12 << 20
+CUDA_BYTES = 512 << 20
+
+
+class Taps(NamedTuple):
+    """For each new position along an axis its two old neighbours, and the second's share."""
+
+    first: Index
+    second: Index
+    share: npt.NDArray[np.float32]
+
+    def at(self, positions: Index) -> Taps:
+        """Return those of some positions alone."""
+        return Taps(self.first[positions], self.second[positions], self.share[positions])
+
+
+@dataclass(frozen=True)
+class Window:
+    """Scores (h, w, classes) of a part of the network's input, at a quarter of its size, in the weights' dtype."""
+
+    rows: slice
+    columns: slice
+    scores: Tensor
+
+
+@dataclass(frozen=True)
+class ScoreMap:
+    """Scores of one view of a picture, not yet enlarged.
+
+    Attributes:
+        windows: they cover the network's input; where they overlap, scores are averaged.
+        height: of the network's input.
+        width: of the network's input.
+        mirrored: the network saw the mirrored picture.
+
+    """
+
+    windows: tuple[Window, ...]
+    height: int
+    width: int
+    mirrored: bool = False
+
+    def rows(self, rows: Index, height: int, width: int) -> Tensor:
+        """Return the scores (len(rows), width, classes), float32, of rows of the picture of height x width pixels.
+
+        There are two resizes, as in the reference: to the network's input, and from there to the picture.
+        """
+        if (self.height, self.width) == (height, width):
+            scores = self._input_rows(rows)
+        else:
+            first, second, share = _axis(self.height, height).at(rows)
+            needed, places = np.unique(np.concatenate((first, second)), return_inverse=True)
+            above, below = np.split(places, 2)
+            scores = _blend(self._input_rows(needed), 0, Taps(above, below, share))
+            scores = _blend(scores, 1, _axis(self.width, width))
+        return scores.flip(1) if self.mirrored else scores
+
+    def _input_rows(self, rows: Index) -> Tensor:
+        """Return the scores (len(rows), width, classes) of ascending rows of the network's input."""
+        if len(self.windows) == 1:
+            return _enlarge(self.windows[0].scores, rows, self.height, self.width)
+        example = self.windows[0].scores
+        total = example.new_zeros((len(rows), self.width, example.shape[2]), dtype=torch.float32)
+        count = example.new_zeros((len(rows), self.width, 1), dtype=torch.float32)
+        for window in self.windows:
+            start, stop = np.searchsorted(rows, (window.rows.start, window.rows.stop))
+            if start < stop:
+                height, width = (part.stop - part.start for part in (window.rows, window.columns))
+                inside = rows[start:stop] - window.rows.start
+                total[start:stop, window.columns] += _enlarge(window.scores, inside, height, width)
+                count[start:stop, window.columns] += 1
+        return total.div_(count)
+
+
+def pieces(maps: Sequence[ScoreMap], height: int, width: int, max_memory: int | None) -> Iterator[tuple[slice, Tensor]]:
+    """Yield rows of the picture, top to bottom, with their scores (rows, width, classes), float32.
+
+    Args:
+        maps: the views of one picture. One: its scores. Several: the mean of their probabilities.
+        height: of the picture.
+        width: of the picture.
+        max_memory: bytes that this may take at a time; None: what is best on the device. The values do not depend on
+            it.
+
+    Raises:
+        ConfigError: not even one row can be made in so little.
+
+    """
+    example = maps[0].windows[0].scores
+    budget = _budget(example.device) if max_memory is None else max_memory
+    # Two gathered rows, their blend and what is made of it; and the same for up to two rows of the network's input.
+    columns = 4 * (width + 2 * max(view.width for view in maps))
+    step = budget // (columns * example.shape[2] * 4)
+    if step < 1:
+        raise ConfigError(
+            asked=f"scores of {width} x {height} pixels and {example.shape[2]} classes with max_memory={max_memory:,}",
+            found=f"one row of them takes {columns * example.shape[2] * 4:,} bytes",
+            done="nothing was returned",
+            advice="allow that much, or leave max_memory out",
+        )
+    for start in range(0, height, step):
+        rows = np.arange(start, min(start + step, height))
+        yield slice(start, start + len(rows)), _mean(maps, rows, height, width)
+
+
+def _mean(maps: Sequence[ScoreMap], rows: Index, height: int, width: int) -> Tensor:
+    if len(maps) == 1:
+        return maps[0].rows(rows, height, width)
+    # Over the last axis of a contiguous tensor: what one pixel gets does not depend on how many there are.
+    views = (F.softmax(view.rows(rows, height, width).contiguous(), dim=2) for view in maps)
+    return functools.reduce(torch.add, views) / len(maps)
+
+
+def _enlarge(scores: Tensor, rows: Index, height: int, width: int) -> Tensor:
+    """Return rows of scores (h, w, classes) resized to (height, width, classes), float32."""
+    return _blend(_blend(scores, 0, _axis(scores.shape[0], height).at(rows)), 1, _axis(scores.shape[1], width))
+
+
+def _blend(x: Tensor, dim: int, taps: Taps) -> Tensor:
+    """Return (1 - share) * x[first] + share * x[second] along `dim`, in float32."""
+    near, far = (x.index_select(dim, torch.from_numpy(i).to(x.device)).float() for i in (taps.first, taps.second))
+    weight = torch.from_numpy(taps.share).to(x.device).reshape([-1 if axis == dim else 1 for axis in range(x.ndim)])
+    # In separate steps: a fused multiply-add rounds once instead of twice, here but not there.
+    return near.mul_(1 - weight).add_(far.mul_(weight))
+
+
+@functools.lru_cache(maxsize=64)
+def _axis(old: int, new: int) -> Taps:
+    """Return the taps of `new` positions among `old` ones; arithmetic in float32, as in torch."""
+    scale = np.float32(old) / np.float32(new)
+    centres = np.maximum(scale * (np.arange(new, dtype=np.float32) + np.float32(0.5)) - np.float32(0.5), 0)
+    first = centres.astype(np.intp)
+    return Taps(first, np.minimum(first + 1, old - 1), centres - first.astype(np.float32))
+
+
+def _budget(device: torch.device) -> int:
+    return min(CUDA_BYTES, torch.cuda.mem_get_info(device)[0] // 4) if device.type == "cuda" else CPU_BYTES

@@ -1,0 +1,133 @@
+"""Scores in pieces: torch's values, the same bits however they are cut, in the memory allowed."""
+
+from itertools import product
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hrnet_zoo.errors import ConfigError
+from hrnet_zoo.scores import CPU_BYTES, ScoreMap, Window, pieces
+
+# Network input, picture: enlarged, reduced, one axis alone, not at all, odd, tiny.
+SIZES = [
+    ((64, 96), (75, 113)),
+    ((64, 96), (20, 31)),
+    ((64, 96), (64, 131)),
+    ((64, 96), (64, 96)),
+    ((97, 131), (388, 523)),
+    ((5, 7), (50, 71)),
+    ((3, 2), (1, 1)),
+]
+
+
+def smooth(classes: int, height: int, width: int, seed: int = 0) -> Tensor:
+    """Return scores (height, width, classes) with regions, as of a picture."""
+    random = torch.Generator().manual_seed(seed)
+    coarse = torch.randn(1, classes, -(-height // 4), -(-width // 4), generator=random)
+    return F.interpolate(coarse, size=(height, width), mode="bicubic")[0].permute(1, 2, 0).contiguous()
+
+
+def whole(height: int, width: int, classes: int = 5, seed: int = 0, mirrored: bool = False) -> ScoreMap:
+    scores = smooth(classes, -(-height // 4), -(-width // 4), seed)
+    return ScoreMap((Window(slice(0, height), slice(0, width), scores),), height, width, mirrored)
+
+
+def slid(height: int, width: int) -> ScoreMap:
+    """Four windows that overlap by half."""
+    rows, columns = ([slice(0, size * 2 // 3), slice(size // 3, size)] for size in (height, width))
+    windows = [
+        Window(row, column, smooth(5, (row.stop - row.start + 3) // 4, (column.stop - column.start + 3) // 4, seed))
+        for seed, (row, column) in enumerate(product(rows, columns))
+    ]
+    return ScoreMap(tuple(windows), height, width)
+
+
+def assembled(maps: list[ScoreMap], height: int, width: int, max_memory: int | None = None) -> Tensor:
+    parts = list(pieces(maps, height, width, max_memory))
+    assert [rows.start for rows, _ in parts] == [0, *(rows.stop for rows, _ in parts[:-1])]
+    assert parts[-1][0].stop == height
+    return torch.cat([scores for _, scores in parts])
+
+
+def plain(view: ScoreMap, height: int, width: int) -> Tensor:
+    """Return the scores (height, width, classes) as torch makes them, all at once."""
+    total = torch.zeros(1, view.windows[0].scores.shape[2], view.height, view.width)
+    count = torch.zeros(1, 1, view.height, view.width)
+    for window in view.windows:
+        size = (window.rows.stop - window.rows.start, window.columns.stop - window.columns.start)
+        scores = window.scores.permute(2, 0, 1)[None].float()
+        total[..., window.rows, window.columns] += F.interpolate(scores, size, mode="bilinear", align_corners=False)
+        count[..., window.rows, window.columns] += 1
+    scores = F.interpolate(total / count, (height, width), mode="bilinear", align_corners=False)
+    return (scores.flip(3) if view.mirrored else scores)[0].permute(1, 2, 0)
+
+
+@pytest.mark.parametrize(("inner", "outer"), SIZES)
+def test_values_are_those_of_interpolate(inner: tuple[int, int], outer: tuple[int, int]) -> None:
+    for view in (whole(*inner), whole(*inner, mirrored=True), *([slid(*inner)] if inner[0] > 9 else [])):
+        found, expected = assembled([view], *outer), plain(view, *outer)
+        assert found.dtype == torch.float32
+        assert found.shape == (*outer, 5)
+        torch.testing.assert_close(found, expected, rtol=0, atol=2e-6 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize(("inner", "outer"), SIZES)
+def test_the_same_bits_however_they_are_cut(inner: tuple[int, int], outer: tuple[int, int]) -> None:
+    row = 4 * (outer[1] + 2 * inner[1]) * 5 * 4
+    views = [whole(*inner, seed=seed, mirrored=seed == 1) for seed in range(3)]
+    for maps in (views[:1], views[1:2], views, *([[slid(*inner)]] if inner[0] > 9 else [])):
+        at_once = assembled(maps, *outer, max_memory=1 << 40)
+        for max_memory in (None, row, 3 * row, 7 * row + 1):
+            assert torch.equal(assembled(maps, *outer, max_memory=max_memory), at_once)
+
+
+def test_several_views_are_a_mean_of_probabilities() -> None:
+    views = [whole(40, 56), whole(64, 96, seed=1, mirrored=True)]
+    expected = sum(F.softmax(plain(view, 50, 70), dim=2) for view in views) / 2
+    torch.testing.assert_close(assembled(views, 50, 70), expected, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_widened_first(dtype: torch.dtype) -> None:
+    view = whole(40, 56)
+    (window,) = view.windows
+    half = window.scores.to(dtype)
+    found = assembled([ScoreMap((Window(window.rows, window.columns, half),), 40, 56)], 50, 70)
+    wide = assembled([ScoreMap((Window(window.rows, window.columns, half.float()),), 40, 56)], 50, 70)
+    assert torch.equal(found, wide)
+
+
+def test_too_little_memory() -> None:
+    with pytest.raises(ConfigError, match=r"70 x 50 pixels and 5 classes[\s\S]*one row of them takes 14,560 bytes"):
+        assembled([whole(40, 56)], 50, 70, max_memory=1000)
+
+
+def test_memory_is_bounded() -> None:
+    """150 classes on 3 megapixels: 1.8 GB of scores, were they all made; the mask takes 3 MB."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak is counted from here on
+    except OSError:
+        pytest.skip("the peak of this process's memory cannot be measured here")
+
+    def peak() -> int:
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+        return int(status.partition("VmHWM:")[2].split()[0]) << 10
+
+    views = [whole(512, 683, 150), whole(256, 341, 150, mirrored=True)]
+    before = peak()
+    mask = torch.cat([scores.argmax(dim=2).to(torch.uint8) for _, scores in pieces(views, 1500, 2000, None)])
+    assert mask.shape == (1500, 2000)
+    assert peak() - before < 10 * CPU_BYTES
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize(("inner", "outer"), SIZES)
+def test_cuda_gives_the_same_bits(inner: tuple[int, int], outer: tuple[int, int]) -> None:
+    view = whole(*inner)
+    (window,) = view.windows
+    there = ScoreMap((Window(window.rows, window.columns, window.scores.cuda()),), *inner)
+    assert torch.equal(assembled([there], *outer).cpu(), assembled([view], *outer))
