@@ -16,8 +16,11 @@ from typing import TYPE_CHECKING, Any
 from hrnet_zoo import errors
 
 if TYPE_CHECKING:
+    from hrnet_zoo.benchmarking import benchmark
     from hrnet_zoo.catalog import ModelInfo, list_models, model_info
     from hrnet_zoo.creation import create_model
+    from hrnet_zoo.diagnosis import doctor
+    from hrnet_zoo.logs import training_log
     from hrnet_zoo.models.fcn import FCNHRNet
     from hrnet_zoo.results import SegmentationResult
 
@@ -30,6 +33,9 @@ __all__ = [  # noqa: RUF022 - in the order of the flow
     "create_model",
     "FCNHRNet",
     "SegmentationResult",
+    "training_log",
+    "benchmark",
+    "doctor",
     "errors",
 ]
 
@@ -40,6 +46,9 @@ _HOMES = {
     "create_model": "creation",
     "FCNHRNet": "models.fcn",
     "SegmentationResult": "results",
+    "training_log": "logs",
+    "benchmark": "benchmarking",
+    "doctor": "diagnosis",
 }
 
 

@@ -7,16 +7,19 @@ import logging
 import operator
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import zip_longest
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from hrnet_zoo.catalog import model_info
+from hrnet_zoo.datasets import PASCAL_CONTEXT
 from hrnet_zoo.errors import ConfigError, DeviceError
 from hrnet_zoo.models.fcn import FCNHRNet
+from hrnet_zoo.weights.addresses import redact
 from hrnet_zoo.weights.build import with_classes
-from hrnet_zoo.weights.convert import CLASSIFIER
+from hrnet_zoo.weights.convert import CLASSIFIER, claimed_classes
 from hrnet_zoo.weights.own import load_own
 from hrnet_zoo.weights.published import load_published
 
@@ -37,6 +40,9 @@ def create_model(
     progress: bool = True,
 ) -> FCNHRNet:
     """Create a network with its weights, in eval mode.
+
+    Names and colours are those of the data set, or of `classes`. Where a checkpoint's own metadata names its classes
+    otherwise, one log line says how far; the metadata is used for nothing else.
 
     On CUDA the weights are channels_last. On a CPU in float32 they are the cached file itself, memory-mapped: nothing
     is copied before it is used, and writing to the weights does not alter the file.
@@ -87,6 +93,12 @@ def create_model(
         state, network.provenance = load_published(info, expected, progress=progress)
         if names:
             state = _swap_classifier(state, info.classes, names)
+    if not names:
+        source = info.file_name if checkpoint is None else redact(str(checkpoint))
+        known = "; this is known of the two published files" if info.data is PASCAL_CONTEXT else ""
+        _compare_names(network, source, f"those of {info.data.title} are used{known}")
+    elif checkpoint is not None and isinstance(classes, Sequence):  # a number names nothing
+        _compare_names(network, redact(str(checkpoint)), "those of your list are used")
     with _collector_paused():
         network.load_state_dict(state, strict=True, assign=True)
     return _finish(network, device, dtype)
@@ -122,6 +134,27 @@ def _swap_classifier(state: Mapping[str, Tensor], old: Sequence[str], new: Seque
         ", ".join(name for name in new if name not in old) or "none",
     )
     return {**state, f"{CLASSIFIER}.weight": new_weight, f"{CLASSIFIER}.bias": new_bias}
+
+
+def _compare_names(network: FCNHRNet, source: str, consequence: str) -> None:
+    """Log one line if the file that the weights came from names its classes otherwise than the network does."""
+    claimed = claimed_classes(network.provenance)
+    pairs = list(zip_longest(claimed, network.classes))
+    different = [(index, *pair) for index, pair in enumerate(pairs) if _letters(pair[0]) != _letters(pair[1])]
+    if not claimed or not different:
+        return
+    logger.warning(
+        "%s disagrees about the names of its classes: %d of %d differ (%s%s); %s",
+        *(source, len(different), len(pairs)),
+        ", ".join(f"{index} is {claim!r} in the file and {used!r} here" for index, claim, used in different[:3]),
+        ", ..." if len(different) > 3 else "",
+        consequence,
+    )
+
+
+def _letters(name: str | None) -> str | None:
+    """Reduce a class name to what tells it from others: "Traffic light" and "traffic_light" are one."""
+    return name and "".join(letter for letter in name.casefold() if letter.isalnum())
 
 
 def _finish(network: FCNHRNet, device: torch.device, dtype: torch.dtype) -> FCNHRNet:

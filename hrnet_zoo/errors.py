@@ -39,6 +39,21 @@ class HRNetZooError(Exception):
         return functools.partial(type(self), **facts), ()
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
+class RankError(HRNetZooError):
+    """Of `size` processes that share a job, one is gone or cannot be reached; said by the one numbered `rank`."""
+
+    rank: int
+    size: int
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class WorkerError(HRNetZooError):
+    """A worker process died; `source` is the file that was waited for."""
+
+    source: str
+
+
 # --- usage (exit code 2) -------------------------------------------------------------------------------------------
 
 
@@ -178,6 +193,15 @@ class ImageTooLargeError(ImageError):
 @dataclass(kw_only=True, eq=False, repr=False)
 class UnsupportedImageError(ImageError):
     """A picture or array has a mode, dtype or shape with no exact way to 8-bit RGB."""
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class DatasetError(HRNetZooError):
+    """A folder of labelled pictures, or a file of it, at `path` cannot be used; `problems` holds one text for each."""
+
+    exit_code: ClassVar[int] = 5
+    path: Path
+    problems: tuple[str, ...]
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

@@ -8,31 +8,60 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
-IGNORED = 255
+from hrnet_zoo.datasets.rules import IGNORED
+
+Counts = npt.NDArray[np.int64]
+Shares = npt.NDArray[np.float64]
 
 
-def count_matrix(truth: npt.NDArray[Any], mask: npt.NDArray[Any], num_classes: int) -> npt.NDArray[np.int64]:
+def count_matrix(truth: npt.NDArray[np.uint8], mask: npt.NDArray[np.uint8], num_classes: int) -> Counts:
     """Count the pixels of every pair of true and predicted class.
 
     Args:
-        truth: (H, W) integer class indices; 255 is ignored.
-        mask: (H, W) integer class indices below `num_classes`.
+        truth: (H, W) class indices; 255 is ignored.
+        mask: (H, W) class indices below `num_classes`.
         num_classes: K.
 
     Returns:
         (K, K) int64, rows by true class, columns by predicted one.
 
+    Raises:
+        ValueError: an index is no class.
+
     """
-    valid = truth != IGNORED
-    pairs = truth[valid].astype(np.int64) * num_classes + mask[valid]
-    counts: npt.NDArray[np.int64] = np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
+    # A row for every possible label, to be cut off: ten times faster than leaving pixels out before the count.
+    pairs = torch.from_numpy(truth).to(torch.int32).mul_(num_classes).add_(torch.from_numpy(mask))
+    rows = torch.bincount(pairs.flatten(), minlength=(IGNORED + 1) * num_classes).numpy()
+    if rows[num_classes**2 : IGNORED * num_classes].any() or mask.max(initial=0) >= num_classes:
+        raise ValueError(f"truth or mask holds an index that is none of {num_classes} classes")
+    counts: Counts = rows[: num_classes**2].reshape(num_classes, num_classes)
     return counts
 
 
-def class_iou(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+def class_iou(counts: Counts) -> Shares:
     """Intersection over union (K,) of each class, 0 to 1, nan where a class is absent, from a count matrix (K, K)."""
-    both = np.diag(counts).astype(np.float64)
-    either = counts.sum(axis=0) + counts.sum(axis=1) - both
-    iou: npt.NDArray[np.float64] = np.divide(both, either, out=np.full(len(both), np.nan), where=either > 0)
-    return iou
+    both = np.diag(counts)
+    return _ratio(both, counts.sum(axis=0) + counts.sum(axis=1) - both)
+
+
+def class_accuracy(counts: Counts) -> Shares:
+    """Share (K,) of each class's pixels that are labelled right, 0 to 1, nan where it does not occur in the truth."""
+    return _ratio(np.diag(counts), counts.sum(axis=1))
+
+
+def pixel_accuracy(counts: Counts) -> float:
+    """Share of all pixels that are labelled right, 0 to 1, nan where there is none."""
+    return float(_ratio(np.diag(counts).sum(keepdims=True), counts.sum(keepdims=True).reshape(1))[0])
+
+
+def mean(shares: Shares) -> float:
+    """Mean over the classes that are not nan; nan where all are."""
+    known = shares[~np.isnan(shares)]
+    return float(known.mean()) if known.size else float("nan")
+
+
+def _ratio(part: npt.NDArray[Any], whole: npt.NDArray[Any]) -> Shares:
+    ratio: Shares = np.divide(part, whole, out=np.full(len(part), np.nan), where=whole > 0)
+    return ratio

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from itertools import product
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -68,7 +69,7 @@ def predict(
             advice="use one of these, or leave mode out",
         )
     slide = model.dataset.slides if mode is None else mode == "slide"
-    with _evaluating(model):
+    with evaluating(model):
         if isinstance(image, list | tuple) or (isinstance(image, Tensor) and image.ndim == 4):
             bar = tqdm(image, desc="predict", unit="picture", disable=None if progress else True)
             return [_predict_one(model, picture, slide, ms_flip, probabilities, max_memory) for picture in bar]
@@ -81,14 +82,29 @@ def _predict_one(
     image = read_image(picture)
     height, width = image.shape[:2]
     maps = score_maps(model, resized(image, model.dataset.box, ms_flip), slide=slide, mirror=ms_flip)
-    mask = np.empty((height, width), np.uint8)
     kept = np.empty((len(model.classes), height, width), np.float32) if probabilities else None
+    mask = make_mask(maps, height, width, max_memory, kept)
+    return SegmentationResult(image, mask, model.classes, model.palette, kept)
+
+
+def make_mask(
+    maps: Sequence[ScoreMap],
+    height: int,
+    width: int,
+    max_memory: int | None = None,
+    probabilities: npt.NDArray[np.float32] | None = None,
+) -> npt.NDArray[np.uint8]:
+    """Return the best class of each pixel of a picture, (height, width), by the scores of one or more views of it.
+
+    `probabilities` (classes, height, width) is filled if it is given; `max_memory` is that of `predict`.
+    """
+    mask = np.empty((height, width), np.uint8)
     for rows, scores in pieces(maps, height, width, max_memory):
         mask[rows] = scores.argmax(dim=2).to("cpu", torch.uint8).numpy()
-        if kept is not None:
-            shares = scores if ms_flip else F.softmax(scores.contiguous(), dim=2)
-            kept[:, rows] = shares.permute(2, 0, 1).cpu().numpy()
-    return SegmentationResult(image, mask, model.classes, model.palette, kept)
+        if probabilities is not None:
+            shares = scores if len(maps) > 1 else F.softmax(scores.contiguous(), dim=2)
+            probabilities[:, rows] = shares.permute(2, 0, 1).cpu().numpy()
+    return mask
 
 
 def resized(image: RGB, box: tuple[int, int], ms_flip: bool) -> list[RGB]:
@@ -153,7 +169,7 @@ def _windows(length: int, side: int, stride: int) -> list[slice]:
 
 
 @contextmanager
-def _evaluating(model: FCNHRNet) -> Iterator[None]:
+def evaluating(model: FCNHRNet) -> Iterator[None]:
     """Leave gradients and training behaviour out, and the model as it was."""
     training = [module for module in model.modules() if module.training]
     model.eval()

@@ -115,17 +115,16 @@ def pieces(maps: Sequence[ScoreMap], height: int, width: int, max_memory: int | 
 
     """
     example = maps[0].windows[0].scores
-    budget = _budget(example.device) if max_memory is None else max_memory
     # Two gathered rows, their blend and what is made of it; and the same for up to two rows of the network's input.
-    columns = 4 * (width + 2 * max(view.width for view in maps))
-    step = budget // (columns * example.shape[2] * 4)
-    if step < 1:
+    row = 4 * (width + 2 * max(view.width for view in maps)) * example.shape[2] * 4
+    if max_memory is not None and max_memory < row:
         raise ConfigError(
             asked=f"scores of {width} x {height} pixels and {example.shape[2]} classes with max_memory={max_memory:,}",
-            found=f"one row of them takes {columns * example.shape[2] * 4:,} bytes",
+            found=f"one row of them takes {row:,} bytes",
             done="nothing was returned",
             advice="allow that much, or leave max_memory out",
         )
+    step = max(1, (_budget(example.device) if max_memory is None else max_memory) // row)
     for start in range(0, height, step):
         rows = np.arange(start, min(start + step, height))
         yield slice(start, start + len(rows)), _mean(maps, rows, height, width)

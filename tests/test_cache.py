@@ -576,6 +576,36 @@ def test_entries_know_every_file(cache: Path) -> None:
     }
 
 
+def test_logs_lie_beside_models(cache: Path) -> None:
+    """A finished log appears, is found, resumed, swept and cleared as a model is; neither is taken for the other."""
+    left_by_the_dead("a", size=100)
+    assert files.claim_part("a", "log").stat().st_size == 100
+    left_by_the_dead("b", size=300)
+    assert files.publish("b", put, same, "log") == files.log_path("b") == cache / "v1" / "logs" / "b.log.json"
+    assert files.is_cached("b", "log")
+    assert not files.is_cached("b")
+    (cache / "v1" / "logs" / "b.safetensors").write_text("?")
+    files.sweep()
+    assert kinds() == {"log": 1, "part": 2, "unknown": 1}  # the part of b went: b is finished
+    files.publish("b2", put, same)
+    assert [(entry.kind, entry.stem) for entry in files.clear("b")] == [("log", "b")]
+    files.log_path("c").mkdir()
+    with pytest.raises(CacheError, match=r"c\.log\.json"):
+        files.claim_part("c", "log")
+    assert sorted((entry.kind, entry.stem) for entry in files.clear()) == [
+        ("model", "b2"),
+        ("part", "a"),
+        ("part", "a"),
+    ]
+
+
+def test_killed_while_publishing_a_log() -> None:
+    assert run_child("files.publish('a', die, same, 'log')").returncode == -signal.SIGKILL
+    assert kinds() == {"temp": 1}
+    files.sweep()
+    assert kinds() == {}
+
+
 def test_clear() -> None:
     for stem in ("a", "b"):
         files.publish(stem, put, same)

@@ -22,6 +22,7 @@ from hrnet_zoo.errors import (
 )
 from hrnet_zoo.weights.convert import (
     CONVERTER_VERSION,
+    claimed_classes,
     class_count,
     fit,
     load_safetensors,
@@ -74,14 +75,14 @@ def write(path: Path, state: dict[str, Tensor]) -> Path:
 def test_reads_what_was_saved(save: Callable[[Mapping[str, Tensor]], bytes]) -> None:
     """Both formats, with the meta of mmcv beside the weights."""
     state = stand_in(SHAPES)
-    assert same(read_checkpoint(save(state), "a.pth"), state)
+    assert same(read_checkpoint(save(state), "a.pth").state, state)
 
 
 def test_reads_a_bare_state_dict_of_data_parallel(tmp_path: Path) -> None:
     """A state dict at the top, parameters that need gradients, and one "module." before each name."""
     network = torch.nn.DataParallel(small_network())
     torch.save(OrderedDict(network.state_dict(keep_vars=True)), tmp_path / "a.pth")
-    found = read_checkpoint((tmp_path / "a.pth").read_bytes(), "a.pth")
+    found = read_checkpoint((tmp_path / "a.pth").read_bytes(), "a.pth").state
     assert same(found, small_network().state_dict())
     assert not any(value.requires_grad for value in found.values())
 
@@ -89,7 +90,35 @@ def test_reads_a_bare_state_dict_of_data_parallel(tmp_path: Path) -> None:
 def test_keeps_a_prefix_that_some_names_lack() -> None:
     """Then it is part of the names."""
     state = {"module.a": torch.ones(1), "b": torch.ones(1)}
-    assert list(read_checkpoint(legacy(state), "a.pth")) == ["module.a", "b"]
+    assert list(read_checkpoint(legacy(state), "a.pth").state) == ["module.a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("meta", "classes"),
+    [
+        ({"CLASSES": ("road", "sky")}, ("road", "sky")),
+        ({"CLASSES": ["road", "x" * 100]}, ("road", "x" * 100)),
+        ({"CLASSES": ["x"] * 1000}, ("x",) * 1000),
+        ({"CLASSES": ["x"] * 1001}, ()),
+        ({"CLASSES": ["road", "x" * 101]}, ()),
+        ({"CLASSES": ["road", 5]}, ()),
+        ({"CLASSES": "road"}, ()),
+        ({"CLASSES": None}, ()),
+        ({}, ()),
+    ],
+)
+def test_keeps_the_names_that_a_file_claims(meta: dict[str, object], classes: tuple[str, ...]) -> None:
+    """If they are names at all; a file without meta claims none."""
+    assert read_checkpoint(legacy(stand_in(SHAPES), meta), "a.pth").classes == classes
+    assert read_checkpoint(saved(stand_in(SHAPES), modern=True), "a.pth").classes == ()
+
+
+@pytest.mark.parametrize("text", ['{"a": 1}', "[5]", '["a', "[" * 100_000, "null", '"road"', "[]"])
+def test_claims_in_a_foreign_header(text: str) -> None:
+    """There the key may hold anything."""
+    assert claimed_classes({"file_classes": text}) == ()
+    assert claimed_classes({}) == ()
+    assert claimed_classes({"file_classes": '["road", "\\u00e4"]'}) == ("road", "ä")
 
 
 @pytest.mark.parametrize(
@@ -297,7 +326,7 @@ def test_converts_the_golden_checkpoint(tmp_path: Path) -> None:
     (path,) = (SHARED / "golden").glob("fcn_hr18s_*.pth")
     shapes = json.loads((SHARED / "facts" / "state_dict_hr18s_19_classes.json").read_text())
     expected = {name: torch.Size(shape) for name, shape in shapes.items()}
-    state = read_checkpoint(path.read_bytes(), path.name)
+    state = read_checkpoint(path.read_bytes(), path.name).state
     assert class_count(state, path.name) == 19
     converted = write(tmp_path / "a.safetensors", fit(state, expected, path.name, dtype=torch.float32))
     verify_data(converted)

@@ -1,16 +1,20 @@
 """A name becomes a network: weights in, classifier swapped by name, devices and dtypes, bad arguments."""
 
+import csv
 import dataclasses
 import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import hrnet_zoo
-from hrnet_zoo.catalog import model_info
+from hrnet_zoo.catalog import ModelInfo, model_info
 from hrnet_zoo.creation import create_model
+from hrnet_zoo.datasets import CITYSCAPES
 from hrnet_zoo.errors import ConfigError, DeviceError, OfflineError, StateDictMismatchError, UnknownModelError
 from hrnet_zoo.weights.convert import read_checkpoint
 from tests.checkpoints import legacy
@@ -19,16 +23,21 @@ NAME = "fcn_hr18s_cityscapes_40k"
 HEAD = "decode_head.conv_seg"
 
 
+def serve(info: ModelInfo, content: bytes, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make a folder the mirror in which this is the published file of the only row."""
+    info = dataclasses.replace(info, sha256_prefix=hashlib.sha256(content).hexdigest()[:8])
+    monkeypatch.setattr("hrnet_zoo.creation.model_info", lambda _: info)
+    path = folder / info.checkpoint_url.removeprefix("https://download.openmmlab.com/")
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+    monkeypatch.setenv("HRNET_ZOO_MIRRORS", folder.as_uri())
+
+
 @pytest.fixture
 def published(hr18s: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, torch.Tensor]:
     """Make a folder the mirror in which the stand-in is the published file; return what is in it."""
-    info = dataclasses.replace(model_info(NAME), sha256_prefix=hashlib.sha256(hr18s).hexdigest()[:8])
-    monkeypatch.setattr("hrnet_zoo.creation.model_info", lambda _: info)
-    path = tmp_path / "mirror" / info.checkpoint_url.removeprefix("https://download.openmmlab.com/")
-    path.parent.mkdir(parents=True)
-    path.write_bytes(hr18s)
-    monkeypatch.setenv("HRNET_ZOO_MIRRORS", (tmp_path / "mirror").as_uri())
-    return read_checkpoint(hr18s, "")
+    serve(model_info(NAME), hr18s, tmp_path / "mirror", monkeypatch)
+    return read_checkpoint(hr18s, "").state
 
 
 def test_published_weights(published: dict[str, torch.Tensor]) -> None:
@@ -94,6 +103,114 @@ def test_own_checkpoint_with_a_miscounted_list_is_refused(published: dict[str, t
     path.write_bytes(legacy(published))
     with pytest.raises(StateDictMismatchError, match="has 19 classes"):
         create_model(NAME, checkpoint=path, classes=["person", "tree"], device="cpu")
+
+
+# --- names that the file disagrees about ---------------------------------------------------------------------------
+
+
+def with_rows(state: dict[str, torch.Tensor], count: int) -> dict[str, torch.Tensor]:
+    """Give a state dict a classifier of so many classes."""
+    rows = torch.arange(count) % len(state[f"{HEAD}.bias"])
+    return {**state, **{f"{HEAD}.{name}": state[f"{HEAD}.{name}"][rows] for name in ("weight", "bias")}}
+
+
+def test_pascal_context_is_labelled_by_the_data_set(
+    hr18s: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A stand-in with the names in a VOC-like order, as the two published files very probably have them."""
+    with (Path(hrnet_zoo.__file__).parent / "datasets" / "pascal_context.csv").open(encoding="utf-8") as file:
+        corrected = tuple(row["name"] for row in csv.DictReader(file))
+    things = model_info("fcn_hr48_voc12aug_40k").classes
+    claimed = (*things, *(name for name in corrected if name not in things))[:60]
+    state = with_rows(read_checkpoint(hr18s, "").state, 60)
+    row = dataclasses.replace(model_info("fcn_hr48_pascal_context_40k"), arch="hr18s")
+    serve(row, legacy(state, {"CLASSES": claimed}), tmp_path / "mirror", monkeypatch)
+    model = create_model("fcn_hr48_pascal_context_40k", device="cpu")
+    assert model.classes == corrected
+    different = sum(a.replace(" ", "") != b.replace(" ", "") for a, b in zip(claimed, corrected, strict=True))
+    assert different > 40
+    (line,) = caplog.messages
+    assert (
+        f"disagrees about the names of its classes: {different} of 60 differ (2 is 'bicycle' in the file and " in line
+    )
+    assert line.count(" in the file and ") == 3
+    assert line.endswith("those of Pascal Context are used; this is known of the two published files")
+    assert [record.name for record in caplog.records] == ["hrnet_zoo"]
+    monkeypatch.setenv("HRNET_ZOO_OFFLINE", "1")
+    monkeypatch.setenv("HRNET_ZOO_MIRRORS", (tmp_path / "gone").as_uri())
+    assert create_model("fcn_hr48_pascal_context_40k", device="cpu").classes == corrected
+    assert caplog.messages == [line, line]  # from the warm cache too
+    caplog.clear()
+    create_model("fcn_hr48_pascal_context_40k", False, device="cpu")
+    create_model("fcn_hr48_pascal_context_40k", classes=["a", "b"], device="cpu")
+    assert not [message for message in caplog.messages if "disagrees" in message]
+
+
+@pytest.mark.parametrize(
+    "claimed",
+    [
+        [name.upper().replace(" ", "_") for name in CITYSCAPES.classes],
+        None,
+    ],
+)
+def test_names_that_agree_or_are_absent_are_no_news(
+    claimed: list[str] | None,
+    hr18s: bytes,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    content = legacy(read_checkpoint(hr18s, "").state, {"CLASSES": claimed})
+    serve(model_info(NAME), content, tmp_path / "mirror", monkeypatch)
+    create_model(NAME, device="cpu")
+    assert caplog.messages == []
+
+
+@pytest.mark.usefixtures("published")
+def test_names_of_another_number(caplog: pytest.LogCaptureFixture) -> None:
+    """The stand-in names the first three of its 19 classes."""
+    create_model(NAME, device="cpu")
+    (line,) = caplog.messages
+    assert "16 of 19 differ (3 is None in the file and 'wall' here, " in line
+    assert line.endswith(", ...); those of Cityscapes are used")
+
+
+def test_own_checkpoint_against_the_classes_given(
+    published: dict[str, torch.Tensor], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "two.pth"
+    path.write_bytes(legacy(with_rows(published, 2), {"CLASSES": ["cat", "d\x1bog"]}))
+    model = create_model(NAME, checkpoint=path, classes=["dog", "Cat"], device="cpu")
+    assert model.classes == ("dog", "Cat")
+    assert caplog.messages == [
+        f"{path} disagrees about the names of its classes: 2 of 2 differ (0 is 'cat' in the file and 'dog' here, "
+        r"1 is 'd\x1bog' in the file and 'Cat' here); those of your list are used"
+    ]
+    caplog.clear()
+    create_model(NAME, checkpoint=path, classes=["CAT", "d[]og"], device="cpu")
+    create_model(NAME, checkpoint=path, classes=2, device="cpu")
+    assert caplog.messages == []
+
+
+def test_own_checkpoint_against_the_data_set(
+    published: dict[str, torch.Tensor], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "swapped.pth"
+    names = list(CITYSCAPES.classes)
+    names[0], names[1] = names[1], names[0]
+    path.write_bytes(legacy(published, {"CLASSES": names}))
+    assert create_model(NAME, checkpoint=path, device="cpu").classes == CITYSCAPES.classes
+    (line,) = caplog.messages
+    assert "2 of 19 differ (0 is 'sidewalk' in the file and 'road' here, " in line
+    assert line.endswith("; those of Cityscapes are used")
+    save_file(published, tmp_path / "swapped.safetensors", {"file_classes": json.dumps(names)})
+    create_model(NAME, checkpoint=tmp_path / "swapped.safetensors", device="cpu")
+    assert caplog.messages[1:] == [line.replace("swapped.pth", "swapped.safetensors")]
+
+
+def test_the_demo_agrees(caplog: pytest.LogCaptureFixture) -> None:
+    create_model("demo", device="cpu")
+    assert caplog.messages == []
 
 
 def test_random_weights_are_seeded_and_never_stand_in(monkeypatch: pytest.MonkeyPatch) -> None:

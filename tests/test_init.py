@@ -27,6 +27,12 @@ def test_import_and_list_load_nothing_heavy_and_touch_nothing() -> None:
     assert run.stdout.strip() == "[] [] [] []"
 
 
+def test_training_logs_need_no_torch() -> None:
+    code = "import sys, hrnet_zoo; hrnet_zoo.training_log; print('torch' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # noqa: S603
+    assert run.stdout == "False\n"
+
+
 def test_public_names_resolve() -> None:
     for name in hrnet_zoo.__all__:
         assert getattr(hrnet_zoo, name) is not None

@@ -74,7 +74,7 @@ def test_the_publishers_other_files_come_through_mirrors(
 def test_own_pth_in_every_form(
     write: Callable[[dict[str, torch.Tensor]], bytes], prefix: str, bare: bool, hr18s: bytes, tmp_path: Path
 ) -> None:
-    state = {f"{prefix}{name}": entry for name, entry in read_checkpoint(hr18s, "").items()}
+    state = {f"{prefix}{name}": entry for name, entry in read_checkpoint(hr18s, "").state.items()}
     path = tmp_path / "mine.pth"
     if bare:
         torch.save(state, path, _use_new_zipfile_serialization=write is zipped)
@@ -87,7 +87,7 @@ def test_own_pth_in_every_form(
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_own_safetensors(dtype: torch.dtype, hr18s: bytes, tmp_path: Path) -> None:
-    state = {name: t.to(dtype) if t.is_floating_point() else t for name, t in read_checkpoint(hr18s, "").items()}
+    state = {name: t.to(dtype) if t.is_floating_point() else t for name, t in read_checkpoint(hr18s, "").state.items()}
     save_file(state, tmp_path / "mine.safetensors", {"who": "me"})
     loaded, provenance = own(tmp_path / "mine.safetensors")
     assert loaded["backbone.conv1.weight"].dtype == torch.float32
@@ -96,7 +96,7 @@ def test_own_safetensors(dtype: torch.dtype, hr18s: bytes, tmp_path: Path) -> No
 
 
 def test_own_class_count(hr18s: bytes, tmp_path: Path) -> None:
-    state = read_checkpoint(hr18s, "")
+    state = read_checkpoint(hr18s, "").state
     for name in ("decode_head.conv_seg.weight", "decode_head.conv_seg.bias"):
         state[name] = state[name][:5].clone()
     path = tmp_path / "five.pth"
@@ -109,7 +109,7 @@ def test_own_class_count(hr18s: bytes, tmp_path: Path) -> None:
 
 def test_own_bad_files(hr18s: bytes, tmp_path: Path, cache: Path) -> None:
     path = tmp_path / "bad.pth"
-    state = read_checkpoint(hr18s, "")
+    state = read_checkpoint(hr18s, "").state
     first = next(iter(state))
     cases: list[tuple[bytes, type[Exception], str]] = [
         (b"", CheckpointFormatError, "empty"),
@@ -133,14 +133,16 @@ def test_own_bad_files(hr18s: bytes, tmp_path: Path, cache: Path) -> None:
 
 
 def test_own_safetensors_by_address(hr18s: bytes, host: FaultServer, tmp_path: Path) -> None:
-    state = read_checkpoint(hr18s, "")
-    save_file(state, tmp_path / "mine.safetensors")
+    state = read_checkpoint(hr18s, "").state
+    save_file(state, tmp_path / "mine.safetensors", {"file_classes": '["a", "b"]', "who": "me"})
     body = (tmp_path / "mine.safetensors").read_bytes()
     address = host.play(f"/mine-{hashlib.sha256(body).hexdigest()[:12]}.safetensors", whole(body))
     for _ in range(2):
         loaded, provenance = own(address)
         assert torch.equal(loaded["backbone.conv1.weight"], state["backbone.conv1.weight"])
         assert provenance["source_sha256"] == hashlib.sha256(body).hexdigest()
+        assert provenance["file_classes"] == '["a", "b"]'
+        assert "who" not in provenance
     assert len(host.requests) == 1
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import json
 import os
 import socket
 from collections.abc import Callable
@@ -53,15 +54,16 @@ def test_published_file_through_a_mirror(
     host.play(path_of(row), whole(hr18s))
     monkeypatch.setenv("HRNET_ZOO_MIRRORS", host.url)
     state, provenance = load_published(row, NETWORK, progress=False)
-    original = read_checkpoint(hr18s, "stand-in")
+    original = read_checkpoint(hr18s, "stand-in").state
     assert list(state) == list(original)
     assert all(torch.equal(state[name], original[name]) for name in original)
     assert provenance["source_url"] == row.checkpoint_url
     assert provenance["source_sha256"] == hashlib.sha256(hr18s).hexdigest()
     assert provenance["source_size"] == str(len(hr18s))
     assert provenance["model"] == NAME
-    assert "mmseg_version" not in str(provenance)  # nothing of the file's own metadata travels on
-    stem = f"fcn_hr18s_512x1024_40k_cityscapes_20200601_014216-{row.sha256_prefix}-c1"
+    assert json.loads(provenance["file_classes"]) == ["road", "sidewalk", "building"]
+    assert "mmseg_version" not in str(provenance)  # nothing else of the file's own metadata travels on
+    stem = f"fcn_hr18s_512x1024_40k_cityscapes_20200601_014216-{row.sha256_prefix}-c2"
     assert files(cache) == ["CACHEDIR.TAG", f"{stem}.safetensors"]
     assert len(host.requests) == 1
 
@@ -189,7 +191,7 @@ def test_a_damaged_cached_file_is_built_again(
     load_published(row, NETWORK, progress=False)
     damage(cache.model_path(cached_stem(row)))
     state, _ = load_published(row, NETWORK, progress=False)
-    assert torch.equal(state["backbone.conv1.weight"], read_checkpoint(hr18s, "")["backbone.conv1.weight"])
+    assert torch.equal(state["backbone.conv1.weight"], read_checkpoint(hr18s, "").state["backbone.conv1.weight"])
     assert "is damaged or gone" in caplog.text
 
 

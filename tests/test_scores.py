@@ -105,6 +105,13 @@ def test_too_little_memory() -> None:
         assembled([whole(40, 56)], 50, 70, max_memory=1000)
 
 
+def test_one_row_is_made_however_long() -> None:
+    """With 250 classes a row takes more than the default, which is a habit and no limit."""
+    view = whole(4, 4000, 250)
+    assert CPU_BYTES < 4 * (4000 + 2 * 4000) * 250 * 4
+    assert [rows for rows, _ in pieces([view], 4, 4000, None)] == [slice(row, row + 1) for row in range(4)]
+
+
 def test_memory_is_bounded() -> None:
     """150 classes on 3 megapixels: 1.8 GB of scores, were they all made; the mask takes 3 MB."""
     try:

@@ -13,7 +13,7 @@ from typing import NoReturn
 import click
 
 from hrnet_zoo import __version__
-from hrnet_zoo.cli import files, labelling, listing
+from hrnet_zoo.cli import data, evaluating, files, health, labelling, listing, logs
 from hrnet_zoo.errors import HRNetZooError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
@@ -26,9 +26,11 @@ def cli() -> None:
 
 
 for command in (
-    *(listing.list_, listing.info),
+    *(listing.list_, listing.info, logs.log),
     *(files.download, files.import_, files.cache),
-    *(labelling.predict, labelling.demo),
+    *(labelling.predict, labelling.demo, evaluating.evaluate),
+    data.check_data,
+    *(health.benchmark, health.doctor),
 ):
     cli.add_command(command)
 

@@ -69,10 +69,19 @@ def predict(
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path("demo-out"), show_default=True)
 @click.option("--scenes", type=click.IntRange(1, 1000), default=8, show_default=True, help="How many.")
 @click.option("--seed", type=click.IntRange(0, 900_000), default=0, show_default=True, help="Of the first scene.")
+@click.option("--as-dataset", is_flag=True, help="Write scenes and labels in Cityscapes' layout, for `evaluate`.")
 @model_options
 @as_json
-def demo(out: Path, scenes: int, seed: int, device: str | None, dtype: str | None, as_json: bool) -> None:
+def demo(
+    out: Path, scenes: int, seed: int, as_dataset: bool, device: str | None, dtype: str | None, as_json: bool
+) -> None:
     """Draw street scenes never seen in training, label them, and score the result. Needs no network."""
+    if as_dataset:
+        from hrnet_zoo.demo.dataset import write_dataset
+
+        write_dataset(out, seeds=range(seed, seed + scenes), progress=True)
+        click.echo(json.dumps({"data": str(out), "pictures": scenes}) if as_json else f"{scenes} scenes in {out}")
+        return
     from hrnet_zoo.demo.tour import tour
 
     report = tour(load_model("demo", device, dtype), out, seeds=range(seed, seed + scenes), progress=True)

@@ -7,6 +7,7 @@ second call opens no connection.
 """
 
 import hashlib
+import json
 import logging
 import stat
 from collections.abc import Callable, Mapping, Sequence
@@ -151,15 +152,19 @@ def convert_checkpoint(
 
     """
     body = bodies.pop()
-    header = {**provenance, **provenance_of(body)}
-    state = read_checkpoint(body, source)
+    state, claimed = read_checkpoint(body, source)
+    header = {**provenance, **provenance_of(body, claimed)}
     del body
     return to_safetensors(fit(state, expected(class_count(state, source)), source, dtype=dtype), header)
 
 
-def provenance_of(body: bytes) -> dict[str, str]:
-    """Return what a converted file's header says of the bytes that it was made from, and of the making."""
+def provenance_of(body: bytes, claimed: Sequence[str]) -> dict[str, str]:
+    """Return what a converted file's header says of the bytes that it was made from, and of the making.
+
+    The class names that the file itself claimed go under "file_classes", as a JSON list.
+    """
     return {
+        **({"file_classes": json.dumps(claimed)} if claimed else {}),
         "source_sha256": hashlib.sha256(body).hexdigest(),
         "source_size": str(len(body)),
         "converter_version": str(CONVERTER_VERSION),

@@ -2,7 +2,8 @@
 
     <root>/CACHEDIR.TAG
     <root>/v1/models/<stem>.safetensors      finished files, never opened for writing
-    <root>/v1/models/.<stem>.<owner>.tmp     being written
+    <root>/v1/logs/<stem>.log.json           the same, of training logs
+    <root>/v1/models/.<stem>.<owner>.tmp     being written; in logs alike
     <root>/v1/downloads/<stem>.<owner>.part  being fetched, with its note <stem>.<owner>.json
     <root>/v1/locks/<stem>.lock
 
@@ -23,7 +24,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import BinaryIO, Literal, get_args
 
 import filelock
 
@@ -35,13 +36,19 @@ LOCK_WAIT_S = 600.0
 STALE_S = 15 * 60.0  # a transfer writes far more often: its longest silence is five tries of 30 s and waits of 60 s
 REPLACE_WAITS_S = (0.05, 0.1, 0.2, 0.4)  # a virus scanner holds a new file for about so long on Windows
 
+# What a finished file is: the weights of a model, or a training log. No stem is used for both.
+Finished = Literal["model", "log"]
+Kind = Literal["model", "log", "part", "temp", "lock", "unknown"]
+
 _STEM = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,119}"
 _OWNER = (
     r"[A-Za-z0-9_]*-(?P<place>[0-9a-f]{8})-(?P<pid>[1-9][0-9]{0,8})-(?P<start>[0-9]+)-(?P<thread>[0-9]+)-[0-9a-f]{8}"
 )
-_NAMES: dict[tuple[str, str], Literal["model", "part", "temp", "lock"]] = {
+_NAMES: dict[tuple[str, str], Kind] = {
     ("models", rf"(?P<stem>{_STEM})\.safetensors"): "model",
     ("models", rf"\.(?P<stem>{_STEM})\.{_OWNER}\.tmp"): "temp",
+    ("logs", rf"(?P<stem>{_STEM})\.log\.json"): "log",
+    ("logs", rf"\.(?P<stem>{_STEM})\.{_OWNER}\.tmp"): "temp",
     ("downloads", rf"(?P<stem>{_STEM})\.{_OWNER}\.(part|json)"): "part",
     ("locks", rf"(?P<stem>{_STEM})\.lock"): "lock",
 }
@@ -52,9 +59,9 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class CacheEntry:
-    """A file of the cache: what it is, of which model, and its size in bytes; `unknown` is not ours."""
+    """A file of the cache: what it is, of which stem, and its size in bytes; `unknown` is not ours."""
 
-    kind: Literal["model", "part", "temp", "lock", "unknown"]
+    kind: Kind
     stem: str
     path: Path
     size: int
@@ -87,18 +94,23 @@ def root() -> Path:
 
 
 def model_path(stem: str) -> Path:
-    """Where the finished file of `stem` lies or would lie; looks at nothing and makes nothing."""
-    return root() / "v1" / "models" / f"{_checked(stem)}.safetensors"
+    """Where the finished weights of `stem` lie or would lie; looks at nothing and makes nothing."""
+    return _final(stem, "model")
 
 
-def is_cached(stem: str) -> bool:
+def log_path(stem: str) -> Path:
+    """Where the training log of `stem` lies or would lie; looks at nothing and makes nothing."""
+    return _final(stem, "log")
+
+
+def is_cached(stem: str, kind: Finished = "model") -> bool:
     """Tell whether the finished file of `stem` is there; opens and makes nothing.
 
     Raises:
         CacheError: the cache cannot be looked into.
 
     """
-    path = model_path(stem)
+    path = _final(stem, kind)
     with disk_errors(path, f"look for {stem} in the cache"):
         try:
             return stat.S_ISREG(path.stat().st_mode)
@@ -108,7 +120,7 @@ def is_cached(stem: str) -> bool:
 
 @contextlib.contextmanager
 def lock(stem: str) -> Iterator[None]:
-    """Keep other processes and threads off one model where the file system can; go on without after LOCK_WAIT_S."""
+    """Keep other processes and threads off one stem where the file system can; go on without after LOCK_WAIT_S."""
     path = _folder("locks") / f"{_checked(stem)}.lock"
     held = filelock.FileLock(path)
     try:
@@ -129,14 +141,14 @@ def lock(stem: str) -> Iterator[None]:
             held.release()
 
 
-def claim_part(stem: str) -> Path:
+def claim_part(stem: str, kind: Finished = "model") -> Path:
     """Take over the longest part of `stem` that its owner left behind, or begin a new one; it is ours to write.
 
     Raises:
-        CacheError: the cache cannot be written, or something that is no file stands where the model would go.
+        CacheError: the cache cannot be written, or something that is no file stands where the finished file would go.
 
     """
-    final = model_path(stem)
+    final = _final(stem, kind)
     folder = _folder("downloads")
     with disk_errors(folder, f"begin a download of {stem}"):
         if final.is_dir():
@@ -159,17 +171,19 @@ def claim_part(stem: str) -> Path:
         return mine
 
 
-def publish(stem: str, write: Callable[[BinaryIO], None], check: Callable[[Path], None]) -> Path:
+def publish(
+    stem: str, write: Callable[[BinaryIO], None], check: Callable[[Path], None], kind: Finished = "model"
+) -> Path:
     """Make the finished file of `stem` and return its path: write a private file, check it by its path, rename it.
 
     Raises:
         CacheError: the file cannot be written; whatever `write` and `check` raise also leaves nothing behind.
 
     """
-    final, folder = model_path(stem), _folder("models")
+    final, folder = _final(stem, kind), _folder(f"{kind}s")
     temp = folder / f".{stem}.{_owner()}.tmp"
     try:
-        with disk_errors(final, f"write the converted weights of {stem}"):
+        with disk_errors(final, f"write the {kind} {stem} into the cache"):
             with temp.open("xb") as file:  # never an existing file or link; mode as the umask says
                 write(file)
                 file.flush()
@@ -185,7 +199,7 @@ def publish(stem: str, write: Callable[[BinaryIO], None], check: Callable[[Path]
 
 
 def sweep() -> None:
-    """Remove what dead processes left, of all models; a model not yet finished keeps its longest part for resuming.
+    """Remove what dead processes left, of all stems; one without a finished file keeps its longest part for resuming.
 
     Raises:
         CacheError: the cache cannot be written.
@@ -196,7 +210,8 @@ def sweep() -> None:
         if entry.kind not in {"part", "temp"} or not _is_abandoned(entry.path):
             continue
         if entry.path.suffix == ".part":
-            if entry.stem not in spared and not model_path(entry.stem).exists():
+            finished = any(_final(entry.stem, kind).exists() for kind in get_args(Finished))
+            if entry.stem not in spared and not finished:
                 spared.add(entry.stem)
                 continue
         elif entry.kind == "part" and entry.path.with_suffix(".part").exists():
@@ -227,7 +242,7 @@ def entries() -> list[CacheEntry]:
 
 
 def clear(stem: str | None = None) -> list[CacheEntry]:
-    """Remove one model with all its parts, or (None) all of them, each under its lock; return what went.
+    """Remove one stem's finished file with all its parts, or (None) all of them, each under its lock; return what went.
 
     Locks, unknown files and what a living process is just publishing stay.
 
@@ -243,7 +258,7 @@ def clear(stem: str | None = None) -> list[CacheEntry]:
             for entry in entries():
                 # A temp lives for seconds: one whose writer may live means that the lock excludes nobody here.
                 if entry.stem == each and (
-                    entry.kind in {"model", "part"} or (entry.kind == "temp" and _is_abandoned(entry.path))
+                    entry.kind in {"model", "log", "part"} or (entry.kind == "temp" and _is_abandoned(entry.path))
                 ):
                     with disk_errors(entry.path, f"remove {each} from the cache"):
                         entry.path.unlink(missing_ok=True)
@@ -251,14 +266,19 @@ def clear(stem: str | None = None) -> list[CacheEntry]:
     return gone
 
 
-def _classified(path: Path, facts: os.stat_result) -> tuple[Literal["model", "part", "temp", "lock", "unknown"], str]:
+def _classified(path: Path, facts: os.stat_result) -> tuple[Kind, str]:
     for (folder, pattern), kind in _NAMES.items():
         match = re.fullmatch(pattern, path.name)
         # A finished file may be a link to other storage; a part that is a link or a pipe is a trap, never taken over.
-        ours = stat.S_ISREG(facts.st_mode) or (kind == "model" and stat.S_ISLNK(facts.st_mode))
+        ours = stat.S_ISREG(facts.st_mode) or (kind in get_args(Finished) and stat.S_ISLNK(facts.st_mode))
         if match and ours and path.parent.name == folder:
             return kind, match["stem"]
     return "unknown", ""
+
+
+def _final(stem: str, kind: Finished) -> Path:
+    ending = "safetensors" if kind == "model" else "log.json"
+    return root() / "v1" / f"{kind}s" / f"{_checked(stem)}.{ending}"
 
 
 def _checked(stem: str) -> str:

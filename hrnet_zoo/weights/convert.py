@@ -6,9 +6,10 @@ code, maps into memory without a copy and carries the digest of its own data.
 
 import hashlib
 import io
+import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import safetensors.torch
 import torch
@@ -24,7 +25,7 @@ from hrnet_zoo.errors import (
 )
 from hrnet_zoo.weights.gate import inspect_checkpoint, inspect_safetensors
 
-CONVERTER_VERSION = 1  # part of the cache's file names: raise it whenever the same source gives other bytes
+CONVERTER_VERSION = 2  # part of the cache's file names: raise it whenever the same source gives other bytes
 
 _OLDEST_TORCH = (2, 10)  # CVE-2026-24747: memory corruption in the weights_only unpickler before
 CLASSIFIER = "decode_head.conv_seg"  # the layer whose rows are the classes
@@ -32,10 +33,24 @@ _COUNTER = ".num_batches_tracked"  # of batch norm: the only entries that are wh
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64, "I64": torch.int64}
 _NO_DIGEST = "0" * 64  # holds the digest's place until the data is laid out
+_MAX_NAMES, _MAX_NAME = 1000, 100  # class names, and characters of one, beyond which `meta` is taken for something else
 
 
-def read_checkpoint(data: bytes, source: str) -> dict[str, Tensor]:
-    """Return the tensors of a `.pth` file by name, as stored; `source` (path or URL) is for messages.
+class Checkpoint(NamedTuple):
+    """What a `.pth` file holds.
+
+    Attributes:
+        state: its tensors by name, as stored.
+        classes: the class names that its own `meta["CLASSES"]` claims; empty without such a list.
+
+    """
+
+    state: dict[str, Tensor]
+    classes: tuple[str, ...]
+
+
+def read_checkpoint(data: bytes, source: str) -> Checkpoint:
+    """Return what a `.pth` file holds; `source` (path or URL) is for messages.
 
     `data` is the whole file. A training checkpoint is unwrapped ("state_dict" at its top), and one "module."
     (of DataParallel) is taken off when all names have it.
@@ -59,7 +74,22 @@ def read_checkpoint(data: bytes, source: str) -> dict[str, Tensor]:
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise _no_checkpoint(source, f"a state dict whose entry {name!r:.80} is of type {type(value).__name__}")
     prefix = "module." if all(name.startswith("module.") for name in state) else ""
-    return {name.removeprefix(prefix): tensor.detach() for name, tensor in state.items()}
+    meta = content.get("meta")
+    claimed = meta.get("CLASSES") if isinstance(meta, dict) else None
+    return Checkpoint(
+        {name.removeprefix(prefix): tensor.detach() for name, tensor in state.items()}, _class_names(claimed)
+    )
+
+
+def claimed_classes(provenance: Mapping[str, str]) -> tuple[str, ...]:
+    """Read `file_classes` of a header: the class names that the checkpoint itself claimed; empty if it claimed none.
+
+    They are kept to tell the user where they differ from the data set's, and used for nothing else.
+    """
+    try:
+        return _class_names(json.loads(provenance.get("file_classes", "null")))
+    except (ValueError, RecursionError):  # the header of a foreign file, where this may mean anything
+        return ()
 
 
 def class_count(state: Mapping[str, Tensor], source: str) -> int:
@@ -193,6 +223,14 @@ def verify_data(path: Path) -> None:
             actual=digest.hexdigest(),
             size=size,
         )
+
+
+def _class_names(claimed: object) -> tuple[str, ...]:
+    """Names, where that is what these are."""
+    if not isinstance(claimed, list | tuple) or len(claimed) > _MAX_NAMES:
+        return ()
+    names = tuple(name for name in claimed if isinstance(name, str) and len(name) <= _MAX_NAME)
+    return names if len(names) == len(claimed) else ()
 
 
 def _require_safe_torch(source: str) -> None:

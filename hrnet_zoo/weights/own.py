@@ -25,7 +25,15 @@ from hrnet_zoo.weights.build import (
     read_file,
     size_limit,
 )
-from hrnet_zoo.weights.convert import CLASSIFIER, CONVERTER_VERSION, class_count, fit, load_safetensors, to_safetensors
+from hrnet_zoo.weights.convert import (
+    CLASSIFIER,
+    CONVERTER_VERSION,
+    claimed_classes,
+    class_count,
+    fit,
+    load_safetensors,
+    to_safetensors,
+)
 from hrnet_zoo.weights.gate import inspect_safetensors
 
 # A training checkpoint of the reference holds two more copies of the weights (momentum) beside them.
@@ -92,10 +100,10 @@ def _from_address(address: str, arch: str, expected: EntriesOf, *, max_bytes: in
             logger.warning("%s states no SHA-256 in its name: what was fetched could not be checked", redact(address))
         if not name.endswith(".safetensors"):
             return convert_checkpoint(bodies, redact(address), expected, provenance)
-        inspect_safetensors(part, redact(address))
+        claimed = claimed_classes(inspect_safetensors(part, redact(address)).metadata)
         state = safetensors.torch.load(bodies[0])
         fitted = fit(state, expected(class_count(state, redact(address))), redact(address))
-        return to_safetensors(fitted, {**provenance, **provenance_of(bodies.pop())})
+        return to_safetensors(fitted, {**provenance, **provenance_of(bodies.pop(), claimed)})
 
     mark = stated[1] if stated else hashlib.sha256(address.encode()).hexdigest()
     return fetch_into_cache(

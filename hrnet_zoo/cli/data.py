@@ -1,0 +1,60 @@
+"""Commands about folders of labelled pictures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from hrnet_zoo.cli.options import as_json, parse_classes
+from hrnet_zoo.datasets import DATASETS
+
+if TYPE_CHECKING:
+    from hrnet_zoo.checking import DataReport
+
+BAD_INPUT = 5
+_SHOWN = 5  # files of each problem
+
+
+@click.command("check-data")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--dataset", type=click.Choice(list(DATASETS)), help="Which it should be; default: what is recognised.")
+@click.option("--classes", help="Comma-separated names, or number, of the classes of a folder of your own.")
+@click.option("--split", default="val", show_default=True, help="Which part.")
+@as_json
+def check_data(folder: Path, dataset: str | None, classes: str | None, split: str, as_json: bool) -> None:
+    """Tell everything that is wrong with a FOLDER of pictures and masks, and how often each class occurs.
+
+    Official downloads of the four data sets, or a folder with images/ and masks/ (and classes.txt, one name a line).
+    The exit code is 5 if something is wrong; notes alone are fine.
+    """
+    from hrnet_zoo import checking
+
+    report = checking.check_data(folder, dataset=dataset, classes=parse_classes(classes), split=split, progress=True)
+    click.echo(json.dumps(report.to_dict(), indent=1) if as_json else _text(report))
+    if not report.ok:
+        raise click.exceptions.Exit(BAD_INPUT)
+
+
+def _text(report: DataReport) -> str:
+    split = f", {report.split}" if report.split else ""
+    lines = [
+        f"{report.title}{split} in {report.root}",
+        f"{report.pairs} pictures with masks, {report.pixels:,} pixels",
+        f"labels: {report.rule}",
+        "",
+        f"{'class':<24} {'pixels':>15} {'share':>8} {'pictures':>9}",
+        *(f"{each.name:<24} {each.pixels:>15,} {each.share:>8.2%} {each.pictures:>9}" for each in report.classes),
+        f"{'(ignored)':<24} {'':>15} {report.ignored:>8.2%}",
+    ]
+    for problem in report.problems:
+        count = f": {len(problem.files)}" if problem.files else ""
+        lines += ["", f"{'error' if problem.error else 'note'}: {problem.kind}{count}"]
+        lines += [f"  {problem.text}"] if problem.text else []
+        lines += [f"  {name}" for name in problem.files[:_SHOWN]]
+        lines += [f"  and {len(problem.files) - _SHOWN} more"] if len(problem.files) > _SHOWN else []
+        lines += [f"  next: {problem.advice}"]
+    errors = sum(problem.error for problem in report.problems)
+    return "\n".join([*lines, "", f"{errors} kinds of errors" if errors else "no errors"])

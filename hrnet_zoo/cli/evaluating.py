@@ -1,0 +1,67 @@
+"""Commands that score a network."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import click
+
+from hrnet_zoo.cli.options import as_json, load_model, model_options, parse_classes
+
+
+def _bytes(_: click.Context, option: click.Parameter, text: str | None) -> int | None:
+    """Read a number of bytes, such as 500MB or 2GB."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kMG]?)B?", text or "", re.IGNORECASE)
+    if text is not None and not match:
+        raise click.BadParameter(f"{text!r} is no number of bytes, such as 500MB or 2GB", param=option)
+    return int(float(match[1]) * {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}[match[2].lower()]) if match else None
+
+
+@click.command()
+@click.argument("name")
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option("--ms-flip", is_flag=True, help="Six scales, each also mirrored: about 17 times slower.")
+@click.option("--limit", type=click.IntRange(1), help="Only the first pictures, for a quick look.")
+@click.option("--workers", type=click.IntRange(0), help="Processes that read ahead; default: half the processors.")
+@click.option(
+    "--max-memory",
+    callback=_bytes,
+    metavar="BYTES",
+    help="For scores at full size, such as 500MB; default: what is fastest.",
+)
+@click.option("--checkpoint", help="Path or address of a .pth or .safetensors to use instead of the published file.")
+@click.option("--classes", help="Comma-separated names, or number, of the checkpoint's classes if they are not NAME's.")
+@click.option("--save", type=click.Path(path_type=Path, dir_okay=False), help="Also write the figures to a JSON file.")
+@model_options
+@as_json
+def evaluate(
+    name: str,
+    data: Path,
+    ms_flip: bool,
+    limit: int | None,
+    workers: int | None,
+    max_memory: int | None,
+    checkpoint: str | None,
+    classes: str | None,
+    save: Path | None,
+    device: str | None,
+    dtype: str | None,
+    as_json: bool,
+) -> None:
+    """Score the model NAME on the labelled pictures in DATA, and print the published figure beside it.
+
+    DATA is a download of the model's data set, or a folder with images/ and masks/. Under torchrun, every process takes
+    a part of the pictures: torchrun --nproc-per-node 2 -m hrnet_zoo evaluate NAME DATA
+    """
+    from hrnet_zoo.evaluation import evaluate
+    from hrnet_zoo.ranks import is_first, local_device
+
+    model = load_model(name, device or local_device(), dtype, checkpoint, parse_classes(classes))
+    figures = evaluate(model, data, ms_flip=ms_flip, limit=limit, workers=workers, max_memory=max_memory)
+    if not is_first():  # the others have the same figures
+        return
+    if save:
+        figures.to_json(save)
+    click.echo(json.dumps(figures.to_dict(), indent=1) if as_json else figures)

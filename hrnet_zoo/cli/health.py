@@ -1,0 +1,227 @@
+"""Commands that tell how fast and how right things are here."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hrnet_zoo.catalog import list_models
+from hrnet_zoo.cli.options import as_json, model_options
+
+if TYPE_CHECKING:
+    from hrnet_zoo.benchmarking import TableTiming, Timing
+    from hrnet_zoo.costs import Cost
+    from hrnet_zoo.diagnosis import Health, Report
+
+
+def _size(_: click.Context, option: click.Parameter, text: str | None) -> tuple[int, int] | None:
+    """Read HxW."""
+    match = re.fullmatch(r"(\d{1,6})x(\d{1,6})", text or "", re.IGNORECASE)
+    if text is not None and not match:
+        raise click.BadParameter(f"{text!r} is no height x width, such as 512x1024", param=option)
+    return (int(match[1]), int(match[2])) if match else None
+
+
+@click.command()
+@click.argument("name")
+@click.option("--size", callback=_size, metavar="HxW", help="Of the pictures, in pixels; default: the data set's.")
+@click.option("--batch", type=click.IntRange(1), help="Pictures at once through the network; default: 1.")
+@click.option("--table", is_flag=True, help="The published Mem and fps columns, and the same measured here.")
+@model_options
+@as_json
+def benchmark(
+    name: str,
+    size: tuple[int, int] | None,
+    batch: int | None,
+    table: bool,
+    device: str | None,
+    dtype: str | None,
+    as_json: bool,
+) -> None:
+    """Measure speed and memory of the model NAME here.
+
+    With random weights, on which neither depends: nothing is downloaded.
+    """
+    if table and (size or batch or dtype):
+        raise click.UsageError(
+            "--table has its own size, batch and dtype (float32): leave --size, --batch, --dtype out"
+        )
+    import torch
+
+    from hrnet_zoo.benchmarking import benchmark, benchmark_table
+    from hrnet_zoo.creation import create_model
+
+    timing: Timing | TableTiming
+    if table:
+        timing = benchmark_table(name, device=device)
+        lines = _table_lines(timing)
+    else:
+        model = create_model(name, pretrained=False, device=device, dtype=getattr(torch, dtype) if dtype else None)
+        timing = benchmark(model, size=size, batch=batch or 1)
+        lines = _timing_lines(timing)
+    facts = timing.to_dict()
+    if as_json:
+        click.echo(json.dumps(facts, indent=1))
+        return
+    machine = timing.machine
+    click.echo(
+        f"{timing.model} with random weights, {machine.dtype} on {machine.device} ({machine.device_name}), "
+        f"{machine.threads} CPU threads, torch {machine.torch}"
+    )
+    for line in lines:
+        click.echo(line)
+    for figure, meaning in facts["about"].items():
+        click.echo(f"{figure}: {meaning}")
+
+
+def _timing_lines(timing: Timing) -> list[str]:
+    size, fitted = f"{timing.height} x {timing.width}", "{} x {}".format(*timing.prediction_input)
+    return [
+        f"network     batch of {timing.batch} at {size}: {_cost(timing.network)}; "
+        f"{timing.pictures_per_second:.3g} pictures/s",
+        f"prediction  one picture of {size}, at {fitted} in the network: {_cost(timing.prediction)}",
+    ]
+
+
+def _table_lines(timing: TableTiming) -> list[str]:
+    picture, fitted = "{} x {}".format(*timing.picture), "{} x {}".format(*timing.network_input)
+    windows = ", in windows" if timing.slides else ""
+    crop = "{} x {}".format(*timing.crop)
+    return [
+        f"{'':<14} {'published':>10} {'here':>10}   (published figures: {timing.published_of})",
+        f"{'fps':<14} {timing.published_fps:>10} {timing.fps:>10.2f}   picture of {picture}, at {fitted} in the "
+        f"network{windows}: {_cost(timing.inference)}",
+        f"{'training, GB':<14} {timing.published_memory_gb:>10} {_gb(timing.training_memory):>10}   "
+        f"{timing.pictures_per_gpu} crops of {crop}",
+    ]
+
+
+def _cost(cost: Cost) -> str:
+    times = [f"{1000 * each:.4g}" for each in (cost.median, cost.minimum, cost.p10, cost.p90, cost.maximum)]
+    return (
+        "{} ms (min {}, p10 {}, p90 {}, max {}; {} runs), peak memory ".format(*times, cost.runs)
+        + f"{_gb(cost.peak_memory)} GB"
+    )
+
+
+def _gb(number: int | None) -> str:
+    return "?" if number is None else f"{number / 1e9:.2f}"
+
+
+@click.command()
+@click.argument("name", required=False)
+@click.option("--network", is_flag=True, help="Also ask all hosts and mirrors for the files of all models, or of NAME.")
+@click.option(
+    "--record",
+    "target",
+    is_flag=False,
+    flag_value="-",
+    metavar="[FILE]",
+    help="Instead, record the fingerprints of all cached models, or of NAME (before this option); into FILE, or print.",
+)
+@model_options
+@as_json
+def doctor(
+    name: str | None, network: bool, target: str | None, device: str | None, dtype: str | None, as_json: bool
+) -> None:
+    """Find out what works here; of the model NAME, whether its weights and this device compute what they should.
+
+    The exit code is that of the first thing that is wrong.
+    """
+    if target is not None:
+        if network or device or dtype:
+            raise click.UsageError("--record is in float32 on the CPU, and goes without --network, --device, --dtype")
+        if name is None and target in (*list_models(), "demo"):
+            raise click.UsageError(f"the name comes first: hrnet-zoo doctor {target} --record")
+        _record(name, target)
+        return
+    from hrnet_zoo.diagnosis import doctor
+
+    precision = None
+    if dtype:
+        import torch  # only here: a report on a machine where torch is broken is worth having
+
+        precision = getattr(torch, dtype)
+    report = doctor(name, device=device, dtype=precision, network=network)
+    if as_json:
+        click.echo(json.dumps(report.to_dict(), indent=1))
+    else:
+        _show(report)
+    for error in report.errors:
+        click.echo(f"error: {error}", err=True)
+    if report.errors:
+        raise click.exceptions.Exit(report.errors[0].exit_code)
+
+
+def _record(name: str | None, target: str) -> None:
+    from hrnet_zoo.fingerprints import record, save, to_json
+
+    fingerprints = record(name)
+    if target == "-":
+        click.echo(to_json(fingerprints), nl=False)
+    else:
+        save(fingerprints, Path(target))
+        click.echo(f"recorded {', '.join(fingerprints)} in {target}")
+
+
+def _show(report: Report) -> None:
+    """Print a report for people."""
+    from hrnet_zoo.diagnosis import FINE_PIXELS
+
+    click.echo("environment")
+    for key, value in report.environment.items():
+        _line(key.replace("_", " "), value)
+    click.echo("settings")
+    for key, value in report.settings.items():
+        _line(key, value)
+    click.echo("cache")
+    for key, value in report.cache.items():
+        _line(key.replace("_", " "), value)
+    if report.network is not None:
+        click.echo("network")
+        for each in report.network:
+            state = {True: "ok", False: "FAILS", None: "off"}[each.reachable]
+            size = f", {each.size / 1e6:.1f} MB" if each.size is not None else ""
+            click.echo(f"  {state:<5} {each.model} {each.file}: {each.url}: {each.found}{size}")
+    if report.health is not None:
+        click.echo(report.health.model)
+        _line("weights", f"SHA-256 {report.health.data_sha256}")
+        _line("fingerprint", _fingerprint(report.health))
+        if fidelity := report.health.fidelity:
+            score = "not finite" if fidelity.worst_score is None else f"{fidelity.worst_score:.2g} of the largest"
+            _line(
+                f"{fidelity.device} {fidelity.dtype}",
+                f"{'fine' if fidelity.fine else 'NOT FINE'}: {fidelity.pixels:.3%} of a street scene's pixels as "
+                f"float32 on the CPU has them (fine: from {FINE_PIXELS:.1%}); worst score off by {score}",
+            )
+
+
+def _fingerprint(health: Health) -> str:
+    deviation = health.deviation
+    if deviation is None:
+        return f"none recorded for this row yet; to record it: hrnet-zoo doctor {health.model} --record FILE"
+    verdict = "as recorded" if deviation.fine else "NOT AS RECORDED"
+    weights = "the recorded weights" if health.same_data else "other weights than the recorded"
+    return (
+        f"{verdict}, from {weights}: the largest deviation is {deviation.relative:.1e}, of the {deviation.statistic} "
+        f"(fine: up to {deviation.tolerance:.0e})"
+    )
+
+
+def _line(key: str, value: Any) -> None:  # noqa: ANN401 - whatever a report holds
+    """Print one fact; lists and mappings in lines of their own."""
+    if isinstance(value, list) and value:
+        click.echo(f"  {key}")
+        for each in value:
+            click.echo("    " + ", ".join(f"{name} {fact}" for name, fact in each.items()))
+    elif isinstance(value, dict) and value:
+        click.echo(f"  {key}")
+        for name, facts in value.items():
+            click.echo(f"    {name}: " + ", ".join(f"{fact} {number}" for fact, number in facts.items()))
+    else:
+        shown = ("yes" if value else "no") if isinstance(value, bool) else value
+        click.echo(f"  {key:<20} {'-' if value in (None, [], {}) else shown}")

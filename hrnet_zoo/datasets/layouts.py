@@ -1,0 +1,345 @@
+"""Labelled pictures on disk: the official layouts of the four data sets, and a folder of one's own.
+
+Cityscapes       leftImg8bit/SPLIT/*/*_leftImg8bit.png + gtFine/SPLIT/*/*_gtFine_label{Ids,TrainIds}.png
+ADE20K           images/SPLIT/*.jpg + annotations/SPLIT/*.png
+Pascal VOC 2012  JPEGImages/*.jpg + SegmentationClass/*.png + ImageSets/Segmentation/SPLIT.txt
+Pascal Context   JPEGImages/*.jpg + SegmentationClassContext/*.png + ImageSets/SegmentationContext/SPLIT.txt
+one's own        images/ + masks/, or SPLIT/images/ + SPLIT/masks/; classes.txt beside them is optional
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+from hrnet_zoo.datasets import DATASETS, Dataset
+from hrnet_zoo.datasets.pairing import (
+    Problem,
+    Sample,
+    cityscapes_name,
+    find_pictures,
+    one_kind,
+    only,
+    pair,
+    stem,
+)
+from hrnet_zoo.datasets.rules import (
+    ADE20K_VALUES,
+    CITYSCAPES_IDS,
+    CITYSCAPES_TRAIN_IDS,
+    PASCAL_CONTEXT_VALUES,
+    VOC_VALUES,
+    LabelRule,
+    identity,
+)
+from hrnet_zoo.errors import DatasetError
+
+__all__ = ["OWN", "LabelledFolder", "Problem", "Sample", "find_samples"]
+
+OWN = "images/ and masks/"  # title of a folder of one's own
+
+_SAME_SPLIT = (("val", "validation"), ("train", "training"), ("test", "testing"))
+_KNOWN_SPLITS = tuple(name for names in _SAME_SPLIT for name in names)
+_LEVELS = 3  # how far above or below the folder that was given its data set may lie
+_MOST_FOLDERS = 500  # looked at below the folder that was given; a whole disk is never walked
+
+
+@dataclass(frozen=True)
+class LabelledFolder:
+    """Pictures with labels, as one data set keeps them.
+
+    Attributes:
+        title: which layout was recognised, such as "Cityscapes" or "images/ and masks/".
+        root: the folder that holds it.
+        split: name of the part, as it is on disk; "" for a folder without parts.
+        rule: what the values of the label files mean.
+        classes: names by index; None if nothing says them.
+        samples: the pairs, by name.
+        problems: what the names alone show; the files of no pair among them.
+
+    """
+
+    title: str
+    root: Path
+    split: str
+    rule: LabelRule
+    classes: tuple[str, ...] | None
+    samples: tuple[Sample, ...]
+    problems: tuple[Problem, ...]
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Where a data set keeps what.
+
+    Attributes:
+        key: of the data set; "" for a folder of one's own.
+        title: what to call it.
+        looks: what it is recognised by, in words.
+        folders: of pictures and of labels below the home, {} for the split; the alternatives.
+        lists: folder of the text files that name the members of each split, if such files do.
+        rule: None: depends on what is there.
+
+    """
+
+    key: str
+    title: str
+    looks: str
+    folders: tuple[tuple[str, str], ...]
+    lists: str = ""
+    rule: LabelRule | None = None
+
+    @property
+    def marks(self) -> set[str]:
+        """The folders of which a home has at least one: a quick look at many folders looks for no more."""
+        return {pictures.format(name).partition("/")[0] for pictures, _ in self.folders for name in _KNOWN_SPLITS}
+
+    def parts(self, home: Path, split: str) -> list[tuple[str, Path, Path]]:
+        """Return (split's name on disk, pictures, labels) for each place where a split is."""
+        found = {}
+        for name in next((names for names in _SAME_SPLIT if split in names), (split,)):
+            for pictures, labels in self.folders:
+                places = home / pictures.format(name), home / labels.format(name)
+                if all(map(_is_folder, places)) and (not self.lists or (home / self.lists / f"{name}.txt").is_file()):
+                    found[places] = name if self.lists or "{}" in pictures else ""
+        # images/ with val/ in it is no folder without parts, whichever of its parts is asked for.
+        parted = any(_is_folder(home / f / name) for f in ("images", "masks") for name in _KNOWN_SPLITS)
+        return [(name, *places) for places, name in found.items() if name or not parted]
+
+    def splits(self, home: Path) -> list[str]:
+        """Return the names of the splits that are there; [""] for a folder without any."""
+        listed = [path.stem for path in sorted((home / self.lists).glob("*.txt"))] if self.lists else []
+        return list(
+            dict.fromkeys(found for name in (listed or _KNOWN_SPLITS) for found, _, _ in self.parts(home, name))
+        )
+
+    def places(self, home: Path, split: str) -> set[Path]:
+        """Return the folders inside the layout by which it may be named."""
+        ends = [path for _, *paths in self.parts(home, split) for path in paths]
+        if self.lists and ends:
+            ends.append(home / self.lists)
+        return {place for end in ends for place in (end, *end.parents) if home in place.parents}
+
+
+_ZIPPED = (
+    ("leftImg8bit/{}", "leftImg8bit_trainvaltest/leftImg8bit/{}"),
+    ("gtFine/{}", "gtFine_trainvaltest/gtFine/{}"),
+)
+_OWN_FOLDERS = (("images", "masks"), ("{}/images", "{}/masks"), ("images/{}", "masks/{}"))
+_OWN = _Layout("", OWN, "images/ and masks/", _OWN_FOLDERS)
+_OFFICIAL = (
+    _Layout("cityscapes", "Cityscapes", "leftImg8bit/ and gtFine/", tuple(product(*_ZIPPED))),
+    _Layout(
+        *("ade20k", "ADE20K", "images/ and annotations/ with training/ or validation/ in them"),
+        (("images/{}", "annotations/{}"),),
+        rule=ADE20K_VALUES,
+    ),
+    _Layout(
+        *("voc12aug", "Pascal VOC 2012", "JPEGImages/, SegmentationClass/ and ImageSets/Segmentation/*.txt"),
+        (("JPEGImages", "SegmentationClass"),),
+        lists="ImageSets/Segmentation",
+        rule=VOC_VALUES,
+    ),
+    _Layout(
+        *("pascal_context", "Pascal Context"),
+        "JPEGImages/, SegmentationClassContext/ and ImageSets/SegmentationContext/*.txt",
+        (("JPEGImages", "SegmentationClassContext"),),
+        lists="ImageSets/SegmentationContext",
+        rule=PASCAL_CONTEXT_VALUES,
+    ),
+)
+
+
+def find_samples(root: str | Path, dataset: Dataset | None, split: str = "val") -> LabelledFolder:
+    """Recognise a folder of labelled pictures and pair its files by name; no file but lists of names is opened.
+
+    Args:
+        root: the home of the layout (see this module's text), a folder up to three levels above it, or one of the
+            layout's own folders. Below `root`, 500 folders at most are looked at.
+        dataset: what a model expects. Its official layout counts if the classes are the data set's own; a folder of
+            one's own counts always, with file values that are indices of the classes. None: any of the five.
+        split: "val" and "validation" are the same, as are "train" and "training". A folder of one's own that has no
+            parts is taken whole.
+
+    Raises:
+        DatasetError: no such folder, nothing recognised, several data sets, another one, no such split, a class list
+            that is broken or disagrees with the data set's.
+
+    """
+    root = Path(os.path.abspath(root))  # noqa: PTH100 - a link's own neighbours are meant, not its target's
+    if not _is_folder(root):
+        found = "a file" if os.path.exists(root) else "no such folder"  # noqa: PTH110 - as in _is_folder
+        raise _refusal(root, split, found, "name the folder that holds the data set")
+    official = [layout for layout in _OFFICIAL if dataset is None or _is_official(layout, dataset)]
+    recognised = _recognise(root, [*official, _OWN], prefer=official if dataset else [])
+    if not recognised:
+        raise _unrecognised(root, split, [*official, _OWN])
+    if len(recognised) > 1:
+        homes = "; ".join(f"{layout.title} in {home}" for layout, home in recognised[:5])
+        homes += f" and {len(recognised) - 5} more" if len(recognised) > 5 else ""
+        raise _refusal(root, split, f"several data sets: {homes}", "name one of them")
+    ((layout, home),) = recognised
+    places = layout.parts(home, split)
+    inside = root == home or root in home.parents or root in layout.places(home, split)
+    if len(places) != 1 or not inside:
+        splits = layout.splits(home)
+        found = f"{layout.title} in {home}, with " + (f"the splits {', '.join(splits)}" if splits else "no split")
+        if len(places) > 1:
+            found = f"{layout.title} in {home}, more than once: {', '.join(str(pictures) for _, pictures, _ in places)}"
+        elif places:
+            found += f"; the folder given lies outside {places[0][0]!r}"
+        raise _refusal(root, split, found, "name a split that is there, or the folder of one part")
+    return _read(layout, home, places[0], dataset)
+
+
+def _is_official(layout: _Layout, dataset: Dataset) -> bool:
+    return layout.key == dataset.key and DATASETS[layout.key].classes == dataset.classes
+
+
+def _recognise(root: Path, layouts: Sequence[_Layout], prefer: Sequence[_Layout]) -> list[tuple[_Layout, Path]]:
+    """Return the nearest homes: here, else above (named by a folder of its own), else below; preferred ones alone."""
+    level = [root]
+    homes = _homes(level, layouts)
+    for home in root.parents[:_LEVELS]:
+        if not homes:
+            above = _homes([home], layouts)
+            homes = [
+                each for each in above if any(root in each[0].places(home, s or "val") for s in each[0].splits(home))
+            ]
+    looked_at = 0
+    for _ in range(_LEVELS):
+        if not homes:
+            level = [folder for above in level for folder in _subfolders(above)][: _MOST_FOLDERS - looked_at]
+            looked_at += len(level)
+            homes = _homes(level, layouts)
+    # A link to a home beside it is no second one.
+    homes = list({(layout, os.path.realpath(home)): (layout, home) for layout, home in reversed(homes)}.values())[::-1]
+    return [each for each in homes if each[0] in prefer] or homes
+
+
+def _homes(folders: Sequence[Path], layouts: Sequence[_Layout]) -> list[tuple[_Layout, Path]]:
+    return [
+        (layout, folder)
+        for folder in folders
+        for layout in layouts
+        if any(_is_folder(folder / mark) for mark in layout.marks)
+        and layout.splits(folder)
+        and not (layout.key == "voc12aug" and _is_other_year(folder))
+    ]
+
+
+def _is_other_year(folder: Path) -> bool:
+    """Tell whether the folder holds the Pascal VOC of another year, which has other pictures and lists."""
+    return re.fullmatch(r"VOC20\d\d", folder.name) is not None and folder.name != "VOC2012"
+
+
+def _read(layout: _Layout, home: Path, place: tuple[str, Path, Path], dataset: Dataset | None) -> LabelledFolder:
+    split, *folders = place
+    (pictures, problems), (labels, more) = (find_pictures(folder, home) for folder in folders)
+    problems += more
+    name = stem
+    if layout.key:
+        classes: tuple[str, ...] | None = DATASETS[layout.key].classes
+        problems = [problem for problem in problems if problem.kind != "not a picture"]  # expected there
+    else:
+        classes = _own_classes(home, folders[0], dataset)
+    if layout.lists:
+        members = _lines(home / layout.lists / f"{split}.txt")
+        pictures, labels, more = only(members, (pictures, labels), (folders[0], folders[1]))
+        problems += more
+    if layout.key == "cityscapes":
+        name = cityscapes_name
+        pictures = [path for path in pictures if path.stem.endswith("_leftImg8bit")]
+        labels, kind, more = one_kind(labels, folders[1], home)
+        problems += more
+        rule = CITYSCAPES_IDS if kind == "_labelIds" else CITYSCAPES_TRAIN_IDS
+    else:
+        rule = layout.rule or _own_rule(home, classes)
+    samples, unpaired = pair(pictures, labels, (folders[0], folders[1]), home, name)
+    if layout.key == "cityscapes":  # of mixed kinds, each file has its problem by now and one rule can't read both
+        samples = [sample for sample in samples if sample.labels.stem.endswith(kind)]
+    problems += unpaired
+    if not samples:
+        found = f"no picture with a label file in {folders[0]} and {folders[1]}"
+        problems.append(Problem("empty folder", found, "check that the data set was unpacked wholly"))
+    return LabelledFolder(layout.title, home, split, rule, classes, tuple(samples), tuple(problems))
+
+
+def _own_rule(home: Path, classes: tuple[str, ...] | None) -> LabelRule:
+    if classes and len(classes) > 255:
+        advice = "8-bit labels hold at most 255 classes, and 255 for 'ignored'"
+        raise _refusal(home, "", f"{len(classes)} classes", advice)
+    return identity(len(classes) if classes else 255)
+
+
+def _own_classes(home: Path, pictures: Path, dataset: Dataset | None) -> tuple[str, ...] | None:
+    """Return the names that `classes.txt` or the data set says; they must agree."""
+    above = [home.parent] if home.name in _KNOWN_SPLITS else []
+    files = [folder / "classes.txt" for folder in (pictures.parent, home, *above)]
+    file = next((file for file in files if file.is_file()), None)
+    expected = dataset.classes if dataset else None
+    if file is None:
+        return expected
+    names = tuple(_lines(file))
+    advice = "one name a line, in the order of the label values, UTF-8"
+    if not names or len(set(names)) < len(names):
+        twice = next((name for name in names if names.count(name) > 1), None)
+        raise _refusal(file, "", f"{twice!r} stands there more than once" if twice else "no names", advice)
+    if expected and names != expected:
+        line = next((i for i, pair in enumerate(zip(names, expected, strict=False)) if pair[0] != pair[1]), None)
+        found = f"{len(names)} names where {len(expected)} are expected"
+        if line is not None:
+            found = f"name {line + 1} is {names[line]!r} where {expected[line]!r} is expected ({found})"
+        raise _refusal(file, "", found, "use a model of these classes, or the class list of this model")
+    return names
+
+
+def _lines(file: Path) -> list[str]:
+    """Return the lines of a UTF-8 text, without blank ones."""
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        found = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else error.strerror or str(error)
+        raise _refusal(file, "", found, "mend the file") from error
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(Path(entry) for entry in entries if not entry.name.startswith(".") and entry.is_dir())
+    except OSError:  # it may not be looked into: then nothing there can be meant
+        return []
+
+
+def _is_folder(path: Path) -> bool:
+    return os.path.isdir(path)  # noqa: PTH112 - never raises, as Path.is_dir does for a name too long
+
+
+def _unrecognised(root: Path, split: str, layouts: Sequence[_Layout]) -> DatasetError:
+    try:
+        there = sorted(path.name + "/" * _is_folder(path) for path in root.iterdir())
+    except OSError as error:
+        raise _refusal(root, split, error.strerror or str(error), "check its permissions") from error
+    found = ", ".join(there[:8]) + (f" and {len(there) - 8} more" if len(there) > 8 else "") if there else "nothing"
+    others = _recognise(root, [layout for layout in _OFFICIAL if layout not in layouts], prefer=[])
+    advice = "; ".join(f"{layout.looks} ({layout.title})" if layout.key else layout.looks for layout in layouts)
+    advice = f"name a folder that holds one of these: {advice}"
+    if others:
+        other, home = others[0]
+        found = f"{other.title} in {home}, which is another data set than the classes asked for; there are {found}"
+    elif any(layout.key == "voc12aug" for layout in layouts) and (
+        years := [folder.name for folder in (root, *_subfolders(root)) if _is_other_year(folder)]
+    ):
+        found += f"; {years[0]} is the Pascal VOC of another year"
+    return _refusal(root, split, found, advice)
+
+
+def _refusal(path: Path, split: str, found: str, advice: str) -> DatasetError:
+    asked = f"labelled pictures in {path}" + (f", split {split!r}" if split else "")
+    done = "no picture was opened"
+    return DatasetError(asked=asked, found=found, done=done, advice=advice, path=path, problems=(found,))

@@ -1,0 +1,246 @@
+"""Pictures and the label files that belong to them: found by their names, and never by a guess."""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".mpo", ".avif"}
+)
+_JUNK = frozenset({"thumbs.db", "desktop.ini", "__macosx"})  # left by desktops; dot files are left out anyway
+# What people add to the names of pictures and masks.
+_ADDED_AFTER = re.compile(
+    r"(?<=.)[ ._-]+(?:gtfine_labeltrainids|gtfine_labelids|leftimg8bit|labeltrainids|labelids|trainids|segmentation"
+    r"|annotations?|labels?|masks?|images?|img|seg|gt|rgb)$"
+)
+_ADDED_BEFORE = re.compile(r"^(?:images?|img|masks?|labels?|seg|gt)(?:[ ._-]+(?=.)|(?=\d))")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A picture and its labels.
+
+    Attributes:
+        name: short and unique within a folder, such as "lindau/lindau_000000_000019".
+        picture: path of the picture.
+        labels: path of the label file.
+
+    """
+
+    name: str
+    picture: Path
+    labels: Path
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that is wrong with a folder, or worth knowing.
+
+    Attributes:
+        kind: which of the known problems, in a few words.
+        text: what it is about, as a sentence without its stop; "" where the kind says it.
+        advice: the next step.
+        files: every file concerned, relative to the folder, with what is particular to it (of classes, their names).
+        error: False for a note, which spoils nothing.
+
+    """
+
+    kind: str
+    text: str
+    advice: str
+    files: tuple[str, ...] = ()
+    error: bool = True
+
+    @property
+    def found(self) -> str:
+        """What was found: the text, how many, and the first five."""
+        if not self.files:
+            return self.text
+        count, more = len(self.files), len(self.files) - 5
+        names = ", ".join(self.files[:5]) + (f" and {more} more" if more > 0 else "")
+        return (
+            f"{self.text} ({count}: {names})" if self.text else f"{count} {'file' if count == 1 else 'files'}: {names}"
+        )
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.found}; {self.advice}"
+
+
+Pairs: TypeAlias = tuple[list[Sample], list[Problem]]
+
+
+def find_pictures(folder: Path, home: Path) -> tuple[list[Path], list[Problem]]:
+    """List the picture files at any depth below `folder`, by their names' endings.
+
+    Links are followed, but no folder is entered twice. What is left out is told: hidden files and what desktops
+    leave behind, files that are no pictures, and folders that cannot be listed. Names are relative to `home`.
+    """
+    pictures: list[Path] = []
+    others: list[Path] = []
+    hidden: list[str] = []
+    closed: list[str] = []
+    seen: set[str] = set()
+
+    def refuse(error: OSError) -> None:
+        closed.append(_relative(Path(error.filename), home))
+
+    for path, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
+        real = os.path.realpath(path)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        hidden += [_relative(Path(path, name), home) for name in (*folders, *files) if _is_junk(name)]
+        folders[:] = sorted(name for name in folders if not _is_junk(name))
+        for name in files:
+            if not _is_junk(name):
+                is_picture = Path(name).suffix.lower() in SUFFIXES
+                (pictures if is_picture else others).append(Path(path, name))
+    problems = [
+        Problem("unreadable folder", "it cannot be listed", "check its permissions", tuple(sorted(closed))),
+        Problem("hidden file", "left out", "delete it if it is in the way", tuple(sorted(hidden)), error=False),
+        Problem(
+            "not a picture",
+            f"left out: the ending is none of {', '.join(sorted(SUFFIXES))}",
+            "move it elsewhere",
+            tuple(sorted(_relative(path, home) for path in others)),
+            error=False,
+        ),
+    ]
+    return sorted(pictures), [problem for problem in problems if problem.files]
+
+
+def stem(path: Path, folder: Path) -> str:
+    """Return the name below `folder` without its ending, with slashes, in Unicode's composed form (NFC)."""
+    return unicodedata.normalize("NFC", path.relative_to(folder).with_suffix("").as_posix())
+
+
+def pair(
+    pictures: Sequence[Path],
+    labels: Sequence[Path],
+    folders: tuple[Path, Path],
+    home: Path,
+    name: Callable[[Path, Path], str] = stem,
+) -> Pairs:
+    """Bring together pictures and label files (below `folders`) by name.
+
+    First those whose names are equal but for the ending, upper and lower case, and Unicode's form; then, of the rest,
+    those whose names are equal without the usual additions ("_mask", "img_", "_labelIds", ...). Where several would
+    fit, none is taken.
+    """
+    samples: list[Sample] = []
+    ambiguous: list[Path] = []
+    rest = [
+        [(name(path, folder), path) for path in paths]
+        for paths, folder in zip((pictures, labels), folders, strict=True)
+    ]
+    for key in (str.casefold, _core):
+        groups: dict[str, tuple[list[tuple[str, Path]], list[tuple[str, Path]]]] = {}
+        for side, named in enumerate(rest):
+            for each in named:
+                groups.setdefault(key(each[0]), ([], []))[side].append(each)
+        rest = [[], []]
+        for group in groups.values():
+            if len(group[0]) == len(group[1]) == 1:
+                (title, picture), (_, label) = group[0][0], group[1][0]
+                samples.append(Sample(title, picture, label))
+            elif group[0] and group[1]:
+                ambiguous += [path for side in group for _, path in side]
+            else:
+                for left, unpaired in zip(rest, group, strict=True):
+                    left += unpaired
+    problems = [
+        Problem(
+            "ambiguous names",
+            "several files would pair up",
+            "rename or move files until each picture has one mask",
+            _names(ambiguous, home),
+        ),
+        Problem(
+            "picture without mask",
+            "no label file has its name",
+            "add the mask, or take the picture away",
+            _names((path for _, path in rest[0]), home),
+        ),
+        Problem(
+            "mask without picture",
+            "no picture has its name",
+            "add the picture, or take the mask away",
+            _names((path for _, path in rest[1]), home),
+        ),
+    ]
+    samples.sort(key=lambda sample: sample.name)
+    return samples, [problem for problem in problems if problem.files]
+
+
+def only(
+    members: Sequence[str], files: tuple[list[Path], list[Path]], folders: tuple[Path, Path]
+) -> tuple[list[Path], list[Path], list[Problem]]:
+    """Return those of the pictures and of the label files (below `folders`) whose names are listed."""
+    wanted = set(members)
+    pictures, labels = (
+        [path for path in paths if stem(path, folder) in wanted] for paths, folder in zip(files, folders, strict=True)
+    )
+    there = {stem(path, folders[0]) for path in pictures} | {stem(path, folders[1]) for path in labels}
+    absent = tuple(name for name in dict.fromkeys(members) if name not in there)
+    problem = Problem(
+        "listed file missing", "neither picture nor label file is there", "unpack the data set wholly", absent
+    )
+    return pictures, labels, [problem] if absent else []
+
+
+def cityscapes_name(path: Path, folder: Path) -> str:
+    """Return "city/city_000000_000000" for a picture or a label file of Cityscapes."""
+    return re.sub(r"_(leftImg8bit|gtFine_label(Train)?Ids)$", "", stem(path, folder))
+
+
+def one_kind(labels: Sequence[Path], folder: Path, home: Path) -> tuple[list[Path], str, list[Problem]]:
+    """Choose between the labelIds and the labelTrainIds files of Cityscapes: official ids if every picture has them.
+
+    Returns:
+        One file for each picture, the ending of the kind chosen, and what is wrong: files of the other kind then
+        stand in where the chosen one is missing.
+
+    """
+    ids, trains = (
+        {cityscapes_name(path, folder): path for path in labels if path.stem.endswith(f"_gtFine{kind}")}
+        for kind in ("_labelIds", "_labelTrainIds")
+    )
+    if ids.keys() >= trains.keys():
+        return list(ids.values()), "_labelIds", []
+    if trains.keys() >= ids.keys():
+        return list(trains.values()), "_labelTrainIds", []
+    others = [trains[name] for name in trains.keys() - ids.keys()]
+    problem = Problem(
+        "mixed label kinds",
+        "some pictures have labelIds alone, others labelTrainIds alone",
+        "make one kind for all of them, and take the other away",
+        _names(others, home),
+    )
+    return [*ids.values(), *others], "_labelIds", [problem]
+
+
+def _core(name: str) -> str:
+    """Return a relative name without the usual additions to its last part; "a.jpg_labels" gives "a"."""
+    folder, slash, last = name.casefold().rpartition("/")
+    core = _ADDED_BEFORE.sub("", _ADDED_AFTER.sub("", last))
+    ending = Path(core).suffix
+    return folder + slash + (core.removesuffix(ending) if ending in SUFFIXES else core)
+
+
+def _is_junk(name: str) -> bool:
+    return name.startswith(".") or name.lower() in _JUNK
+
+
+def _names(paths: Iterable[Path], home: Path) -> tuple[str, ...]:
+    return tuple(sorted(_relative(path, home) for path in paths))
+
+
+def _relative(path: Path, home: Path) -> str:
+    return Path(os.path.relpath(path, home)).as_posix()

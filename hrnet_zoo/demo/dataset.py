@@ -1,0 +1,33 @@
+"""Scenes on disk, in the layout of Cityscapes: a data set that needs no download."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from hrnet_zoo.datasets.rules import CITYSCAPES_IDS
+from hrnet_zoo.demo.scenes import scene
+from hrnet_zoo.outputs import make_folder, write_file
+from hrnet_zoo.results import png
+
+
+def write_dataset(out: Path, *, seeds: Sequence[int], progress: bool) -> None:
+    """Draw a scene for each seed into `out/leftImg8bit/val` and `out/gtFine/val`, with official ids as labels.
+
+    Raises:
+        OutputError: `out` cannot be written.
+
+    """
+    pictures, labels = (out / kind / "val" / "demo" for kind in ("leftImg8bit", "gtFine"))
+    make_folder(pictures)
+    make_folder(labels)
+    for seed in tqdm(seeds, desc="draw", unit="scene", disable=None if progress else True):
+        drawn = scene(seed)
+        name = f"demo_{seed:06d}_000019"  # city, sequence, frame
+        write_file(pictures / f"{name}_leftImg8bit.png", png(Image.fromarray(drawn.image)))
+        ids: Image.Image = Image.fromarray(np.ascontiguousarray(CITYSCAPES_IDS.values(drawn.mask)))
+        write_file(labels / f"{name}_gtFine_labelIds.png", png(ids))

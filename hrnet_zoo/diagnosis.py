@@ -1,0 +1,324 @@
+"""What works here and what does not: environment, cache, hosts, and one model against its record.
+
+What is broken is reported and not raised, so this module imports no torch before it is asked for.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from hrnet_zoo import __version__
+from hrnet_zoo.catalog import ModelInfo, list_models, model_info
+from hrnet_zoo.errors import CheckpointError, ConfigError, DeviceError, HRNetZooError
+from hrnet_zoo.reachability import Reach, reach, require_all
+from hrnet_zoo.weights import cache
+from hrnet_zoo.weights.addresses import redact
+
+if TYPE_CHECKING:
+    import torch
+
+    from hrnet_zoo.fingerprints import Deviation
+    from hrnet_zoo.images import RGB
+    from hrnet_zoo.models.fcn import FCNHRNet
+
+T = TypeVar("T")
+
+FINE_PIXELS = 0.995  # of a scene's pixels have the class that float32 on the CPU gives them
+PACKAGES = ("torch", "numpy", "pillow", "safetensors", "huggingface_hub", "requests", "matplotlib")
+SETTINGS = ("HRNET_ZOO_CACHE", "HRNET_ZOO_MIRRORS", "HRNET_ZOO_OFFLINE", "HF_HUB_OFFLINE")
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """How far a device and dtype stray from float32 on the CPU, on one generated street scene.
+
+    Attributes:
+        device: as torch names it.
+        dtype: without "torch.".
+        pixels: share of the scene's pixels with the same class, 0 to 1.
+        worst_score: largest difference of a score relative to the largest score; None: a score is not finite.
+
+    """
+
+    device: str
+    dtype: str
+    pixels: float
+    worst_score: float | None
+
+    @property
+    def fine(self) -> bool:
+        """Whether all scores are finite and at least `FINE_PIXELS` agree."""
+        return self.worst_score is not None and self.pixels >= FINE_PIXELS
+
+
+@dataclass(frozen=True)
+class Health:
+    """What was found about one model, whose cached file agrees with the digest in its header.
+
+    Attributes:
+        model: catalog name.
+        data_sha256: of the converted weights.
+        same_data: whether that is the recorded one; None: nothing is recorded for this row yet.
+        deviation: from the recorded fingerprint; None: nothing is recorded for this row yet.
+        fidelity: of the device and dtype asked for; None: they cannot be used, and `Report.errors` says why.
+
+    """
+
+    model: str
+    data_sha256: str
+    same_data: bool | None
+    deviation: Deviation | None
+    fidelity: Fidelity | None
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `doctor` found.
+
+    Attributes:
+        environment: versions, processor, devices.
+        settings: environment variables that hrnet-zoo reads, secrets blanked; None: unset.
+        cache: its folder, what may be done there and what is in it.
+        network: each address of each file; None: not asked for.
+        health: of the model that was named; None: none was, or it cannot be loaded and `errors` says why.
+        errors: what is wrong.
+
+    """
+
+    environment: dict[str, Any]
+    settings: dict[str, str | None]
+    cache: dict[str, Any]
+    network: tuple[Reach, ...] | None
+    health: Health | None
+    errors: tuple[HRNetZooError, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        facts = asdict(self)
+        if self.health and self.health.deviation:
+            values = {name: _finite(value) for name, value in facts["health"]["deviation"].items()}
+            facts["health"]["deviation"] = {**values, "fine": self.health.deviation.fine}
+        if self.health and self.health.fidelity:
+            facts["health"]["fidelity"]["fine"] = self.health.fidelity.fine
+        return {**facts, "errors": [{"kind": type(error).__name__, "message": str(error)} for error in self.errors]}
+
+
+def doctor(
+    name: str | None = None,
+    *,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    network: bool = False,
+    progress: bool = True,
+) -> Report:
+    """Find out what works here and what does not.
+
+    Args:
+        name: also look at this model: its cached file against its digest, its fingerprint against the recorded one,
+            and `device` and `dtype` against float32 on the CPU. It is fetched if it is not in the cache.
+        device: as in `create_model`.
+        dtype: as in `create_model`.
+        network: also ask for the checkpoint and the log of this model, or of all, at all their addresses.
+        progress: show bars on a terminal.
+
+    Raises:
+        UnknownModelError: no row has this name. All else that is wrong is in the report.
+
+    """
+    info = model_info(name) if name is not None else None
+    errors: list[HRNetZooError] = []
+    settings = {each: redact(os.environ[each]) if each in os.environ else None for each in SETTINGS}
+    cached = _cache(errors)
+    reached = None
+    if network:
+        rows = [info] if info else [model_info(each) for each in list_models()]
+        reached = _attempt(errors, lambda: reach(rows, progress=progress))
+        _attempt(errors, lambda: require_all(reached or ()))
+    health = _attempt(errors, lambda: _health(info, device, dtype, progress, errors)) if info else None
+    return Report(_environment(), settings, cached, reached, health, tuple(errors))
+
+
+def _finite(value: object) -> object:
+    """JSON has no NaN and no infinity."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _attempt(errors: list[HRNetZooError], step: Callable[[], T]) -> T | None:
+    """Take a step; an error goes to the others."""
+    try:
+        return step()
+    except HRNetZooError as error:
+        errors.append(error)
+        return None
+
+
+def _environment() -> dict[str, Any]:
+    versions: dict[str, str | None] = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = None
+    facts = {"python": platform.python_version(), "platform": platform.platform(), "hrnet-zoo": __version__, **versions}
+    try:
+        return {**facts, **_devices()}
+    except (ImportError, OSError) as error:  # OSError: a library that torch needs is missing
+        return {**facts, "torch_fault": f"{type(error).__name__}: {error}"}
+
+
+def _devices() -> dict[str, Any]:
+    """Say what torch can compute on."""
+    import torch
+
+    from hrnet_zoo.costs import processor
+
+    driver = Path("/proc/driver/nvidia/version")  # Linux; there even where torch is a CPU build
+    return {
+        "processor": processor(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "nvidia_driver": driver.read_text(encoding="utf-8").splitlines()[0] if driver.is_file() else None,
+        "torch_cuda": torch.version.cuda,
+        "torch_cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
+        "cuda_devices": [_cuda_device(index) for index in range(torch.cuda.device_count())],
+        "mps": torch.backends.mps.is_available(),
+    }
+
+
+def _cuda_device(index: int) -> dict[str, Any]:
+    import torch
+
+    try:
+        facts = torch.cuda.get_device_properties(index)
+        free, total = torch.cuda.mem_get_info(index)
+    except RuntimeError as error:  # a driver too old, a device that has failed
+        return {"device": f"cuda:{index}", "fault": str(error).splitlines()[0]}
+    # From compute capability 8.0 on bfloat16 is native; before it is emulated, and slow.
+    capability = f"{facts.major}.{facts.minor}"
+    memory = {"memory_bytes": total, "free_bytes": free}
+    return {"device": f"cuda:{index}", "name": facts.name, **memory, "capability": capability, "bf16": facts.major >= 8}
+
+
+def _cache(errors: list[HRNetZooError]) -> dict[str, Any]:
+    """Look at the cache without writing to it."""
+    folder = _attempt(errors, cache.root)
+    if folder is None:
+        return {}
+    nearest = next(each for each in (folder, *folder.parents) if os.path.lexists(each))
+    try:
+        free = shutil.disk_usage(nearest).free
+    except OSError:  # a link that leads nowhere, a folder that may not be looked into: said by `writable` and `errors`
+        free = None
+    found = _attempt(errors, cache.entries) or []
+    leftovers: dict[str, dict[str, int]] = {}
+    for entry in found:
+        if entry.kind != "model":
+            kind = leftovers.setdefault(entry.kind, {"files": 0, "bytes": 0})
+            kind["files"] += 1
+            kind["bytes"] += entry.size
+    return {
+        "folder": str(folder),
+        "writable": os.path.isdir(nearest) and os.access(nearest, os.W_OK | os.X_OK),  # noqa: PTH112 - never raises
+        "free_bytes": free,
+        "models": [{"file": entry.path.name, "bytes": entry.size} for entry in found if entry.kind == "model"],
+        "leftovers": leftovers,
+    }
+
+
+def _health(
+    info: ModelInfo,
+    device: str | torch.device | None,
+    dtype: torch.dtype | None,
+    progress: bool,
+    errors: list[HRNetZooError],
+) -> Health:
+    try:
+        from hrnet_zoo.fingerprints import compare, fingerprint, recorded, reference
+        from hrnet_zoo.weights.convert import verify_data
+        from hrnet_zoo.weights.published import cached_stem
+    except (ImportError, OSError) as error:
+        raise ConfigError(
+            asked=f"check {info.name}",
+            found=f"torch, or what it needs, cannot be imported: {error}",
+            done="the model was not loaded",
+            advice="install torch anew, as https://pytorch.org says for this system",
+        ) from error
+    model = reference(info.name, progress=progress)
+    verify_data(cache.model_path(cached_stem(info)))
+    found = fingerprint(model)
+    known = recorded(info.name)
+    deviation = compare(found, known, info.classes) if known else None
+    if deviation and not deviation.fine:
+        errors.append(_mismatch(info, deviation, same=known is not None and known.data_sha256 == found.data_sha256))
+    fidelity = _attempt(errors, lambda: _fidelity(info, model, device, dtype, progress))
+    same = known.data_sha256 == found.data_sha256 if known else None
+    return Health(info.name, found.data_sha256, same, deviation, fidelity)
+
+
+def _mismatch(info: ModelInfo, deviation: Deviation, *, same: bool) -> CheckpointError:
+    return CheckpointError(
+        asked=f"the fingerprint of {info.name}",
+        found=f"{deviation.statistic} is {deviation.found:.7g}, recorded {deviation.recorded:.7g}: off by "
+        f"{deviation.relative:.1e}, allowed {deviation.tolerance:.0e}; the weights are "
+        + ("those of the record" if same else "not those of the record"),
+        done="nothing was changed",
+        advice="another version of torch, or another machine: this one computes differently"
+        if same
+        else f"fetch them anew: hrnet-zoo cache clear {info.name} && hrnet-zoo download {info.name}",
+        source=info.name,
+    )
+
+
+def _fidelity(
+    info: ModelInfo,
+    reference: FCNHRNet,
+    device: str | torch.device | None,
+    dtype: torch.dtype | None,
+    progress: bool,
+) -> Fidelity:
+    import torch
+
+    from hrnet_zoo.creation import create_model
+    from hrnet_zoo.demo.scenes import scene
+
+    picture = scene(0).image
+    model = create_model(info.name, device=device, dtype=dtype, progress=progress)
+    weight = model.decode_head.conv_seg.weight
+    asked = f"{weight.device} in {str(weight.dtype).removeprefix('torch.')}"
+    try:
+        masks = [each.predict(picture).mask for each in (reference, model)]
+        scores = [_scores(each, picture) for each in (reference, model)]
+    except RuntimeError as error:  # a kernel or memory that this device lacks: torch has no class for it
+        raise DeviceError(
+            asked=f"check {info.name} on {asked}",
+            found=f"torch cannot compute it: {str(error).splitlines()[0][:200]}",
+            done="the other findings are in the report",
+            advice="another dtype or device; a build of torch that knows this device",
+        ) from error
+    worst = float((scores[1] - scores[0]).abs().max() / scores[0].abs().max())
+    agreeing = float((masks[0] == masks[1]).mean())
+    finite = bool(torch.isfinite(scores[1]).all())
+    return Fidelity(str(weight.device), str(weight.dtype).removeprefix("torch."), agreeing, worst if finite else None)
+
+
+def _scores(model: FCNHRNet, picture: RGB) -> torch.Tensor:
+    """Scores of all classes at a quarter of the size that the picture has in the data set's box, float32 on the CPU."""
+    import torch
+
+    from hrnet_zoo.images import normalise
+    from hrnet_zoo.prediction import resized
+
+    (image,) = resized(picture, model.dataset.box, ms_flip=False)
+    weight = model.decode_head.conv_seg.weight
+    with torch.inference_mode():
+        x = normalise(image).to(weight.device, weight.dtype, memory_format=torch.channels_last)
+        scores: torch.Tensor = model.decode_head(model.backbone(x))
+        return scores.float().cpu()

@@ -1,0 +1,213 @@
+"""Labelled pictures -> mean intersection over union, by the protocol of the published table."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import PIL
+import torch
+from tqdm import tqdm
+
+from hrnet_zoo import __version__
+from hrnet_zoo.checking import check_headers
+from hrnet_zoo.datasets.layouts import LabelledFolder, find_samples
+from hrnet_zoo.datasets.pairing import Sample
+from hrnet_zoo.datasets.rules import LabelRule
+from hrnet_zoo.errors import ConfigError, DatasetError
+from hrnet_zoo.images import MEAN, RGB, STD, read_image
+from hrnet_zoo.label_pictures import read_labels
+from hrnet_zoo.metrics import Counts, count_matrix
+from hrnet_zoo.models.fcn import FCNHRNet
+from hrnet_zoo.prediction import MS_RATIOS, evaluating, make_mask, resized, score_maps
+from hrnet_zoo.ranks import Ranks, join
+from hrnet_zoo.reading import read_ahead
+from hrnet_zoo.scorecard import SUSPICIOUS_MIOU, Evaluation, suspicion
+
+MOST_WORKERS = 8
+
+logger = logging.getLogger("hrnet_zoo")
+
+# A picture at the sizes that the network gets it in, and its true class indices (H, W).
+Prepared = tuple[list[RGB], npt.NDArray[np.uint8]]
+
+
+def evaluate(
+    model: FCNHRNet,
+    data_root: str | Path,
+    *,
+    ms_flip: bool = False,
+    limit: int | None = None,
+    workers: int | None = None,
+    max_memory: int | None = None,
+    progress: bool = True,
+) -> Evaluation:
+    """Score a network on labelled pictures, as the published table was made: the model's data set states how.
+
+    Under `torchrun`, or in a process group that exists, every process takes a part of the pictures, and the figures are
+    the same to the last digit. They are returned in all of them.
+
+    Args:
+        model: the network.
+        data_root: an official download of the model's data set, at any level of its folders, or a folder with `images/`
+            and `masks/` whose values are class indices (`hrnet_zoo.datasets.layouts` states the rules).
+        ms_flip: six scales, each also mirrored: about 17 times slower.
+        limit: only the first pictures, for a quick look.
+        workers: processes that read and resize ahead of the network; None: half the processors, at most 8; 0: none.
+        max_memory: as in `predict`.
+        progress: show a bar on a terminal.
+
+    Raises:
+        DatasetError: the folder is not what was looked for, or something in it is wrong. Nothing is left out silently.
+        ImageError: a picture cannot be read.
+        ConfigError: an argument cannot be used.
+        WorkerError: a worker process died.
+        RankError: one of several processes died.
+
+    """
+    for name, value, least in (("limit", limit, 1), ("workers", workers, 0)):
+        if value is not None and value < least:
+            raise ConfigError(
+                asked=f"evaluate with {name}={value}",
+                found=f"{name} is at least {least}",
+                done="nothing was computed",
+                advice=f"correct it, or leave {name} out",
+            )
+    workers = min(MOST_WORKERS, max(1, (os.cpu_count() or 1) // 2)) if workers is None else workers
+    with join(next(model.parameters()).device) as ranks, evaluating(model):
+        folder = _same_everywhere(ranks, lambda: find_samples(data_root, model.dataset), limit)
+        mine = replace(folder, samples=tuple(ranks.share(folder.samples)))
+        shown = progress and ranks.rank == 0
+        ranks.together(lambda: _refuse_faults(mine, shown))
+        work = partial(_count, model, mine, ms_flip, workers, max_memory, shown)
+        counts = ranks.sum(ranks.together(work)[ranks.rank])
+    return _summary(model, folder, counts, ms_flip, limit)
+
+
+def _same_everywhere(ranks: Ranks, find: Callable[[], LabelledFolder], limit: int | None) -> LabelledFolder:
+    """Return the folder, cut to `limit`, if every rank sees the same one."""
+
+    def found() -> LabelledFolder:
+        folder = find()
+        return replace(folder, samples=folder.samples[:limit])
+
+    folders = ranks.together(found)
+    names = [[sample.name for sample in folder.samples] for folder in folders]
+    for rank, each in enumerate(names):
+        if each != names[0] or folders[rank].rule != folders[0].rule:
+            raise DatasetError(
+                asked=f"evaluate on {folders[0].root} with {ranks.size} processes",
+                found=f"process 0 sees {len(names[0])} pictures there, process {rank} sees {len(each)} or other ones",
+                done="nothing was computed",
+                advice="give every machine the same copy of the data",
+                path=folders[0].root,
+                problems=(),
+            )
+    return folders[ranks.rank]
+
+
+def _refuse_faults(folder: LabelledFolder, progress: bool) -> None:
+    """Find what can be known to be wrong before the network runs."""
+    faults = [problem for problem in check_headers(folder, progress=progress) if problem.error]
+    if faults:
+        lines = tuple(f"{problem.kind}: {problem.found}" for problem in faults)
+        raise DatasetError(
+            asked=f"evaluate on {folder.title} in {folder.root}",
+            found="; ".join(lines),
+            done="nothing was computed",
+            advice=f"`hrnet-zoo check-data {folder.root}` tells everything that is wrong, and what to do",
+            path=folder.root,
+            problems=lines,
+        )
+
+
+def _count(
+    model: FCNHRNet, folder: LabelledFolder, ms_flip: bool, workers: int, max_memory: int | None, progress: bool
+) -> Counts:
+    count = len(model.classes)
+    counts = np.zeros((count, count), np.int64)
+    load = partial(_load, box=model.dataset.box, ms_flip=ms_flip, rule=folder.rule)
+    with tqdm(total=len(folder.samples), desc="evaluate", unit="picture", disable=None if progress else True) as bar:
+        for images, truth in read_ahead(folder.samples, load, workers):
+            maps = score_maps(model, images, slide=model.dataset.slides, mirror=ms_flip)
+            counts += count_matrix(truth, make_mask(maps, truth.shape[0], truth.shape[1], max_memory), count)
+            bar.update()
+    return counts
+
+
+def _load(sample: Sample, *, box: tuple[int, int], ms_flip: bool, rule: LabelRule) -> Prepared:
+    """Read a picture at the sizes that the network gets it in, and its labels as class indices."""
+    image, values = read_image(sample.picture), read_labels(sample.labels)
+    if image.shape[:2] != values.shape:
+        found = "the picture has {1} x {0} pixels, the labels have {3} x {2}".format(*image.shape[:2], *values.shape)
+        raise _unusable(sample, found, "pictures and labels are of the same size, as displayed")
+    present = np.flatnonzero(np.bincount(values.ravel(), minlength=256))
+    if unknown := rule.unknown(present):
+        found = f"the values {', '.join(map(str, unknown[:20]))} are no class; the rule here: {rule.title}"
+        raise _unusable(sample, found, "`hrnet-zoo check-data` tells how many there are, and what they look like")
+    return resized(image, box, ms_flip), rule.indices(values)
+
+
+def _unusable(sample: Sample, found: str, advice: str) -> DatasetError:
+    return DatasetError(
+        asked=f"evaluate on {sample.picture} with the labels {sample.labels}",
+        found=found,
+        done="the run was stopped: a mean over fewer pictures would be another figure",
+        advice=advice,
+        path=sample.labels,
+        problems=(found,),
+    )
+
+
+def _summary(model: FCNHRNet, folder: LabelledFolder, counts: Counts, ms_flip: bool, limit: int | None) -> Evaluation:
+    dataset, info = model.dataset, model.info
+    weights = model.provenance
+    part = limit if limit is not None and len(folder.samples) == limit else None
+    published = None
+    if info is not None and weights.get("model") == info.name and folder.title != "images/ and masks/" and not part:
+        published = info.miou_ms_flip if ms_flip else info.miou
+    mode = "windows of {} px every {} px".format(*dataset.window) if dataset.slides else "whole picture"
+    dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
+    device = next(model.parameters()).device.type
+    scales = "six scales and mirroring" if ms_flip else "one scale"
+    protocol = {
+        "summary": f"{folder.title} {folder.split}, {scales}, {mode}, {dtype} on {device}",
+        "data": {"layout": folder.title, "split": folder.split, "labels": folder.rule.title},
+        "limit": part,
+        "inference": {
+            "box": dataset.box,
+            "resize": "bilinear, ratio kept, no antialiasing, 8-bit fixed point",
+            "mean": MEAN,
+            "std": STD,
+            "mode": mode,
+            "scales_of_the_box": MS_RATIOS if ms_flip else (1.0,),
+            "mirrored_too": ms_flip,
+            "scores": "float32, resized to the network's input and then to the picture; softmax mean over the views"
+            if ms_flip
+            else "float32, resized to the network's input and then to the picture",
+        },
+        "metric": "counts over all pictures, 255 ignored, absent classes left out",
+        "weights": {key: weights[key] for key in ("source_url", "source_sha256", "data_sha256") if key in weights},
+        "dtype": dtype,
+        "device": torch.cuda.get_device_name() if device == "cuda" else device,
+        "versions": {
+            "hrnet_zoo": __version__,
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "pillow": PIL.__version__,
+            "python": platform.python_version(),
+        },
+    }
+    cause = suspicion(counts, dataset)
+    if cause:
+        logger.warning("mIoU is below %g %%: %s", SUSPICIOUS_MIOU, cause)
+    name = info.name if info else model.arch
+    on = info.dataset if info else ""
+    return Evaluation(name, model.classes, counts, len(folder.samples), published, on, cause, protocol)

@@ -1,0 +1,124 @@
+"""Label files in: pictures whose values are classes, read as they are stored and never converted."""
+
+from __future__ import annotations
+
+import contextlib
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageFile, PngImagePlugin
+
+from hrnet_zoo.errors import DatasetError, ImageTooLargeError, UnreadableImageError
+from hrnet_zoo.images import _DECODER_FAULTS, FORMATS, MAX_PIXELS, _identify
+
+EMPTY = "an empty file"  # what errors about a file of zero bytes have as `found`
+
+_LOSSLESS = ("PNG", "BMP", "GIF", "TIFF")  # not PGM, whose values Pillow stretches
+_STRETCHED = {"L;2": 85, "L;4": 17}  # so does it with grey of 2 and 4 bits: to 0-255, by these factors
+
+
+def read_labels(path: Path) -> npt.NDArray[np.uint8]:
+    """Return the values of a label file as they are stored, (H, W) uint8: palette indices, or grey values.
+
+    PNG, BMP, GIF and TIFF of up to 8 bits; of 1-bit files the values are 0 and 1. The content decides, not the name's
+    ending. A PNG's checksums are verified, also those of the pixels. EXIF orientation of a label file is not applied.
+
+    Raises:
+        DatasetError: not a label file: colours, more than 8 bits, lossy, several pictures. `problems` holds the kind.
+        UnreadableImageError: missing, empty, not a regular file, damaged, or of a format that is not read.
+        ImageTooLargeError: more pixels than a picture may have.
+
+    """
+    with open_header(path, verify=True) as image:
+        if fault := label_fault(image):
+            kind, advice = fault
+            asked, done = f"read labels: {path}", "no value was taken"
+            raise DatasetError(asked=asked, found=kind, done=done, advice=advice, path=path, problems=(kind,))
+        factor = _STRETCHED.get(_storage(image), 1)
+        values = np.asarray(image).astype(np.uint8)  # True becomes 1
+    return values // np.uint8(factor) if factor > 1 else values
+
+
+def label_fault(image: ImageFile.ImageFile) -> tuple[str, str] | None:
+    """Say from its header why a picture cannot hold labels, as (kind, advice); None if it can."""
+    if image.format not in _LOSSLESS:
+        return f"{image.format} mask", "the format does not keep values exactly: export the labels anew as 8-bit PNG"
+    if image.mode == "F":
+        return "float mask", "labels are whole numbers of 8 bits: save np.asarray(image).astype('uint8') as PNG"
+    if image.mode.startswith("I"):
+        return "16-bit mask", "labels have 8 bits: if no value is above 255, save np.asarray(image).astype('uint8')"
+    if image.mode not in ("1", "L", "P"):
+        advice = "a label file has one channel that holds class numbers: export it so, or map its colours to numbers"
+        return f"{image.mode} mask", advice
+    if "I" in _storage(image).partition(";")[2]:
+        return "inverted mask", "its grey values run backwards (WhiteIsZero): save it anew as 8-bit PNG"
+    if getattr(image, "is_animated", False):
+        return "mask with several pictures", "save one picture to a file"
+    return None
+
+
+@contextlib.contextmanager
+def open_header(path: Path, *, verify: bool = False) -> Iterator[ImageFile.ImageFile]:
+    """Open a picture or label file, its pixels not decoded yet; what Pillow raises in the block is told of the file.
+
+    Args:
+        path: of the file.
+        verify: check the checksums of a PNG, of which decoding skips those of the pixels.
+
+    Raises:
+        UnreadableImageError: missing, empty, not a regular file, damaged, or of a format that is not read.
+        ImageTooLargeError: more than `hrnet_zoo.images.MAX_PIXELS`.
+
+    """
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):  # before opening: a pipe would block for ever
+            raise _unreadable(path, "not a regular file")
+        with path.open("rb") as stream:
+            image = _identify(stream)
+            if verify and isinstance(image, PngImagePlugin.PngImageFile):
+                image.verify()
+                image = _identify(stream)
+            if image is None:
+                stream.seek(0)
+                found = "none of the formats " + ", ".join(FORMATS) if stream.read(1) else EMPTY
+                raise _unreadable(path, found)
+            _check_size(path, image)
+            yield image
+    except _DECODER_FAULTS as error:
+        reason = isinstance(error, OSError) and error.strerror
+        raise _unreadable(path, reason or f"damaged or incomplete data ({type(error).__name__}: {error})") from error
+
+
+def _storage(image: ImageFile.ImageFile) -> str:
+    """Return Pillow's name of how the pixels are packed in the file, such as "L;4"."""
+    arguments = image.tile[0].args if image.tile else ""
+    return str(arguments[0] if isinstance(arguments, tuple) else arguments)
+
+
+def _check_size(path: Path, image: Image.Image) -> None:
+    if image.width * image.height > MAX_PIXELS:
+        raise ImageTooLargeError(
+            asked=f"read {path}",
+            found=f"{image.width} x {image.height} pixels; the limit is {MAX_PIXELS:,}",
+            done="nothing was decoded",
+            advice="make it smaller, or cut it",
+            source=str(path),
+            width=image.width,
+            height=image.height,
+            limit=MAX_PIXELS,
+        )
+    if image.width * image.height == 0:
+        raise _unreadable(path, "no pixels")
+
+
+def _unreadable(path: Path, found: str) -> UnreadableImageError:
+    return UnreadableImageError(
+        asked=f"read {path}",
+        found=found,
+        done="nothing was taken",
+        advice="fetch or export the file anew; parts of a damaged file are never used",
+        source=str(path),
+    )

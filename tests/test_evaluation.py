@@ -1,0 +1,259 @@
+"""Evaluation: the reference's own figures, the same for any number of processes, and no silent mean over less."""
+
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hrnet_zoo.catalog import DEMO
+from hrnet_zoo.creation import create_model
+from hrnet_zoo.datasets.rules import CITYSCAPES_IDS
+from hrnet_zoo.demo.dataset import write_dataset
+from hrnet_zoo.demo.scenes import scene
+from hrnet_zoo.errors import ConfigError, DatasetError, UnreadableImageError
+from hrnet_zoo.evaluation import evaluate
+from hrnet_zoo.metrics import count_matrix
+from hrnet_zoo.models.fcn import FCNHRNet
+from hrnet_zoo.scorecard import Evaluation
+from tests.tables import ROOT
+from tests.test_fcn import GOLDEN
+
+SEEDS = range(3)
+SMALL = (192, 96)
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("scenes")
+    write_dataset(folder, seeds=SEEDS, progress=False)
+    return folder
+
+
+@pytest.fixture
+def copy(scenes: Path, tmp_path: Path) -> Path:
+    """Copy the scenes, to be spoilt."""
+    shutil.copytree(scenes, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> FCNHRNet:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HRNET_ZOO_CACHE", str(tmp_path_factory.mktemp("cache")))
+        return create_model("demo", device="cpu")
+
+
+@pytest.fixture
+def small(demo: FCNHRNet, monkeypatch: pytest.MonkeyPatch) -> FCNHRNet:
+    """Let the demo network see pictures at a quarter of their size, to be quick."""
+    monkeypatch.setattr(demo, "dataset", dataclasses.replace(demo.dataset, box=SMALL))
+    return demo
+
+
+def score(model: FCNHRNet, root: Path, **options: Any) -> Evaluation:
+    return evaluate(model, root, **{"workers": 0, "progress": False, **options})
+
+
+def labels_of(folder: Path, seed: int) -> Path:
+    return folder / f"gtFine/val/demo/demo_{seed:06d}_000019_gtFine_labelIds.png"
+
+
+def picture_of(folder: Path, seed: int) -> Path:
+    return folder / f"leftImg8bit/val/demo/demo_{seed:06d}_000019_leftImg8bit.png"
+
+
+def test_the_reference_s_own_figures(shared: Path) -> None:
+    recorded = json.loads((shared / "golden/expected_scores.json").read_text(encoding="utf-8"))
+    model = create_model("fcn_hr18s_cityscapes_40k", checkpoint=shared / GOLDEN, device="cpu")
+    scores = score(model, shared / "golden/mini_cityscapes")
+    for name, found in (("mIoU", scores.miou), ("mAcc", scores.macc), ("aAcc", scores.aacc)):
+        assert found == pytest.approx(recorded[name], abs=0.05)
+    for i, (iou, accuracy) in enumerate(scores.per_class.values()):
+        assert iou == pytest.approx(100 * recorded["IoU"][i], abs=0.05, nan_ok=True)
+        assert accuracy == pytest.approx(100 * recorded["Acc"][i], abs=0.05, nan_ok=True)
+    assert scores.published is None  # other weights than the row's
+
+
+def test_counts_are_those_of_predict(demo: FCNHRNet, scenes: Path) -> None:
+    scores = score(demo, scenes)
+    expected = np.zeros((19, 19), np.int64)
+    for seed in SEEDS:
+        drawn = scene(seed)
+        expected += count_matrix(drawn.mask, demo.predict(drawn.image).mask, 19)
+    assert np.array_equal(scores.counts, expected)
+    assert scores.pictures == 3
+    assert scores.published == DEMO.miou
+    assert scores.difference == pytest.approx(scores.miou - DEMO.miou)
+    assert scores.suspicion is None
+
+
+def test_scales_and_mirroring_are_those_of_predict(small: FCNHRNet, scenes: Path) -> None:
+    scores = score(small, scenes, ms_flip=True, limit=1)
+    drawn = scene(0)
+    assert np.array_equal(scores.counts, count_matrix(drawn.mask, small.predict(drawn.image, ms_flip=True).mask, 19))
+    protocol = scores.to_dict()["inference"]
+    assert protocol["scales_of_the_box"] == (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
+    assert protocol["mirrored_too"]
+    assert scores.published is None  # a part of the pictures only
+
+
+def test_windows_where_the_data_set_slides(demo: FCNHRNet, scenes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slides = dataclasses.replace(demo.dataset, slides=True, crop=(64, 64), box=SMALL)
+    monkeypatch.setattr(demo, "dataset", slides)
+    drawn = scene(0)
+    scores = score(demo, scenes, limit=1)
+    assert np.array_equal(scores.counts, count_matrix(drawn.mask, demo.predict(drawn.image, mode="slide").mask, 19))
+    assert "windows of 64 px every 42 px" in str(scores)
+
+
+@pytest.mark.parametrize("options", [{"workers": 1}, {"workers": 3}, {"max_memory": 2_000_000}])
+def test_the_same_figures_however_it_is_done(small: FCNHRNet, scenes: Path, options: dict[str, int]) -> None:
+    assert score(small, scenes, **options).to_dict() == score(small, scenes).to_dict()
+
+
+def test_both_kinds_of_cityscapes_labels(small: FCNHRNet, copy: Path) -> None:
+    by_ids = score(small, copy)
+    for seed in SEEDS:
+        path = labels_of(copy, seed)
+        Image.fromarray(scene(seed).mask).save(path.with_name(path.name.replace("labelIds", "labelTrainIds")))
+        path.unlink()
+    by_train_ids = score(small, copy)
+    assert np.array_equal(by_ids.counts, by_train_ids.counts)
+    assert "official ids" in by_ids.protocol["data"]["labels"]
+    assert "train ids" in by_train_ids.protocol["data"]["labels"]
+
+
+def test_a_folder_of_one_s_own(small: FCNHRNet, tmp_path: Path) -> None:
+    for kind in ("images", "masks"):
+        (tmp_path / kind).mkdir()
+    for seed in SEEDS:
+        drawn = scene(seed)
+        Image.fromarray(drawn.image).save(tmp_path / f"images/{seed}.png")
+        Image.fromarray(drawn.mask).save(tmp_path / f"masks/{seed}.png")
+    scores = score(small, tmp_path)
+    assert scores.pictures == 3
+    assert scores.published is None  # no data set of the table
+    assert scores.miou > 5
+
+
+def test_random_weights_claim_nothing(scenes: Path) -> None:
+    torch.manual_seed(0)
+    model = create_model("fcn_hr18s_cityscapes_40k", pretrained=False, device="cpu")
+    model.dataset = dataclasses.replace(model.dataset, box=(64, 32))
+    scores = score(model, scenes)
+    assert scores.published is None
+    assert scores.suspicion
+
+
+def test_progress_and_json(small: FCNHRNet, scenes: Path, tmp_path: Path) -> None:
+    scores = score(small, scenes, limit=2)
+    scores.to_json(tmp_path / "figures.json")
+    found = json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))
+    assert found["pictures"] == found["limit"] == 2
+    assert found["inference"]["box"] == list(SMALL)
+    assert found["weights"]["source_sha256"] == DEMO.sha256
+    assert found["versions"]["torch"] == torch.__version__
+    assert (found["dtype"], found["device"]) == ("float32", "cpu")
+    assert "2 pictures (a part only)" in str(scores)
+
+
+def torchrun(size: int, *arguments: str | Path, cache: Path) -> subprocess.CompletedProcess[str]:
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(size)]
+    return subprocess.run(  # noqa: S603
+        [sys.executable, *launcher, "-m", "hrnet_zoo", *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "HRNET_ZOO_CACHE": str(cache), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+
+
+def test_any_number_of_ranks_gives_the_same_json(scenes: Path, tmp_path: Path) -> None:
+    texts = []
+    for size in (1, 2, 3):
+        done = torchrun(size, "evaluate", "demo", scenes, "--json", "--workers", "0", cache=tmp_path / "cache")
+        assert done.returncode == 0, done.stderr
+        texts.append(done.stdout)
+    assert texts[0] == texts[1] == texts[2]
+    assert json.loads(texts[0])["pictures"] == 3
+
+
+def test_a_fault_in_one_rank_s_share_stops_all(copy: Path, tmp_path: Path) -> None:
+    picture_of(copy, 1).write_bytes(picture_of(copy, 1).read_bytes()[:-2000])
+    done = torchrun(2, "evaluate", "demo", copy, "--workers", "1", cache=tmp_path / "cache")
+    assert done.returncode != 0
+    assert done.stdout == ""
+    assert f"read a picture: {picture_of(copy, 1)}" in done.stderr
+
+
+def spoil_size(folder: Path) -> None:
+    Image.new("L", (700, 384)).save(labels_of(folder, 1))
+
+
+def spoil_values(folder: Path) -> None:
+    values = CITYSCAPES_IDS.values(scene(1).mask)
+    values[:3] = 77
+    Image.fromarray(values).save(labels_of(folder, 1))
+
+
+def spoil_pair(folder: Path) -> None:
+    labels_of(folder, 1).unlink()
+
+
+def spoil_mask(folder: Path) -> None:
+    Image.new("RGB", (768, 384)).save(labels_of(folder, 1))
+
+
+def spoil_picture(folder: Path) -> None:
+    picture_of(folder, 1).write_bytes(b"")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (spoil_size, "700"),
+        (spoil_values, "77"),
+        (spoil_pair, "mask"),
+        (spoil_mask, "RGB"),
+        (spoil_picture, "empty|zero"),
+    ],
+)
+def test_faults_name_their_file(spoil: Any, words: str, small: FCNHRNet, copy: Path) -> None:
+    spoil(copy)
+    with pytest.raises(DatasetError, match=rf"(?s)(?=.*demo_000001_000019)(?=.*({words}))"):
+        score(small, copy)
+
+
+def test_a_picture_that_fails_late_stops_the_run(small: FCNHRNet, copy: Path) -> None:
+    """Its header is good, so that only reading it whole can tell."""
+    picture_of(copy, 2).write_bytes(picture_of(copy, 2).read_bytes()[:-2000])
+    with pytest.raises(UnreadableImageError, match="demo_000002_000019"):
+        score(small, copy, workers=1)
+
+
+def test_wrong_folders_and_arguments(small: FCNHRNet, tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="absent"):
+        score(small, tmp_path / "absent")
+    with pytest.raises(DatasetError, match="leftImg8bit"):
+        score(small, tmp_path)
+    for options in ({"limit": 0}, {"workers": -1}):
+        with pytest.raises(ConfigError, match="at least"):
+            score(small, tmp_path, **options)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("ms_flip", [False, True])
+def test_cuda_is_within_a_tenth_of_a_point(demo: FCNHRNet, scenes: Path, ms_flip: bool) -> None:
+    there = score(create_model("demo", device="cuda"), scenes, ms_flip=ms_flip, workers=2)
+    assert there.miou == pytest.approx(score(demo, scenes, ms_flip=ms_flip).miou, abs=0.1)
