@@ -18,11 +18,14 @@ from hrnet_zoo import errors
 if TYPE_CHECKING:
     from hrnet_zoo.benchmarking import benchmark
     from hrnet_zoo.catalog import ModelInfo, list_models, model_info
+    from hrnet_zoo.checking import DataReport, check_data
     from hrnet_zoo.creation import create_model
     from hrnet_zoo.diagnosis import doctor
+    from hrnet_zoo.evaluation import evaluate
     from hrnet_zoo.logs import training_log
     from hrnet_zoo.models.fcn import FCNHRNet
     from hrnet_zoo.results import SegmentationResult
+    from hrnet_zoo.scorecard import Evaluation
 
 __version__ = "0.1.0"
 
@@ -33,6 +36,10 @@ __all__ = [  # noqa: RUF022 - in the order of the flow
     "create_model",
     "FCNHRNet",
     "SegmentationResult",
+    "check_data",
+    "DataReport",
+    "evaluate",
+    "Evaluation",
     "training_log",
     "benchmark",
     "doctor",
@@ -46,6 +53,10 @@ _HOMES = {
     "create_model": "creation",
     "FCNHRNet": "models.fcn",
     "SegmentationResult": "results",
+    "check_data": "checking",
+    "DataReport": "checking",
+    "evaluate": "evaluation",
+    "Evaluation": "scorecard",
     "training_log": "logs",
     "benchmark": "benchmarking",
     "doctor": "diagnosis",

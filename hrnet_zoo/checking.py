@@ -17,9 +17,10 @@ from tqdm import tqdm
 
 from hrnet_zoo.datasets import CITYSCAPES, DATASETS, Dataset
 from hrnet_zoo.datasets.layouts import OWN, LabelledFolder, Problem, Sample, find_samples
+from hrnet_zoo.datasets.pairing import relative_name
 from hrnet_zoo.datasets.rules import ADE20K_VALUES, CITYSCAPES_IDS
 from hrnet_zoo.errors import ConfigError, ImageError
-from hrnet_zoo.images import _EIGHT_BIT_MODES
+from hrnet_zoo.images import DECODER_FAULTS, EIGHT_BIT_MODES
 from hrnet_zoo.label_pictures import EMPTY, label_fault, open_header, read_labels
 
 _SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
@@ -108,7 +109,7 @@ def check_data(
 
     Raises:
         DatasetError: nothing was recognised as a folder of labelled pictures.
-        ConfigError: there is no such data set, or the classes are fewer than one or not all different.
+        ConfigError: there is no such data set, or the classes are none, over 255, or not all different.
 
     """
     folder = find_samples(root, _dataset(dataset, classes), split)
@@ -122,7 +123,7 @@ def check_data(
             continue
         total += seen.counts
         pictures += seen.counts > 0
-        name = _name(sample.labels, folder)
+        name = relative_name(sample.labels, folder.root)
         found += _suspicions(name, seen.counts, folder)
         for value in folder.rule.unknown(np.flatnonzero(seen.counts)):
             strange.setdefault(value, []).append(name)
@@ -169,9 +170,9 @@ def _dataset(dataset: str | Dataset | None, classes: int | Sequence[str] | None)
         dataset = DATASETS[dataset]
     if classes is None:
         return dataset
-    names = [f"class {index}" for index in range(classes)] if isinstance(classes, int) else list(classes)
-    if isinstance(classes, str) or not names or len(set(names)) < len(names):
-        raise _misuse(f"classes={classes!r}", "a list of different names, or their number")
+    names = [f"class {index}" for index in range(min(classes, 256))] if isinstance(classes, int) else list(classes)
+    if isinstance(classes, str) or not 0 < len(set(names)) == len(names) < 256:
+        raise _misuse(f"classes={str(classes)[:100]}", "a list of at most 255 different names, or their number")
     return (dataset or CITYSCAPES).with_classes(names)  # of which the names alone matter here
 
 
@@ -192,7 +193,7 @@ def _inspect(sample: Sample, folder: LabelledFolder, decode: bool) -> _Seen:
         with open_header(sample.labels) as image:
             mask_size, fault = image.size, label_fault(image)
         if fault:
-            problems.append(Problem(fault[0], "", fault[1], (_name(sample.labels, folder),)))
+            problems.append(Problem(fault[0], "", fault[1], (relative_name(sample.labels, folder.root),)))
         elif decode:
             values = read_labels(sample.labels)
     except ImageError as error:
@@ -202,8 +203,8 @@ def _inspect(sample: Sample, folder: LabelledFolder, decode: bool) -> _Seen:
             if decode:
                 image.load()
             size = _displayed(image, mask_size)
-        if image.mode not in _EIGHT_BIT_MODES and not image.mode.startswith("I;16"):
-            advice, name = "convert it to 8-bit RGB", _name(sample.picture, folder)
+        if image.mode not in EIGHT_BIT_MODES and not image.mode.startswith("I;16"):
+            advice, name = "convert it to 8-bit RGB", relative_name(sample.picture, folder.root)
             problems.append(Problem("unsupported picture", "", advice, (f"{name}: mode {image.mode}",)))
     except ImageError as error:
         problems.append(_unreadable("picture", sample.picture, folder, error))
@@ -214,7 +215,7 @@ def _inspect(sample: Sample, folder: LabelledFolder, decode: bool) -> _Seen:
 
 
 def _unreadable(what: str, path: Path, folder: LabelledFolder, error: ImageError) -> Problem:
-    name = _name(path, folder)
+    name = relative_name(path, folder.root)
     if error.found == EMPTY:
         return Problem("zero-byte file", "", "fetch or export the file anew", (name,))
     return Problem(f"unreadable {what}", "", error.advice, (f"{name}: {error.found}",))
@@ -225,7 +226,7 @@ def _sizes_differ(sample: Sample, folder: LabelledFolder, size: tuple[int, int],
     if size == mask_size[::-1]:
         text += " (of the picture as displayed: EXIF orientation counts)"
     advice = "make each mask as wide and high as its picture is displayed, by nearest neighbour if it is resized"
-    return Problem("sizes differ", "", advice, (f"{_name(sample.picture, folder)}: {text}",))
+    return Problem("sizes differ", "", advice, (f"{relative_name(sample.picture, folder.root)}: {text}",))
 
 
 def _displayed(image: ImageFile.ImageFile, expected: tuple[int, int] | None) -> tuple[int, int]:
@@ -233,7 +234,10 @@ def _displayed(image: ImageFile.ImageFile, expected: tuple[int, int] | None) -> 
     # EXIF may stand behind the pixels of a PNG, and Pillow decodes these to find out.
     if image.format == "PNG" and "exif" not in image.info and image.size == expected:
         return image.size
-    sideways = image.getexif().get(ExifTags.Base.Orientation) in _SIDEWAYS
+    try:
+        sideways = image.getexif().get(ExifTags.Base.Orientation) in _SIDEWAYS
+    except DECODER_FAULTS:  # broken EXIF of a whole picture: `read_image` takes it as it is stored
+        sideways = False
     return (image.height, image.width) if sideways else image.size
 
 
@@ -255,7 +259,14 @@ def _suspicions(name: str, counts: npt.NDArray[np.int64], folder: LabelledFolder
         return []
     if unknown == [above] and 0 not in present:
         text = f"{name}: holds {above} and no 0"
-        return [Problem("off-by-one labels", "", "labels begin at 0: subtract 1 from those of the classes", (text,))]
+        return [
+            Problem(
+                "off-by-one labels",
+                "",
+                "labels begin at 0: if these begin at 1, subtract 1 from each value but 255",
+                (text,),
+            )
+        ]
     if folder.classes == CITYSCAPES.classes and unknown and max(unknown) <= max(CITYSCAPES_IDS.of_class):
         return [Problem("ids mixed with train ids", "", mixed, (f"{name}: seems to hold official ids",))]
     return []
@@ -305,10 +316,6 @@ def _gathered(found: Iterable[Problem]) -> list[Problem]:
     for problem in found:
         kinds.setdefault(problem.kind, []).append(problem)
     return [replace(same[0], files=tuple(name for each in same for name in each.files)) for same in kinds.values()]
-
-
-def _name(path: Path, folder: LabelledFolder) -> str:
-    return path.relative_to(folder.root).as_posix()
 
 
 def _strange_values(

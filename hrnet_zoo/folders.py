@@ -12,15 +12,11 @@ from typing import Any
 
 from tqdm import tqdm
 
+from hrnet_zoo.datasets.pairing import SUFFIXES
 from hrnet_zoo.errors import ImageError, OutputError, UnreadableImageError
 from hrnet_zoo.models.fcn import FCNHRNet
 from hrnet_zoo.outputs import make_folder, write_file
 from hrnet_zoo.results import png
-
-# Which files of a folder are meant; of files named one by one, the content decides.
-SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".mpo", ".avif"}
-)
 
 
 @dataclass(frozen=True)
@@ -68,7 +64,14 @@ def plan(inputs: Sequence[str], out: Path, *, labels: bool, overlay: bool, force
 
 
 def predict_files(
-    model: FCNHRNet, jobs: Sequence[Job], *, mode: str | None, ms_flip: bool, alpha: float, progress: bool
+    model: FCNHRNet,
+    jobs: Sequence[Job],
+    *,
+    mode: str | None,
+    ms_flip: bool,
+    alpha: float,
+    max_memory: int | None,
+    progress: bool,
 ) -> tuple[list[dict[str, Any]], dict[str, ImageError]]:
     """Label every pixel of every picture and write the results; go on when a picture cannot be read.
 
@@ -84,7 +87,7 @@ def predict_files(
     failed: dict[str, ImageError] = {}
     for job in tqdm(jobs, desc="predict", unit="picture", disable=None if progress else True):
         try:
-            result = model.predict(job.picture, mode=mode, ms_flip=ms_flip)
+            result = model.predict(job.picture, mode=mode, ms_flip=ms_flip, max_memory=max_memory)
         except ImageError as error:
             failed[str(job.picture)] = error
             continue

@@ -33,13 +33,13 @@ MEAN = (123.675, 116.28, 103.53)
 STD = (58.395, 57.12, 57.375)
 
 _ALPHA_MODES = ("LA", "PA", "RGBA")
-_EIGHT_BIT_MODES = ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", *_ALPHA_MODES)
+EIGHT_BIT_MODES = ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", *_ALPHA_MODES)
 # round(v / 257) for v in 0..65535: 65535 -> 255, where Pillow's own conversion clips everything above 255.
 _SIXTEEN_TO_EIGHT_BITS = ((np.arange(65536) + 128) // 257).astype(np.uint8)
 # What Pillow's readers raise on damaged files; its warnings too are exceptions under `python -W error`.
 _PYTHON_FAULTS = (OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError)
 _OTHER_FAULTS = (AssertionError, EOFError, RuntimeError, MemoryError, struct.error, zlib.error)
-_DECODER_FAULTS = (*_PYTHON_FAULTS, *_OTHER_FAULTS, Image.DecompressionBombError, Warning)
+DECODER_FAULTS = (*_PYTHON_FAULTS, *_OTHER_FAULTS, Image.DecompressionBombError, Warning)
 _ROWS_AT_ONCE = 64  # rows resized together: their intermediate values stay in the processor's cache
 _logger = logging.getLogger("hrnet_zoo")
 
@@ -172,13 +172,13 @@ def _from_path(name: str) -> RGB:
 
 def _from_stream(stream: IO[bytes], source: str) -> RGB:
     try:
-        image = _identify(stream)
+        image = identify(stream)
         if isinstance(image, PngImagePlugin.PngImageFile):
             image.verify()  # the checksums, of which decoding skips those of the pixels
-            image = _identify(stream)
+            image = identify(stream)
         # An MPO is one photo with a preview or a gain map behind it, as phones store them: nothing to warn of.
         several = image is not None and image.format != "MPO" and getattr(image, "is_animated", False)
-    except _DECODER_FAULTS as error:
+    except DECODER_FAULTS as error:
         raise _damaged(source, error) from error
     if image is None:
         stream.seek(0)
@@ -191,7 +191,7 @@ def _from_stream(stream: IO[bytes], source: str) -> RGB:
     return rgb
 
 
-def _identify(stream: IO[bytes]) -> ImageFile.ImageFile | None:
+def identify(stream: IO[bytes]) -> ImageFile.ImageFile | None:
     """Open with the first format that knows the leading bytes, as `Image.open(formats=FORMATS)` does.
 
     Image.open itself is of no use here: beyond its own limits it warns, or raises without telling the size.
@@ -222,7 +222,7 @@ def _from_pil(image: Image.Image, source: str) -> RGB:
         )
     if width * height == 0:
         raise _unsupported(source, f"no pixels ({width} x {height})", "pass a picture of at least 1 x 1 pixel")
-    if not (image.mode in _EIGHT_BIT_MODES or image.mode.startswith("I;16")):
+    if not (image.mode in EIGHT_BIT_MODES or image.mode.startswith("I;16")):
         raise _unsupported(
             source,
             f"mode {image.mode!r}, from which there is no single exact way to 0-255 RGB",
@@ -231,14 +231,14 @@ def _from_pil(image: Image.Image, source: str) -> RGB:
     try:
         image.load()
         return _rgb(_upright(image, source))
-    except _DECODER_FAULTS as error:
+    except DECODER_FAULTS as error:
         raise _damaged(source, error) from error
 
 
 def _upright(image: Image.Image, source: str) -> Image.Image:
     try:
         return ImageOps.exif_transpose(image)
-    except _DECODER_FAULTS as error:  # the pixels are whole: cameras and editors do write broken EXIF
+    except DECODER_FAULTS as error:  # the pixels are whole: cameras and editors do write broken EXIF
         _logger.warning("%s has broken EXIF data (%s) and was taken as it is stored", source, error)
         return image
 

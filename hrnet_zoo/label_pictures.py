@@ -12,7 +12,7 @@ import numpy.typing as npt
 from PIL import Image, ImageFile, PngImagePlugin
 
 from hrnet_zoo.errors import DatasetError, ImageTooLargeError, UnreadableImageError
-from hrnet_zoo.images import _DECODER_FAULTS, FORMATS, MAX_PIXELS, _identify
+from hrnet_zoo.images import DECODER_FAULTS, FORMATS, MAX_PIXELS, identify
 
 EMPTY = "an empty file"  # what errors about a file of zero bytes have as `found`
 
@@ -77,17 +77,17 @@ def open_header(path: Path, *, verify: bool = False) -> Iterator[ImageFile.Image
         if not stat.S_ISREG(path.stat().st_mode):  # before opening: a pipe would block for ever
             raise _unreadable(path, "not a regular file")
         with path.open("rb") as stream:
-            image = _identify(stream)
+            image = identify(stream)
             if verify and isinstance(image, PngImagePlugin.PngImageFile):
                 image.verify()
-                image = _identify(stream)
+                image = identify(stream)
             if image is None:
                 stream.seek(0)
                 found = "none of the formats " + ", ".join(FORMATS) if stream.read(1) else EMPTY
                 raise _unreadable(path, found)
             _check_size(path, image)
             yield image
-    except _DECODER_FAULTS as error:
+    except DECODER_FAULTS as error:
         reason = isinstance(error, OSError) and error.strerror
         raise _unreadable(path, reason or f"damaged or incomplete data ({type(error).__name__}: {error})") from error
 

@@ -1,6 +1,7 @@
 """Everything that is wrong with a folder, in one report."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from hrnet_zoo.datasets.layouts import Problem, find_samples
 from hrnet_zoo.datasets.rules import CITYSCAPES_IDS, CITYSCAPES_TRAIN_IDS
 from hrnet_zoo.demo.scenes import scene
 from hrnet_zoo.errors import ConfigError, DatasetError
+from hrnet_zoo.images import read_image
 from tests.label_folders import ade20k, cityscapes, labels, mask, own, pascal_context, picture, voc12
 
 NAMES = ["wood", "stone", "glass"]
@@ -142,7 +144,7 @@ def test_a_folder_whose_classes_nothing_names(tmp_path: Path) -> None:
     assert check_data(tmp_path, classes=3, progress=False).classes[2].name == "class 2"
 
 
-@pytest.mark.parametrize("wrong", [0, [], "ab", ["a", "a"]])
+@pytest.mark.parametrize("wrong", [0, -1, 256, 10**12, [], "ab", ["a", "a"], [str(index) for index in range(5000)]])
 def test_unusable_classes_and_data_sets(wrong: int | list[str] | str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="different names"):
         check_data(tmp_path, classes=wrong)
@@ -181,6 +183,24 @@ def test_orientation(orientation: int, ending: str, tmp_path: Path) -> None:
         assert kind == "sizes differ"
         assert f"picture {upright[0]} x {upright[1]}, mask {upright[1]} x {upright[0]}" in files[0]
         assert "EXIF" in files[0]
+
+
+@pytest.mark.parametrize("exif", [b"garbage", b"Exif\0\0MM\0*\xff\xff\xff\xff"])
+def test_broken_exif_of_a_whole_picture(exif: bytes, tmp_path: Path) -> None:
+    picture(tmp_path / "images/a.png", exif=exif)
+    labels(tmp_path / "masks/a.png", mask(3))
+    assert read_image(tmp_path / "images/a.png").shape == (8, 12, 3)
+    assert check_headers(find_samples(tmp_path, None)) == []
+    assert check_data(tmp_path).ok
+
+
+def test_names_that_are_not_utf8(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own(tmp_path)
+    try:
+        picture(Path(os.fsdecode(os.fsencode(tmp_path) + b"/images/\xff.png")))
+    except OSError:
+        pytest.skip("this file system takes only UTF-8")
+    assert "images/\\udcff.png" in run(capsys, tmp_path, code=5)
 
 
 def test_pictures_that_predict_refuses(tmp_path: Path) -> None:

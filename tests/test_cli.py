@@ -44,9 +44,12 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
 
 def test_version_and_help(run: Run) -> None:
     assert run("--version") == f"hrnet-zoo, version {hrnet_zoo.__version__}\n"
-    assert all(
-        command in run("--help") for command in ("list", "info", "download", "import", "predict", "demo", "cache")
-    )
+    text = run("--help")
+    for command in (
+        *("list", "info", "log", "download", "import", "cache", "predict", "demo"),
+        *("check-data", "evaluate", "benchmark", "doctor"),
+    ):
+        assert f"\n  {command} " in text
 
 
 def test_runs_as_a_module() -> None:
@@ -184,6 +187,8 @@ def test_predict_bad_arguments(run: Run, tmp_path: Path) -> None:
     run("predict", "demo", picture, "--out", tmp_path / "out", "--checkpoint", tmp_path / "none.pth", code=5)
     run("predict", "demo", picture, "--mode", "tiles", code=2)
     run("predict", "demo", picture, "--classes", "only", "--out", tmp_path / "out", code=2)
+    run("predict", "demo", picture, "--out", tmp_path / "out", "--max-memory", "1kB", "--device", "cpu", code=2)
+    assert "one row of them takes" in run.err
     run("demo", "--seed", "1000000", code=2)
     assert not (tmp_path / "out").exists()
 
@@ -205,6 +210,34 @@ def test_demo(run: Run, tmp_path: Path) -> None:
     )
     assert 0 < facts["miou"] <= 1
     assert facts["pictures"] == [str(tmp_path / "out" / "scene_0007.png")]
+
+
+def test_evaluate_generated_scenes(run: Run, tmp_path: Path) -> None:
+    data = tmp_path / "scenes"
+    assert run("demo", "--as-dataset", "--scenes", "2", "--out", data) == f"2 scenes in {data}\n"
+    options = ("--device", "cpu", "--workers", "0")
+    text = run("evaluate", "demo", data, *options)
+    assert "published 80.76 on generated street scenes, difference" in text
+    assert any(line.split()[:1] == ["bicycle"] for line in text.splitlines())
+    saved = tmp_path / "figures.json"
+    facts = json.loads(run("evaluate", "demo", data, "--limit", "1", "--save", saved, "--json", *options))
+    assert facts == json.loads(saved.read_text(encoding="utf-8"))
+    assert facts["pictures"] == 1
+    assert facts["published_miou"] is None
+    assert (
+        json.loads(run("evaluate", "demo", data, "--limit", "1", "--max-memory", "30MB", "--json", *options)) == facts
+    )
+
+
+def test_evaluate_bad_input(run: Run, tmp_path: Path) -> None:
+    assert run("evaluate", "demo", tmp_path, "--device", "cpu", code=5) == ""
+    assert "leftImg8bit" in run.err
+    run("evaluate", "demo", tmp_path, "--max-memory", "lots", code=2)
+    assert "500MB" in run.err
+    data = tmp_path / "scenes"
+    run("demo", "--as-dataset", "--scenes", "1", "--out", data)
+    run("evaluate", "demo", data, "--device", "cpu", "--workers", "0", "--max-memory", "1kB", code=2)
+    assert "one row of them takes" in run.err
 
 
 def test_interrupted(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

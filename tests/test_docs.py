@@ -13,6 +13,7 @@ from PIL import Image
 
 import hrnet_zoo
 from hrnet_zoo.cli import cli
+from hrnet_zoo.demo.dataset import write_dataset
 from hrnet_zoo.demo.scenes import scene
 from tests.tables import ROOT, TABLES, with_tables
 
@@ -32,10 +33,13 @@ def test_python_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     """All of them, in order, as one session."""
     monkeypatch.chdir(tmp_path)
     Image.fromarray(scene(0).image).save("street.jpg")
+    write_dataset(Path("scenes"), seeds=[0], progress=False)
     session: dict[str, object] = {}
     for block in blocks("python"):
         exec(compile(block, "README.md", "exec"), session)  # noqa: S102 - our own document
-    assert sorted(path.name for path in tmp_path.glob("*.*")) == ["labels.png", "overlay.png", "street.jpg"]
+    assert sorted(path.name for path in tmp_path.glob("*.*")) == [
+        *("labels.png", "overlay.png", "scores.json", "street.jpg"),
+    ]
     assert tuple(session["scores"].shape) == (1, 3, 64, 96)  # type: ignore[attr-defined]
 
 

@@ -94,7 +94,7 @@ def model() -> FCNHRNet:
 def test_a_bad_picture_does_not_stop_the_others(pictures: Path, tmp_path: Path, model: FCNHRNet) -> None:
     (pictures / "a.jpg").write_text("no picture")
     jobs = planned([pictures], tmp_path / "out")
-    done, failed = predict_files(model, jobs, mode=None, ms_flip=False, alpha=0.5, progress=False)
+    done, failed = predict_files(model, jobs, mode=None, ms_flip=False, alpha=0.5, max_memory=None, progress=False)
     assert [Path(each["picture"]).name for each in done] == ["b.png", "c.png"]
     assert list(failed) == [str(pictures / "a.jpg")]
     assert sum(done[0]["fractions"].values()) == pytest.approx(1)

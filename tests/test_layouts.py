@@ -136,6 +136,9 @@ def test_a_wrong_split(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="with the splits val, train; the folder given lies outside 'val'"):
         find_samples(tmp_path / "c/leftImg8bit/train", CITYSCAPES)
     assert find_samples(tmp_path / "c/leftImg8bit/train", CITYSCAPES, "train").split == "train"
+    for wrong in ("", "..", "/", "a/b"):
+        with pytest.raises(DatasetError, match="is no name of a split"):
+            find_samples(tmp_path / "c", CITYSCAPES, wrong)
     voc12(tmp_path / "VOC2012", split="trainval")
     with pytest.raises(DatasetError, match="with the splits trainval"):
         find_samples(tmp_path, VOC12AUG)
@@ -210,6 +213,10 @@ def test_several_homes(tmp_path: Path) -> None:
     assert find_samples(tmp_path / "new", CITYSCAPES).title == "Cityscapes"
     with pytest.raises(DatasetError, match="several data sets"):
         find_samples(tmp_path / "new", None)
+    own(tmp_path / "more" / "nearer")
+    cityscapes(tmp_path / "more" / "a" / "b")
+    assert find_samples(tmp_path / "more", CITYSCAPES).title == "Cityscapes"
+    assert find_samples(tmp_path / "more", CITYSCAPES.with_classes(NAMES)).root.name == "nearer"
     own(tmp_path / "twice")
     own(tmp_path / "twice" / "val")
     with pytest.raises(DatasetError, match="more than once"):

@@ -3,20 +3,11 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 
 import click
 
-from hrnet_zoo.cli.options import as_json, load_model, model_options, parse_classes
-
-
-def _bytes(_: click.Context, option: click.Parameter, text: str | None) -> int | None:
-    """Read a number of bytes, such as 500MB or 2GB."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kMG]?)B?", text or "", re.IGNORECASE)
-    if text is not None and not match:
-        raise click.BadParameter(f"{text!r} is no number of bytes, such as 500MB or 2GB", param=option)
-    return int(float(match[1]) * {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}[match[2].lower()]) if match else None
+from hrnet_zoo.cli.options import as_json, load_model, max_memory_option, model_options, parse_classes
 
 
 @click.command()
@@ -25,12 +16,7 @@ def _bytes(_: click.Context, option: click.Parameter, text: str | None) -> int |
 @click.option("--ms-flip", is_flag=True, help="Six scales, each also mirrored: about 17 times slower.")
 @click.option("--limit", type=click.IntRange(1), help="Only the first pictures, for a quick look.")
 @click.option("--workers", type=click.IntRange(0), help="Processes that read ahead; default: half the processors.")
-@click.option(
-    "--max-memory",
-    callback=_bytes,
-    metavar="BYTES",
-    help="For scores at full size, such as 500MB; default: what is fastest.",
-)
+@max_memory_option
 @click.option("--checkpoint", help="Path or address of a .pth or .safetensors to use instead of the published file.")
 @click.option("--classes", help="Comma-separated names, or number, of the checkpoint's classes if they are not NAME's.")
 @click.option("--save", type=click.Path(path_type=Path, dir_okay=False), help="Also write the figures to a JSON file.")

@@ -101,7 +101,7 @@ def _table_lines(timing: TableTiming) -> list[str]:
 
 
 def _cost(cost: Cost) -> str:
-    times = [f"{1000 * each:.4g}" for each in (cost.median, cost.minimum, cost.p10, cost.p90, cost.maximum)]
+    times = [f"{1000 * each:,.1f}" for each in (cost.median, cost.minimum, cost.p10, cost.p90, cost.maximum)]
     return (
         "{} ms (min {}, p10 {}, p90 {}, max {}; {} runs), peak memory ".format(*times, cost.runs)
         + f"{_gb(cost.peak_memory)} GB"

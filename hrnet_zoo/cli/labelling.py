@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from hrnet_zoo.cli.options import as_json, load_model, model_options, parse_classes
+from hrnet_zoo.cli.options import as_json, load_model, max_memory_option, model_options, parse_classes
 
 BAD_INPUT = 5
 
@@ -25,6 +25,7 @@ BAD_INPUT = 5
 @click.option("--mode", type=click.Choice(["whole", "slide"]), help="Default: what the data set asks for.")
 @click.option("--ms-flip", is_flag=True, help="Six scales, each also mirrored: better, and about 17 times slower.")
 @click.option("--force", is_flag=True, help="Overwrite earlier results.")
+@max_memory_option
 @model_options
 @as_json
 def predict(
@@ -39,6 +40,7 @@ def predict(
     mode: str | None,
     ms_flip: bool,
     force: bool,
+    max_memory: int | None,
     device: str | None,
     dtype: str | None,
     as_json: bool,
@@ -51,7 +53,9 @@ def predict(
 
     jobs = plan(pictures, out, labels=labels, overlay=overlay, force=force)
     model = load_model(name, device, dtype, checkpoint, parse_classes(classes))
-    done, failed = predict_files(model, jobs, mode=mode, ms_flip=ms_flip, alpha=alpha, progress=True)
+    done, failed = predict_files(
+        model, jobs, mode=mode, ms_flip=ms_flip, alpha=alpha, max_memory=max_memory, progress=True
+    )
     if as_json:
         click.echo(json.dumps({"pictures": done, "failed": {path: str(error) for path, error in failed.items()}}))
     else:

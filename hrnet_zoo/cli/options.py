@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import click
@@ -9,7 +10,22 @@ import click
 if TYPE_CHECKING:
     from hrnet_zoo.models.fcn import FCNHRNet
 
+
+def _bytes(_: click.Context, option: click.Parameter, text: str | None) -> int | None:
+    """Read a number of bytes, such as 500MB or 2GB."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kMG]?)B?", text or "", re.IGNORECASE)
+    if text is not None and not match:
+        raise click.BadParameter(f"{text!r} is no number of bytes, such as 500MB or 2GB", param=option)
+    return int(float(match[1]) * {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}[match[2].lower()]) if match else None
+
+
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+max_memory_option = click.option(
+    "--max-memory",
+    callback=_bytes,
+    metavar="BYTES",
+    help="For scores at full size, as 500MB; default: what is fastest.",
+)
 
 
 def model_options(command: click.decorators.FC) -> click.decorators.FC:

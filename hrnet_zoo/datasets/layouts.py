@@ -174,6 +174,8 @@ def find_samples(root: str | Path, dataset: Dataset | None, split: str = "val") 
     if not _is_folder(root):
         found = "a file" if os.path.exists(root) else "no such folder"  # noqa: PTH110 - as in _is_folder
         raise _refusal(root, split, found, "name the folder that holds the data set")
+    if not re.fullmatch(r"\w[\w.-]*", split):
+        raise _refusal(root, split, f"{split!r} is no name of a split", "use 'val' or 'train', for instance")
     official = [layout for layout in _OFFICIAL if dataset is None or _is_official(layout, dataset)]
     recognised = _recognise(root, [*official, _OWN], prefer=official if dataset else [])
     if not recognised:
@@ -201,21 +203,23 @@ def _is_official(layout: _Layout, dataset: Dataset) -> bool:
 
 
 def _recognise(root: Path, layouts: Sequence[_Layout], prefer: Sequence[_Layout]) -> list[tuple[_Layout, Path]]:
-    """Return the nearest homes: here, else above (named by a folder of its own), else below; preferred ones alone."""
-    level = [root]
-    homes = _homes(level, layouts)
+    """Return the nearest homes: here, else above (named by a folder of its own), else below; preferred ones first."""
+    homes = _homes([root], layouts)
     for home in root.parents[:_LEVELS]:
         if not homes:
-            above = _homes([home], layouts)
+            candidates = _homes([home], layouts)
             homes = [
-                each for each in above if any(root in each[0].places(home, s or "val") for s in each[0].splits(home))
+                each
+                for each in candidates
+                if any(root in each[0].places(home, s or "val") for s in each[0].splits(home))
             ]
-    looked_at = 0
-    for _ in range(_LEVELS):
-        if not homes:
-            level = [folder for above in level for folder in _subfolders(above)][: _MOST_FOLDERS - looked_at]
-            looked_at += len(level)
-            homes = _homes(level, layouts)
+    for wanted in (prefer, layouts):
+        level, looked_at = [root], 0
+        for _ in range(_LEVELS):
+            if not homes:
+                level = [folder for above in level for folder in _subfolders(above)][: _MOST_FOLDERS - looked_at]
+                looked_at += len(level)
+                homes = _homes(level, wanted)
     # A link to a home beside it is no second one.
     homes = list({(layout, os.path.realpath(home)): (layout, home) for layout, home in reversed(homes)}.values())[::-1]
     return [each for each in homes if each[0] in prefer] or homes

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
+# Which files of a folder are meant as pictures; of files named one by one, the content decides.
 SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".mpo", ".avif"}
 )
@@ -88,7 +89,7 @@ def find_pictures(folder: Path, home: Path) -> tuple[list[Path], list[Problem]]:
     seen: set[str] = set()
 
     def refuse(error: OSError) -> None:
-        closed.append(_relative(Path(error.filename), home))
+        closed.append(relative_name(Path(error.filename), home))
 
     for path, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
         real = os.path.realpath(path)
@@ -96,7 +97,7 @@ def find_pictures(folder: Path, home: Path) -> tuple[list[Path], list[Problem]]:
             folders.clear()
             continue
         seen.add(real)
-        hidden += [_relative(Path(path, name), home) for name in (*folders, *files) if _is_junk(name)]
+        hidden += [relative_name(Path(path, name), home) for name in (*folders, *files) if _is_junk(name)]
         folders[:] = sorted(name for name in folders if not _is_junk(name))
         for name in files:
             if not _is_junk(name):
@@ -109,11 +110,16 @@ def find_pictures(folder: Path, home: Path) -> tuple[list[Path], list[Problem]]:
             "not a picture",
             f"left out: the ending is none of {', '.join(sorted(SUFFIXES))}",
             "move it elsewhere",
-            tuple(sorted(_relative(path, home) for path in others)),
+            tuple(sorted(relative_name(path, home) for path in others)),
             error=False,
         ),
     ]
     return sorted(pictures), [problem for problem in problems if problem.files]
+
+
+def relative_name(path: Path, home: Path) -> str:
+    """Return the name of a file below `home` for people: with slashes, and printable even if it is not UTF-8."""
+    return Path(os.path.relpath(path, home)).as_posix().encode(errors="backslashreplace").decode()
 
 
 def stem(path: Path, folder: Path) -> str:
@@ -239,8 +245,4 @@ def _is_junk(name: str) -> bool:
 
 
 def _names(paths: Iterable[Path], home: Path) -> tuple[str, ...]:
-    return tuple(sorted(_relative(path, home) for path in paths))
-
-
-def _relative(path: Path, home: Path) -> str:
-    return Path(os.path.relpath(path, home)).as_posix()
+    return tuple(sorted(relative_name(path, home) for path in paths))
