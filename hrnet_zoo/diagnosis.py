@@ -157,7 +157,16 @@ def _attempt(errors: list[HRNetZooError], step: Callable[[], T]) -> T | None:
         return step()
     except HRNetZooError as error:
         errors.append(error)
-        return None
+    except (ImportError, OSError) as error:  # OSError too: a library that torch needs is missing
+        errors.append(
+            ConfigError(
+                asked="look at everything that hrnet-zoo uses",
+                found=f"something of it is missing or broken: {type(error).__name__}: {error}",
+                done="what could be found out without it is in the report",
+                advice="install hrnet-zoo anew with all that it needs; torch as https://pytorch.org says",
+            )
+        )
+    return None
 
 
 def _environment() -> dict[str, Any]:
@@ -170,7 +179,7 @@ def _environment() -> dict[str, Any]:
     facts = {"python": platform.python_version(), "platform": platform.platform(), "hrnet-zoo": __version__, **versions}
     try:
         return {**facts, **_devices()}
-    except (ImportError, OSError) as error:  # OSError: a library that torch needs is missing
+    except (ImportError, OSError) as error:
         return {**facts, "torch_fault": f"{type(error).__name__}: {error}"}
 
 
@@ -212,7 +221,7 @@ def _cache(errors: list[HRNetZooError]) -> dict[str, Any]:
     folder = _attempt(errors, cache.root)
     if folder is None:
         return {}
-    nearest = next(each for each in (folder, *folder.parents) if os.path.lexists(each))
+    nearest = next((each for each in (folder, *folder.parents) if os.path.lexists(each)), folder)
     try:
         free = shutil.disk_usage(nearest).free
     except OSError:  # a link that leads nowhere, a folder that may not be looked into: said by `writable` and `errors`
@@ -240,26 +249,19 @@ def _health(
     progress: bool,
     errors: list[HRNetZooError],
 ) -> Health:
-    try:
-        from hrnet_zoo.fingerprints import compare, fingerprint, recorded, reference
-        from hrnet_zoo.weights.convert import verify_data
-        from hrnet_zoo.weights.published import cached_stem
-    except (ImportError, OSError) as error:
-        raise ConfigError(
-            asked=f"check {info.name}",
-            found=f"torch, or what it needs, cannot be imported: {error}",
-            done="the model was not loaded",
-            advice="install torch anew, as https://pytorch.org says for this system",
-        ) from error
+    from hrnet_zoo.fingerprints import compare, fingerprint, recorded, reference
+    from hrnet_zoo.weights.convert import verify_data
+    from hrnet_zoo.weights.published import cached_stem
+
     model = reference(info.name, progress=progress)
     verify_data(cache.model_path(cached_stem(info)))
     found = fingerprint(model)
     known = recorded(info.name)
+    same = known.data_sha256 == found.data_sha256 if known else None
     deviation = compare(found, known, info.classes) if known else None
     if deviation and not deviation.fine:
-        errors.append(_mismatch(info, deviation, same=known is not None and known.data_sha256 == found.data_sha256))
+        errors.append(_mismatch(info, deviation, same=bool(same)))
     fidelity = _attempt(errors, lambda: _fidelity(info, model, device, dtype, progress))
-    same = known.data_sha256 == found.data_sha256 if known else None
     return Health(info.name, found.data_sha256, same, deviation, fidelity)
 
 
@@ -284,29 +286,26 @@ def _fidelity(
     dtype: torch.dtype | None,
     progress: bool,
 ) -> Fidelity:
-    import torch
-
     from hrnet_zoo.creation import create_model
     from hrnet_zoo.demo.scenes import scene
 
     picture = scene(0).image
     model = create_model(info.name, device=device, dtype=dtype, progress=progress)
     weight = model.decode_head.conv_seg.weight
-    asked = f"{weight.device} in {str(weight.dtype).removeprefix('torch.')}"
+    where, precision = str(weight.device), str(weight.dtype).removeprefix("torch.")
     try:
         masks = [each.predict(picture).mask for each in (reference, model)]
         scores = [_scores(each, picture) for each in (reference, model)]
     except RuntimeError as error:  # a kernel or memory that this device lacks: torch has no class for it
         raise DeviceError(
-            asked=f"check {info.name} on {asked}",
+            asked=f"check {info.name} on {where} in {precision}",
             found=f"torch cannot compute it: {str(error).splitlines()[0][:200]}",
             done="the other findings are in the report",
             advice="another dtype or device; a build of torch that knows this device",
         ) from error
     worst = float((scores[1] - scores[0]).abs().max() / scores[0].abs().max())
     agreeing = float((masks[0] == masks[1]).mean())
-    finite = bool(torch.isfinite(scores[1]).all())
-    return Fidelity(str(weight.device), str(weight.dtype).removeprefix("torch."), agreeing, worst if finite else None)
+    return Fidelity(where, precision, agreeing, worst if math.isfinite(worst) else None)
 
 
 def _scores(model: FCNHRNet, picture: RGB) -> torch.Tensor:

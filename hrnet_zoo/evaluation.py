@@ -27,7 +27,7 @@ from hrnet_zoo.label_pictures import read_labels
 from hrnet_zoo.metrics import Counts, count_matrix
 from hrnet_zoo.models.fcn import FCNHRNet
 from hrnet_zoo.prediction import MS_RATIOS, evaluating, make_mask, resized, score_maps
-from hrnet_zoo.ranks import Ranks, join
+from hrnet_zoo.ranks import Ranks, is_first, join
 from hrnet_zoo.reading import read_ahead
 from hrnet_zoo.scorecard import SUSPICIOUS_MIOU, Evaluation, suspicion
 
@@ -206,7 +206,7 @@ def _summary(model: FCNHRNet, folder: LabelledFolder, counts: Counts, ms_flip: b
         },
     }
     cause = suspicion(counts, dataset)
-    if cause:
+    if cause and is_first():
         logger.warning("mIoU is below %g %%: %s", SUSPICIOUS_MIOU, cause)
     name = info.name if info else model.arch
     on = info.dataset if info else ""

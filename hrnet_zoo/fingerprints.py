@@ -28,7 +28,8 @@ from hrnet_zoo.weights import cache
 from hrnet_zoo.weights.published import cached_stem
 
 TOLERANCE = 1e-4  # of the largest score; float32 on two CPUs differs by some 1e-6
-SHARE_TOLERANCE = 0.005  # 4 of the 825 places: an undecided place may fall either way
+PLACES = 25 * 33  # of the scores, at a quarter of the probe's size
+SHARE_TOLERANCE = 0.005  # 4 of the places: an undecided one may fall either way
 SAMPLES = 16
 RECORDED = Path(__file__).with_name("fingerprints.json")
 
@@ -101,7 +102,7 @@ def fingerprint(model: FCNHRNet) -> Fingerprint:
     with torch.inference_mode():
         scores = model.decode_head(model.backbone(normalise(probe())))[0].double().flatten(1)
     best = scores.argmax(dim=0).bincount(minlength=len(scores))
-    samples = scores.flatten()[:: scores.numel() // SAMPLES][:SAMPLES]
+    samples = scores.flatten()[:: len(scores) * PLACES // SAMPLES][:SAMPLES]
     statistics = {
         "mean": scores.mean(dim=1),
         "standard_deviation": scores.std(dim=1, correction=0),
@@ -131,11 +132,18 @@ def compare(found: Fingerprint, known: Fingerprint, classes: Sequence[str]) -> D
         for kind, values in known.statistics.items():
             unit, tolerance = (1.0, SHARE_TOLERANCE) if kind == "share" else (largest, TOLERANCE)
             for index, (here, there) in enumerate(zip(found.statistics[kind], values, strict=True)):
-                words = kind.replace("_", " ")
-                what = f"sample {index}" if kind == "samples" else f"{words} of {classes[index]!r}"
+                what, owner = kind.replace("_", " "), index
+                if kind == "samples":
+                    what, owner = f"sample {index}", index * (len(classes) * PLACES // SAMPLES) // PLACES
                 distance = abs(here - there) / unit
                 # NaN is near to nothing, and would hide in a comparison
-                yield Deviation(what, here, there, distance if math.isfinite(distance) else math.inf, tolerance)
+                yield Deviation(
+                    f"{what} of {classes[owner]!r}",
+                    here,
+                    there,
+                    distance if math.isfinite(distance) else math.inf,
+                    tolerance,
+                )
 
     return max(deviations(), key=lambda each: each.relative / each.tolerance)
 

@@ -69,21 +69,14 @@ def _smooth(weight: torch.Tensor) -> None:
 
 
 def _classify(network: FCNHRNet, pictures: torch.Tensor) -> None:
-    """Let each class be what resembles one pixel, drawn at random, so that all classes occur about as often."""
-    found: list[torch.Tensor] = []
-    hook = network.decode_head.convs.register_forward_hook(lambda _module, _x, features: found.append(features))
-    network(pictures)
-    hook.remove()
-    features = found[0].permute(0, 2, 3, 1).flatten(0, 2)
-    examples = features[torch.randperm(len(features))[: len(network.classes)]]
-    middle = features.mean(dim=0)
-    # Nearest example: |f - e|^2 is least where f.e - |e|^2 / 2 is greatest.
-    weight = examples - middle
-    bias = -(examples.square().sum(dim=1) - middle.square().sum()) / 2
-    spread = (features @ weight.T + bias).std(dim=1).mean()
-    network.decode_head.conv_seg.weight.copy_((weight * 3 / spread)[:, :, None, None])
-    assert network.decode_head.conv_seg.bias is not None
-    network.decode_head.conv_seg.bias.copy_(bias * 3 / spread)
+    """Scale and shift the scores so that every class has the same mean and spread, and so many classes win."""
+    classifier = network.decode_head.conv_seg
+    assert classifier.bias is not None
+    classifier.bias.zero_()
+    scores = network.decode_head(network.backbone(pictures))
+    spread, mean = torch.std_mean(scores, dim=(0, 2, 3))
+    classifier.weight.mul_(3 / spread[:, None, None, None])
+    classifier.bias.copy_(-mean * 3 / spread)
 
 
 def write_folder(root: Path, network: FCNHRNet, sizes: Sequence[tuple[int, int]]) -> None:

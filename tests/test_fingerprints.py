@@ -26,7 +26,6 @@ from hrnet_zoo.fingerprints import (
 )
 from hrnet_zoo.models.fcn import FCNHRNet
 
-
 PROBE = "369df8876451c175fa7c4da109daa0b88237db87ea7d11c8121ce03bd35f4f89"
 
 

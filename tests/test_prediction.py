@@ -38,11 +38,11 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> FCNHRNet:
         return create_model("demo", device="cpu")
 
 
-def assert_agrees(mask: np.ndarray, shared: Path, key: str) -> None:
+def assert_agrees(mask: np.ndarray, shared: Path, key: str, margin: float = 0.01) -> None:
     """Compare with a recorded mask: equal wherever the two best scores are not all but equal, and nearly everywhere."""
     recorded = load_file(shared / "golden/expected.safetensors")
     differs = mask != recorded[f"{key}.mask"].numpy()
-    assert not (differs & (recorded[f"{key}.margin"].numpy() > 0.01)).any()
+    assert not (differs & (recorded[f"{key}.margin"].numpy() > margin)).any()
     assert differs.mean() <= 0.001
 
 
@@ -62,7 +62,7 @@ def test_sliding_window_as_the_reference(golden: FCNHRNet, shared: Path, monkeyp
 
 def test_scales_and_flips_as_the_reference(golden: FCNHRNet, shared: Path) -> None:
     result = golden.predict(shared / "pictures" / FRAME, ms_flip=True)
-    assert_agrees(result.mask, shared, f"{FRAME}.ms_flip")
+    assert_agrees(result.mask, shared, f"{FRAME}.ms_flip", margin=0.002)
 
 
 def test_windows_cover_and_stay_inside() -> None:

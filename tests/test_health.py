@@ -1,0 +1,141 @@
+"""The commands `benchmark` and `doctor`: what they print, and their exit codes."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from hrnet_zoo.catalog import DEMO, model_info
+from hrnet_zoo.datasets import SCENES
+from tests.http_server import FaultServer
+from tests.test_cli import Run
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run commands; the bundled network sees pictures at 64 x 128, to be quick."""
+    monkeypatch.setitem(DEMO.__dict__, "data", dataclasses.replace(SCENES, box=(128, 64)))
+    return Run(capsys)
+
+
+@pytest.fixture
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let nothing be measured for seconds."""
+    from hrnet_zoo import benchmarking
+
+    for name in ("benchmark", "benchmark_table"):
+        real = getattr(benchmarking, name)
+        monkeypatch.setattr(benchmarking, name, lambda *a, real=real, **k: real(*a, **k, seconds=0))
+
+
+@pytest.mark.usefixtures("_quick")
+def test_benchmark(run: Run) -> None:
+    text = run("benchmark", "demo", "--device", "cpu")
+    assert text.startswith("demo with random weights, float32 on cpu")
+    assert "\nnetwork     batch of 1 at 64 x 128: " in text
+    assert "\nprediction  one picture of 64 x 128, at 64 x 128 in the network: " in text
+    assert "; 5 runs)" in text
+    facts = json.loads(run("benchmark", "demo", "--size", "32x96", "--batch", "2", "--device", "cpu", "--json"))
+    assert (facts["height"], facts["width"], facts["batch"]) == (32, 96, 2)
+    assert facts["random_weights"]
+    facts = json.loads(run("benchmark", "demo", "--dtype", "bfloat16", "--device", "cpu", "--json"))
+    assert facts["machine"]["dtype"] == "bfloat16"
+
+
+@pytest.mark.usefixtures("_quick")
+def test_benchmark_beside_the_table(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = model_info("fcn_hr18s_cityscapes_40k")
+    row = dataclasses.replace(row, data=dataclasses.replace(row.data, crop=(64, 64), box=(128, 64)))
+    for module in ("benchmarking", "creation"):
+        monkeypatch.setattr(f"hrnet_zoo.{module}.model_info", lambda _: row)
+    monkeypatch.setattr("hrnet_zoo.benchmarking.PICTURES", {"cityscapes": (96, 192)})
+    lines = run("benchmark", row.name, "--table", "--device", "cpu").splitlines()
+    assert [line.split()[0] for line in lines[1:4]] == ["published", "fps", "training,"]
+    assert lines[2].split()[1] == "23.74"
+    assert lines[3].split()[2] == "1.7"
+    assert "picture of 96 x 192, at 64 x 128 in the network" in lines[2]
+    facts = json.loads(run("benchmark", row.name, "--table", "--device", "cpu", "--json"))
+    assert facts["published_fps"] == 23.74
+    assert facts["crop"] == [64, 64]
+
+
+def test_benchmark_bad_arguments(run: Run) -> None:
+    for size in ("64", "64x", "axb", "64x64x64", "-1x5", "64 x 64"):
+        run("benchmark", "demo", "--size", size, code=2)
+        assert "no height x width" in run.err
+    for size in ("0x64", "999999x999999"):
+        run("benchmark", "demo", "--size", size, "--device", "cpu", code=2)
+        assert "found: whole numbers from 1" in run.err
+    run("benchmark", "demo", "--batch", "0", code=2)
+    for option in (("--size", "64x64"), ("--batch", "2"), ("--dtype", "float16")):
+        run("benchmark", "fcn_hr18s_cityscapes_40k", "--table", *option, code=2)
+        assert "--table has its own" in run.err
+    run("benchmark", "demo", "--table", code=2)
+    run("benchmark", "demo", "--device", "cuda:77", code=2)
+    run("benchmark", "fcn_hr48", code=2)
+
+
+def test_doctor(run: Run, cache: Path) -> None:
+    text = run("doctor")
+    assert f"  HRNET_ZOO_CACHE      {cache}\n" in text
+    assert "  writable             yes\n" in text
+    assert "  threads              " in text
+    assert "network\n" not in text
+    text = run("doctor", "demo", "--device", "cpu", "--dtype", "bfloat16")
+    assert "  fingerprint          as recorded, from the recorded weights: the largest deviation is " in text
+    assert "  cpu bfloat16 " in text
+    assert "of a street scene's pixels" in text
+    assert "lock: files 1, bytes 0" in run("doctor")
+    facts = json.loads(run("doctor", "demo", "--device", "cpu", "--json"))
+    assert facts["health"]["same_data"]
+
+
+def test_doctor_exit_codes(
+    run: Run, host: FaultServer, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("doctor", "fcn_hr48", code=2)
+    text = run("doctor", "demo", "--device", "cuda:77", code=2)
+    assert "as recorded" in text
+    assert "devices here: cpu" in run.err
+    monkeypatch.setenv("HRNET_ZOO_MIRRORS", host.url)
+    text = run("doctor", "--network", code=3)
+    assert text.count("  FAILS fcn_") == 46
+    assert "HTTP status 404" in run.err
+    assert len(json.loads(run("doctor", "--network", "--json", code=3))["network"]) == 46
+    text = run("doctor", "demo", "--device", "cpu", "--network")
+    assert "  ok    demo checkpoint: file://" in text
+    assert ": a file, 8.1 MB\n" in text
+    monkeypatch.setenv("HRNET_ZOO_OFFLINE", "1")
+    assert run("doctor", "--network").count("  off   fcn_") == 46
+    (path,) = cache.rglob("*.safetensors")
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.unlink()
+    path.write_bytes(data)
+    run("doctor", "demo", code=4)
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("HRNET_ZOO_CACHE", str(tmp_path / "file"))
+    assert "  writable             no\n" in run("doctor", "demo", "--device", "cpu", code=6)
+
+
+def test_doctor_records(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run("doctor", "--record", code=2)
+    assert "download --all" in run.err
+    printed = run("doctor", "demo", "--record")
+    assert list(json.loads(printed)) == ["demo"]
+    path = tmp_path / "fingerprints.json"
+    assert run("doctor", "--record", path) == f"recorded demo in {path}\n"
+    assert path.read_text(encoding="utf-8") == printed
+    monkeypatch.chdir(tmp_path)
+    run("doctor", "--record", "demo", code=2)
+    assert "the name comes first" in run.err
+    assert not Path("demo").exists()
+    run("doctor", "demo", "--record", path, "--network", code=2)
+    run("doctor", "demo", "--record", tmp_path / "absent" / "file", code=5)
+
+
+def test_doctor_where_nothing_is_recorded(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hrnet_zoo.fingerprints.recorded", lambda _: None)
+    text = run("doctor", "demo", "--device", "cpu")
+    assert "none recorded for this row yet; to record it: hrnet-zoo doctor demo --record FILE" in text
