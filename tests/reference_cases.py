@@ -50,7 +50,8 @@ def trained_like(arch: str, dataset: Dataset) -> FCNHRNet:
                 module.weight.uniform_(0.7, 1.3)
                 module.bias.normal_(std=0.1)
                 module.momentum = None  # the statistics become those of the batch below
-            elif isinstance(module, BasicBlock | Bottleneck):
+        for module in network.modules():
+            if isinstance(module, BasicBlock | Bottleneck):  # what a block adds to its input is little
                 (module.bn2 if isinstance(module, BasicBlock) else module.bn3).weight.mul_(0.2)
         # Enlarged, as most pictures are on their way into the box.
         enlarged = [resize(scene(seed, 320, 480).image, 560, 840) for seed in range(2)]
@@ -65,7 +66,7 @@ def _smooth(weight: torch.Tensor) -> None:
     nn.init.kaiming_normal_(weight)
     if weight.shape[-1] == 3:
         blur = torch.tensor([1.0, 2.0, 1.0]) / 4
-        weight.mul_(0.1).add_(torch.randn(*weight.shape[:2], 1, 1) * weight.std() * 10 * torch.outer(blur, blur))
+        weight.copy_(weight[:, :, 1:2, 1:2] * torch.outer(blur, blur) + weight / 10)
 
 
 def _classify(network: FCNHRNet, pictures: torch.Tensor) -> None:
