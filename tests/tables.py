@@ -87,7 +87,8 @@ def demo_table() -> str:
             "|---|---|",
             f"| name | `{DEMO.name}` |",
             f"| network | {DEMO.backbone}, {DEMO.num_classes} classes of Cityscapes, {DEMO.parameters:,} parameters |",
-            f"| mIoU | {DEMO.miou:.2f} % on 50 generated scenes; {DEMO.miou_ms_flip:.2f} % with six scales and mirroring |",
+            f"| mIoU | {DEMO.miou:.2f} % on 50 generated scenes; "
+            f"{DEMO.miou_ms_flip:.2f} % with six scales and mirroring |",
             f"| file | `{DEMO.file_name}`, SHA-256 `{DEMO.sha256}` |",
             f"| made | {DEMO.published}, about {DEMO.lr_schedule_iterations:,} iterations of 8 crops |",
         )

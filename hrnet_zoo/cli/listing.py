@@ -26,8 +26,7 @@ def list_(pattern: str, dataset: str | None, arch: str | None, as_json: bool) ->
     for row in rows:
         size = f"{row.parameters / 1e6:.1f} M"
         click.echo(
-            f"{row.name:<28} {row.backbone:<19} {row.dataset:<22} {size:>8} {row.miou:>6.2f} "
-            f"{row.miou_ms_flip:>8.2f}"
+            f"{row.name:<28} {row.backbone:<19} {row.dataset:<22} {size:>8} {row.miou:>6.2f} {row.miou_ms_flip:>8.2f}"
         )
 
 
