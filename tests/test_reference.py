@@ -164,10 +164,11 @@ def compare(
     expected = reference_scores(reference, arch, key, place / "data", weights, ms_flip=ms_flip)
     scores = evaluate(load(arch, key, weights), place / "data", ms_flip=ms_flip, workers=0, progress=False)
     iou, accuracy = map(np.array, zip(*scores.per_class.values(), strict=True))
-    assert 10 < scores.miou < 90  # neither blind nor perfect: every pixel counts
-    assert (scores.miou, scores.macc, scores.aacc) == pytest.approx(
-        (np.nanmean(expected[0]), np.nanmean(expected[1]), expected[2]), abs=tolerance
-    )
+    assert 5 < scores.miou < 90  # neither blind nor perfect: every pixel counts
+    found = np.array([scores.miou, scores.macc, scores.aacc])
+    differences = found - (np.nanmean(expected[0]), np.nanmean(expected[1]), expected[2])
+    print(key, arch, "ms+flip" if ms_flip else "single", found, differences)  # noqa: T201 - `pytest -rP` shows it
+    assert np.abs(differences).max() <= tolerance
     # One class has a hundredth of the pixels.
     np.testing.assert_allclose(iou, expected[0], atol=10 * tolerance, rtol=0)
     np.testing.assert_allclose(accuracy, expected[1], atol=10 * tolerance, rtol=0)
@@ -176,7 +177,7 @@ def compare(
 @pytest.mark.parametrize("arch", ["hr18s", "hr18", "hr48"])
 @pytest.mark.parametrize("key", CONFIGS)
 def test_odd_pictures(reference: SimpleNamespace, place: Path, key: str, arch: str) -> None:
-    compare(reference, place, arch, key, ODD[key], tolerance=0.05)
+    compare(reference, place, arch, key, ODD[key], tolerance=0.01)
 
 
 @pytest.mark.parametrize("arch", ["hr18s", "hr18", "hr48"])
@@ -187,7 +188,7 @@ def test_pictures_that_need_no_resize(reference: SimpleNamespace, place: Path, k
 
 @pytest.mark.parametrize("key", ["ade20k", "pascal_context"])
 def test_six_scales_and_mirroring(reference: SimpleNamespace, place: Path, key: str) -> None:
-    compare(reference, place, "hr18s", key, ODD[key][:2], tolerance=0.05, ms_flip=True)
+    compare(reference, place, "hr18s", key, ODD[key][:2], tolerance=0.01, ms_flip=True)
 
 
 def test_the_weights_behave_like_trained_ones() -> None:
