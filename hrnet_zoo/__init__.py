@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from hrnet_zoo.creation import create_model
     from hrnet_zoo.diagnosis import doctor
     from hrnet_zoo.evaluation import evaluate
+    from hrnet_zoo.finetuning import FineTuning, finetune
     from hrnet_zoo.logs import training_log
     from hrnet_zoo.models.fcn import FCNHRNet
+    from hrnet_zoo.publishing import push
     from hrnet_zoo.results import SegmentationResult
     from hrnet_zoo.scorecard import Evaluation
 
@@ -42,6 +44,9 @@ __all__ = [  # noqa: RUF022 - in the order of the flow
     "Evaluation",
     "training_log",
     "benchmark",
+    "finetune",
+    "FineTuning",
+    "push",
     "doctor",
     "errors",
 ]
@@ -59,6 +64,9 @@ _HOMES = {
     "Evaluation": "scorecard",
     "training_log": "logs",
     "benchmark": "benchmarking",
+    "finetune": "finetuning",
+    "FineTuning": "finetuning",
+    "push": "publishing",
     "doctor": "diagnosis",
 }
 

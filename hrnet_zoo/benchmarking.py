@@ -49,7 +49,7 @@ class Timing:
     """What `benchmark` found.
 
     Attributes:
-        model: catalog name, or the network's where there is no row.
+        model: catalog name, or the network's own where there is no row.
         random_weights: the weights come from no file; speed and memory do not depend on it.
         machine: where.
         height: of the pictures, in pixels.
@@ -150,8 +150,7 @@ def benchmark(
     height, width = _usable(size or _input_size(model.dataset), batch)
     weight = model.decode_head.conv_seg.weight
     picture = _noise(height, width)
-    name = model.info.name if model.info else model.arch
-    with evaluating(model), enough_memory(f"benchmark {name} on {batch} x {height} x {width} pixels"):
+    with evaluating(model), enough_memory(f"benchmark {model.name} on {batch} x {height} x {width} pixels"):
         one = normalise(picture).to(weight.device, weight.dtype)
         x = one.repeat(batch, 1, 1, 1).contiguous(memory_format=torch.channels_last)
         model(x[:1, :, :32, :32])  # touches all weights: mapped ones would count as memory of the first run
@@ -162,7 +161,7 @@ def benchmark(
             progress,
         )
     return Timing(
-        name,
+        model.name,
         not model.provenance,
         machine_of(weight),
         *(height, width, batch),
@@ -217,7 +216,8 @@ def benchmark_table(
 def _time_inference(
     info: ModelInfo, device: str | torch.device | None, seconds: float, progress: bool
 ) -> tuple[Machine, Cost]:
-    model = create_model(info.name, pretrained=False, device=device, dtype=torch.float32)
+    with enough_memory(f"the network of {info.name}"):
+        model = create_model(info.name, pretrained=False, device=device, dtype=torch.float32)
     weight = model.decode_head.conv_seg.weight
     with evaluating(model), enough_memory(f"the fps of {info.name}"):
         x = normalise(_noise(*_input_size(info.data))).to(weight.device, memory_format=torch.channels_last)

@@ -19,6 +19,8 @@ from hrnet_zoo.errors import ConfigError, UnknownModelError
 
 PUBLISHED_FOLDER = "https://download.openmmlab.com/mmsegmentation/v0.5/hrnet"
 
+LOCAL, HUB = "local-dir:", "hf-hub:"  # what names of saved models begin with; `hrnet_zoo.weights.origin` reads them
+
 # name in the published table; parameters without the classifier; channels that enter the classifier
 ARCHS = {
     "hr18s": ("HRNetV2p-W18-Small", 3_934_160, 270),
@@ -271,6 +273,15 @@ def model_info(name: str) -> ModelInfo:
     name = str(name)
     # Of an address only the file name counts: mirrors carry the same files.
     row = rows.get(name) or rows.get(name.rpartition("/")[2] if "://" in name else name)
+    if row is None and is_saved(name):
+        raise UnknownModelError(
+            asked=f"the published model {name[:100]!r}",
+            found="the name of a saved model, of which the published table knows nothing",
+            done="nothing was downloaded or changed",
+            advice="name one of `hrnet-zoo list`",
+            name=name,
+            nearest=(),
+        )
     if row is None:
         near = tuple(difflib.get_close_matches(name[:200], rows, n=3, cutoff=0.4))
         names = tuple(dict.fromkeys(rows[match].name for match in near))
@@ -284,6 +295,11 @@ def model_info(name: str) -> ModelInfo:
             nearest=names,
         )
     return row
+
+
+def is_saved(name: str) -> bool:
+    """Tell whether this is the name of a model folder or of a repository on the Hub, not one of the catalog's."""
+    return name.startswith((LOCAL, HUB))
 
 
 def recognise(sha256: str) -> ModelInfo | None:

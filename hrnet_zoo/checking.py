@@ -82,6 +82,14 @@ class DataReport:
         return {**asdict(self), "root": str(self.root), "problems": problems, "ok": self.ok}
 
 
+class _Survey(NamedTuple):
+    """What a folder showed: what is wrong, and of each of 256 values the pixels, and the masks that hold it."""
+
+    problems: list[Problem]
+    total: npt.NDArray[np.int64]
+    pictures: npt.NDArray[np.int64]
+
+
 class _Seen(NamedTuple):
     """What one pair of files showed: what is wrong, and the mask's pixels of each of 256 values if it was decoded."""
 
@@ -112,28 +120,19 @@ def check_data(
         ConfigError: there is no such data set, or the classes are none, over 255, or not all different.
 
     """
-    folder = find_samples(root, _dataset(dataset, classes), split)
-    total = np.zeros(256, np.int64)
-    pictures = np.zeros(256, np.int64)
-    found: list[Problem] = []
-    strange: dict[int, list[str]] = {}  # a value that means nothing -> the masks in which it occurs
-    for sample, seen in _inspected(folder, True, progress):
-        found += seen.problems
-        if seen.counts is None:
-            continue
-        total += seen.counts
-        pictures += seen.counts > 0
-        name = relative_name(sample.labels, folder.root)
-        found += _suspicions(name, seen.counts, folder)
-        for value in folder.rule.unknown(np.flatnonzero(seen.counts)):
-            strange.setdefault(value, []).append(name)
+    return check_folder(find_samples(root, _dataset(dataset, classes), split), progress=progress)
+
+
+def check_folder(folder: LabelledFolder, *, progress: bool = True) -> DataReport:
+    """Do the same for a folder that was found already."""
+    found, total, pictures = _surveyed(folder, True, progress)
     if folder.rule == ADE20K_VALUES and total[255] and not total[150]:
         text = "255 occurs, which the official files never hold, and 150 does not: they hold 0 to 149 already"
         found.append(Problem("off-by-one labels", text, "use the official files, whose 0 means 'other'"))
     if folder.title == OWN and np.flatnonzero(total).tolist() == [0, 255]:
         text, advice = "no value but 0 and 255 occurs, and 255 means ignored", "write 1 for the class, in place of 255"
         found.append(Problem("255 as a class", text, advice))
-    problems = _gathered([*folder.problems, *_strange_values(strange, total, folder), *found])
+    problems = _gathered(found)
     counted = _class_counts(folder, total, pictures)
     never = tuple(each.name for each in counted if not each.pixels)
     if never and total.any():
@@ -153,14 +152,16 @@ def check_data(
     )
 
 
-def check_headers(folder: LabelledFolder, *, progress: bool = True) -> list[Problem]:
-    """Return what names and the files' headers show, without decoding: cheap, and to be done before long work.
+def check_masks(folder: LabelledFolder, *, progress: bool = True) -> tuple[list[Problem], npt.NDArray[np.int64]]:
+    """Return what names, the masks and the pictures' headers show, and how many pixels have each of 256 values.
 
-    Beyond `folder.problems`: empty and unreadable files, masks that cannot hold labels (colours, JPEG, more than 8
-    bits), and sizes that differ, the picture's taken as displayed (EXIF orientation).
+    It is quick, for pictures are not decoded, and so to be done before long work. Beyond `folder.problems`: empty and
+    unreadable files, masks that cannot hold labels (colours, JPEG, more than 8 bits), values outside the classes,
+    masks that seem numbered otherwise than the rule says, and sizes that differ, the picture's taken as displayed
+    (EXIF orientation).
     """
-    found = [problem for _, seen in _inspected(folder, False, progress) for problem in seen.problems]
-    return _gathered([*folder.problems, *found])
+    found, total, _ = _surveyed(folder, False, progress)
+    return _gathered(found), total
 
 
 def _dataset(dataset: str | Dataset | None, classes: int | Sequence[str] | None) -> Dataset | None:
@@ -171,7 +172,8 @@ def _dataset(dataset: str | Dataset | None, classes: int | Sequence[str] | None)
     if classes is None:
         return dataset
     names = [f"class {index}" for index in range(min(classes, 256))] if isinstance(classes, int) else list(classes)
-    if isinstance(classes, str) or not 0 < len(set(names)) == len(names) < 256:
+    words = not isinstance(classes, str) and all(isinstance(name, str) for name in names)
+    if not words or not 0 < len(set(names)) == len(names) < 256:
         raise _misuse(f"classes={str(classes)[:100]}", "a list of at most 255 different names, or their number")
     return (dataset or CITYSCAPES).with_classes(names)  # of which the names alone matter here
 
@@ -186,7 +188,7 @@ def _misuse(given: str, wanted: str) -> ConfigError:
 
 
 def _inspect(sample: Sample, folder: LabelledFolder, decode: bool) -> _Seen:
-    """Look at the headers of picture and mask; `decode`: read them wholly."""
+    """Read a mask wholly, and the header of its picture; `decode`: the picture wholly too."""
     problems: list[Problem] = []
     size = mask_size = values = None
     try:
@@ -194,7 +196,7 @@ def _inspect(sample: Sample, folder: LabelledFolder, decode: bool) -> _Seen:
             mask_size, fault = image.size, label_fault(image)
         if fault:
             problems.append(Problem(fault[0], "", fault[1], (relative_name(sample.labels, folder.root),)))
-        elif decode:
+        else:
             values = read_labels(sample.labels)
     except ImageError as error:
         problems.append(_unreadable("mask", sample.labels, folder, error))
@@ -289,6 +291,24 @@ def _holds_train_ids(counts: npt.NDArray[np.int64]) -> bool:
 
 
 # --- all of them ---------------------------------------------------------------------------------------------------
+
+
+def _surveyed(folder: LabelledFolder, decode: bool, progress: bool) -> _Survey:
+    """Inspect every sample, and bring together what they show."""
+    total, pictures = np.zeros((2, 256), np.int64)
+    found: list[Problem] = []
+    strange: dict[int, list[str]] = {}  # a value that means nothing -> the masks in which it occurs
+    for sample, seen in _inspected(folder, decode, progress):
+        found += seen.problems
+        if seen.counts is None:
+            continue
+        total += seen.counts
+        pictures += seen.counts > 0
+        name = relative_name(sample.labels, folder.root)
+        found += _suspicions(name, seen.counts, folder)
+        for value in folder.rule.unknown(np.flatnonzero(seen.counts)):
+            strange.setdefault(value, []).append(name)
+    return _Survey([*folder.problems, *_strange_values(strange, total, folder), *found], total, pictures)
 
 
 def _inspected(folder: LabelledFolder, decode: bool, progress: bool) -> Iterator[tuple[Sample, _Seen]]:

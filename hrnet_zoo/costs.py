@@ -149,7 +149,12 @@ def processor() -> str:
 
 
 @contextmanager
-def enough_memory(asked: str) -> Iterator[None]:
+def enough_memory(
+    asked: str,
+    *,
+    done: str = "nothing was measured",
+    advice: str = "a smaller size or batch, float16, a smaller network, or a device that nothing else uses",
+) -> Iterator[None]:
     """Turn want of memory, which torch says in several ways, into an error with advice.
 
     Raises:
@@ -165,6 +170,6 @@ def enough_memory(asked: str) -> Iterator[None]:
         raise ConfigError(
             asked=asked,
             found=f"the device has too little memory: {words.splitlines()[0][:200] if words else 'none is left'}",
-            done="nothing was measured",
-            advice="a smaller size or batch, float16, a smaller network, or a device that nothing else uses",
+            done=done,
+            advice=advice,
         ) from error

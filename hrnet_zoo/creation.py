@@ -13,15 +13,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from hrnet_zoo.catalog import model_info
 from hrnet_zoo.datasets import PASCAL_CONTEXT
 from hrnet_zoo.errors import ConfigError, DeviceError
 from hrnet_zoo.models.fcn import FCNHRNet
 from hrnet_zoo.weights.addresses import redact
 from hrnet_zoo.weights.build import with_classes
 from hrnet_zoo.weights.convert import CLASSIFIER, claimed_classes
+from hrnet_zoo.weights.origin import find
 from hrnet_zoo.weights.own import load_own
-from hrnet_zoo.weights.published import load_published
 
 MAX_CLASSES = 255  # of a label picture's 256 values, 255 is kept for pixels without a label
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -48,8 +47,10 @@ def create_model(
     is copied before it is used, and writing to the weights does not alter the file.
 
     Args:
-        name: catalog name or alias (`hrnet_zoo.model_info` says which), or "demo".
-        pretrained: the published weights; else random ones, drawn from torch's default generator.
+        name: catalog name or alias (`hrnet_zoo.model_info` says which), or "demo"; or a model that was saved:
+            "local-dir:PATH", a folder of `save_pretrained`; "hf-hub:ORG/NAME", a repository on the Hub of Hugging Face
+            with such a folder's files, or "hf-hub:ORG/NAME@REVISION": commit, branch or tag.
+        pretrained: the published (or saved) weights; else random ones, drawn from torch's default generator.
         checkpoint: path or address of a .pth or .safetensors to load instead of the published file, into the network
             that `name` describes.
         classes: names of the classes, or their number. With the published weights: a new classifier, in which the
@@ -63,40 +64,41 @@ def create_model(
         UnknownModelError: no row has this name.
         ConfigError: an argument cannot be used (`DeviceError` for the device).
         DownloadError: the weights cannot be had. Random weights are never handed out in their place.
+        HubError: the repository cannot be had.
         CheckpointError: a file is damaged, unsafe, or does not fit the network.
         CacheError: the cache cannot be used.
 
     """
-    info = model_info(name)
     device = _usable_device(device)
     dtype = _usable_dtype(dtype, device)
     names = _class_names(classes)
-    dataset = info.data.with_classes(names) if names else info.data
+    origin = find(name, progress=progress)
+    arch, info = origin.arch, origin.info
+    dataset = origin.data.with_classes(names) if names else origin.data
     if not pretrained:
         if checkpoint is not None:
             raise ConfigError(
-                asked=f"create {info.name} with pretrained=False and a checkpoint",
+                asked=f"create {origin.name} with pretrained=False and a checkpoint",
                 found="these two exclude each other",
                 done="nothing was created",
                 advice="leave pretrained out to load the checkpoint, or leave the checkpoint out",
             )
-        network = FCNHRNet(info.arch, dataset, info)
+        network = FCNHRNet(arch, dataset, info, origin.name)
         initialise(network)
         return _finish(network, device, dtype)
     with _collector_paused(), torch.device("meta"):
-        network = FCNHRNet(info.arch, dataset, info)
+        network = FCNHRNet(arch, dataset, info, origin.name)
     shapes = {key: entry.shape for key, entry in network.state_dict().items()}
     if checkpoint is not None:
-        state, network.provenance = load_own(str(checkpoint), info.arch, shapes, progress=progress)
+        state, network.provenance = load_own(str(checkpoint), arch, shapes, progress=progress)
     else:
-        expected = with_classes(shapes, info.num_classes)
-        state, network.provenance = load_published(info, expected, progress=progress)
+        state, network.provenance = origin.load(with_classes(shapes, len(origin.data.classes)))
         if names:
-            state = _swap_classifier(state, info.classes, names)
+            state = _swap_classifier(state, origin.data.classes, names)
     if not names:
-        source = info.file_name if checkpoint is None else redact(str(checkpoint))
-        known = "; this is known of the two published files" if info.data is PASCAL_CONTEXT else ""
-        _compare_names(network, source, f"those of {info.data.title} are used{known}")
+        source = origin.file if checkpoint is None else redact(str(checkpoint))
+        known = "; this is known of the two published files" if origin.data is PASCAL_CONTEXT else ""
+        _compare_names(network, source, f"those of {origin.data.title} are used{known}")
     elif checkpoint is not None and isinstance(classes, Sequence):  # a number names nothing
         _compare_names(network, redact(str(checkpoint)), "those of your list are used")
     with _collector_paused():

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from hrnet_zoo import __version__
-from hrnet_zoo.catalog import ModelInfo, list_models, model_info
-from hrnet_zoo.errors import CheckpointError, ConfigError, DeviceError, HRNetZooError
+from hrnet_zoo.catalog import ModelInfo, is_saved, list_models, model_info
+from hrnet_zoo.errors import CheckpointError, ConfigError, DeviceError, FidelityError, HRNetZooError
 from hrnet_zoo.reachability import Reach, reach, require_all
 from hrnet_zoo.weights import cache
 from hrnet_zoo.weights.addresses import redact
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 FINE_PIXELS = 0.995  # of a scene's pixels have the class that float32 on the CPU gives them
+OTHERS = "the other findings are in the report"
 PACKAGES = ("torch", "numpy", "pillow", "safetensors", "huggingface_hub", "requests", "matplotlib")
 SETTINGS = ("HRNET_ZOO_CACHE", "HRNET_ZOO_MIRRORS", "HRNET_ZOO_OFFLINE", "HF_HUB_OFFLINE")
 
@@ -64,10 +65,10 @@ class Health:
     """What was found about one model, whose cached file agrees with the digest in its header.
 
     Attributes:
-        model: catalog name.
+        model: its name.
         data_sha256: of the converted weights.
-        same_data: whether that is the recorded one; None: nothing is recorded for this row yet.
-        deviation: from the recorded fingerprint; None: nothing is recorded for this row yet.
+        same_data: whether that is the recorded one; None: nothing is recorded of this model.
+        deviation: from the recorded fingerprint; None: nothing is recorded of this model.
         fidelity: of the device and dtype asked for; None: they cannot be used, and `Report.errors` says why.
 
     """
@@ -122,8 +123,9 @@ def doctor(
     """Find out what works here and what does not.
 
     Args:
-        name: also look at this model: its cached file against its digest, its fingerprint against the recorded one,
-            and `device` and `dtype` against float32 on the CPU. It is fetched if it is not in the cache.
+        name: also look at this model, published or saved: its file against its digest, its fingerprint against the
+            recorded one (of a published one), and `device` and `dtype` against float32 on the CPU. It is fetched if it
+            is not in the cache.
         device: as in `create_model`.
         dtype: as in `create_model`.
         network: also ask for the checkpoint and the log of this model, or of all, at all their addresses.
@@ -133,16 +135,16 @@ def doctor(
         UnknownModelError: no row has this name. All else that is wrong is in the report.
 
     """
-    info = model_info(name) if name is not None else None
+    info = None if name is None or is_saved(name) else model_info(name)
     errors: list[HRNetZooError] = []
     settings = {each: redact(os.environ[each]) if each in os.environ else None for each in SETTINGS}
     cached = _cache(errors)
     reached = None
     if network:
-        rows = [info] if info else [model_info(each) for each in list_models()]
+        rows = [info] if info else [model_info(each) for each in (list_models() if name is None else ())]
         reached = _attempt(errors, lambda: reach(rows, progress=progress))
         _attempt(errors, lambda: require_all(reached or ()))
-    health = _attempt(errors, lambda: _health(info, device, dtype, progress, errors)) if info else None
+    health = _attempt(errors, lambda: _health(name, device, dtype, progress, errors)) if name is not None else None
     return Report(_environment(), settings, cached, reached, health, tuple(errors))
 
 
@@ -243,26 +245,32 @@ def _cache(errors: list[HRNetZooError]) -> dict[str, Any]:
 
 
 def _health(
-    info: ModelInfo,
+    name: str,
     device: str | torch.device | None,
     dtype: torch.dtype | None,
     progress: bool,
     errors: list[HRNetZooError],
 ) -> Health:
+    from hrnet_zoo.costs import enough_memory
     from hrnet_zoo.fingerprints import compare, fingerprint, recorded, reference
-    from hrnet_zoo.weights.convert import verify_data
-    from hrnet_zoo.weights.published import cached_stem
+    from hrnet_zoo.weights.origin import find
 
-    model = reference(info.name, progress=progress)
-    verify_data(cache.model_path(cached_stem(info)))
-    found = fingerprint(model)
-    known = recorded(info.name)
-    same = known.data_sha256 == found.data_sha256 if known else None
-    deviation = compare(found, known, info.classes) if known else None
-    if deviation and not deviation.fine:
-        errors.append(_mismatch(info, deviation, same=bool(same)))
-    fidelity = _attempt(errors, lambda: _fidelity(info, model, device, dtype, progress))
-    return Health(info.name, found.data_sha256, same, deviation, fidelity)
+    origin = find(name, progress=progress)
+    with enough_memory(f"load {origin.name} in float32 on the CPU", done=OTHERS):
+        model = reference(origin.name, progress=progress)
+    origin.verify()
+    same, deviation = None, None
+    if info := origin.info:
+        with enough_memory(f"the fingerprint of {origin.name}", done=OTHERS):
+            found, known = fingerprint(model), recorded(info.name)
+        same = known.data_sha256 == found.data_sha256 if known else None
+        deviation = compare(found, known, info.classes) if known else None
+        if deviation and not deviation.fine:
+            errors.append(_mismatch(info, deviation, same=bool(same)))
+    fidelity = _attempt(errors, lambda: _fidelity(origin.name, model, device, dtype, progress))
+    if fidelity and not fidelity.fine:
+        errors.append(_astray(origin.name, fidelity))
+    return Health(origin.name, model.provenance["data_sha256"], same, deviation, fidelity)
 
 
 def _mismatch(info: ModelInfo, deviation: Deviation, *, same: bool) -> CheckpointError:
@@ -279,28 +287,44 @@ def _mismatch(info: ModelInfo, deviation: Deviation, *, same: bool) -> Checkpoin
     )
 
 
+def _astray(name: str, fidelity: Fidelity) -> FidelityError:
+    finite = "" if fidelity.worst_score is not None else ", and scores that are not finite"
+    return FidelityError(
+        asked=f"{name} on {fidelity.device} in {fidelity.dtype}",
+        found=f"{fidelity.pixels:.3%} of a street scene's pixels as float32 on the CPU has them{finite}; "
+        f"from {FINE_PIXELS:.1%} on it is fine",
+        done=OTHERS,
+        advice="do not use this device in this dtype; try another dtype (float32), another device, another torch",
+        pixels=fidelity.pixels,
+        worst_score=fidelity.worst_score,
+    )
+
+
 def _fidelity(
-    info: ModelInfo,
+    name: str,
     reference: FCNHRNet,
     device: str | torch.device | None,
     dtype: torch.dtype | None,
     progress: bool,
 ) -> Fidelity:
+    from hrnet_zoo.costs import enough_memory
     from hrnet_zoo.creation import create_model
     from hrnet_zoo.demo.scenes import scene
 
     picture = scene(0).image
-    model = create_model(info.name, device=device, dtype=dtype, progress=progress)
+    with enough_memory(f"load {name} on the device asked for", done=OTHERS):
+        model = create_model(name, device=device, dtype=dtype, progress=progress)
     weight = model.decode_head.conv_seg.weight
     where, precision = str(weight.device), str(weight.dtype).removeprefix("torch.")
     try:
-        masks = [each.predict(picture).mask for each in (reference, model)]
-        scores = [_scores(each, picture) for each in (reference, model)]
+        with enough_memory(f"check {name} on {where} in {precision}", done=OTHERS):
+            masks = [each.predict(picture).mask for each in (reference, model)]
+            scores = [_scores(each, picture) for each in (reference, model)]
     except RuntimeError as error:  # a kernel or memory that this device lacks: torch has no class for it
         raise DeviceError(
-            asked=f"check {info.name} on {where} in {precision}",
+            asked=f"check {name} on {where} in {precision}",
             found=f"torch cannot compute it: {str(error).splitlines()[0][:200]}",
-            done="the other findings are in the report",
+            done=OTHERS,
             advice="another dtype or device; a build of torch that knows this device",
         ) from error
     worst = float((scores[1] - scores[0]).abs().max() / scores[0].abs().max())

@@ -54,6 +54,28 @@ class WorkerError(HRNetZooError):
     source: str
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
+class FidelityError(HRNetZooError):
+    """A device and dtype do not compute what float32 on the CPU does.
+
+    Attributes:
+        pixels: share of a street scene's pixels that have the same class, 0 to 1.
+        worst_score: largest difference of a score relative to the largest score; None: a score is not finite.
+
+    """
+
+    pixels: float
+    worst_score: float | None
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class TrainingError(HRNetZooError):
+    """A training cannot go on after `step` updates: its loss, at the learning rate `lr`, is not finite."""
+
+    step: int
+    lr: float
+
+
 # --- usage (exit code 2) -------------------------------------------------------------------------------------------
 
 
@@ -112,6 +134,24 @@ class UnexpectedContentError(DownloadError):
     """The body is not a checkpoint: a login or error page, an encoded or an oversize body."""
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
+class HubError(HRNetZooError):
+    """The Hub could not be reached, or failed; `repo` is the repository ("org/name")."""
+
+    exit_code: ClassVar[int] = 3
+    repo: str
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class HubNotFoundError(HubError):
+    """The Hub has no such repository, revision or file (or hides it from this user)."""
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class HubAuthError(HubError):
+    """The Hub refuses this user: no token, a token that it does not know, or one without the right."""
+
+
 # --- integrity (exit code 4) ---------------------------------------------------------------------------------------
 
 
@@ -156,6 +196,20 @@ class StateDictMismatchError(CheckpointError):
     missing: tuple[str, ...] = ()
     unexpected: tuple[str, ...] = ()
     different: tuple[str, ...] = ()
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class ResumeError(CheckpointError):
+    """The state of a training in the file `source` cannot be gone on with; `field` is what differs or is wrong."""
+
+    field: str
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class ModelConfigError(CheckpointError):
+    """The configuration of a saved model is not what its schema says; `json_path` names the place ("$.classes[3]")."""
+
+    json_path: str
 
 
 # --- bad input (exit code 5) ---------------------------------------------------------------------------------------

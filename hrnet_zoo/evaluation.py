@@ -5,9 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import platform
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Generator
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +20,9 @@ import torch
 from tqdm import tqdm
 
 from hrnet_zoo import __version__
-from hrnet_zoo.checking import check_headers
-from hrnet_zoo.datasets.layouts import LabelledFolder, find_samples
+from hrnet_zoo.checking import check_masks
+from hrnet_zoo.costs import enough_memory
+from hrnet_zoo.datasets.layouts import OWN, LabelledFolder, find_samples
 from hrnet_zoo.datasets.pairing import Sample
 from hrnet_zoo.datasets.rules import LabelRule
 from hrnet_zoo.errors import ConfigError, DatasetError
@@ -27,11 +31,15 @@ from hrnet_zoo.label_pictures import read_labels
 from hrnet_zoo.metrics import Counts, count_matrix
 from hrnet_zoo.models.fcn import FCNHRNet
 from hrnet_zoo.prediction import MS_RATIOS, evaluating, make_mask, resized, score_maps
-from hrnet_zoo.ranks import Ranks, is_first, join
+from hrnet_zoo.ranks import Ranks, is_first, join, processes_here
 from hrnet_zoo.reading import read_ahead
 from hrnet_zoo.scorecard import SUSPICIOUS_MIOU, Evaluation, suspicion
+from hrnet_zoo.scores import check_budget
 
 MOST_WORKERS = 8
+
+# After so many pictures each, several processes tell each other whether one of theirs failed.
+PICTURES_A_ROUND = 16
 
 logger = logging.getLogger("hrnet_zoo")
 
@@ -60,14 +68,15 @@ def evaluate(
             and `masks/` whose values are class indices (`hrnet_zoo.datasets.layouts` states the rules).
         ms_flip: six scales, each also mirrored: about 17 times slower.
         limit: only the first pictures, for a quick look.
-        workers: processes that read and resize ahead of the network; None: half the processors, at most 8; 0: none.
+        workers: processes that read and resize ahead of the network; 0: none; None: see `default_workers`.
         max_memory: as in `predict`.
         progress: show a bar on a terminal.
 
     Raises:
-        DatasetError: the folder is not what was looked for, or something in it is wrong. Nothing is left out silently.
+        DatasetError: the folder is not what was looked for, or something in it is wrong, or no pixel of it is of a
+            class. Nothing is left out silently.
         ImageError: a picture cannot be read.
-        ConfigError: an argument cannot be used.
+        ConfigError: an argument cannot be used, or there is too little memory.
         WorkerError: a worker process died.
         RankError: one of several processes died.
 
@@ -80,25 +89,74 @@ def evaluate(
                 done="nothing was computed",
                 advice=f"correct it, or leave {name} out",
             )
-    workers = min(MOST_WORKERS, max(1, (os.cpu_count() or 1) // 2)) if workers is None else workers
-    with join(next(model.parameters()).device) as ranks, evaluating(model):
-        folder = _same_everywhere(ranks, lambda: find_samples(data_root, model.dataset), limit)
-        mine = replace(folder, samples=tuple(ranks.share(folder.samples)))
-        shown = progress and ranks.rank == 0
-        ranks.together(lambda: _refuse_faults(mine, shown))
-        work = partial(_count, model, mine, ms_flip, workers, max_memory, shown)
-        counts = ranks.sum(ranks.together(work)[ranks.rank])
+    check_budget(max_memory)
+    workers = default_workers() if workers is None else workers
+    with join(next(model.parameters()).device) as ranks:
+        found = _same_everywhere(ranks, lambda: find_samples(data_root, model.dataset))
+        limit = None if limit is None or limit >= len(found.samples) else limit  # of all pictures, it is no part
+        folder = replace(found, samples=found.samples[:limit])
+        _refuse_faults(folder, ranks, progress)
+        counts = count_pixels(
+            *(model, folder, ranks), ms_flip=ms_flip, workers=workers, max_memory=max_memory, progress=progress
+        )
     return _summary(model, folder, counts, ms_flip, limit)
 
 
-def _same_everywhere(ranks: Ranks, find: Callable[[], LabelledFolder], limit: int | None) -> LabelledFolder:
-    """Return the folder, cut to `limit`, if every rank sees the same one."""
+def default_workers() -> int:
+    """Return how many processes read ahead: half the processors that this process may use, from 1 to 8.
 
-    def found() -> LabelledFolder:
-        folder = find()
-        return replace(folder, samples=folder.samples[:limit])
+    Several processes that torchrun started on this machine share them. On other systems than Linux it is 0: there each
+    worker would import torch anew, and the user's script with it, which then needs `if __name__ == "__main__"`.
 
-    folders = ranks.together(found)
+    Raises:
+        ConfigError: LOCAL_WORLD_SIZE is no number.
+
+    """
+    if sys.platform != "linux":
+        return 0
+    return min(MOST_WORKERS, max(1, len(os.sched_getaffinity(0)) // (2 * processes_here())))
+
+
+def count_pixels(
+    model: FCNHRNet,
+    folder: LabelledFolder,
+    ranks: Ranks,
+    *,
+    ms_flip: bool,
+    workers: int,
+    max_memory: int | None,
+    progress: bool,
+) -> Counts:
+    """Return the pixels of a folder, (K, K) by true class and predicted class: the same on all ranks, which share it.
+
+    Arguments and errors are those of `evaluate`. All ranks stop within a round of `PICTURES_A_ROUND` after one failed.
+    """
+    count = len(model.classes)
+    total = np.zeros((count, count), np.int64)
+    mine = replace(folder, samples=tuple(ranks.share(folder.samples)))
+    shown = progress and ranks.rank == 0
+    rounds = -(-len(folder.samples) // (ranks.size * PICTURES_A_ROUND))  # of the longest share: the same on all ranks
+    with (
+        evaluating(model),
+        tqdm(total=len(mine.samples), desc="evaluate", unit="picture", disable=None if shown else True) as bar,
+        closing(_matrices(model, mine, ms_flip, workers, max_memory)) as matrices,
+    ):
+
+        def work() -> Counts:
+            counts = np.zeros_like(total)
+            for matrix in islice(matrices, PICTURES_A_ROUND):
+                counts += matrix
+                bar.update()
+            return counts
+
+        for _ in range(rounds):
+            total += sum(ranks.together(work))  # of whole numbers, so that it is the same in any order
+    return total
+
+
+def _same_everywhere(ranks: Ranks, find: Callable[[], LabelledFolder]) -> LabelledFolder:
+    """Return the folder if every rank sees the same one."""
+    folders = ranks.together(find)
     names = [[sample.name for sample in folder.samples] for folder in folders]
     for rank, each in enumerate(names):
         if each != names[0] or folders[rank].rule != folders[0].rule:
@@ -113,33 +171,49 @@ def _same_everywhere(ranks: Ranks, find: Callable[[], LabelledFolder], limit: in
     return folders[ranks.rank]
 
 
-def _refuse_faults(folder: LabelledFolder, progress: bool) -> None:
-    """Find what can be known to be wrong before the network runs."""
-    faults = [problem for problem in check_headers(folder, progress=progress) if problem.error]
-    if faults:
-        lines = tuple(f"{problem.kind}: {problem.found}" for problem in faults)
-        raise DatasetError(
-            asked=f"evaluate on {folder.title} in {folder.root}",
-            found="; ".join(lines),
-            done="nothing was computed",
-            advice=f"`hrnet-zoo check-data {folder.root}` tells everything that is wrong, and what to do",
-            path=folder.root,
-            problems=lines,
-        )
+def _refuse_faults(folder: LabelledFolder, ranks: Ranks, progress: bool) -> None:
+    """Find what can be known to be wrong before the network runs; each rank looks at its share."""
+    mine = replace(folder, samples=tuple(ranks.share(folder.samples)))
+
+    def look() -> npt.NDArray[np.int64]:
+        problems, pixels = check_masks(mine, progress=progress and ranks.rank == 0)
+        if faults := [problem for problem in problems if problem.error]:
+            raise _faulty(folder, tuple(f"{problem.kind}: {problem.found}" for problem in faults))
+        return pixels
+
+    pixels = sum(ranks.together(look), np.zeros(256, np.int64))
+    if not pixels[list(folder.rule.of_class)].any():
+        raise _faulty(folder, (f"no pixel of {len(folder.samples)} masks is of a class: all are ignored",))
 
 
-def _count(
-    model: FCNHRNet, folder: LabelledFolder, ms_flip: bool, workers: int, max_memory: int | None, progress: bool
-) -> Counts:
-    count = len(model.classes)
-    counts = np.zeros((count, count), np.int64)
+def _faulty(folder: LabelledFolder, problems: tuple[str, ...]) -> DatasetError:
+    return DatasetError(
+        asked=f"evaluate on {folder.title} in {folder.root}",
+        found="; ".join(problems),
+        done="nothing was computed",
+        advice=f"`hrnet-zoo check-data {folder.root}` tells everything that is wrong, and what to do",
+        path=folder.root,
+        problems=problems,
+    )
+
+
+def _matrices(
+    model: FCNHRNet, folder: LabelledFolder, ms_flip: bool, workers: int, max_memory: int | None
+) -> Generator[Counts, None, None]:
+    """Yield the count matrix of each picture."""
     load = partial(_load, box=model.dataset.box, ms_flip=ms_flip, rule=folder.rule)
-    with tqdm(total=len(folder.samples), desc="evaluate", unit="picture", disable=None if progress else True) as bar:
-        for images, truth in read_ahead(folder.samples, load, workers):
-            maps = score_maps(model, images, slide=model.dataset.slides, mirror=ms_flip)
-            counts += count_matrix(truth, make_mask(maps, truth.shape[0], truth.shape[1], max_memory), count)
-            bar.update()
-    return counts
+    with closing(read_ahead(folder.samples, load, workers)) as prepared:
+        for sample in folder.samples:
+            with enough_memory(
+                f"evaluate {model.name} on {sample.picture}",
+                done="the run was stopped: a mean over fewer pictures would be another figure",
+                advice="fewer workers, float16, a smaller network, or a device that nothing else uses",
+            ):
+                images, truth = next(prepared)
+                maps = score_maps(model, images, slide=model.dataset.slides, mirror=ms_flip)
+                mask = make_mask(maps, truth.shape[0], truth.shape[1], max_memory)
+                matrix = count_matrix(truth, mask, len(model.classes))
+            yield matrix
 
 
 def _load(sample: Sample, *, box: tuple[int, int], ms_flip: bool, rule: LabelRule) -> Prepared:
@@ -169,18 +243,20 @@ def _unusable(sample: Sample, found: str, advice: str) -> DatasetError:
 def _summary(model: FCNHRNet, folder: LabelledFolder, counts: Counts, ms_flip: bool, limit: int | None) -> Evaluation:
     dataset, info = model.dataset, model.info
     weights = model.provenance
-    part = limit if limit is not None and len(folder.samples) == limit else None
+    whole = dataset.val_pictures if folder.title != OWN else 0
     published = None
-    if info is not None and weights.get("model") == info.name and folder.title != "images/ and masks/" and not part:
+    if info is not None and weights.get("model") == info.name and not limit and len(folder.samples) == whole:
         published = info.miou_ms_flip if ms_flip else info.miou
     mode = "windows of {} px every {} px".format(*dataset.window) if dataset.slides else "whole picture"
     dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
-    device = next(model.parameters()).device.type
+    place = next(model.parameters()).device
+    device = place.type
     scales = "six scales and mirroring" if ms_flip else "one scale"
     protocol = {
         "summary": f"{folder.title} {folder.split}, {scales}, {mode}, {dtype} on {device}",
         "data": {"layout": folder.title, "split": folder.split, "labels": folder.rule.title},
-        "limit": part,
+        "limit": limit,
+        "val_pictures": whole or None,
         "inference": {
             "box": dataset.box,
             "resize": "bilinear, ratio kept, no antialiasing, 8-bit fixed point",
@@ -196,7 +272,8 @@ def _summary(model: FCNHRNet, folder: LabelledFolder, counts: Counts, ms_flip: b
         "metric": "counts over all pictures, 255 ignored, absent classes left out",
         "weights": {key: weights[key] for key in ("source_url", "source_sha256", "data_sha256") if key in weights},
         "dtype": dtype,
-        "device": torch.cuda.get_device_name() if device == "cuda" else device,
+        "tf32": False,
+        "device": torch.cuda.get_device_name(place) if device == "cuda" else device,
         "versions": {
             "hrnet_zoo": __version__,
             "torch": torch.__version__,
@@ -208,6 +285,5 @@ def _summary(model: FCNHRNet, folder: LabelledFolder, counts: Counts, ms_flip: b
     cause = suspicion(counts, dataset)
     if cause and is_first():
         logger.warning("mIoU is below %g %%: %s", SUSPICIOUS_MIOU, cause)
-    name = info.name if info else model.arch
     on = info.dataset if info else ""
-    return Evaluation(name, model.classes, counts, len(folder.samples), published, on, cause, protocol)
+    return Evaluation(model.name, model.classes, counts, len(folder.samples), published, on, cause, protocol)

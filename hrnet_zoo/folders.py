@@ -80,6 +80,7 @@ def predict_files(
         For each that failed: its path and the error.
 
     Raises:
+        ConfigError: `mode` or `max_memory` is what `predict` refuses, before the first picture.
         OutputError: a result cannot be written.
 
     """

@@ -138,19 +138,29 @@ def training_log(name: str, *, progress: bool = True) -> TrainingLog:
     url = info.log_url
     data = _cached(url, progress=progress)
     try:
-        records, cut = _records(data, url)
+        return parse_log(data, url, info.name)
     except UnexpectedContentError as error:
         # Damaged after it was published, by something else than this library: fetch it once more.
         logger.warning("%s is damaged (%s); it is fetched again", cache.log_path(_stem(url)), error.found)
         cache.clear(_stem(url))
-        records, cut = _records(_cached(url, progress=progress), url)
+        return parse_log(_cached(url, progress=progress), url, info.name)
+
+
+def parse_log(data: bytes, source: str, name: str) -> TrainingLog:
+    """Read a log's bytes; `source` (path or address) and the model's `name` are for messages.
+
+    Raises:
+        UnexpectedContentError: it is no log.
+
+    """
+    records, cut = _records(data, source)
     if cut:
-        logger.warning("the training log of %s is cut off in its last line, which is left out", info.name)
+        logger.warning("the training log of %s is cut off in its last line, which is left out", name)
     if other := {str(record.get("mode", "")) for record in records} - {"", "train", "val"}:
-        logger.warning("the training log of %s has lines of other modes, left out: %.200r", info.name, sorted(other))
+        logger.warning("the training log of %s has lines of other modes, left out: %.200r", name, sorted(other))
     _set_iterations(records)
     return TrainingLog(
-        info.name,
+        name,
         {key: value for record in records if "mode" not in record for key, value in record.items()},
         *(_columns([record for record in records if record.get("mode") == mode]) for mode in ("train", "val")),
     )
@@ -249,13 +259,17 @@ def _set_iterations(records: Sequence[dict[str, Any]]) -> None:
         record["iter"] if record.get("mode") == "train" and _is_number(record.get("iter")) else None
         for record in records
     ]
+    afters: list[float] = [math.inf] * len(records)  # the training iteration that follows each line
+    for index in range(len(records) - 2, -1, -1):
+        following = train[index + 1]
+        afters[index] = afters[index + 1] if following is None else following
     before: float | None = None
     changed = dict[int, Any]()
     for index, record in enumerate(records):
         if train[index] is not None:
             before = train[index]
         elif record.get("mode") == "val" and before is not None:
-            after = next((number for number in train[index:] if number is not None), math.inf)
+            after = afters[index]
             if after <= before:  # a run that was resumed from further back: says nothing of this line
                 after = math.inf
             stated = record.get("iter", math.nan)

@@ -2,10 +2,15 @@
 
 import contextlib
 import os
+import re
 import secrets
+import time
 from pathlib import Path
 
 from hrnet_zoo.errors import OutputError
+
+STALE_S = 15 * 60.0  # no file of this library takes so long to write
+_PART = re.compile(r"\.[0-9a-f]{16}\.part")
 
 
 def write_file(path: Path, data: bytes) -> None:
@@ -34,6 +39,25 @@ def write_file(path: Path, data: bytes) -> None:
         ) from error
 
 
+def check_place(path: Path) -> None:
+    """Refuse a path at which no file can be written, before the long work whose result it is to hold.
+
+    Raises:
+        OutputError: it is a folder, or its own folder is missing or may not be written to.
+
+    """
+    if os.path.isdir(path):  # noqa: PTH112 - never raises, as Path.is_dir does for a name too long
+        found = "it is a folder"
+    elif not os.path.isdir(path.parent):  # noqa: PTH112 - as above
+        found = f"there is no folder {path.parent}"
+    elif not os.access(path.parent, os.W_OK | os.X_OK):
+        found = f"the folder {path.parent} may not be written to"
+    else:
+        return
+    done = "nothing was computed or written"
+    raise OutputError(asked=f"write {path}", found=found, done=done, advice="name another file", path=path)
+
+
 def make_folder(path: Path) -> None:
     """Make a folder for results, with its parents, unless it is there.
 
@@ -50,4 +74,25 @@ def make_folder(path: Path) -> None:
             done="nothing was written",
             advice="name another folder",
             path=path,
+        ) from error
+
+
+def sweep_parts(folder: Path) -> None:
+    """Remove what killed processes left of `write_file`: parts that nobody has written to for a quarter of an hour.
+
+    Raises:
+        OutputError: the folder cannot be read, or a part cannot be removed.
+
+    """
+    try:
+        for path in folder.iterdir():
+            if _PART.fullmatch(path.name) and time.time() - path.lstat().st_mtime > STALE_S:
+                path.unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(
+            asked=f"remove unfinished files from {folder}",
+            found=error.strerror or str(error),
+            done="nothing was written",
+            advice="remove the files .*.part there by hand",
+            path=folder,
         ) from error

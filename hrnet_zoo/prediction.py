@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import product
 
 import numpy as np
@@ -17,7 +17,7 @@ from hrnet_zoo.errors import ConfigError
 from hrnet_zoo.images import RGB, Picture, keep_ratio_size, normalise, read_image, resize
 from hrnet_zoo.models.fcn import FCNHRNet
 from hrnet_zoo.results import SegmentationResult
-from hrnet_zoo.scores import ScoreMap, Window, pieces
+from hrnet_zoo.scores import ScoreMap, Window, check_budget, pieces
 
 # mmsegmentation's test-time augmentation (`img_ratios`); of the data set's box, not of the picture.
 MS_RATIOS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
@@ -39,7 +39,7 @@ def predict(
     """Label every pixel of a picture, or of several.
 
     The picture is resized into the data set's box with its ratio kept, the scores are brought back to its own size.
-    Scores are resized in float32 whatever the weights' dtype.
+    Scores are resized in float32 whatever the weights' dtype. On CUDA a float32 network computes without TF32.
 
     Args:
         model: the network.
@@ -50,17 +50,18 @@ def predict(
         probabilities: keep the probabilities of all classes in the result (4 bytes per class and pixel).
         progress: show a bar over several pictures on a terminal.
         max_memory: bytes that scores may take at a time while they are brought to the picture's size, which is done in
-            pieces; the result does not depend on it. None: 12 MiB on a CPU, where more is slower; on CUDA a quarter of
-            what is free, at most 512 MiB.
+            pieces, of one row at least; the result does not depend on it. None: 12 MiB on a CPU, where more is slower;
+            on CUDA a quarter of what is free, at most 512 MiB.
 
     Returns:
         A result for one picture; a list in the same order for several.
 
     Raises:
         ImageError: a picture cannot be read.
-        ConfigError: there is no such mode, or `max_memory` is too little for one row of pixels.
+        ConfigError: there is no such mode, or `max_memory` is below 1.
 
     """
+    check_budget(max_memory)
     if mode not in (None, "whole", "slide"):
         raise ConfigError(
             asked=f"predict with mode={mode!r}",
@@ -170,12 +171,29 @@ def _windows(length: int, side: int, stride: int) -> list[slice]:
 
 @contextmanager
 def evaluating(model: FCNHRNet) -> Iterator[None]:
-    """Leave gradients and training behaviour out, and the model as it was."""
+    """Leave gradients, training behaviour and TF32 out, and the model and torch's settings as they were."""
     training = [module for module in model.modules() if module.training]
+    weight = model.decode_head.conv_seg.weight
     model.eval()
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), full_precision() if weight.device.type == "cuda" else nullcontext():
             yield
     finally:
         for module in training:
             module.training = True
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Let cuDNN's convolutions keep all 24 bits of float32; by default they round to TF32's 11.
+
+    Of torch's settings this one alone is touched, by the newer of two ways: the older (`allow_tf32`) cannot even be
+    read where somebody has used the newer.
+    """
+    convolutions = torch.backends.cudnn.conv  # type: ignore[attr-defined]  # torch replaces the module by an object
+    before = convolutions.fp32_precision
+    convolutions.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        convolutions.fp32_precision = before

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
 
-import numpy as np
-import numpy.typing as npt
 import torch
 import torch.distributed as dist
 
-from hrnet_zoo.errors import HRNetZooError, RankError
+from hrnet_zoo.errors import ConfigError, DeviceError, HRNetZooError, RankError
 
 T = TypeVar("T")
 
@@ -29,7 +27,7 @@ class Ranks:
     Attributes:
         rank: its number, 0 to size - 1.
         size: how many there are.
-        device: where sums are made: the model's.
+        device: the model's; on CUDA also what the processes talk over.
 
     """
 
@@ -58,27 +56,13 @@ class Ranks:
             mine = error
         everybody: list[T | HRNetZooError | None] = [mine] if self.size == 1 else [None] * self.size
         if self.size > 1:
-            with _meeting(self):
+            # NCCL sends objects by way of the current device, which need not be the model's.
+            with meeting(self), torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext():
                 dist.all_gather_object(everybody, mine)
         for each in everybody:
             if isinstance(each, HRNetZooError):
                 raise each
         return everybody  # type: ignore[return-value]  # errors are gone, and every place is filled
-
-    def sum(self, counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Return the sum over all ranks: of whole numbers, so that it is the same in any order.
-
-        Raises:
-            RankError: a rank is gone.
-
-        """
-        if self.size == 1:
-            return counts
-        total = torch.from_numpy(counts).to(self.device)
-        with _meeting(self):
-            dist.all_reduce(total)
-        result: npt.NDArray[np.int64] = total.cpu().numpy()
-        return result
 
 
 @contextmanager
@@ -88,20 +72,19 @@ def join(device: torch.device) -> Iterator[Ranks]:
     A process group that exists is used and left as it is; else one is made if the environment is torchrun's.
 
     Raises:
+        ConfigError: the environment is torchrun's in part only.
         RankError: the others cannot be reached.
 
     """
-    if not dist.is_available():
-        yield Ranks(0, 1, device)
-    elif dist.is_initialized():
+    if dist.is_available() and dist.is_initialized():
         yield Ranks(dist.get_rank(), dist.get_world_size(), device)
-    elif int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    elif not dist.is_available() or (place := environment()) is None:
         yield Ranks(0, 1, device)
     else:
-        ranks = Ranks(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), device)
+        ranks = Ranks(*place, device)
         if device.type == "cuda":
             torch.cuda.set_device(device)  # NCCL speaks for the current device
-        with _meeting(ranks):
+        with meeting(ranks):
             dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
         try:
             yield ranks
@@ -109,20 +92,93 @@ def join(device: torch.device) -> Iterator[Ranks]:
             dist.destroy_process_group()
 
 
-def local_device() -> str | None:
-    """Name this process's own GPU among those that torchrun started here; None without torchrun or CUDA."""
-    if "LOCAL_RANK" not in os.environ or not torch.cuda.is_available():
+def environment() -> tuple[int, int] | None:
+    """Return this process's rank and the number of processes, as torchrun says them; None: this one is alone.
+
+    Raises:
+        ConfigError: WORLD_SIZE says that there are several, but what they need to meet is missing or no such number.
+
+    """
+    size = _number("WORLD_SIZE", 1, least=1)
+    if size == 1:
         return None
-    return f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
+    needed = ("RANK", "MASTER_ADDR", "MASTER_PORT")
+    if missing := [name for name in needed if not os.environ.get(name)]:
+        raise _half(f"WORLD_SIZE is {size}, and {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not set")
+    rank = _number("RANK", 0)
+    _number("MASTER_PORT", 0)
+    if rank >= size:
+        raise _half(f"RANK is {rank} and WORLD_SIZE is {size}: ranks count from 0")
+    return rank, size
+
+
+def processes_here() -> int:
+    """Return how many processes torchrun started on this machine: LOCAL_WORLD_SIZE; 1 without torchrun.
+
+    Raises:
+        ConfigError: it is no such number.
+
+    """
+    return _number("LOCAL_WORLD_SIZE", 1, least=1)
+
+
+def local_device(asked: str | None = None) -> str | None:
+    """Name this process's own GPU among those that torchrun started here.
+
+    Args:
+        asked: what the user wants; anything but None and "cuda" is returned as it is, and so are these two without
+            torchrun or CUDA.
+
+    Raises:
+        ConfigError: LOCAL_RANK is no number.
+        DeviceError: there are fewer GPUs here than processes.
+
+    """
+    if asked not in (None, "cuda") or not os.environ.get("LOCAL_RANK") or not torch.cuda.is_available():
+        return asked
+    index, count = _number("LOCAL_RANK", 0), torch.cuda.device_count()
+    if index >= count:
+        raise DeviceError(
+            asked=f"a GPU for process {index} of this machine (LOCAL_RANK={index})",
+            found=f"GPUs here: {count}",
+            done="nothing was computed",
+            advice=f"start no more than {count} processes on this machine, or compute on the device cpu",
+        )
+    return f"cuda:{index}"
 
 
 def is_first() -> bool:
-    """Tell whether this process is the one that speaks for all."""
-    return int(os.environ.get("RANK", "0")) == 0
+    """Tell whether this process is the one that speaks for all.
+
+    Raises:
+        ConfigError: the environment is torchrun's in part only.
+
+    """
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank() == 0
+    place = environment()
+    return place is None or place[0] == 0
+
+
+def _number(name: str, default: int, *, least: int = 0) -> int:
+    """Read a whole number from an environment variable."""
+    text = os.environ.get(name) or str(default)
+    if not text.isdecimal() or int(text) < least:
+        raise _half(f"{name} is {text[:50]!r}, and no whole number from {least}")
+    return int(text)
+
+
+def _half(found: str) -> ConfigError:
+    return ConfigError(
+        asked="the place of this process among those that share the job",
+        found=found,
+        done="nothing was computed",
+        advice="start all processes by torchrun, which sets all of these; for one process alone unset WORLD_SIZE",
+    )
 
 
 @contextmanager
-def _meeting(ranks: Ranks) -> Iterator[None]:
+def meeting(ranks: Ranks) -> Iterator[None]:
     """Say what it means when the others cannot be reached."""
     try:
         yield
@@ -131,7 +187,8 @@ def _meeting(ranks: Ranks) -> Iterator[None]:
             asked=f"results of {ranks.size} processes, in process {ranks.rank}",
             found=f"one of them is gone or cannot be reached: {str(error).splitlines()[0][:300]}",
             done="nothing was returned: a result over fewer pictures would be another one",
-            advice="look at what the others said last (a process that vanishes without a word often ran out of memory)",
+            advice="look at what the others said last (one that vanishes without a word often ran out of memory; NCCL "
+            "also fails where two processes share one GPU: start no more of them than there are)",
             rank=ranks.rank,
             size=ranks.size,
         ) from error

@@ -28,7 +28,7 @@ class Evaluation:
         counts: (K, K) int64, pixels by true class (row) and predicted class (column), ignored ones left out.
         pictures: how many there were.
         published: mIoU in per cent that the catalog states for these weights and this protocol; None where it states
-            none, or where only a part of the pictures was used.
+            none, or where another number of pictures was scored than the published figure is of.
         published_on: the data set that it was measured on.
         suspicion: what is probably wrong, where mIoU is below 5 %; else None.
         protocol: how the figures were made, ready for JSON.
@@ -78,7 +78,7 @@ class Evaluation:
             "macc": _known(self.macc),
             "aacc": _known(self.aacc),
             "published_miou": self.published,
-            "difference": self.difference,
+            "difference": _known(self.difference),
             "pictures": self.pictures,
             "per_class": {name: {"iou": _known(i), "acc": _known(a)} for name, (i, a) in self.per_class.items()},
             "suspicion": self.suspicion,
@@ -92,7 +92,7 @@ class Evaluation:
             OutputError: it cannot be written.
 
         """
-        write_file(Path(path), (json.dumps(self.to_dict(), indent=1) + "\n").encode())
+        write_file(Path(path), (json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n").encode())
 
     def __str__(self) -> str:
         """Return the figures as a table."""
@@ -104,8 +104,10 @@ class Evaluation:
         lines.append(f"\n{self.model}: mIoU {self.miou:.2f}, mAcc {self.macc:.2f}, aAcc {self.aacc:.2f}")
         if self.published is not None and self.difference is not None:
             lines[-1] += f"; published {self.published:.2f} on {self.published_on}, difference {self.difference:+.2f}"
-        count = f"{self.pictures} pictures" + (" (a part only)" if self.protocol.get("limit") else "")
-        return "\n".join([*lines, f"{count}; {self.protocol.get('summary', '')}"])
+        whole = self.protocol.get("val_pictures")  # that the published figures are of
+        count = f"{self.pictures} of {whole}" if whole and self.pictures != whole else str(self.pictures)
+        part = " (a part only)" if self.protocol.get("limit") else ""
+        return "\n".join([*lines, f"{count} pictures{part}; {self.protocol.get('summary', '')}"])
 
 
 def suspicion(counts: Counts, dataset: Dataset) -> str | None:
@@ -130,6 +132,9 @@ def suspicion(counts: Counts, dataset: Dataset) -> str | None:
     if dataset.classes == CITYSCAPES.classes:
         official = CITYSCAPES_IDS.indices(np.arange(number, dtype=np.uint8)).astype(np.intp)
         readings["the labels hold official ids, not train ids"] = official
+        # Of labels that were read as official ids: class 0 stands for the value 7, which is a train id too.
+        trained = CITYSCAPES_IDS.values(np.arange(number, dtype=np.uint8)).astype(np.intp)
+        readings["the labels hold train ids, not official ids"] = trained
     scores = {}
     for cause, index in readings.items():
         known = (index >= 0) & (index < number)  # 255 is "ignored"
@@ -145,8 +150,8 @@ def suspicion(counts: Counts, dataset: Dataset) -> str | None:
     )
 
 
-def _known(value: float) -> float | None:
-    return None if np.isnan(value) else value
+def _known(value: float | None) -> float | None:
+    return None if value is None or np.isnan(value) else value
 
 
 def _cell(value: float) -> str:

@@ -25,7 +25,7 @@ from hrnet_zoo.errors import ConfigError
 Index = npt.NDArray[np.intp]
 
 # Working memory in bytes if the caller names none. CPU: what stays in the caches (measured best at 19 and 150
-# classes). CUDA: enough to fill the device, and at most a quarter of what is free.
+# classes). CUDA: enough to fill the device, and at most a quarter of what is free, torch's own reserve included.
 CPU_BYTES = 12 << 20
 CUDA_BYTES = 512 << 20
 
@@ -107,27 +107,33 @@ def pieces(maps: Sequence[ScoreMap], height: int, width: int, max_memory: int | 
         maps: the views of one picture. One: its scores. Several: the mean of their probabilities.
         height: of the picture.
         width: of the picture.
-        max_memory: bytes that this may take at a time; None: what is best on the device. The values do not depend on
-            it.
-
-    Raises:
-        ConfigError: not even one row can be made in so little.
+        max_memory: bytes that this may take at a time; None: what is best on the device. One row is made in any case.
+            The values do not depend on it.
 
     """
     example = maps[0].windows[0].scores
     # Two gathered rows, their blend and what is made of it; and the same for up to two rows of the network's input.
     row = 4 * (width + 2 * max(view.width for view in maps)) * example.shape[2] * 4
-    if max_memory is not None and max_memory < row:
-        raise ConfigError(
-            asked=f"scores of {width} x {height} pixels and {example.shape[2]} classes with max_memory={max_memory:,}",
-            found=f"one row of them takes {row:,} bytes",
-            done="nothing was returned",
-            advice="allow that much, or leave max_memory out",
-        )
     step = max(1, (_budget(example.device) if max_memory is None else max_memory) // row)
     for start in range(0, height, step):
         rows = np.arange(start, min(start + step, height))
         yield slice(start, start + len(rows)), _mean(maps, rows, height, width)
+
+
+def check_budget(max_memory: int | None) -> None:
+    """Refuse what is no number of bytes, before any work.
+
+    Raises:
+        ConfigError: it is below 1.
+
+    """
+    if max_memory is not None and max_memory < 1:
+        raise ConfigError(
+            asked=f"scores at full size with max_memory={max_memory}",
+            found="max_memory is a number of bytes, at least 1",
+            done="nothing was computed",
+            advice="correct it, or leave max_memory out",
+        )
 
 
 def _mean(maps: Sequence[ScoreMap], rows: Index, height: int, width: int) -> Tensor:
@@ -161,4 +167,8 @@ def _axis(old: int, new: int) -> Taps:
 
 
 def _budget(device: torch.device) -> int:
-    return min(CUDA_BYTES, torch.cuda.mem_get_info(device)[0] // 4) if device.type == "cuda" else CPU_BYTES
+    if device.type != "cuda":
+        return CPU_BYTES
+    # What torch holds in reserve is not free to others, but to us.
+    reserve = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return min(CUDA_BYTES, (torch.cuda.mem_get_info(device)[0] + reserve) // 4)

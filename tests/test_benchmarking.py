@@ -40,7 +40,7 @@ def small_row(monkeypatch: pytest.MonkeyPatch) -> ModelInfo:
     row = model_info("fcn_hr48_pascal_context_40k")
     data = dataclasses.replace(row.data, crop=(64, 64), box=(96, 96), pictures_per_gpu=2)
     row = dataclasses.replace(row, arch="hr18s", data=data)
-    for module in ("benchmarking", "creation"):
+    for module in ("benchmarking", "weights.origin"):
         monkeypatch.setattr(f"hrnet_zoo.{module}.model_info", lambda _: row)
     return row
 

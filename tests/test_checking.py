@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hrnet_zoo.checking import check_data, check_headers
+from hrnet_zoo.checking import check_data, check_masks
 from hrnet_zoo.cli import main
 from hrnet_zoo.datasets import ADE20K, CITYSCAPES, SCENES, VOC12AUG
 from hrnet_zoo.datasets.layouts import Problem, find_samples
@@ -100,12 +100,15 @@ def test_twelve_faults_in_one_report(tmp_path: Path) -> None:
     assert report.pairs == 12
 
 
-def test_headers_alone_tell_most_of_it(tmp_path: Path) -> None:
+def test_masks_and_headers_tell_all_but_torn_pictures(tmp_path: Path) -> None:
     folder = find_samples(faulty(tmp_path), None)
-    found = kinds(check_headers(folder, progress=False))
-    need_pixels = {"value outside the classes", "off-by-one labels", "unreadable picture", "unreadable mask"}
-    assert found.keys() == ERRORS.keys() - need_pixels
-    assert found["sizes differ"] == ERRORS["sizes differ"]
+    problems, pixels = check_masks(folder, progress=False)
+    found = kinds(problems)
+    assert found.keys() == ERRORS.keys() - {"unreadable picture"}
+    for kind in ("sizes differ", "value outside the classes", "off-by-one labels"):
+        assert found[kind] == ERRORS[kind]
+    assert pixels.shape == (256,)
+    assert (pixels[77], pixels[3]) == (96, 32)
     assert {problem.kind for problem in folder.problems} <= {*found, *NOTES}
 
 
@@ -148,6 +151,8 @@ def test_a_folder_whose_classes_nothing_names(tmp_path: Path) -> None:
 def test_unusable_classes_and_data_sets(wrong: int | list[str] | str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="different names"):
         check_data(tmp_path, classes=wrong)
+    with pytest.raises(ConfigError, match=r"classes=\[1, 2\][\s\S]*different names"):
+        check_data(tmp_path, classes=[1, 2])  # type: ignore[list-item]  # names are words
     with pytest.raises(ConfigError, match="one of cityscapes, ade20k"):
         check_data(tmp_path, dataset="coco")
     with pytest.raises(DatasetError):
@@ -175,10 +180,10 @@ def test_orientation(orientation: int, ending: str, tmp_path: Path) -> None:
     picture(tmp_path / f"images/a.{ending}", exif=exif)
     labels(tmp_path / "masks/a.png", mask(3, upright))
     folder = find_samples(tmp_path, None)
-    assert check_headers(folder, progress=False) == []
+    assert check_masks(folder, progress=False)[0] == []
     assert check_data(tmp_path, progress=False).ok
     labels(tmp_path / "masks/a.png", mask(3, upright[::-1]))
-    for problems in (check_headers(folder, progress=False), list(check_data(tmp_path, progress=False).problems)):
+    for problems in (check_masks(folder, progress=False)[0], list(check_data(tmp_path, progress=False).problems)):
         ((kind, files),) = kinds(problems).items()
         assert kind == "sizes differ"
         assert f"picture {upright[0]} x {upright[1]}, mask {upright[1]} x {upright[0]}" in files[0]
@@ -190,7 +195,7 @@ def test_broken_exif_of_a_whole_picture(exif: bytes, tmp_path: Path) -> None:
     picture(tmp_path / "images/a.png", exif=exif)
     labels(tmp_path / "masks/a.png", mask(3))
     assert read_image(tmp_path / "images/a.png").shape == (8, 12, 3)
-    assert check_headers(find_samples(tmp_path, None)) == []
+    assert check_masks(find_samples(tmp_path, None))[0] == []
     assert check_data(tmp_path).ok
 
 
@@ -207,7 +212,7 @@ def test_pictures_that_predict_refuses(tmp_path: Path) -> None:
     own(tmp_path, ["a"])
     (tmp_path / "images/a.jpg").unlink()
     Image.new("F", (12, 8)).save(tmp_path / "images/a.tif")
-    for problems in (check_headers(find_samples(tmp_path, None)), check_data(tmp_path).problems):
+    for problems in (check_masks(find_samples(tmp_path, None))[0], check_data(tmp_path).problems):
         assert kinds(list(problems)) == {"unsupported picture": ("images/a.tif: mode F",)}
 
 

@@ -13,8 +13,11 @@ import pytest
 from PIL import Image
 
 import hrnet_zoo
-from hrnet_zoo.catalog import model_info
+from hrnet_zoo.catalog import DEMO, model_info
 from hrnet_zoo.cli import main
+from hrnet_zoo.datasets import SCENES
+from hrnet_zoo.demo.dataset import write_dataset
+from hrnet_zoo.errors import OutputError
 from tests.http_server import FaultServer, whole
 
 NAME = "fcn_hr18s_cityscapes_40k"
@@ -112,7 +115,7 @@ def test_download_refused_and_offline(
 def published(hr18s: bytes, host: FaultServer, monkeypatch: pytest.MonkeyPatch) -> FaultServer:
     """Let the stand-in be what the row states, and serve it."""
     info = dataclasses.replace(model_info(NAME), sha256_prefix=hashlib.sha256(hr18s).hexdigest()[:8])
-    for module in ("cli.files", "creation"):
+    for module in ("cli.files", "weights.origin"):
         monkeypatch.setattr(f"hrnet_zoo.{module}.model_info", lambda _: info)
     monkeypatch.setattr("hrnet_zoo.catalog._ROWS", (info,))
     host.play(info.checkpoint_url.removeprefix("https://download.openmmlab.com"), whole(hr18s))
@@ -187,8 +190,8 @@ def test_predict_bad_arguments(run: Run, tmp_path: Path) -> None:
     run("predict", "demo", picture, "--out", tmp_path / "out", "--checkpoint", tmp_path / "none.pth", code=5)
     run("predict", "demo", picture, "--mode", "tiles", code=2)
     run("predict", "demo", picture, "--classes", "only", "--out", tmp_path / "out", code=2)
-    run("predict", "demo", picture, "--out", tmp_path / "out", "--max-memory", "1kB", "--device", "cpu", code=2)
-    assert "one row of them takes" in run.err
+    run("predict", "demo", picture, "--out", tmp_path / "out", "--max-memory", "0", "--device", "cpu", code=2)
+    assert "that is not a byte" in run.err
     run("demo", "--seed", "1000000", code=2)
     assert not (tmp_path / "out").exists()
 
@@ -212,7 +215,8 @@ def test_demo(run: Run, tmp_path: Path) -> None:
     assert facts["pictures"] == [str(tmp_path / "out" / "scene_0007.png")]
 
 
-def test_evaluate_generated_scenes(run: Run, tmp_path: Path) -> None:
+def test_evaluate_generated_scenes(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(DEMO.__dict__, "data", dataclasses.replace(SCENES, val_pictures=2))
     data = tmp_path / "scenes"
     assert run("demo", "--as-dataset", "--scenes", "2", "--out", data) == f"2 scenes in {data}\n"
     options = ("--device", "cpu", "--workers", "0")
@@ -234,10 +238,68 @@ def test_evaluate_bad_input(run: Run, tmp_path: Path) -> None:
     assert "leftImg8bit" in run.err
     run("evaluate", "demo", tmp_path, "--max-memory", "lots", code=2)
     assert "500MB" in run.err
-    data = tmp_path / "scenes"
-    run("demo", "--as-dataset", "--scenes", "1", "--out", data)
-    run("evaluate", "demo", data, "--device", "cpu", "--workers", "0", "--max-memory", "1kB", code=2)
-    assert "one row of them takes" in run.err
+
+
+def test_evaluate_looks_before_it_loads(
+    run: Run, tmp_path: Path, host: FaultServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HRNET_ZOO_MIRRORS", host.url)
+    run("evaluate", NAME, tmp_path / "absent", code=5)
+    assert "found: no such folder" in run.err
+    (tmp_path / "file").touch()
+    run("evaluate", NAME, tmp_path / "file", code=5)
+    assert "found: a file" in run.err
+    run("evaluate", NAME, tmp_path, "--save", tmp_path / "absent" / "figures.json", code=5)
+    assert f"there is no folder {tmp_path / 'absent'}" in run.err
+    run("evaluate", NAME, tmp_path, "--save", tmp_path, code=2)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    run("evaluate", NAME, tmp_path, "--save", tmp_path / "figures.json", code=2)
+    assert "RANK, MASTER_ADDR, MASTER_PORT are not set" in run.err
+    assert host.requests == []
+
+
+def test_evaluate_shows_its_figures_even_if_they_cannot_be_saved(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OutputError(asked="a", found="no space", done="c", advice="d", path=tmp_path)
+
+    write_dataset(tmp_path / "scenes", seeds=[0], progress=False)
+    monkeypatch.setattr("hrnet_zoo.scorecard.write_file", full)
+    options = ("--device", "cpu", "--workers", "0", "--save", tmp_path / "figures.json")
+    text = run("evaluate", "demo", tmp_path / "scenes", *options, code=5)
+    assert "1 of 50 pictures; Cityscapes val, one scale, whole picture, float32 on cpu" in text
+    assert "published" not in text
+    assert "no space" in run.err
+
+
+def test_evaluate_is_in_float32_on_the_gpu_of_this_process(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def load(name: str, device: str | None, dtype: str, *_: object) -> None:
+        asked.append((device, dtype))
+        raise OutputError(asked="a", found="b", done="c", advice="d", path=tmp_path)
+
+    monkeypatch.setattr("hrnet_zoo.cli.evaluating.load_model", load)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    for options in ((), ("--device", "cuda", "--dtype", "float16"), ("--device", "cpu")):
+        run("evaluate", "demo", tmp_path, *options, code=5)
+    assert asked == [("cuda:3", "float32"), ("cuda:3", "float16"), ("cpu", "float32")]
+    text = run("evaluate", "--help")
+    assert "default: float32" in text
+
+
+def test_demo_as_dataset_takes_an_empty_folder_and_no_device(run: Run, tmp_path: Path) -> None:
+    for options in (("--device", "cpu"), ("--dtype", "float16")):
+        run("demo", "--as-dataset", "--scenes", "1", "--out", tmp_path / "new", *options, code=2)
+        assert "--as-dataset computes nothing" in run.err
+    (tmp_path / "notes.txt").touch()
+    run("demo", "--as-dataset", "--scenes", "1", "--out", tmp_path, code=5)
+    assert "holds something already" in run.err
 
 
 def test_interrupted(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

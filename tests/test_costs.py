@@ -111,3 +111,9 @@ def test_cuda_memory_is_that_of_the_run() -> None:
     assert peak is not None
     assert 210 * MEGABYTE <= peak < 300 * MEGABYTE + torch.cuda.memory_allocated(device)
     assert machine_of(kept).device_name == torch.cuda.get_device_name(device)
+
+
+def test_what_was_done_and_what_to_do_are_the_callers_to_say() -> None:
+    with pytest.raises(ConfigError) as caught, enough_memory("x", done="the run was stopped", advice="rest"):
+        raise MemoryError
+    assert (caught.value.done, caught.value.advice) == ("the run was stopped", "rest")

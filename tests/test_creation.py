@@ -26,7 +26,7 @@ HEAD = "decode_head.conv_seg"
 def serve(info: ModelInfo, content: bytes, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Make a folder the mirror in which this is the published file of the only row."""
     info = dataclasses.replace(info, sha256_prefix=hashlib.sha256(content).hexdigest()[:8])
-    monkeypatch.setattr("hrnet_zoo.creation.model_info", lambda _: info)
+    monkeypatch.setattr("hrnet_zoo.weights.origin.model_info", lambda _: info)
     path = folder / info.checkpoint_url.removeprefix("https://download.openmmlab.com/")
     path.parent.mkdir(parents=True)
     path.write_bytes(content)

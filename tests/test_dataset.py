@@ -31,3 +31,10 @@ def test_a_file_in_the_way(tmp_path: Path) -> None:
     (tmp_path / "scenes").touch()
     with pytest.raises(OutputError, match="scenes"):
         write_dataset(tmp_path / "scenes", seeds=[0], progress=False)
+
+
+def test_a_folder_that_holds_something(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(OutputError, match=r"holds something already, notes\.txt"):
+        write_dataset(tmp_path, seeds=[0], progress=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]

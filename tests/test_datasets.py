@@ -50,3 +50,10 @@ def test_other_classes_keep_the_colours_of_known_names() -> None:
     assert other.box == CITYSCAPES.box
     assert len(CITYSCAPES.classes) == 19
     assert len(set(CITYSCAPES.with_classes([f"class {i}" for i in range(4096)]).palette)) == 4096
+
+
+def test_numbers_of_pictures_behind_the_published_figures() -> None:
+    numbers = {key: dataset.val_pictures for key, dataset in DATASETS.items()}
+    assert numbers == {"cityscapes": 500, "ade20k": 2000, "voc12aug": 1449, "pascal_context": 5105}
+    assert SCENES.val_pictures == 50
+    assert SCENES.with_classes(SCENES.classes).val_pictures == 0

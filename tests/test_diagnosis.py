@@ -6,12 +6,14 @@ import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from hrnet_zoo.catalog import DEMO
+from hrnet_zoo.creation import create_model
 from hrnet_zoo.datasets import SCENES
 from hrnet_zoo.diagnosis import FINE_PIXELS, SETTINGS, Fidelity, Report, doctor
 from hrnet_zoo.errors import (
@@ -20,6 +22,7 @@ from hrnet_zoo.errors import (
     ConfigError,
     DeviceError,
     DownloadError,
+    FidelityError,
     HashMismatchError,
     OfflineError,
     UnknownModelError,
@@ -173,6 +176,43 @@ def test_not_a_number_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     facts = json.loads(json.dumps(report.to_dict(), allow_nan=False))
     assert facts["health"]["deviation"]["found"] is None
     assert facts["health"]["fidelity"]["worst_score"] is None
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize(("factor", "words"), [(-1.0, "0.000% of"), (float("nan"), "scores that are not finite")])
+def test_a_device_that_strays_too_far_is_an_error(factor: float, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(*arguments: Any, **options: Any) -> FCNHRNet:
+        model = create_model(*arguments, **options)
+        model.decode_head.register_forward_hook(lambda *args: args[-1] * factor)
+        return model
+
+    monkeypatch.setattr("hrnet_zoo.creation.create_model", wrong)
+    monkeypatch.setattr("hrnet_zoo.fingerprints.create_model", create_model)
+    report = of_demo(dtype=torch.bfloat16)
+    (error,) = report.errors
+    assert isinstance(error, FidelityError)
+    assert error.exit_code == 1
+    assert error.asked == "demo on cpu in bfloat16"
+    assert words in error.found
+    assert report.health is not None
+    assert report.health.fidelity is not None
+    assert error.pixels == report.health.fidelity.pixels < FINE_PIXELS
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("place", ["creation.create_model", "fingerprints.reference", "fingerprints.fingerprint"])
+def test_too_little_memory(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def greedy(*_: Any, **__: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("hrnet_zoo.fingerprints.create_model", create_model)
+    monkeypatch.setattr(f"hrnet_zoo.{place}", greedy)
+    report = of_demo()
+    (error,) = report.errors
+    assert isinstance(error, ConfigError)
+    assert "too little memory" in error.found
+    assert error.done == "the other findings are in the report"
+    assert (report.health is None) == (place != "creation.create_model")
 
 
 @pytest.mark.usefixtures("small")

@@ -25,10 +25,12 @@ def test_facts_and_pickling() -> None:
 
 
 EXIT_CODES = {
-    1: "HRNetZooError RankError WorkerError",
+    1: "HRNetZooError RankError TrainingError WorkerError FidelityError",
     2: "ConfigError DeviceError UnknownModelError",
-    3: "DownloadError OfflineError HTTPStatusError TransferError UnexpectedContentError",
-    4: "CheckpointError HashMismatchError UnsafeCheckpointError CheckpointFormatError StateDictMismatchError",
+    3: "DownloadError OfflineError HTTPStatusError TransferError UnexpectedContentError HubError HubNotFoundError "
+    "HubAuthError",
+    4: "CheckpointError HashMismatchError UnsafeCheckpointError CheckpointFormatError StateDictMismatchError "
+    "ModelConfigError ResumeError",
     5: "CheckpointNotFoundError ImageError UnreadableImageError ImageTooLargeError UnsupportedImageError DatasetError "
     "OutputError",
     6: "CacheError CachePermissionError CacheSpaceError",

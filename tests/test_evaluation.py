@@ -16,16 +16,19 @@ from PIL import Image
 
 from hrnet_zoo.catalog import DEMO
 from hrnet_zoo.creation import create_model
+from hrnet_zoo.datasets.layouts import find_samples
 from hrnet_zoo.datasets.rules import CITYSCAPES_IDS
 from hrnet_zoo.demo.dataset import write_dataset
 from hrnet_zoo.demo.scenes import scene
 from hrnet_zoo.errors import ConfigError, DatasetError, UnreadableImageError
-from hrnet_zoo.evaluation import evaluate
+from hrnet_zoo.evaluation import PICTURES_A_ROUND, _summary, default_workers, evaluate
 from hrnet_zoo.metrics import count_matrix
 from hrnet_zoo.models.fcn import FCNHRNet
 from hrnet_zoo.scorecard import Evaluation
+from tests.label_folders import own
 from tests.tables import ROOT
 from tests.test_fcn import GOLDEN
+from tests.test_ranks import run
 
 SEEDS = range(3)
 SMALL = (192, 96)
@@ -83,7 +86,8 @@ def test_the_reference_s_own_figures(shared: Path) -> None:
     assert scores.published is None  # other weights than the row's
 
 
-def test_counts_are_those_of_predict(demo: FCNHRNet, scenes: Path) -> None:
+def test_counts_are_those_of_predict(demo: FCNHRNet, scenes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "dataset", dataclasses.replace(demo.dataset, val_pictures=3))
     scores = score(demo, scenes)
     expected = np.zeros((19, 19), np.int64)
     for seed in SEEDS:
@@ -94,6 +98,27 @@ def test_counts_are_those_of_predict(demo: FCNHRNet, scenes: Path) -> None:
     assert scores.published == DEMO.miou
     assert scores.difference == pytest.approx(scores.miou - DEMO.miou)
     assert scores.suspicion is None
+    assert "\n3 pictures; Cityscapes val" in str(scores)
+
+
+def test_nothing_published_stands_beside_another_number_of_pictures(small: FCNHRNet, scenes: Path) -> None:
+    scores = score(small, scenes)
+    assert scores.published is None
+    assert "\n3 of 50 pictures; Cityscapes val" in str(scores)
+    facts = scores.to_dict()
+    assert (facts["pictures"], facts["val_pictures"], facts["limit"]) == (3, 50, None)
+
+
+def test_a_limit_that_leaves_nothing_out_is_none(
+    small: FCNHRNet, scenes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(small, "dataset", dataclasses.replace(small.dataset, val_pictures=3))
+    for limit in (3, 4):
+        scores = score(small, scenes, limit=limit)
+        assert scores.to_dict()["limit"] is None
+        assert scores.published == DEMO.miou
+        assert "part" not in str(scores)
+    assert score(small, scenes, limit=2).to_dict()["limit"] == 2
 
 
 def test_scales_and_mirroring_are_those_of_predict(small: FCNHRNet, scenes: Path) -> None:
@@ -142,6 +167,7 @@ def test_a_folder_of_one_s_own(small: FCNHRNet, tmp_path: Path) -> None:
     scores = score(small, tmp_path)
     assert scores.pictures == 3
     assert scores.published is None  # no data set of the table
+    assert scores.to_dict()["val_pictures"] is None
     assert scores.miou > 5
 
 
@@ -163,7 +189,8 @@ def test_progress_and_json(small: FCNHRNet, scenes: Path, tmp_path: Path) -> Non
     assert found["weights"]["source_sha256"] == DEMO.sha256
     assert found["versions"]["torch"] == torch.__version__
     assert (found["dtype"], found["device"]) == ("float32", "cpu")
-    assert "2 pictures (a part only)" in str(scores)
+    assert found["tf32"] is False
+    assert "2 of 50 pictures (a part only)" in str(scores)
 
 
 def torchrun(size: int, *arguments: str | Path, cache: Path) -> subprocess.CompletedProcess[str]:
@@ -194,6 +221,147 @@ def test_a_fault_in_one_rank_s_share_stops_all(copy: Path, tmp_path: Path) -> No
     assert done.returncode != 0
     assert done.stdout == ""
     assert f"read a picture: {picture_of(copy, 1)}" in done.stderr
+
+
+# A network that reads pictures at 64 x 32 pixels, and says which: every second one is a rank's.
+MANY = """
+import dataclasses, os, sys
+from pathlib import Path
+import torch
+from hrnet_zoo import evaluation
+from hrnet_zoo.creation import create_model
+from hrnet_zoo.errors import HRNetZooError
+
+torch.manual_seed(0)
+model = create_model("fcn_hr18s_cityscapes_40k", pretrained=False, device="cpu")
+model.dataset = dataclasses.replace(model.dataset, box=(64, 32))
+real, seen = evaluation.score_maps, []
+evaluation.score_maps = lambda *a, **k: (seen.append(1), real(*a, **k))[1]
+try:
+    figures = evaluation.evaluate(model, sys.argv[1], workers=1, progress=False)
+    print(figures.counts.sum(), hash(figures.counts.tobytes()))
+except HRNetZooError as error:
+    print(os.environ.get("RANK"), len(seen), type(error).__name__, str(error).splitlines()[0])
+"""
+
+
+def many(folder: Path, number: int) -> Path:
+    """Write small pictures, of which each has a torn twin that only reading it whole can tell."""
+    random = np.random.default_rng(0)
+    for index in range(number):
+        name = f"demo_{index:06d}_000019"
+        for kind in ("leftImg8bit", "gtFine"):
+            (folder / kind / "val/demo").mkdir(parents=True, exist_ok=True)
+        noise = random.integers(0, 256, (32, 64, 3), np.uint8)
+        Image.fromarray(noise).save(folder / f"leftImg8bit/val/demo/{name}_leftImg8bit.png")
+        ids = CITYSCAPES_IDS.values(random.integers(0, 19, (32, 64), np.uint8))
+        Image.fromarray(ids).save(folder / f"gtFine/val/demo/{name}_gtFine_labelIds.png")
+    return folder
+
+
+def by_ranks(size: int, folder: Path) -> list[str]:
+    """Run `MANY` in processes with torchrun's environment; return what they print, by rank."""
+    done = run(size, MANY, str(folder), PYTHONHASHSEED="0")
+    assert all(each.returncode == 0 for each in done), [each.stderr for each in done]
+    return [each.stdout for each in done]
+
+
+def test_a_picture_that_fails_stops_the_others_soon(tmp_path: Path) -> None:
+    folder = many(tmp_path, 5 * PICTURES_A_ROUND)
+    path = picture_of(folder, 1)  # of rank 1, in the first round
+    path.write_bytes(path.read_bytes()[:-2000])
+    first, second = by_ranks(2, folder)
+    assert first == f"0 {PICTURES_A_ROUND} UnreadableImageError read a picture: {path}\n"  # of its 40
+    assert second == first.replace("0 16", "1 0")
+
+
+def test_rounds_that_not_all_ranks_have_pictures_for(tmp_path: Path) -> None:
+    """With 33 pictures rank 0 of 2 has 17, and so a second round in which rank 1 has none."""
+    folder = many(tmp_path, 2 * PICTURES_A_ROUND + 1)
+    printed = [text for size in (1, 2, 3) for text in by_ranks(size, folder)]
+    assert len(printed) == 6
+    assert set(printed) == {printed[0]}
+    assert printed[0].startswith(f"{33 * 32 * 64} ")
+
+
+def test_the_network_does_not_run_on_masks_that_are_wrong(
+    small: FCNHRNet, copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hrnet_zoo.evaluation.score_maps", pytest.fail)
+    spoil_values(copy)
+    with pytest.raises(DatasetError, match=r"value outside the classes[\s\S]*demo_000001_000019[\s\S]*computed"):
+        score(small, copy)
+    Image.fromarray(scene(1).mask).save(labels_of(copy, 1))  # train ids
+    with pytest.raises(DatasetError, match=r"ids mixed with train ids[\s\S]*demo_000001_000019"):
+        score(small, copy)
+
+
+def test_labels_that_begin_at_1_are_told_before_the_network_runs(
+    small: FCNHRNet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hrnet_zoo.evaluation.score_maps", pytest.fail)
+    own(tmp_path, ["a"], small.classes)
+    values = np.full((8, 12), 19, np.uint8)
+    values[:4] = 1
+    Image.fromarray(values).save(tmp_path / "masks/a.png")
+    with pytest.raises(DatasetError, match=r"off-by-one labels[\s\S]*masks/a\.png: holds 19 and no 0"):
+        score(small, tmp_path)
+
+
+def test_masks_that_hold_nothing_but_ignored_pixels(small: FCNHRNet, copy: Path) -> None:
+    for seed in SEEDS:
+        Image.new("L", (768, 384)).save(labels_of(copy, seed))  # 0 is "unlabeled"
+        if seed == 1:
+            assert score(small, copy).pictures == 3  # one mask that holds something is enough
+    with pytest.raises(DatasetError, match="no pixel of 3 masks is of a class"):
+        score(small, copy)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_too_little_memory_names_the_picture(
+    workers: int, small: FCNHRNet, scenes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def greedy(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("hrnet_zoo.evaluation.resized", greedy)  # in the worker, if there is one
+    with pytest.raises(ConfigError, match=r"evaluate demo on \S+demo_000000_000019[\s\S]*too little memory") as caught:
+        score(small, scenes, workers=workers)
+    assert "mean over fewer pictures" in caught.value.done
+
+
+def test_too_little_memory_for_the_network(small: FCNHRNet, scenes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hrnet_zoo.evaluation.score_maps", lambda *_, **__: torch.empty(1 << 50, dtype=torch.uint8))
+    with pytest.raises(ConfigError, match=r"evaluate demo on \S+demo_000000_000019[\s\S]*too little memory"):
+        score(small, scenes)
+
+
+def test_default_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+
+    def workers(processors: int, processes: str) -> int:
+        monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(processors)), raising=False)
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
+        return default_workers()
+
+    assert [workers(*each) for each in ((1, "1"), (6, "1"), (64, "1"), (64, "8"), (4, "8"))] == [1, 3, 8, 4, 1]
+    with pytest.raises(ConfigError, match="LOCAL_WORLD_SIZE is 'x'"):
+        workers(4, "x")
+    for system in ("darwin", "win32"):
+        monkeypatch.setattr("sys.platform", system)
+        assert default_workers() == 0
+
+
+def test_the_gpu_is_the_model_s_own(small: FCNHRNet, scenes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a CPU model say that it is on the third of several GPUs, once its pixels are counted."""
+    found = score(small, scenes, limit=1)
+    weight = torch.nn.Parameter(torch.empty(0))
+    monkeypatch.setattr(type(weight), "device", torch.device("cuda:2"), raising=False)
+    monkeypatch.setattr(small, "parameters", lambda: iter([weight]))
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda device=None: f"GPU at {device}")
+    facts = _summary(small, find_samples(scenes, small.dataset), found.counts, False, None).to_dict()
+    assert facts["device"] == "GPU at cuda:2"
 
 
 def spoil_size(folder: Path) -> None:
@@ -246,7 +414,7 @@ def test_wrong_folders_and_arguments(small: FCNHRNet, tmp_path: Path) -> None:
         score(small, tmp_path / "absent")
     with pytest.raises(DatasetError, match="leftImg8bit"):
         score(small, tmp_path)
-    for options in ({"limit": 0}, {"workers": -1}):
+    for options in ({"limit": 0}, {"workers": -1}, {"max_memory": 0}):
         with pytest.raises(ConfigError, match="at least"):
             score(small, tmp_path, **options)
 

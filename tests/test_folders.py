@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from hrnet_zoo.creation import create_model
-from hrnet_zoo.errors import OutputError, UnreadableImageError
+from hrnet_zoo.errors import ConfigError, OutputError, UnreadableImageError
 from hrnet_zoo.folders import Job, plan, predict_files
 from hrnet_zoo.models.fcn import FCNHRNet
 
@@ -106,3 +106,10 @@ def test_a_bad_picture_does_not_stop_the_others(pictures: Path, tmp_path: Path, 
         assert labels.mode == "P"
         assert overlay.width > 8
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["b_labels.png", "b_overlay.png", "deep"]
+
+
+def test_no_memory_allowed_is_refused_before_any_picture(pictures: Path, tmp_path: Path, model: FCNHRNet) -> None:
+    jobs = planned([pictures], tmp_path / "out")
+    with pytest.raises(ConfigError, match="max_memory=0"):
+        predict_files(model, jobs, mode=None, ms_flip=False, alpha=0.5, max_memory=0, progress=False)
+    assert not (tmp_path / "out").exists()

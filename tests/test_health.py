@@ -47,7 +47,7 @@ def test_benchmark(run: Run) -> None:
 def test_benchmark_beside_the_table(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     row = model_info("fcn_hr18s_cityscapes_40k")
     row = dataclasses.replace(row, data=dataclasses.replace(row.data, crop=(64, 64), box=(128, 64)))
-    for module in ("benchmarking", "creation"):
+    for module in ("benchmarking", "weights.origin"):
         monkeypatch.setattr(f"hrnet_zoo.{module}.model_info", lambda _: row)
     monkeypatch.setattr("hrnet_zoo.benchmarking.PICTURES", {"cityscapes": (96, 192)})
     lines = run("benchmark", row.name, "--table", "--device", "cpu").splitlines()
@@ -82,13 +82,32 @@ def test_doctor(run: Run, cache: Path) -> None:
     assert "  writable             yes\n" in text
     assert "  threads              " in text
     assert "network\n" not in text
-    text = run("doctor", "demo", "--device", "cpu", "--dtype", "bfloat16")
+    text = run("doctor", "demo", "--device", "cpu", "--dtype", "float16")
     assert "  fingerprint          as recorded, from the recorded weights: the largest deviation is " in text
-    assert "  cpu bfloat16 " in text
+    assert "  cpu float16          fine: " in text
     assert "of a street scene's pixels" in text
     assert "lock: files 1, bytes 0" in run("doctor")
     facts = json.loads(run("doctor", "demo", "--device", "cpu", "--json"))
     assert facts["health"]["same_data"]
+
+
+def test_doctor_s_exit_code_tells_of_a_dtype_that_is_not_fine(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hrnet_zoo.diagnosis.FINE_PIXELS", 1.01)
+    text = run("doctor", "demo", "--device", "cpu", code=1)
+    assert "NOT FINE: 100.000%" in text
+    assert "do not use this device in this dtype" in run.err
+
+
+def test_too_little_memory_for_the_network_to_benchmark(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def greedy(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("hrnet_zoo.creation.create_model", greedy)
+    run("benchmark", "demo", "--device", "cpu", code=2)
+    assert "the device has too little memory" in run.err
+    monkeypatch.setattr("hrnet_zoo.benchmarking.create_model", greedy)
+    run("benchmark", "fcn_hr18s_cityscapes_40k", "--table", "--device", "cpu", code=2)
+    assert "the network of fcn_hr18s_cityscapes_40k" in run.err
 
 
 def test_doctor_exit_codes(

@@ -17,6 +17,9 @@ LISTING = [
     "datasets.pairing",
     "datasets.layouts",
     "catalog",
+    "strict_json",
+    "model_config",
+    "model_card",
     "images",
     "label_pictures",
     "metrics",
@@ -34,14 +37,36 @@ LISTING = [
     "weights.build",
     "weights.published",
     "weights.own",
+    "weights.model_folder",
+    "weights.hub_errors",
+    "weights.hub",
+    "weights.origin",
     "logs",
     "creation",
+    "saving",
+    "publishing",
     "checking",
+    "costs",
     "prediction",
     "ranks",
     "reading",
     "scorecard",
     "evaluation",
+    "training.recipe",
+    "training.losses",
+    "training.augmentation",
+    "training.stream",
+    "training.splits",
+    "training.balance",
+    "training.pictures",
+    "training.state",
+    "training.network",
+    "training.team",
+    "training.trainer",
+    "training.history",
+    "training.interruption",
+    "training.run",
+    "finetuning",
     "folders",
     "demo.labels",
     "demo.dice",
@@ -56,7 +81,6 @@ LISTING = [
     "demo.scenes",
     "demo.tour",
     "demo.dataset",
-    "costs",
     "benchmarking",
     "fingerprints",
     "reachability",
@@ -68,12 +92,14 @@ LISTING = [
     "cli.labelling",
     "cli.evaluating",
     "cli.data",
+    "cli.finetuning",
+    "cli.sharing",
     "cli.health",
     "cli",
     "__main__",
 ]
-# model.predict(...) is the one doorway from a noun to a verb, and opens when it is called.
-DOORWAYS = {("models.fcn", "prediction")}
+# model.predict(...) and model.save_pretrained(...) are the doorways from a noun to a verb, and open when called.
+DOORWAYS = {("models.fcn", "prediction"), ("models.fcn", "saving")}
 
 
 def modules() -> dict[str, Path]:
@@ -82,7 +108,7 @@ def modules() -> dict[str, Path]:
         name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
         found[name.removesuffix(".__init__")] = path
     del found["__init__"]
-    return {name: path for name, path in found.items() if name not in ("models", "weights", "demo")}
+    return {name: path for name, path in found.items() if name not in ("models", "weights", "demo", "training")}
 
 
 def imports(path: Path) -> set[str]:

@@ -6,6 +6,7 @@ import socket
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -22,7 +23,7 @@ from hrnet_zoo.errors import (
     UnexpectedContentError,
     UnknownModelError,
 )
-from hrnet_zoo.logs import MAX_COLUMNS, TrainingLog, training_log
+from hrnet_zoo.logs import MAX_COLUMNS, TrainingLog, parse_log, training_log
 from hrnet_zoo.weights import cache
 from tests.http_server import FaultServer, ranged, status, whole
 
@@ -162,6 +163,30 @@ def test_iterations_beside_counts_are_kept(mirror: FaultServer) -> None:
     log = read(mirror, body(lines))
     assert log.val["iter"] == [150, 400]
     assert log.val["iter_in_file"] == [125, 400]
+
+
+def test_the_work_grows_as_the_log_does() -> None:
+    """Validation lines after all training, each of which looked for a training line behind it up to the end."""
+
+    def steps(number: int) -> int:
+        lines = body([*plain_log()[:4], *(val_line(200 + index, 0.5) for index in range(number))])
+        count = 0
+
+        def trace(frame: FrameType, *_: object) -> Any:
+            nonlocal count
+            count += 1
+            return trace if frame.f_globals["__name__"] == "hrnet_zoo.logs" else None
+
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            log = parse_log(lines, "here", "it")
+        finally:
+            sys.settrace(before)
+        assert log.val["iter"] == [200 + index for index in range(number)]
+        return count
+
+    assert steps(800) < 2.2 * steps(400)
 
 
 def test_val_lines_around_a_resumed_run(mirror: FaultServer) -> None:

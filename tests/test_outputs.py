@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from hrnet_zoo.errors import OutputError
-from hrnet_zoo.outputs import make_folder, write_file
+from hrnet_zoo.outputs import check_place, make_folder, write_file
 
 
 def test_writes_and_replaces(tmp_path: Path) -> None:
@@ -31,3 +31,16 @@ def test_makes_folders(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="name another folder"):
         make_folder(tmp_path / "file" / "c")
+
+
+def test_a_place_where_nothing_can_be_written(tmp_path: Path) -> None:
+    check_place(tmp_path / "new.json")
+    (tmp_path / "file").touch()
+    check_place(tmp_path / "file")
+    for path, found in (
+        (tmp_path, "it is a folder"),
+        (tmp_path / "absent" / "x", "there is no folder"),
+        (tmp_path / "file" / "x", "there is no folder"),
+    ):
+        with pytest.raises(OutputError, match=found):
+            check_place(path)

@@ -2,6 +2,9 @@
 
 import dataclasses
 import io
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,8 @@ from hrnet_zoo.demo.scenes import scene
 from hrnet_zoo.errors import ConfigError, UnreadableImageError, UnsupportedImageError
 from hrnet_zoo.images import normalise, read_image
 from hrnet_zoo.models.fcn import FCNHRNet
-from hrnet_zoo.prediction import _windows, score_maps
+from hrnet_zoo.prediction import _windows, evaluating, full_precision, resized, score_maps
+from tests.tables import ROOT
 from tests.test_fcn import GOLDEN
 
 FRAME = "frankfurt_000000_000294_leftImg8bit.png"
@@ -110,8 +114,60 @@ def test_the_mask_does_not_depend_on_the_memory_allowed(
         assert same.probabilities is not None
         assert np.array_equal(same.mask, plain.mask)
         assert np.array_equal(same.probabilities, plain.probabilities)
-    with pytest.raises(ConfigError, match="one row of them takes"):
-        demo.predict(picture, max_memory=1000)
+
+
+def test_little_memory_is_one_row_at_a_time_and_none_is_refused(
+    demo: FCNHRNet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture = scene(8, 64, 100).image
+    assert np.array_equal(demo.predict(picture, max_memory=1).mask, demo.predict(picture).mask)
+    monkeypatch.setattr("hrnet_zoo.prediction.score_maps", pytest.fail)
+    for wrong in (0, -5):
+        with pytest.raises(ConfigError, match=f"max_memory={wrong}"):
+            demo.predict([picture], max_memory=wrong)
+
+
+LARGE = """
+import re
+from pathlib import Path
+import numpy as np, torch
+from hrnet_zoo.creation import create_model
+
+def resident(field):
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(rf"{field}:\\s*(\\d+) kB", status)[1]) << 10
+
+torch.manual_seed(0)
+model = create_model("fcn_hr18s_ade20k_80k", pretrained=False, device="cpu")
+small = np.random.default_rng(0).integers(0, 256, (12, 16, 3), np.uint8)
+picture = small.repeat(250, axis=0).repeat(250, axis=1)
+masks = []
+for max_memory in (None, 300 << 20):
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here on
+    before = resident("VmRSS")
+    masks.append(model.predict(picture, max_memory=max_memory).mask)
+    print(*masks[-1].shape, len(np.unique(masks[-1])), resident("VmHWM") - before)
+print(np.array_equal(*masks))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="this system does not tell the peak of memory")
+def test_twelve_megapixels_and_150_classes_in_two_gigabytes() -> None:
+    """All its scores at once are 7.2 GB."""
+    done = subprocess.run(  # noqa: S603
+        [sys.executable, "-c", LARGE],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    *runs, same = done.stdout.splitlines()
+    assert same == "True"
+    for height, width, classes, peak in (map(int, run.split()) for run in runs):
+        assert (height, width) == (3000, 4000)
+        assert classes > 1
+        assert 0 < peak < 2_000_000_000
 
 
 def test_the_mask_is_that_of_the_scores_at_once(demo: FCNHRNet) -> None:
@@ -244,3 +300,49 @@ def test_bad_input(demo: FCNHRNet, tmp_path: Path) -> None:
         demo.predict(tmp_path / "absent.jpg")
     with pytest.raises(UnsupportedImageError, match="float"):
         demo.predict(np.zeros((8, 8, 3), np.float32))
+
+
+def conv_precision() -> str:
+    return str(torch.backends.cudnn.conv.fp32_precision)  # type: ignore[attr-defined]  # an object, not the module
+
+
+def test_tf32_is_off_and_torch_s_settings_are_left_as_they_were() -> None:
+    cudnn = torch.backends.cudnn
+
+    def settings() -> tuple[object, ...]:
+        return cudnn.enabled, cudnn.benchmark, cudnn.deterministic
+
+    before = settings()
+    assert (cudnn.allow_tf32, conv_precision()) == (True, "tf32")
+    with full_precision():
+        assert conv_precision() == "ieee"
+        assert settings() == before
+    assert (cudnn.allow_tf32, conv_precision()) == (True, "tf32")
+    cudnn.allow_tf32 = False
+    try:
+        with full_precision():
+            pass
+        assert not cudnn.allow_tf32
+    finally:
+        cudnn.allow_tf32 = True
+
+
+def test_evaluating_on_cuda_is_without_tf32(demo: FCNHRNet, monkeypatch: pytest.MonkeyPatch) -> None:
+    with evaluating(demo):
+        assert conv_precision() == "tf32"  # left alone on a CPU
+    monkeypatch.setattr(type(demo.decode_head.conv_seg.weight), "device", torch.device("cuda:0"), raising=False)
+    with evaluating(demo):
+        assert conv_precision() == "ieee"
+    assert conv_precision() == "tf32"
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_cuda_computes_float32_in_float32(demo: FCNHRNet) -> None:
+    """TF32 would be off by about a thousandth."""
+    there = create_model("demo", device="cuda", dtype=torch.float32)
+    images = resized(scene(3).image, demo.dataset.box, ms_flip=False)
+    with evaluating(there), evaluating(demo):
+        maps = [score_maps(model, images, slide=False, mirror=False)[0] for model in (demo, there)]
+    here, found = (each.windows[0].scores.cpu() for each in maps)
+    assert float((here - found).abs().max() / here.abs().max()) < 1e-4

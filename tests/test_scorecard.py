@@ -49,6 +49,23 @@ def test_json_is_plain(tmp_path: Path) -> None:
         card(COUNTS).to_json(tmp_path / "absent" / "figures.json")
 
 
+def test_nothing_scored_is_null_everywhere(tmp_path: Path) -> None:
+    empty = card(np.zeros((3, 3), np.int64))
+    empty.to_json(tmp_path / "figures.json")
+    found = json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"), parse_constant=pytest.fail)
+    assert [found[name] for name in ("miou", "macc", "aacc", "difference")] == [None] * 4
+
+
+def test_how_many_of_how_many() -> None:
+    scores = card(COUNTS, None)
+    scores.protocol["val_pictures"] = 500
+    assert str(scores).endswith("\n2 of 500 pictures; a data set")
+    scores.protocol["limit"] = 2
+    assert str(scores).endswith("\n2 of 500 pictures (a part only); a data set")
+    scores.protocol.update(val_pictures=2, limit=None)
+    assert str(scores).endswith("\n2 pictures; a data set")
+
+
 def labels(count: int) -> np.ndarray:
     """Return truth (H, W) in which every class occurs."""
     return np.repeat(np.arange(count, dtype=np.uint8), 8).reshape(count, 8)
@@ -77,6 +94,14 @@ def test_official_ids_taken_for_train_ids() -> None:
     truth = CITYSCAPES_IDS.values(mask)
     assert truth.max() < 19
     assert "official ids, not train ids" in str(suspicion(count_matrix(truth, mask, 19), CITYSCAPES))
+
+
+def test_train_ids_taken_for_official_ids() -> None:
+    """Only the train ids that are official ids too are left: 7, 8, 11, 12, 13 and 17."""
+    mask = labels(19)
+    truth = CITYSCAPES_IDS.indices(mask)
+    assert set(truth.ravel().tolist()) == {0, 1, 2, 3, 4, 5, IGNORED}
+    assert "train ids, not official ids" in str(suspicion(count_matrix(truth, mask, 19), CITYSCAPES))
 
 
 def test_no_reading_helps() -> None:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hrnet_zoo.errors import ConfigError
-from hrnet_zoo.scores import CPU_BYTES, ScoreMap, Window, pieces
+from hrnet_zoo.scores import CPU_BYTES, CUDA_BYTES, ScoreMap, Window, _budget, check_budget, pieces
 
 # Network input, picture: enlarged, reduced, one axis alone, not at all, odd, tiny.
 SIZES = [
@@ -100,9 +100,28 @@ def test_half_precision_is_widened_first(dtype: torch.dtype) -> None:
     assert torch.equal(found, wide)
 
 
-def test_too_little_memory() -> None:
-    with pytest.raises(ConfigError, match=r"70 x 50 pixels and 5 classes[\s\S]*one row of them takes 14,560 bytes"):
-        assembled([whole(40, 56)], 50, 70, max_memory=1000)
+def test_a_budget_below_one_row_makes_one_row_at_a_time() -> None:
+    for max_memory in (1, 1000):  # a row takes 14,560 bytes
+        parts = [rows for rows, _ in pieces([whole(40, 56)], 50, 70, max_memory)]
+        assert parts == [slice(row, row + 1) for row in range(50)]
+    assert torch.equal(assembled([whole(40, 56)], 50, 70, 1), assembled([whole(40, 56)], 50, 70))
+
+
+@pytest.mark.parametrize("wrong", [0, -1])
+def test_no_memory_at_all(wrong: int) -> None:
+    with pytest.raises(ConfigError, match=rf"max_memory={wrong}\n[\s\S]*at least 1"):
+        check_budget(wrong)
+    check_budget(None)
+    check_budget(1)
+
+
+def test_on_cuda_what_torch_holds_in_reserve_counts_as_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda _: (100 << 20, 0))
+    monkeypatch.setattr("torch.cuda.memory_reserved", lambda _: 900 << 20)
+    monkeypatch.setattr("torch.cuda.memory_allocated", lambda _: 200 << 20)
+    assert _budget(torch.device("cuda:0")) == (100 + 900 - 200 << 20) // 4
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda _: (100 << 30, 0))
+    assert _budget(torch.device("cuda:0")) == CUDA_BYTES
 
 
 def test_one_row_is_made_however_long() -> None:
@@ -125,8 +144,10 @@ def test_memory_is_bounded() -> None:
 
     views = [whole(512, 683, 150), whole(256, 341, 150, mirrored=True)]
     before = peak()
-    mask = torch.cat([scores.argmax(dim=2).to(torch.uint8) for _, scores in pieces(views, 1500, 2000, None)])
-    assert mask.shape == (1500, 2000)
+    mask = torch.zeros(1500, 2000, dtype=torch.uint8)
+    for rows, scores in pieces(views, 1500, 2000, None):
+        mask[rows] = scores.argmax(dim=2)
+    assert mask.any(dim=1).all()
     assert peak() - before < 10 * CPU_BYTES
 
 

@@ -13,7 +13,7 @@ from typing import NoReturn
 import click
 
 from hrnet_zoo import __version__
-from hrnet_zoo.cli import data, evaluating, files, health, labelling, listing, logs
+from hrnet_zoo.cli import data, evaluating, files, finetuning, health, labelling, listing, logs, sharing
 from hrnet_zoo.errors import HRNetZooError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
@@ -30,6 +30,8 @@ for command in (
     *(files.download, files.import_, files.cache),
     *(labelling.predict, labelling.demo, evaluating.evaluate),
     data.check_data,
+    finetuning.finetune,
+    sharing.push,
     *(health.benchmark, health.doctor),
 ):
     cli.add_command(command)

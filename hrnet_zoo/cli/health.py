@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hrnet_zoo.catalog import list_models
+from hrnet_zoo.catalog import is_saved, list_models
 from hrnet_zoo.cli.options import as_json, model_options
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ def benchmark(
     import torch
 
     from hrnet_zoo.benchmarking import benchmark, benchmark_table
+    from hrnet_zoo.costs import enough_memory
     from hrnet_zoo.creation import create_model
 
     timing: Timing | TableTiming
@@ -60,7 +61,8 @@ def benchmark(
         timing = benchmark_table(name, device=device)
         lines = _table_lines(timing)
     else:
-        model = create_model(name, pretrained=False, device=device, dtype=getattr(torch, dtype) if dtype else None)
+        with enough_memory(f"benchmark {name}"):
+            model = create_model(name, pretrained=False, device=device, dtype=getattr(torch, dtype) if dtype else None)
         timing = benchmark(model, size=size, batch=batch or 1)
         lines = _timing_lines(timing)
     facts = timing.to_dict()
@@ -202,6 +204,8 @@ def _show(report: Report) -> None:
 
 def _fingerprint(health: Health) -> str:
     deviation = health.deviation
+    if deviation is None and is_saved(health.model):
+        return "recorded of published models only"
     if deviation is None:
         return f"none recorded for this row yet; to record it: hrnet-zoo doctor {health.model} --record FILE"
     verdict = "as recorded" if deviation.fine else "NOT AS RECORDED"

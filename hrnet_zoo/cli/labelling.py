@@ -81,6 +81,8 @@ def demo(
 ) -> None:
     """Draw street scenes never seen in training, label them, and score the result. Needs no network."""
     if as_dataset:
+        if device or dtype:
+            raise click.UsageError("--as-dataset computes nothing: leave --device and --dtype out")
         from hrnet_zoo.demo.dataset import write_dataset
 
         write_dataset(out, seeds=range(seed, seed + scenes), progress=True)

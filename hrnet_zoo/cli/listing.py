@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
 import click
 
-from hrnet_zoo.catalog import ARCHS, list_models, model_info
+from hrnet_zoo.catalog import ARCHS, is_saved, list_models, model_info
 from hrnet_zoo.cli.options import as_json
 from hrnet_zoo.datasets import DATASETS
+
+if TYPE_CHECKING:
+    from hrnet_zoo.model_config import ModelConfig
 
 
 @click.command("list")
@@ -34,7 +38,14 @@ def list_(pattern: str, dataset: str | None, arch: str | None, as_json: bool) ->
 @click.argument("name")
 @as_json
 def info(name: str, as_json: bool) -> None:
-    """Tell everything about one checkpoint."""
+    """Tell everything about one checkpoint, published or saved (local-dir:PATH, hf-hub:ORG/NAME)."""
+    if is_saved(name):
+        from hrnet_zoo.weights.origin import find
+
+        origin = find(name)
+        if origin.config:
+            _show_saved(origin.config, origin.name, as_json)
+        return
     row = model_info(name)
     facts = {**row.to_dict(), "aliases": row.aliases, "classes": row.classes, "palette": row.palette}
     if as_json:
@@ -44,3 +55,15 @@ def info(name: str, as_json: bool) -> None:
     for key, value in facts.items():
         shown = ", ".join(value) if isinstance(value, tuple) else "-" if value is None else value
         click.echo(f"{key:<23} {shown}")
+
+
+def _show_saved(config: ModelConfig, name: str, as_json: bool) -> None:
+    facts = {"name": name, **config.to_dict(), "data_sha256": config.data_sha256}
+    if as_json:
+        click.echo(json.dumps(facts, indent=1))
+        return
+    facts["classes"] = ", ".join(config.classes)
+    for key, value in facts.items():
+        parts = {f"{key} {part}": each for part, each in value.items()} if isinstance(value, dict) else {key: value}
+        for title, shown in parts.items():
+            click.echo(f"{title:<23} {'-' if shown is None else shown}")

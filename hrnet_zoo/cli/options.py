@@ -16,7 +16,10 @@ def _bytes(_: click.Context, option: click.Parameter, text: str | None) -> int |
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kMG]?)B?", text or "", re.IGNORECASE)
     if text is not None and not match:
         raise click.BadParameter(f"{text!r} is no number of bytes, such as 500MB or 2GB", param=option)
-    return int(float(match[1]) * {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}[match[2].lower()]) if match else None
+    number = int(float(match[1]) * {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}[match[2].lower()]) if match else None
+    if number == 0:
+        raise click.BadParameter("that is not a byte", param=option)
+    return number
 
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -28,14 +31,13 @@ max_memory_option = click.option(
 )
 
 
+device_option = click.option("--device", help='Such as "cpu" or "cuda:1"; default: CUDA if there is one.')
+dtypes = click.Choice(["float16", "bfloat16", "float32"])
+
+
 def model_options(command: click.decorators.FC) -> click.decorators.FC:
     """Options of every command that computes."""
-    for option in (
-        click.option("--dtype", type=click.Choice(["float16", "bfloat16", "float32"]), help="Of the arithmetic."),
-        click.option("--device", help='Such as "cpu" or "cuda:1"; default: CUDA if there is one.'),
-    ):
-        command = option(command)
-    return command
+    return device_option(click.option("--dtype", type=dtypes, help="Of the arithmetic.")(command))
 
 
 def parse_classes(text: str | None) -> int | list[str] | None:

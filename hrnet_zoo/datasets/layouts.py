@@ -38,7 +38,7 @@ from hrnet_zoo.datasets.rules import (
 )
 from hrnet_zoo.errors import DatasetError
 
-__all__ = ["OWN", "LabelledFolder", "Problem", "Sample", "find_samples"]
+__all__ = ["OWN", "LabelledFolder", "Problem", "Sample", "check_root", "find_samples"]
 
 OWN = "images/ and masks/"  # title of a folder of one's own
 
@@ -171,9 +171,7 @@ def find_samples(root: str | Path, dataset: Dataset | None, split: str = "val") 
 
     """
     root = Path(os.path.abspath(root))  # noqa: PTH100 - a link's own neighbours are meant, not its target's
-    if not _is_folder(root):
-        found = "a file" if os.path.exists(root) else "no such folder"  # noqa: PTH110 - as in _is_folder
-        raise _refusal(root, split, found, "name the folder that holds the data set")
+    check_root(root)
     if not re.fullmatch(r"\w[\w.-]*", split):
         raise _refusal(root, split, f"{split!r} is no name of a split", "use 'val' or 'train', for instance")
     official = [layout for layout in _OFFICIAL if dataset is None or _is_official(layout, dataset)]
@@ -196,6 +194,19 @@ def find_samples(root: str | Path, dataset: Dataset | None, split: str = "val") 
             found += f"; the folder given lies outside {places[0][0]!r}"
         raise _refusal(root, split, found, "name a split that is there, or the folder of one part")
     return _read(layout, home, places[0], dataset)
+
+
+def check_root(root: str | Path) -> None:
+    """Refuse what is no folder at all, which can be known before any weights are fetched.
+
+    Raises:
+        DatasetError: there is none, or a file.
+
+    """
+    path = Path(os.path.abspath(root))  # noqa: PTH100 - as in find_samples
+    if not _is_folder(path):
+        found = "a file" if os.path.exists(path) else "no such folder"  # noqa: PTH110 - as in _is_folder
+        raise _refusal(path, "", found, "name the folder that holds the data set")
 
 
 def _is_official(layout: _Layout, dataset: Dataset) -> bool:

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from hrnet_zoo.datasets.rules import CITYSCAPES_IDS
 from hrnet_zoo.demo.scenes import scene
+from hrnet_zoo.errors import OutputError
 from hrnet_zoo.outputs import make_folder, write_file
 from hrnet_zoo.results import png
 
@@ -19,9 +20,16 @@ def write_dataset(out: Path, *, seeds: Sequence[int], progress: bool) -> None:
     """Draw a scene for each seed into `out/leftImg8bit/val` and `out/gtFine/val`, with official ids as labels.
 
     Raises:
-        OutputError: `out` cannot be written.
+        OutputError: `out` cannot be written, or holds something already: scenes of an earlier run would be scored too.
 
     """
+    make_folder(out)
+    try:
+        there = next(out.iterdir(), None)
+    except OSError as error:
+        raise _refusal(out, error.strerror or str(error)) from error
+    if there:
+        raise _refusal(out, f"the folder holds something already, {there.name} for instance")
     pictures, labels = (out / kind / "val" / "demo" for kind in ("leftImg8bit", "gtFine"))
     make_folder(pictures)
     make_folder(labels)
@@ -31,3 +39,8 @@ def write_dataset(out: Path, *, seeds: Sequence[int], progress: bool) -> None:
         write_file(pictures / f"{name}_leftImg8bit.png", png(Image.fromarray(drawn.image)))
         ids: Image.Image = Image.fromarray(np.ascontiguousarray(CITYSCAPES_IDS.values(drawn.mask)))
         write_file(labels / f"{name}_gtFine_labelIds.png", png(ids))
+
+
+def _refusal(out: Path, found: str) -> OutputError:
+    advice = "name another folder"
+    return OutputError(asked=f"write scenes into {out}", found=found, done="nothing was drawn", advice=advice, path=out)

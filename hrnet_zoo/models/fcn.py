@@ -12,10 +12,12 @@ from hrnet_zoo.models.hrnet import SPECS, HRNet, fit
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from numpy import ndarray
     from PIL.Image import Image
+    from typing_extensions import Self
 
     from hrnet_zoo.catalog import ModelInfo
     from hrnet_zoo.images import Picture
@@ -29,17 +31,19 @@ class FCNHRNet(nn.Module):
         arch: "hr18s", "hr18" or "hr48".
         dataset: what the classes are called and how pictures are brought to the network.
         info: the catalog row that the weights come from, if any.
+        name: what to call it; "": as its row, or as its arch where there is none.
 
     Attributes:
         provenance: what the weights' file says of its origin (source address, SHA-256, ...); empty for random weights.
 
     """
 
-    def __init__(self, arch: str, dataset: Dataset, info: ModelInfo | None = None) -> None:
+    def __init__(self, arch: str, dataset: Dataset, info: ModelInfo | None = None, name: str = "") -> None:
         super().__init__()
         self.arch = arch
         self.dataset = dataset
         self.info = info
+        self.name = name or (info.name if info else arch)
         self.provenance: dict[str, str] = {}
         self.backbone = HRNet(SPECS[arch])
         self.decode_head = FCNHead(SPECS[arch].widths, len(dataset.classes))
@@ -53,6 +57,17 @@ class FCNHRNet(nn.Module):
     def palette(self) -> tuple[tuple[int, int, int], ...]:
         """Colours (RGB, 0 to 255) by index."""
         return self.dataset.palette
+
+    def freeze_backbone(self) -> None:
+        """Keep the backbone as it is: its weights take no gradient, its batch norm stays in eval mode for good."""
+        self.backbone.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode of training, except in a frozen backbone."""
+        super().train(mode)
+        if not next(self.backbone.parameters()).requires_grad:
+            self.backbone.eval()
+        return self
 
     def forward(self, x: Tensor) -> Tensor:
         """Score normalised RGB pictures.
@@ -113,6 +128,18 @@ class FCNHRNet(nn.Module):
 
         return predict(self, image, mode, ms_flip, probabilities, progress, max_memory)
 
+    def save_pretrained(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        metrics: Mapping[str, float | int | str | None] | None = None,
+        licence: str | None = None,
+    ) -> Path:
+        """Save the network as a model folder, for create_model("local-dir:FOLDER"): see `hrnet_zoo.saving`."""
+        from hrnet_zoo.saving import save_pretrained
+
+        return save_pretrained(self, folder, metrics=metrics, licence=licence)
+
 
 class FCNHead(nn.Module):
     """All maps at the finest one's size, side by side, through two 1x1 convolutions.
@@ -147,4 +174,4 @@ class ConvModule(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Keep the shape."""
-        return torch.relu(self.bn(self.conv(x)))
+        return torch.relu_(self.bn(self.conv(x)))

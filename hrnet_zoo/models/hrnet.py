@@ -80,8 +80,8 @@ class HRNet(nn.Module):
             (N, width * 2^k, ceil(H / 2^(k+2)), ceil(W / 2^(k+2))) for k = 0 to 3.
 
         """
-        x = F.relu(self.bn1(self.conv1(x)))
-        x = F.relu(self.bn2(self.conv2(x)))
+        x = F.relu_(self.bn1(self.conv1(x)))
+        x = F.relu_(self.bn2(self.conv2(x)))
         maps = self.transition1([self.layer1(x)])
         maps = self.transition2(self.stage2(maps))
         maps = self.transition3(self.stage3(maps))
@@ -100,11 +100,13 @@ class Transition(nn.ModuleList):
 
     def __init__(self, before: Sequence[int], after: Sequence[int]) -> None:
         adapt = [
-            nn.Identity() if old == new else nn.Sequential(conv3x3(old, new), nn.BatchNorm2d(new), nn.ReLU())
+            nn.Identity()
+            if old == new
+            else nn.Sequential(conv3x3(old, new), nn.BatchNorm2d(new), nn.ReLU(inplace=True))
             for old, new in zip(before, after[: len(before)], strict=True)
         ]
         # Two nested Sequentials, as the published names want it.
-        down = nn.Sequential(conv3x3(before[-1], after[-1], stride=2), nn.BatchNorm2d(after[-1]), nn.ReLU())
+        down = nn.Sequential(conv3x3(before[-1], after[-1], stride=2), nn.BatchNorm2d(after[-1]), nn.ReLU(inplace=True))
         super().__init__([*adapt, nn.Sequential(down)])
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
@@ -156,7 +158,7 @@ class Fusion(nn.ModuleList):
         first, *others = (layer(x) for layer, x in zip(self, maps, strict=True))
         for source, other in enumerate(others, start=1):
             first = first + (fit(other, size) if source > self.target else other)
-        return F.relu(first)
+        return F.relu_(first)
 
 
 def path(widths: Sequence[int], source: int, target: int) -> nn.Module:
@@ -170,7 +172,9 @@ def path(widths: Sequence[int], source: int, target: int) -> nn.Module:
             nn.Upsample(scale_factor=2 ** (source - target), mode="bilinear", align_corners=False),
         )
     halvings = [widths[source]] * (target - source) + [widths[target]]
-    steps = [nn.Sequential(conv3x3(a, b, stride=2), nn.BatchNorm2d(b), nn.ReLU()) for a, b in pairwise(halvings)]
+    steps = [
+        nn.Sequential(conv3x3(a, b, stride=2), nn.BatchNorm2d(b), nn.ReLU(inplace=True)) for a, b in pairwise(halvings)
+    ]
     del steps[-1][-1]  # no ReLU before the sum
     return nn.Sequential(*steps)
 
@@ -197,9 +201,9 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Keep the shape."""
-        y = F.relu(self.bn1(self.conv1(x)))
+        y = F.relu_(self.bn1(self.conv1(x)))
         y = self.bn2(self.conv2(y))
-        return F.relu(y + x)
+        return F.relu_(y + x)
 
 
 class Bottleneck(nn.Module):
@@ -221,10 +225,10 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return 256 channels of the same size."""
-        y = F.relu(self.bn1(self.conv1(x)))
-        y = F.relu(self.bn2(self.conv2(y)))
+        y = F.relu_(self.bn1(self.conv1(x)))
+        y = F.relu_(self.bn2(self.conv2(y)))
         y = self.bn3(self.conv3(y))
-        return F.relu(y + self.downsample(x))
+        return F.relu_(y + self.downsample(x))
 
 
 def conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:

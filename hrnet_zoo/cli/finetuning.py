@@ -1,0 +1,92 @@
+"""The command that teaches a network new classes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hrnet_zoo.cli.options import as_json
+
+
+def _sides(_: click.Context, option: click.Parameter, text: str | None) -> tuple[int, int] | None:
+    """Read two numbers of pixels, such as 512x1024."""
+    if text is None:
+        return None
+    first, cross, second = text.partition("x")
+    if not (cross and first.isdecimal() and second.isdecimal()):
+        raise click.BadParameter(f"{text!r} is no pair of sides, such as 512x1024", param=option)
+    return int(first), int(second)
+
+
+def _weights(_: click.Context, option: click.Parameter, text: str | None) -> str | list[float] | None:
+    """Read "auto", or numbers with commas between them."""
+    if text is None or text == "auto":
+        return text
+    try:
+        return [float(number) for number in text.split(",")]
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r} is neither 'auto' nor numbers such as 1,1,2.5", param=option) from error
+
+
+def _val(_: click.Context, __: click.Parameter, text: str | None) -> float | str | None:
+    """Read a share such as 0.2, or a path."""
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return text
+
+
+@click.command()
+@click.argument("name")
+@click.option("--data", type=click.Path(path_type=Path), required=True, help="images/, masks/ and classes.txt.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for everything that is made.")
+@click.option("--classes", help="Comma-separated names by index, where no classes.txt says them.")
+@click.option("--val", callback=_val, help="Share to validate on (0: none), a file of names, or a folder.")
+@click.option("--epochs", type=int, help="How often each picture is seen; default: 50.")
+@click.option("--steps", type=int, help="Updates of the weights, in place of --epochs.")
+@click.option("--batch", type=int, help="Pictures of one update, over all processes.")
+@click.option("--accumulate", type=int, default=1, help="Parts to compute a batch in, to save memory.")
+@click.option("--crop", callback=_sides, metavar="HxW", help="What the network sees of a picture, in pixels.")
+@click.option("--box", callback=_sides, metavar="LONGxSHORT", help="Pictures are fitted into, also later by predict.")
+@click.option("--lr", type=float, default=0.01, show_default=True, help="Highest learning rate.")
+@click.option("--backbone-lr", type=float, default=1.0, help="Factor on it for the backbone.")
+@click.option("--head-lr", type=float, default=1.0, help="Factor on it for the head.")
+@click.option("--weight-decay", type=float, default=5e-4, show_default=True, help="Of all parameters.")
+@click.option("--warmup", type=int, default=0, help="Updates in which the learning rate rises.")
+@click.option("--freeze", type=click.Choice(["backbone"]), help="Only the head learns.")
+@click.option("--loss", default="cross_entropy", help="cross_entropy, ohem, dice or lovasz.")
+@click.option("--class-weights", callback=_weights, help="'auto', or comma-separated numbers by index.")
+@click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), help="Of the arithmetic.")
+@click.option("--ema", type=float, default=0.0, help="Keep a running average of the weights, such as 0.999.")
+@click.option("--gradient-checkpointing", is_flag=True, help="Less memory, about a third slower.")
+@click.option("--patience", type=int, help="Stop after so many validations without a gain.")
+@click.option("--validate-every", type=int, help="Updates; default: an epoch.")
+@click.option("--save-every", type=int, help="Updates; default: at each validation.")
+@click.option("--seed", type=int, default=0, help="Of everything random.")
+@click.option("--workers", type=int, help="Processes that read ahead; default: half the processors.")
+@click.option("--device", help='Such as "cpu" or "cuda:1"; default: CUDA if there is one.')
+@click.option("--resume", is_flag=True, help="Go on where OUT stands, with the same arguments.")
+@click.option("--tensorboard", is_flag=True, help="Also write events for TensorBoard.")
+@as_json
+def finetune(name: str, data: Path, out: Path, classes: str | None, as_json: bool, **options: Any) -> None:
+    """Teach the model NAME the classes of DATA; OUT becomes a model folder: local-dir:OUT.
+
+    DATA holds images/, masks/ and classes.txt, or train/ and val/ with the first two inside, or is a download of one
+    of the four data sets. Several GPUs: accelerate launch -m hrnet_zoo finetune NAME --data DATA --out OUT
+    """
+    from hrnet_zoo.finetuning import finetune
+    from hrnet_zoo.ranks import is_first
+
+    names = [each.strip() for each in classes.split(",")] if classes else None
+    made = finetune(name, data, out, classes=names, **options)
+    if not is_first():
+        return
+    facts = {"folder": str(made.folder), "steps": made.steps, "miou": made.miou, "loss": made.loss}
+    if as_json:
+        click.echo(json.dumps(facts))
+    else:
+        figure = "no validation pictures" if made.miou is None else f"mIoU {made.miou:.2f} on the validation pictures"
+        click.echo(f'{made.folder}: {made.steps} updates, {figure}; create_model("local-dir:{made.folder}")')

@@ -1,0 +1,39 @@
+"""The command that shares models on the Hub."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from hrnet_zoo.cli.options import as_json
+
+
+@click.command()
+@click.argument("what", nargs=-1, required=True, metavar="DIR ORG/NAME | ORG [NAMES]...")
+@click.option("--published", is_flag=True, help="Published checkpoints, into repositories ORG/NAME: all, or NAMES.")
+@click.option("--public", is_flag=True, help="Make new repositories visible to everybody; default: private.")
+@click.option("--revision", help="Branch to commit to; default: main.")
+@as_json
+def push(what: tuple[str, ...], published: bool, public: bool, revision: str | None, as_json: bool) -> None:
+    """Share a model folder on the Hub of Hugging Face, in one commit.
+
+    hrnet-zoo push DIR ORG/NAME shares what save_pretrained or finetune wrote into DIR. hrnet-zoo push --published ORG
+    mirrors the published checkpoints into an organisation's own repositories. HF_TOKEN, or `hf auth login`, says who
+    you are.
+    """
+    if published and revision:
+        raise click.UsageError("--revision goes with a folder")
+    if not published and len(what) != 2:
+        raise click.UsageError("give a folder and a repository: hrnet-zoo push DIR ORG/NAME")
+    from hrnet_zoo import publishing
+
+    organisation, *names = what
+    commits = (
+        publishing.push_published(organisation, names, public=public)
+        if published
+        else [publishing.push(Path(what[0]), what[1], public=public, revision=revision)]
+    )
+    for commit in commits:
+        click.echo(json.dumps(commit.to_dict()) if as_json else f"{commit.name}\n  {commit.url}")

@@ -1,0 +1,365 @@
+"""A published network and your own labelled pictures -> your own network."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from filelock import FileLock, Timeout
+
+from hrnet_zoo.checking import DataReport, check_folder
+from hrnet_zoo.creation import create_model
+from hrnet_zoo.datasets import DATASETS
+from hrnet_zoo.datasets.layouts import LabelledFolder
+from hrnet_zoo.errors import ConfigError, DatasetError, OutputError
+from hrnet_zoo.evaluation import default_workers
+from hrnet_zoo.models.fcn import FCNHRNet
+from hrnet_zoo.outputs import make_folder
+from hrnet_zoo.ranks import local_device
+from hrnet_zoo.training.balance import class_weights as balanced
+from hrnet_zoo.training.losses import Loss, make_loss
+from hrnet_zoo.training.recipe import Recipe
+from hrnet_zoo.training.run import STATE_FILE, Run
+from hrnet_zoo.training.splits import find_training_data
+from hrnet_zoo.training.stream import TrainingStream
+from hrnet_zoo.training.team import Team
+from hrnet_zoo.training.trainer import Trainer
+
+EPOCHS = 50
+
+logger = logging.getLogger("hrnet_zoo")
+
+
+@dataclass(frozen=True)
+class FineTuning:
+    """What a fine-tuning gave.
+
+    Attributes:
+        folder: a model folder: `create_model(f"local-dir:{folder}")`.
+        steps: updates done.
+        miou: mean intersection over union on the validation pictures, per cent, of the network that was kept; None
+            without validation pictures.
+        loss: of the last update; None where a run that had ended was resumed.
+
+    """
+
+    folder: Path
+    steps: int
+    miou: float | None
+    loss: float | None
+
+
+def finetune(
+    model: str | FCNHRNet,
+    data: str | Path,
+    out: str | Path,
+    *,
+    classes: Sequence[str] | None = None,
+    val: float | str | Path | None = None,
+    epochs: int | None = None,
+    steps: int | None = None,
+    batch: int | None = None,
+    accumulate: int = 1,
+    crop: tuple[int, int] | None = None,
+    box: tuple[int, int] | None = None,
+    lr: float = 0.01,
+    backbone_lr: float = 1.0,
+    head_lr: float = 1.0,
+    weight_decay: float = 5e-4,
+    warmup: int = 0,
+    freeze: str | None = None,
+    loss: str | Loss = "cross_entropy",
+    class_weights: str | Sequence[float] | None = None,
+    precision: str | None = None,
+    ema: float = 0.0,
+    gradient_checkpointing: bool = False,
+    patience: int | None = None,
+    validate_every: int | None = None,
+    save_every: int | None = None,
+    seed: int = 0,
+    workers: int | None = None,
+    device: str | torch.device | None = None,
+    resume: bool = False,
+    tensorboard: bool = False,
+    progress: bool = True,
+) -> FineTuning:
+    """Teach a network your own classes, or more of those it knows; `out` becomes a model folder.
+
+    Beside the model, `out` holds `metrics.jsonl` (what `hrnet-zoo log` reads), `curves.png`, a sheet of validation
+    pictures for each validation in `sheets/`, and the state from which `resume=True` goes on: on a CPU to the very
+    same bits as without the stop. SIGTERM and Ctrl-C finish the update under way, save and leave.
+
+    Under `accelerate launch` or `torchrun` the processes share each batch (extra `train`); their batch norm sees all
+    of it, and the result is that of one process but for rounding.
+
+    Args:
+        model: name as `create_model` takes it, or a network with float32 weights, which is left as it is.
+        data: `images/`, `masks/` and `classes.txt`, or `train/` and `val/` with the first two inside; or a download of
+            one of the four data sets. File values are class indices, 255 is ignored (for the four, their own rules).
+        out: folder for everything that is made.
+        classes: names by index, where no `classes.txt` says them. Rows of names that the model's classifier knows are
+            copied.
+        val: share of the pictures to validate on (0: none), a text file of their names, or a folder; None: `val/` if
+            it is there, else a tenth.
+        epochs: how often each picture is seen; None: 50, where `steps` is None too.
+        steps: updates of the weights, in place of `epochs`.
+        batch: pictures of one update, over all processes; None: as the model's data set was trained on each GPU (2 to
+            8), or as many as there are.
+        accumulate: parts in which each process computes its share of a batch, to save memory.
+        crop: (height, width) in pixels that the network sees of a picture; None: as its data set was trained.
+        box: (long side, short side) in pixels into which pictures are fitted, here and later by `predict`; random sizes
+            are half to twice as large. None: the box of the model's data set.
+        lr: highest learning rate; it falls to a hundredth.
+        backbone_lr: factor on it for the backbone.
+        head_lr: factor on it for the head.
+        weight_decay: of all parameters.
+        warmup: updates in which the learning rate rises.
+        freeze: "backbone": only the head learns.
+        loss: "cross_entropy", "ohem", "dice", "lovasz", or any function of scores (N, K, H, W) and labels (N, H, W; 255
+            ignored) to a mean.
+        class_weights: factors on the loss by class, or "auto": by how rare each class is.
+        precision: of the arithmetic: "fp32", "bf16" or "fp16" (CUDA only); None: bf16 on a GPU that has it, else fp16
+            there, fp32 on a CPU.
+        ema: share that a running average of the weights keeps of itself at each update, such as 0.999; that average is
+            then what is scored and kept. 0: none.
+        gradient_checkpointing: compute activations twice rather than keep them: less memory, about a third slower.
+        patience: stop after so many validations without a gain.
+        validate_every: updates; None: an epoch.
+        save_every: updates after which the state is saved; None: at each validation.
+        seed: of everything random.
+        workers: processes that read ahead; None: half the processors, at most 8; 0: none.
+        device: None: CUDA if there is one, else the CPU.
+        resume: go on where `out` stands; a run that never saved begins anew.
+        tensorboard: also write events for TensorBoard to `out`.
+        progress: show bars on a terminal.
+
+    Raises:
+        ConfigError: an argument cannot be used, or `out` is in use or holds a run and `resume` is not set.
+        DatasetError: something is wrong with the data; all of it is said before anything is computed.
+        ResumeError: `out` holds a run that these arguments did not begin, or its state is damaged.
+        TrainingError: the loss is not finite any more.
+        OutputError: `out` cannot be written, or the disk is too full for what will be.
+        RankError: one of several processes died.
+        KeyboardInterrupt, SystemExit: after SIGINT or SIGTERM, when all is saved.
+
+    """
+    out = Path(out)
+    place = torch.device(device or local_device() or ("cuda" if torch.cuda.is_available() else "cpu"))
+    team = Team(place)
+    try:
+        with _claimed(out, resume, team), torch.random.fork_rng(_generators(place)):
+            torch.manual_seed(seed)
+            train, held_out, names = team.ranks.together(lambda: find_training_data(data, val=val, classes=classes))[0]
+            # One process reads all the data once, and tells the others.
+            report = team.ranks.together(lambda: _checked(train, held_out, progress) if team.rank == 0 else None)[0]
+            network = _network(model, train, names, box, crop, place)
+            batch = _batch(network, train) if batch is None else batch
+            length = math.ceil(len(train.samples) / max(1, batch))
+            recipe = Recipe(
+                arch=network.arch,
+                classes=names,
+                pictures=tuple(sample.name for sample in train.samples),
+                steps=_steps(epochs, steps, length),
+                batch=batch,
+                accumulate=accumulate,
+                crop=network.dataset.crop,
+                box=network.dataset.box,
+                lr=lr,
+                backbone_lr=backbone_lr,
+                head_lr=head_lr,
+                weight_decay=weight_decay,
+                warmup=warmup,
+                freeze=freeze or "",
+                loss=loss if isinstance(loss, str) else getattr(loss, "__name__", type(loss).__name__),
+                class_weights=_weights(class_weights, report, names),
+                precision=_precision(precision, place),
+                ema=ema,
+                gradient_checkpointing=gradient_checkpointing,
+                seed=seed,
+            )
+            weights = torch.tensor(recipe.class_weights, device=place) if recipe.class_weights else None
+            trainer = Trainer(network, recipe, make_loss(loss, weights), team)
+            stream = TrainingStream(
+                samples=train.samples,
+                rule=train.rule,
+                box=recipe.box,
+                crop=recipe.crop,
+                seed=seed,
+                batch=recipe.batch,
+                workers=default_workers() if workers is None else workers,
+                rank=team.rank,
+                ranks=team.size,
+            )
+            run = Run(
+                trainer=trainer,
+                stream=stream,
+                out=out,
+                val=held_out,
+                validate_every=_positive("validate_every", validate_every) or length,
+                save_every=_positive("save_every", save_every) or 0,
+                patience=_positive("patience", patience),
+                tensorboard=tensorboard,
+                progress=progress,
+            )
+            if run.state.exists():
+                trainer.resume(run.state)
+            elif resume:
+                logger.warning("%s holds no state of a training: it begins anew", out)
+            _require_space(out, network, recipe)
+            run.go()
+    finally:
+        team.leave()
+    return FineTuning(out, trainer.progress.step, trainer.progress.best_miou, run.last.loss if run.last else None)
+
+
+@contextmanager
+def _claimed(out: Path, resume: bool, team: Team) -> Iterator[None]:
+    """Keep the folder of a run to this run; one process does it for all."""
+    lock = FileLock(out / ".lock")
+
+    def claim() -> None:
+        if team.rank:
+            return
+        make_folder(out)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise _misuse(f"fine-tune into {out}", "another run writes there now", "name another folder") from error
+        except OSError as error:
+            raise OutputError(
+                asked=f"fine-tune into {out}",
+                found=error.strerror or str(error),
+                done="nothing was computed",
+                advice="name a folder that can be written",
+                path=out,
+            ) from error
+        if not resume and (out / STATE_FILE).exists():
+            found, advice = "it holds a run already", "go on with resume=True, or name another folder"
+            raise _misuse(f"fine-tune into {out}", found, advice)
+
+    try:
+        team.ranks.together(claim)
+        yield
+    finally:
+        lock.release()
+
+
+def _checked(train: LabelledFolder, held_out: LabelledFolder | None, progress: bool) -> DataReport:
+    """Read all data once, before a night is spent on it; return what the training pictures hold."""
+    reports = [check_folder(folder, progress=progress) for folder in (train, held_out) if folder]
+    faults = [problem for report in reports for problem in report.problems if problem.error]
+    if faults:
+        lines = tuple(f"{problem.kind}: {problem.found}" for problem in faults)
+        raise DatasetError(
+            asked=f"fine-tune on {train.title} in {train.root}",
+            found="; ".join(lines),
+            done="nothing was computed",
+            advice=f"`hrnet-zoo check-data {train.root}` tells everything that is wrong, and what to do",
+            path=train.root,
+            problems=lines,
+        )
+    return reports[0]
+
+
+def _network(
+    model: str | FCNHRNet,
+    train: LabelledFolder,
+    names: tuple[str, ...],
+    box: tuple[int, int] | None,
+    crop: tuple[int, int] | None,
+    place: torch.device,
+) -> FCNHRNet:
+    """Return a network for the classes of the data, with float32 weights."""
+    if isinstance(model, str):
+        network = create_model(model, classes=names, device=place, dtype=torch.float32)
+    else:
+        wrong = {str(parameter.dtype) for parameter in model.parameters() if parameter.dtype != torch.float32}
+        if wrong:
+            found = f"its weights are {', '.join(sorted(wrong))}, in which small updates are lost"
+            advice = "create_model(..., dtype=torch.float32); precision= sets how it computes"
+            raise _misuse(f"fine-tune {model.arch}", found, advice)
+        if model.classes != names:
+            found = f"it has {len(model.classes)} classes, {', '.join(model.classes)[:100]}, and not those of the data"
+            raise _misuse(f"fine-tune {model.arch}", found, "create_model(..., classes=[the names])")
+        network = copy.deepcopy(model).to(place)
+    official = next((each for each in DATASETS.values() if each.title == train.title), None)
+    dataset = official or replace(network.dataset.with_classes(names), title="pictures of one's own")
+    network.dataset = replace(dataset, box=box or dataset.box, crop=crop or dataset.crop)
+    return network
+
+
+def _batch(network: FCNHRNet, train: LabelledFolder) -> int:
+    return min(network.dataset.pictures_per_gpu, len(train.samples))
+
+
+def _steps(epochs: int | None, steps: int | None, length: int) -> int:
+    if epochs is not None and steps is not None:
+        raise _misuse(f"fine-tune for {epochs} epochs and {steps} steps", "these two exclude each other", "give one")
+    if epochs is not None and epochs < 1:
+        raise _misuse(f"fine-tune for {epochs} epochs", "epochs is at least 1", "correct it")
+    return steps if steps is not None else (epochs or EPOCHS) * length
+
+
+def _positive(name: str, value: int | None) -> int | None:
+    if value is not None and value < 1:
+        raise _misuse(f"fine-tune with {name}={value}", f"{name} is at least 1", f"correct it, or leave {name} out")
+    return value
+
+
+def _weights(
+    wanted: str | Sequence[float] | None, report: DataReport | None, names: tuple[str, ...]
+) -> tuple[float, ...]:
+    if wanted is None:
+        return ()
+    if wanted == "auto" and report:
+        return balanced(report)
+    usable = not isinstance(wanted, str) and len(wanted) == len(names) and all(0 <= weight < 1e6 for weight in wanted)
+    if not usable:
+        found = f"class_weights is 'auto', or {len(names)} numbers from 0"
+        raise _misuse(f"fine-tune with class_weights={str(wanted)[:100]}", found, "correct it, or leave it out")
+    return tuple(map(float, wanted))
+
+
+def _precision(wanted: str | None, place: torch.device) -> str:
+    """Return the precision to compute in, if this device has it."""
+    if wanted is None:
+        if place.type != "cuda":
+            return "fp32"
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    if wanted == "fp16" and place.type != "cuda":
+        raise _misuse("fine-tune in fp16 on a CPU", "float16 needs a GPU", "use precision='bf16' or 'fp32'")
+    if wanted == "bf16" and place.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        found = "this processor has no instructions for bfloat16: it would be far slower than float32"
+        raise _misuse("fine-tune in bf16", found, "use precision='fp32'")
+    return wanted
+
+
+def _require_space(out: Path, network: FCNHRNet, recipe: Recipe) -> None:
+    """Refuse to begin what could not be saved: an old state and a new one, an old model and a new one."""
+    weights = sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
+    needed = weights * (2 * (3 if recipe.ema else 2) + 2)
+    free = shutil.disk_usage(out).free
+    if free < needed:
+        raise OutputError(
+            asked=f"fine-tune into {out}",
+            found=f"{free / 1e6:.0f} MB are free there, and up to {needed / 1e6:.0f} MB are needed to save safely",
+            done="nothing was computed",
+            advice="make room, or name a folder on another disk",
+            path=out,
+        )
+
+
+def _generators(place: torch.device) -> list[int]:
+    """Return the GPU whose random numbers are to be left as they were."""
+    return [place.index or 0] if place.type == "cuda" else []
+
+
+def _misuse(asked: str, found: str, advice: str) -> ConfigError:
+    return ConfigError(asked=asked, found=found, done="nothing was computed", advice=advice)

@@ -1,0 +1,150 @@
+"""Network -> model folder, which `create_model("local-dir:FOLDER")` reads and `hrnet-zoo push` shares."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from numbers import Integral, Real
+from pathlib import Path
+
+from torch import Tensor
+
+from hrnet_zoo import __version__
+from hrnet_zoo.catalog import model_info
+from hrnet_zoo.datasets import Dataset
+from hrnet_zoo.errors import ConfigError, UnknownModelError
+from hrnet_zoo.model_card import model_card
+from hrnet_zoo.model_config import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, Metrics, ModelConfig, Parent, checked
+from hrnet_zoo.models.fcn import FCNHRNet
+from hrnet_zoo.outputs import make_folder, sweep_parts, write_file
+from hrnet_zoo.weights.build import entries
+from hrnet_zoo.weights.convert import fit, to_safetensors
+from hrnet_zoo.weights.model_folder import CONFIG_KEY, config_in
+
+_NO_DIGEST = "0" * 64
+
+
+def save_pretrained(
+    model: FCNHRNet,
+    folder: str | os.PathLike[str],
+    *,
+    metrics: Mapping[str, float | int | str | None] | None = None,
+    licence: str | None = None,
+) -> Path:
+    """Save a network as a model folder: `model.safetensors`, `config.json` and `README.md`, a filled model card.
+
+    A model that is there already is replaced at one moment, by the rename of the weights' file, whose header carries
+    the whole configuration: killed at any time, this leaves the old model or the new one. Other files stay. No path,
+    user or host name is written.
+
+    Args:
+        model: the network; its weights are written in the dtype that they have. `create_model` reads them as float32
+            whichever it was, which is exact for float16 and bfloat16.
+        folder: made, with its parents, if it is not there.
+        metrics: what was measured: "miou", "macc", "aacc" (per cent, 0 to 100, as `Evaluation` has them), "data" (text:
+            on which pictures) and "steps" (of the optimiser). None of them has to be there; nan is as good as none.
+        licence: of the weights, as the Hub abbreviates it ("apache-2.0", "other"); None: that of the weights that the
+            model started from, "unknown" where that is not known.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ConfigError: `metrics` has an unknown name.
+        ModelConfigError: a name of a class, a metric or another fact is one that no reader would accept.
+        StateDictMismatchError: a weight is infinite or not a number, or the network is no plain FCN-HRNet.
+        OutputError: the folder cannot be written.
+
+    """
+    folder = Path(folder)
+    config = checked(
+        ModelConfig(
+            arch=model.arch,
+            dataset=_as_saved(model.dataset),
+            data_sha256=_NO_DIGEST,
+            licence=licence or _licence(model.provenance),
+            parent=_parent(model.provenance),
+            metrics=_metrics(metrics or {}),
+        ),
+        f"a model in {folder}",
+    )
+    header = {CONFIG_KEY: config.to_header(), "hrnet_zoo_version": __version__}
+    blob = to_safetensors(_weights(model, folder), header)
+    make_folder(folder)
+    sweep_parts(folder)
+    write_file(folder / WEIGHTS_FILE, blob)
+    del blob
+    config = config_in(folder / WEIGHTS_FILE)  # with the digest
+    write_file(folder / CONFIG_FILE, config.to_json().encode())
+    write_file(folder / CARD_FILE, model_card(config).encode())
+    return folder
+
+
+def _weights(model: FCNHRNet, folder: Path) -> dict[str, Tensor]:
+    """Return the state dict on the CPU, each tensor contiguous and of the dtype that it has."""
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    fit(state, entries(model.arch, len(model.classes)), f"to be saved in {folder}")  # names, shapes, finite values
+    return state
+
+
+def _as_saved(dataset: Dataset) -> Dataset:
+    """Return the data set with its labels in it, so that it means the same whatever a later version's tables say."""
+    return replace(dataset, labels=tuple(zip(dataset.classes, dataset.palette, strict=True)))
+
+
+def _metrics(metrics: Mapping[str, float | int | str | None]) -> Metrics:
+    known = [field.name for field in fields(Metrics)]
+    unusable = [name for name, value in metrics.items() if not isinstance(value, Real | str | None)]
+    if unknown := [name for name in metrics if name not in known] or unusable:
+        raise ConfigError(
+            asked=f"save a model with metrics={unknown}",
+            found=f"metrics are {', '.join(known)}; numbers, or text for data",
+            done="nothing was saved",
+            advice="leave the others out",
+        )
+    return Metrics(**{name: _plain_number(value) for name, value in metrics.items()})  # type: ignore[arg-type]
+
+
+def _plain_number(value: float | int | str | None) -> float | int | str | None:
+    """Return a number of numpy or torch as Python's own, and None for nan: no pixel was there to measure."""
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, Real):
+        return None if math.isnan(value) else float(value)
+    return value
+
+
+def _parent(provenance: Mapping[str, str]) -> Parent | None:
+    """Return what the weights started from, without anything that tells of a machine or a person."""
+    if not provenance:
+        return None
+    name = provenance.get("model", "")
+    known = name == "local-dir" or name.startswith("hf-hub:") or _is_row(name)
+    file = provenance.get("source_url", "").rpartition("/")[2].rpartition("\\")[2]
+    digests = {key: _digest(provenance.get(key, "")) for key in ("source_sha256", "data_sha256")}
+    # The header of a foreign file says what it likes: what is no plain name is left out.
+    return Parent(name if known else "a checkpoint of one's own", _plain(file), **digests)
+
+
+def _licence(provenance: Mapping[str, str]) -> str:
+    """Return the licence of the weights that a model started from; the published ones and the demo's are Apache-2.0."""
+    return _plain(provenance.get("licence", "")) or (
+        "apache-2.0" if _is_row(provenance.get("model", "")) else "unknown"
+    )
+
+
+def _is_row(name: str) -> bool:
+    try:
+        return model_info(name).name == name
+    except UnknownModelError:
+        return False
+
+
+def _plain(text: str) -> str | None:
+    return text if 0 < len(text) <= 100 and text.isprintable() and text == text.strip() else None
+
+
+def _digest(text: str) -> str | None:
+    return text if len(text) == 64 and {*text} <= {*"0123456789abcdef"} else None

@@ -1,0 +1,1 @@
+"""The parts of fine-tuning: data, losses, steps, and the state that survives a stop."""

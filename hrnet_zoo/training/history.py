@@ -1,0 +1,112 @@
+"""What a training tells of itself while it runs: lines of JSON, curves, and events for TensorBoard if wanted."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from hrnet_zoo.errors import ConfigError, OutputError
+from hrnet_zoo.logs import parse_log
+from hrnet_zoo.outputs import write_file
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+    from typing_extensions import Self
+
+LOG_FILE = "metrics.jsonl"
+CURVES_FILE = "curves.png"
+
+logger = logging.getLogger("hrnet_zoo")
+
+
+class History:
+    """The log of a run, in the form of the published checkpoints' logs: `hrnet-zoo log` reads it too.
+
+    Args:
+        folder: of the run.
+        name: of the model, for titles.
+        step: the updates done; lines of later ones, which a stop has undone, are removed.
+        tensorboard: write events too.
+
+    Raises:
+        ConfigError: TensorBoard is not installed.
+        OutputError: the folder cannot be written.
+
+    """
+
+    def __init__(self, folder: Path, name: str, step: int, *, tensorboard: bool) -> None:
+        self.path, self.name = folder / LOG_FILE, name
+        self._events = _events(folder, step) if tensorboard else None
+        kept = []
+        try:
+            lines = self.path.read_bytes().splitlines() if step else []
+            kept = [line for line in lines if _iteration(line) <= step]
+            write_file(self.path, b"".join(line + b"\n" for line in kept))
+            self._file = self.path.open("ab")
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+        if self._events:
+            self._events.close()
+
+    def add(self, line: dict[str, Any]) -> None:
+        """Write a line; figures of a "train" or "val" line become curves in TensorBoard.
+
+        Raises:
+            OutputError: it cannot be written.
+
+        """
+        try:
+            self._file.write(json.dumps(line).encode() + b"\n")
+            self._file.flush()
+        except OSError as error:
+            raise self._unwritable(error) from error
+        for key in line.keys() - {"mode", "iter"} if self._events and "mode" in line else ():
+            self._events.add_scalar(f"{line['mode']}/{key}", line[key], line["iter"])  # type: ignore[union-attr]
+
+    def draw(self) -> None:
+        """Draw loss and validation mIoU over the updates, if matplotlib is installed."""
+        try:
+            parse_log(self.path.read_bytes(), str(self.path), self.name).save_plot(self.path.with_name(CURVES_FILE))
+        except ConfigError as error:  # matplotlib is an extra: the figures are in the log all the same
+            logger.warning("no curves are drawn: %s; %s", error.found, error.advice)
+
+    def _unwritable(self, error: OSError) -> OutputError:
+        return OutputError(
+            asked=f"write the training's log {self.path}",
+            found=error.strerror or str(error),
+            done="the training was stopped; its state is as it was saved last",
+            advice="check the permissions and the free space, and resume",
+            path=self.path,
+        )
+
+
+def _iteration(line: bytes) -> float:
+    """Return the update that a line tells of: 0 for the first line, infinity for one that was cut off."""
+    try:
+        return int(json.loads(line).get("iter", 0))
+    except (ValueError, AttributeError, TypeError):
+        return float("inf")
+
+
+def _events(folder: Path, step: int) -> SummaryWriter:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ConfigError(
+            asked="events for TensorBoard",
+            found=f"it cannot be imported ({error})",
+            done="nothing was computed",
+            advice="pip install tensorboard, or leave tensorboard out: metrics.jsonl has the same figures",
+        ) from error
+    return SummaryWriter(str(folder / "tensorboard"), purge_step=step or None)

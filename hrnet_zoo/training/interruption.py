@@ -1,0 +1,54 @@
+"""SIGINT and SIGTERM, heard but not obeyed until the work under way is safe."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+class Interruption:
+    """While it is entered, a first signal is only noted, and a second one acts as ever.
+
+    In other threads than the main one, where Python has no signals, it does nothing.
+    """
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+    def __init__(self) -> None:
+        self.signal: signal.Signals | None = None
+        self._before: dict[signal.Signals, signal._HANDLER] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._note) for number in self.SIGNALS}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.signal:
+            signal.signal(number, self._before[signal.Signals(number)])
+            signal.raise_signal(number)
+        self.signal = signal.Signals(number)
+
+    @staticmethod
+    def leave(number: int) -> None:
+        """Do what a signal asks for.
+
+        Raises:
+            KeyboardInterrupt: it is SIGINT.
+            SystemExit: it is SIGTERM; the code is 143.
+
+        """
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise SystemExit(128 + number)

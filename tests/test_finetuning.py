@@ -1,0 +1,355 @@
+"""Your own classes, from the first update to a model folder that comes back."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from filelock import FileLock
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor
+
+import hrnet_zoo
+from hrnet_zoo import finetuning
+from hrnet_zoo.cli import main
+from hrnet_zoo.errors import ConfigError, DatasetError, OutputError, ResumeError, TrainingError
+from hrnet_zoo.finetuning import FineTuning, finetune
+from hrnet_zoo.training.losses import cross_entropy
+from tests.training_data import GROUPS, write_own_folder
+
+STEPS = 6
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_own_folder(tmp_path_factory.mktemp("data"), 8)
+
+
+def train(data: Path, out: Path, **options: Any) -> FineTuning:
+    given: dict[str, Any] = {
+        "steps": STEPS,
+        "batch": 2,
+        "crop": (64, 64),
+        "box": (192, 96),
+        "val": 0.25,
+        "validate_every": 3,
+        "workers": 0,
+        "device": "cpu",
+        "progress": False,
+    }
+    return finetune("demo", data, out, **{**given, **options})
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    """Sums over threads depend on their number, and a forked process has one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def lines(out: Path, mode: str) -> list[dict[str, Any]]:
+    found = map(json.loads, (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
+    return [line for line in found if line.get("mode") == mode]
+
+
+def same_weights(a: Path, b: Path) -> bool:
+    one, other = load_file(a / "training_state.safetensors"), load_file(b / "training_state.safetensors")
+    return one.keys() == other.keys() and all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+
+
+@pytest.fixture(scope="module")
+def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HRNET_ZOO_CACHE", str(out.with_name("cache")))
+        train(data, out)
+    return out
+
+
+def test_out_is_a_model_folder(data: Path, whole: Path) -> None:
+    model = hrnet_zoo.create_model(f"local-dir:{whole}")
+    assert model.classes == tuple(GROUPS)
+    picture = next((data / "images").iterdir())
+    assert set(model.predict(picture).fractions()) <= set(GROUPS)
+    scores = hrnet_zoo.evaluate(model, data, workers=0, progress=False)
+    assert scores.miou > 30
+
+
+def test_out_tells_how_it_went(whole: Path) -> None:
+    assert [line["iter"] for line in lines(whole, "train")] == list(range(1, STEPS + 1))
+    assert [line["iter"] for line in lines(whole, "val")] == [3, 6]
+    for name in ("update_000003.jpg", "update_000006.jpg"):
+        with Image.open(whole / "sheets" / name) as sheet:
+            assert sheet.width == 1200
+    assert (whole / "curves.png").exists()
+    config = json.loads((whole / "config.json").read_text(encoding="utf-8"))
+    assert config["metrics"]["miou"] == pytest.approx(max(line["mIoU"] for line in lines(whole, "val")), abs=1e-3)
+
+
+def test_what_is_kept_is_the_best(data: Path, whole: Path) -> None:
+    """The model's figure is that of the best validation, and its own evaluation gives it again."""
+    held = data / "held"
+    config = json.loads((whole / "config.json").read_text(encoding="utf-8"))
+    from hrnet_zoo.training.splits import find_training_data  # which pictures were held back
+
+    _, val, _ = find_training_data(data, val=0.25)
+    assert val is not None
+    for sample in val.samples:
+        for folder, path in (("images", sample.picture), ("masks", sample.labels)):
+            (held / folder).mkdir(parents=True, exist_ok=True)
+            (held / folder / path.name).write_bytes(path.read_bytes())
+    scores = hrnet_zoo.evaluate(hrnet_zoo.create_model(f"local-dir:{whole}"), held, workers=0, progress=False)
+    assert scores.miou == pytest.approx(config["metrics"]["miou"], abs=1e-9)
+
+
+class StopAt:
+    """A loss that sends a signal to its own process at an update."""
+
+    __name__ = "cross_entropy"
+
+    def __init__(self, step: int, number: signal.Signals) -> None:
+        self.step, self.number, self.calls = step, number, 0
+
+    def __call__(self, scores: Tensor, labels: Tensor) -> Tensor:
+        """Be the cross-entropy."""
+        self.calls += 1
+        if self.calls == self.step:
+            signal.raise_signal(self.number)
+        return cross_entropy(scores, labels)
+
+
+@pytest.mark.parametrize("step", range(1, STEPS + 1))
+def test_told_to_stop_at_any_update_it_goes_on_bit_exactly(data: Path, whole: Path, tmp_path: Path, step: int) -> None:
+    number = signal.SIGTERM if step % 2 else signal.SIGINT
+    with pytest.raises((SystemExit, KeyboardInterrupt)):
+        train(data, tmp_path, loss=StopAt(step, number))
+    assert len(lines(tmp_path, "train")) == step  # the update under way was finished
+    made = train(data, tmp_path, resume=True)
+    assert made.steps == STEPS
+    assert same_weights(tmp_path, whole)
+    kept, expected = (load_file(out / "model.safetensors") for out in (tmp_path, whole))
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in kept.items())
+    ours, theirs = ([line["loss"] for line in lines(out, "train")] for out in (tmp_path, whole))
+    assert ours == theirs
+    assert [line["mIoU"] for line in lines(tmp_path, "val")] == [line["mIoU"] for line in lines(whole, "val")]
+
+
+def test_killed_it_goes_on_from_what_was_saved(data: Path, whole: Path, tmp_path: Path) -> None:
+    child = os.fork()
+    if not child:
+        train(data, tmp_path, save_every=1, loss=StopAt(5, signal.SIGKILL))
+        os._exit(1)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    train(data, tmp_path, resume=True, save_every=1)
+    assert same_weights(tmp_path, whole)
+
+
+def test_workers_change_nothing(data: Path, whole: Path, tmp_path: Path) -> None:
+    train(data, tmp_path, workers=2)
+    assert same_weights(tmp_path, whole)
+
+
+def test_a_run_that_ended_is_not_run_again(data: Path, whole: Path) -> None:
+    before = (whole / "model.safetensors").stat().st_mtime_ns
+    made = train(data, whole, resume=True)
+    assert (made.steps, made.loss) == (STEPS, None)
+    assert (whole / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_a_loss_that_is_not_finite_leaves_what_was_kept(data: Path, tmp_path: Path) -> None:
+    calls = []
+
+    def broken(scores: Tensor, labels: Tensor) -> Tensor:
+        calls.append(1)
+        return cross_entropy(scores, labels) * (float("nan") if len(calls) == 5 else 1.0)
+
+    with pytest.raises(TrainingError, match="update 5 of 6"):
+        train(data, tmp_path, loss=broken)
+    kept = load_file(tmp_path / "model.safetensors")
+    assert all(tensor.isfinite().all() for tensor in kept.values())
+    assert json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))["metrics"]["steps"] == 3
+
+
+def test_patience_ends_it(data: Path, tmp_path: Path) -> None:
+    made = train(data, tmp_path, lr=1e-9, validate_every=1, patience=2, steps=20)
+    assert made.steps < 20
+
+
+def test_without_validation_the_last_network_is_kept(data: Path, tmp_path: Path) -> None:
+    made = train(data, tmp_path, val=0, steps=2)
+    assert made.miou is None
+    assert hrnet_zoo.create_model(f"local-dir:{tmp_path}").classes == tuple(GROUPS)
+    assert not (tmp_path / "sheets").exists()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"class_weights": "auto"},
+        {"class_weights": (1.0, 2.0, 0.5), "loss": "ohem"},
+        {"loss": "dice", "ema": 0.9},
+        {"loss": "lovasz", "freeze": "backbone"},
+        {"gradient_checkpointing": True, "accumulate": 2, "warmup": 1},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_every_way_to_train_gives_a_model(data: Path, tmp_path: Path, options: dict[str, Any]) -> None:
+    train(data, tmp_path, steps=2, **options)
+    assert hrnet_zoo.create_model(f"local-dir:{tmp_path}").classes == tuple(GROUPS)
+
+
+def test_a_network_in_hand_is_left_as_it_is(data: Path, tmp_path: Path) -> None:
+    network = hrnet_zoo.create_model("demo", classes=list(GROUPS))
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    finetune(network, data, tmp_path, steps=1, batch=2, crop=(64, 64), val=0, workers=0, progress=False, device="cpu")
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+
+
+def one_class(root: Path) -> None:
+    (root / "classes.txt").write_text("ground\n", encoding="utf-8")
+
+
+def no_names(root: Path) -> None:
+    (root / "classes.txt").unlink()
+
+
+def no_pictures(root: Path) -> None:
+    for path in (root / "images").iterdir():
+        path.unlink()
+
+
+def label_outside(root: Path) -> None:
+    path = next((root / "masks").iterdir())
+    Image.new("L", (192, 96), 9).save(path)
+
+
+@pytest.mark.parametrize("spoil", [one_class, no_names, no_pictures, label_outside])
+def test_wrong_data_is_refused_before_anything_is_computed(tmp_path: Path, spoil: Callable[[Path], None]) -> None:
+    root = write_own_folder(tmp_path / "data", 3)
+    spoil(root)
+    with pytest.raises((DatasetError, ConfigError)) as caught:
+        train(root, tmp_path / "out")
+    assert str(tmp_path) in str(caught.value)
+    assert not (tmp_path / "out" / "metrics.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "found"),
+    [
+        ({"epochs": 1}, "exclude each other"),
+        ({"steps": None, "epochs": 0}, "at least 1"),
+        ({"lr": -1.0}, "lr is"),
+        ({"loss": "hinge"}, "loss"),
+        ({"precision": "fp16"}, "needs a GPU"),
+        ({"patience": 0}, "patience is at least 1"),
+        ({"class_weights": (1.0, 2.0)}, "3 numbers"),
+        ({"class_weights": "none"}, "3 numbers"),
+        ({"val": 1.5}, "val"),
+        ({"batch": 0}, "batch"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_wrong_arguments_are_refused(data: Path, tmp_path: Path, options: dict[str, Any], found: str) -> None:
+    with pytest.raises(ConfigError, match=found):
+        train(data, tmp_path, **options)
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_half_precision_weights_are_refused(data: Path, tmp_path: Path) -> None:
+    network = hrnet_zoo.create_model("demo", classes=list(GROUPS), dtype=torch.float16)
+    with pytest.raises(ConfigError, match="float16"):
+        finetune(network, data, tmp_path)
+
+
+def test_a_network_of_other_classes_is_refused(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="19 classes"):
+        finetune(hrnet_zoo.create_model("demo"), data, tmp_path)
+
+
+def test_a_folder_that_holds_a_run_is_not_overwritten(data: Path, whole: Path) -> None:
+    with pytest.raises(ConfigError, match="resume=True"):
+        train(data, whole)
+
+
+@pytest.mark.parametrize("changed", [{"lr": 0.5}, {"steps": 7}, {"seed": 1}, {"classes": ["a", "b", "c"]}])
+def test_resuming_with_other_arguments_is_refused(
+    data: Path, whole: Path, changed: dict[str, Any], tmp_path: Path
+) -> None:
+    if "classes" in changed:
+        data = write_own_folder(tmp_path / "data", 8)
+        (data / "classes.txt").unlink()
+    with pytest.raises(ResumeError) as caught:
+        train(data, whole, resume=True, **changed)
+    assert caught.value.field == next(iter(changed))
+
+
+def test_a_torn_state_is_refused_and_kept(data: Path, whole: Path, tmp_path: Path) -> None:
+    torn = (whole / "training_state.safetensors").read_bytes()[:-100]
+    (tmp_path / "training_state.safetensors").write_bytes(torn)
+    with pytest.raises(ResumeError):
+        train(data, tmp_path, resume=True)
+    assert (tmp_path / "training_state.safetensors").read_bytes() == torn
+
+
+def test_resuming_nothing_begins_anew_and_says_so(data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert train(data, tmp_path, steps=1, resume=True).steps == 1
+    assert "begins anew" in caplog.text
+
+
+def test_two_runs_cannot_share_a_folder(data: Path, tmp_path: Path) -> None:
+    with FileLock(tmp_path / ".lock"), pytest.raises(ConfigError, match="another run"):
+        train(data, tmp_path)
+
+
+def test_too_little_disk_is_said_first(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = finetuning.shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(finetuning.shutil, "disk_usage", lambda _: usage._replace(free=10_000_000))
+    with pytest.raises(OutputError, match="10 MB are free"):
+        train(data, tmp_path)
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_command_line(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = f"--data {data} --out {tmp_path / 'a'} --steps 2 --batch 2 --crop 64x64 --box 192x96 --val 0.25"
+    with pytest.raises(SystemExit) as caught:
+        main(["finetune", "demo", *options.split(), "--workers", "0", "--class-weights", "auto", "--json"])
+    assert not caught.value.code
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["steps"] == 2
+    assert facts["miou"] == json.loads((tmp_path / "a" / "config.json").read_text(encoding="utf-8"))["metrics"]["miou"]
+
+
+SCRIPT = """
+import sys
+from hrnet_zoo.finetuning import finetune
+if __name__ == "__main__":
+    finetune("demo", sys.argv[1], sys.argv[2], steps=10, batch=4, lr=0.001, crop=(64, 64), box=(192, 96), val=0.25,
+             validate_every=5, workers=0, device="cpu", progress=False)
+"""
+
+
+def test_two_processes_learn_as_one_does(data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("accelerate")
+    script = tmp_path / "train.py"
+    script.write_text(SCRIPT, encoding="utf-8")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(hrnet_zoo.__file__).parents[1])}
+    two = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    for out, command in (("one", [sys.executable, str(script)]), ("two", two)):
+        run = subprocess.run(  # noqa: S603
+            [*command, str(data), str(tmp_path / out)], env=environment, capture_output=True, text=True, check=False
+        )
+        assert run.returncode == 0, run.stderr[-3000:]
+    one, both = ([line["loss"] for line in lines(tmp_path / out, "train")] for out in ("one", "two"))
+    assert len(one) == 10
+    assert both == pytest.approx(one, rel=1e-5)
+    scores = [[line["mIoU"] for line in lines(tmp_path / out, "val")] for out in ("one", "two")]
+    assert scores[1] == pytest.approx(scores[0], abs=0.5)

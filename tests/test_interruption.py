@@ -1,0 +1,58 @@
+"""Signals that wait until the work is safe."""
+
+import signal
+import threading
+
+import pytest
+
+from hrnet_zoo.training.interruption import Interruption
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"),
+    [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)],
+    ids=["SIGINT", "SIGTERM"],
+)
+def test_the_first_signal_is_noted_and_the_second_acts(number: signal.Signals, expected: type[BaseException]) -> None:
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        with Interruption() as stop:
+            assert stop.signal is None
+            signal.raise_signal(number)
+            assert stop.signal is number
+            with pytest.raises(expected):
+                signal.raise_signal(number)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def leave(*_: object) -> None:
+    raise SystemExit(1)
+
+
+def test_handlers_are_put_back() -> None:
+    before = [signal.getsignal(number) for number in Interruption.SIGNALS]
+    with Interruption():
+        assert signal.getsignal(signal.SIGTERM) != before[1]
+    assert [signal.getsignal(number) for number in Interruption.SIGNALS] == before
+
+
+def test_leaving_is_what_the_signal_asks_for() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        Interruption.leave(signal.SIGINT)
+    with pytest.raises(SystemExit) as caught:
+        Interruption.leave(signal.SIGTERM)
+    assert caught.value.code == 143
+
+
+def test_in_another_thread_it_stands_aside() -> None:
+    seen = []
+
+    def work() -> None:
+        with Interruption() as stop:
+            seen.append(stop.signal)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [None]

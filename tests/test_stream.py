@@ -1,0 +1,205 @@
+"""The order of samples: a pure function of seed and position, for any start, workers and processes."""
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import closing
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from hrnet_zoo.datasets.pairing import Sample
+from hrnet_zoo.datasets.rules import CITYSCAPES_IDS, IGNORED, identity
+from hrnet_zoo.demo.dataset import write_dataset
+from hrnet_zoo.demo.scenes import scene
+from hrnet_zoo.errors import ConfigError, DatasetError, UnreadableImageError, WorkerError
+from hrnet_zoo.training import stream as stream_module
+from hrnet_zoo.training.augmentation import augment, collate
+from hrnet_zoo.training.stream import TrainingStream, load_sample, read_pair
+
+Batch = tuple[Tensor, Tensor]
+COUNT = 5
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory: pytest.TempPathFactory) -> tuple[Sample, ...]:
+    home = tmp_path_factory.mktemp("scenes")
+    write_dataset(home, seeds=range(COUNT), progress=False)
+    names = [f"demo/demo_{seed:06d}_000019" for seed in range(COUNT)]
+    return tuple(
+        Sample(n, home / f"leftImg8bit/val/{n}_leftImg8bit.png", home / f"gtFine/val/{n}_gtFine_labelIds.png")
+        for n in names
+    )
+
+
+def make(samples: tuple[Sample, ...], **options: Any) -> TrainingStream:
+    chosen: dict[str, Any] = {"box": (192, 96), "crop": (32, 64), "seed": 7, "batch": 4} | options
+    return TrainingStream(samples=samples, rule=CITYSCAPES_IDS, **chosen)
+
+
+def first(stream: TrainingStream, number: int, start: int = 0) -> list[Batch]:
+    batches = stream.batches(start)
+    with closing(batches):
+        return list(islice(batches, number))
+
+
+def equal(one: list[Batch], other: list[Batch]) -> bool:
+    return len(one) == len(other) and all(
+        torch.equal(a, b) for pair in zip(one, other, strict=True) for a, b in zip(*pair, strict=True)
+    )
+
+
+def test_shapes(samples: tuple[Sample, ...]) -> None:
+    ((images, labels),) = first(make(samples), 1)
+    assert (images.shape, images.dtype) == ((4, 3, 32, 64), torch.float32)
+    assert (labels.shape, labels.dtype) == ((4, 32, 64), torch.int64)
+    assert set(labels.flatten().tolist()) <= {*range(19), IGNORED}
+    assert make(samples).steps_per_epoch == 5 / 4
+
+
+def test_a_batch_is_made_of_its_positions(samples: tuple[Sample, ...]) -> None:
+    """Written out once more: orders from [seed, 0, epoch], chances from [seed, 1, position]."""
+    orders = [np.random.default_rng([7, 0, epoch]).permutation(COUNT) for epoch in range(2)]
+    pairs = []
+    for position in range(4, 8):  # of step 1, over the border of an epoch
+        drawn = scene(int(orders[position // COUNT][position % COUNT]))
+        rng = np.random.default_rng([7, 1, position])
+        pairs.append(augment(drawn.image, drawn.mask, box=(192, 96), crop=(32, 64), rng=rng))
+    assert equal(first(make(samples), 1, start=1), [collate(pairs, (32, 64))])
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+@pytest.mark.parametrize("start", [0, 3])
+def test_the_same_batches_from_any_start_with_any_workers(
+    samples: tuple[Sample, ...], workers: int, start: int
+) -> None:
+    whole = first(make(samples), 6)
+    assert equal(first(make(samples, workers=workers), 6 - start, start), whole[start:])
+    assert not equal(whole[:1], whole[1:2])
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_processes_share_each_batch(samples: tuple[Sample, ...], ranks: int) -> None:
+    shares = [first(make(samples, rank=rank, ranks=ranks), 3, start=2) for rank in range(ranks)]
+    whole = first(make(samples), 3, start=2)
+    for step, (images, labels) in enumerate(whole):
+        for rank, share in enumerate(shares):
+            assert torch.equal(share[step][0], images[rank::ranks])
+            assert torch.equal(share[step][1], labels[rank::ranks])
+
+
+def test_every_epoch_shows_each_picture_once_in_an_order_of_its_own(samples: tuple[Sample, ...]) -> None:
+    places = list(islice(make(samples, batch=3).places(), 40 * COUNT))
+    assert [place.position for place in places] == list(range(40 * COUNT))
+    epochs = [[place.name for place in places[i : i + COUNT]] for i in range(0, len(places), COUNT)]
+    assert all(sorted(epoch) == sorted(sample.name for sample in samples) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) > 25
+    other = [place.name for place in islice(make(samples, batch=3, seed=8).places(), 40 * COUNT)]
+    assert other != [place.name for place in places]
+
+
+def test_a_picture_is_another_sample_each_time(samples: tuple[Sample, ...]) -> None:
+    batches = first(make(samples[:1], batch=2), 3)
+    seen = {labels[i].numpy().tobytes() for _, labels in batches for i in range(2)}
+    assert len(seen) == 6
+
+
+def with_fault(samples: tuple[Sample, ...], tmp_path: Path, kind: str) -> Sample:
+    picture, labels = tmp_path / "picture.png", tmp_path / "labels.png"
+    picture.write_bytes(samples[0].picture.read_bytes())
+    labels.write_bytes(samples[0].labels.read_bytes())
+    if kind == "picture":
+        picture.write_bytes(picture.read_bytes()[:-2000])
+    if kind == "size":
+        Image.new("L", (700, 384)).save(labels)
+    if kind == "value":
+        Image.new("L", (768, 384), 77).save(labels)
+    if kind == "mask":
+        Image.new("RGB", (768, 384)).save(labels)
+    return Sample("x", picture, labels)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(
+    ("kind", "error", "words"),
+    [
+        ("picture", UnreadableImageError, r"picture\.png"),
+        ("size", DatasetError, r"(?s)picture\.png.*labels\.png.*700 x 384"),
+        ("value", DatasetError, r"(?s)labels\.png.*values 77"),
+        ("mask", DatasetError, r"(?s)labels\.png.*RGB mask"),
+    ],
+)
+def test_a_file_that_fails_is_named(
+    samples: tuple[Sample, ...], tmp_path: Path, workers: int, kind: str, error: type[Exception], words: str
+) -> None:
+    stream = make((*samples[:1], with_fault(samples, tmp_path, kind)), workers=workers, batch=2)
+    batches = stream.batches()
+    with closing(batches), pytest.raises(error, match=words):
+        next(batches)
+
+
+def test_who_stops_leaves_no_process(samples: tuple[Sample, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream_module, "load_sample", load_and_tell)
+    batches = make(samples, workers=2).batches()
+    workers = {int(value) for value in next(batches)[1][:, 0, 0]}
+    assert os.getpid() not in workers
+    batches.close()
+    for process in workers:
+        with pytest.raises(ProcessLookupError):
+            os.kill(process, 0)
+
+
+def load_and_tell(place: Any, **options: Any) -> Any:
+    image, labels = load_sample(place, **options)
+    return image, np.full(labels.shape, os.getpid(), np.int32)
+
+
+def load_and_die(place: Any, **options: Any) -> Any:
+    if place.position == 6:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return load_sample(place, **options)
+
+
+def test_a_worker_that_dies(samples: tuple[Sample, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream_module, "load_sample", load_and_die)
+    batches = make(samples, workers=1, batch=2).batches()
+    with closing(batches), pytest.raises(WorkerError, match="workers=0"):
+        consume(batches)
+
+
+def consume(batches: Iterator[Batch]) -> None:
+    for _ in islice(batches, 10):
+        pass
+
+
+def test_read_pair_gives_class_indices(samples: tuple[Sample, ...]) -> None:
+    image, labels = read_pair(samples[2], CITYSCAPES_IDS)
+    assert np.array_equal(image, scene(2).image)
+    assert np.array_equal(labels, scene(2).mask)
+    with pytest.raises(DatasetError, match="no class"):
+        read_pair(samples[2], identity(5))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"batch": 3, "ranks": 2}, "equally many"),
+        ({"batch": 0}, "at least one picture"),
+        ({"workers": -1}, "at least 0"),
+        ({"seed": -1}, "at least 0"),
+        ({"rank": 2, "ranks": 2}, "count from 0"),
+        ({"ranks": 0}, "count from 0"),
+        ({"crop": (0, 64)}, "at least one pixel"),
+    ],
+)
+def test_what_cannot_be_used(samples: tuple[Sample, ...], options: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        make(samples, **options)
+    with pytest.raises(ConfigError, match="nothing to train on"):
+        make(())
