@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
-from hrnet_zoo.catalog import model_info
+from hrnet_zoo.catalog import LOCAL, model_info
 from hrnet_zoo.errors import ConfigError, DownloadError, UnexpectedContentError
 from hrnet_zoo.outputs import write_file
 from hrnet_zoo.weights import cache
@@ -27,6 +27,7 @@ from hrnet_zoo.weights.transfer import fetch
 
 MAX_BYTES = 64 << 20  # a line every 50 iterations makes 1 MB for the longest schedule
 MAX_COLUMNS = 1000  # IoU and accuracy of each of ADE20K's 150 classes make 300; a bomb makes a column for every line
+OWN_LOG = "metrics.jsonl"  # in the folder of a fine-tuning
 PLOT_FORMATS = ("png", "svg", "pdf")
 
 Columns = dict[str, list[Any]]
@@ -111,13 +112,15 @@ class TrainingLog:
 
 
 def training_log(name: str, *, progress: bool = True) -> TrainingLog:
-    """Return the training log of a published checkpoint, from the cache, into which it is brought first if need be.
+    """Return the training log of a published checkpoint, or of a fine-tuning of one's own.
+
+    The former is kept in the cache, into which it is brought first if need be.
 
     It comes through the same transfer as the weights (resume, mirrors, offline switch). No hash of a log was ever
     published: what can be checked is that it is one, every line of it.
 
     Args:
-        name: catalog name or alias.
+        name: catalog name or alias; or "local-dir:PATH", a folder that `finetune` made.
         progress: show a bar for a download on a terminal.
 
     Raises:
@@ -127,6 +130,8 @@ def training_log(name: str, *, progress: bool = True) -> TrainingLog:
         CacheError: the cache cannot be used.
 
     """
+    if name.startswith(LOCAL):
+        return _own_log(Path(name.removeprefix(LOCAL)))
     info = model_info(name)
     if info.log_url is None:
         raise ConfigError(
@@ -164,6 +169,20 @@ def parse_log(data: bytes, source: str, name: str) -> TrainingLog:
         {key: value for record in records if "mode" not in record for key, value in record.items()},
         *(_columns([record for record in records if record.get("mode") == mode]) for mode in ("train", "val")),
     )
+
+
+def _own_log(folder: Path) -> TrainingLog:
+    file = folder / OWN_LOG
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise ConfigError(
+            asked=f"the training log of {folder}",
+            found=f"{file} cannot be read: {error.strerror}",
+            done="nothing was changed",
+            advice="name a folder that `hrnet-zoo finetune` made; a model that was copied from one has no log",
+        ) from error
+    return parse_log(data, str(file), folder.name)
 
 
 def _stem(url: str) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import hrnet_zoo
-from hrnet_zoo import finetuning
 from hrnet_zoo.cli import main
 from hrnet_zoo.errors import ConfigError, DatasetError, OutputError, ResumeError, TrainingError
 from hrnet_zoo.finetuning import FineTuning, finetune
@@ -49,7 +49,7 @@ def train(data: Path, out: Path, **options: Any) -> FineTuning:
 
 @pytest.fixture(autouse=True, scope="module")
 def _one_thread() -> Iterator[None]:
-    """Sums over threads depend on their number, and a forked process has one."""
+    """Use one thread: sums over threads depend on their number, and a forked process has one."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -311,8 +311,8 @@ def test_two_runs_cannot_share_a_folder(data: Path, tmp_path: Path) -> None:
 
 
 def test_too_little_disk_is_said_first(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    usage = finetuning.shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(finetuning.shutil, "disk_usage", lambda _: usage._replace(free=10_000_000))
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=10_000_000))
     with pytest.raises(OutputError, match="10 MB are free"):
         train(data, tmp_path)
     assert not (tmp_path / "metrics.jsonl").exists()

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from hrnet_zoo.errors import ConfigError, OutputError
-from hrnet_zoo.logs import parse_log
+from hrnet_zoo.logs import parse_log, training_log
 from hrnet_zoo.training.history import History
 
 LINES = [
@@ -34,6 +34,13 @@ def test_lines_are_those_of_a_published_log(tmp_path: Path) -> None:
     log = parse_log((tmp_path / "metrics.jsonl").read_bytes(), "a file", "a")
     assert log.train["loss"] == [2.0, 1.5, 1.25]
     assert log.best == (2, 50.0)
+
+
+def test_the_log_is_found_by_its_folder(tmp_path: Path) -> None:
+    write(tmp_path)
+    assert training_log(f"local-dir:{tmp_path}").best == (2, 50.0)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        training_log(f"local-dir:{tmp_path / 'absent'}")
 
 
 def test_what_a_stop_has_undone_is_removed(tmp_path: Path) -> None:

@@ -83,9 +83,10 @@ def test_frozen_batch_norm_in_what_is_computed_twice(pictures: torch.Tensor) -> 
     network = make()
     network.freeze_backbone()
     save_memory(network)
-    before = network.backbone.stage4[0].branches[0][0].bn1.running_mean.clone()
+    mean = network.backbone.get_buffer("stage4.0.branches.0.0.bn1.running_mean")
+    before = mean.clone()
     network.train()(pictures).sum().backward()
-    assert torch.equal(network.backbone.stage4[0].branches[0][0].bn1.running_mean, before)
+    assert torch.equal(mean, before)
 
 
 @pytest.fixture

@@ -71,7 +71,7 @@ def _val(_: click.Context, __: click.Parameter, text: str | None) -> float | str
 @click.option("--resume", is_flag=True, help="Go on where OUT stands, with the same arguments.")
 @click.option("--tensorboard", is_flag=True, help="Also write events for TensorBoard.")
 @as_json
-def finetune(name: str, data: Path, out: Path, classes: str | None, as_json: bool, **options: Any) -> None:
+def finetune(name: str, data: Path, out: Path, classes: str | None, as_json: bool, **options: Any) -> None:  # noqa: ANN401
     """Teach the model NAME the classes of DATA; OUT becomes a model folder: local-dir:OUT.
 
     DATA holds images/, masks/ and classes.txt, or train/ and val/ with the first two inside, or is a download of one

@@ -18,7 +18,7 @@ SHOWN = ("Python", "GPU", "PyTorch:", "MMCV:", "MMSegmentation:")
 @click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Draw loss and mIoU: .png, .svg or .pdf.")
 @as_json
 def log(name: str, plot: Path | None, as_json: bool) -> None:
-    """Show the training log of the checkpoint NAME."""
+    """Show the training log of the checkpoint NAME, or of local-dir:FOLDER, which `finetune` made."""
     from hrnet_zoo.logs import training_log
 
     found = training_log(name)

@@ -9,14 +9,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from hrnet_zoo.errors import ConfigError, OutputError
-from hrnet_zoo.logs import parse_log
+from hrnet_zoo.logs import OWN_LOG, parse_log
 from hrnet_zoo.outputs import write_file
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
     from typing_extensions import Self
 
-LOG_FILE = "metrics.jsonl"
 CURVES_FILE = "curves.png"
 
 logger = logging.getLogger("hrnet_zoo")
@@ -38,7 +37,7 @@ class History:
     """
 
     def __init__(self, folder: Path, name: str, step: int, *, tensorboard: bool) -> None:
-        self.path, self.name = folder / LOG_FILE, name
+        self.path, self.name = folder / OWN_LOG, name
         self._events = _events(folder, step) if tensorboard else None
         kept = []
         try:
