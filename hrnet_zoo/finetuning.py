@@ -151,7 +151,9 @@ def finetune(
 
     """
     out = Path(out)
-    place = torch.device(device or local_device() or ("cuda" if torch.cuda.is_available() else "cpu"))
+    place = torch.device(
+        local_device(str(device) if device else None) or ("cuda" if torch.cuda.is_available() else "cpu")
+    )
     team = Team(place)
     try:
         with _claimed(out, resume, team), torch.random.fork_rng(_generators(place)):

@@ -16,6 +16,7 @@ from hrnet_zoo.cli import cli
 from hrnet_zoo.demo.dataset import write_dataset
 from hrnet_zoo.demo.scenes import scene
 from tests.tables import ROOT, TABLES, with_tables
+from tests.training_data import write_own_folder
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -34,6 +35,7 @@ def test_python_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.chdir(tmp_path)
     Image.fromarray(scene(0).image).save("street.jpg")
     write_dataset(Path("scenes"), seeds=[0], progress=False)
+    write_own_folder(Path("my_data"), 4)
     session: dict[str, object] = {}
     for block in blocks("python"):
         exec(compile(block, "README.md", "exec"), session)  # noqa: S102 - our own document

@@ -129,6 +129,8 @@ def test_a_saved_config_is_json_for_everybody(model: FCNHRNet, tmp_path: Path) -
 KILLED = """
 import os, signal, sys
 from pathlib import Path
+import torch
+torch.set_num_threads(1)  # a forked process has no others, and would wait for them
 from hrnet_zoo.creation import create_model
 from hrnet_zoo.weights.convert import verify_data
 

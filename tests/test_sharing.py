@@ -84,7 +84,7 @@ def test_every_command_takes_a_saved_model(saved: Path, run: Run, tmp_path: Path
     assert json.loads(run("info", name, "--json")[1])["parent"]["name"] == "demo"
 
 
-@pytest.mark.parametrize("words", [("log",), ("benchmark", "--table"), ("download",), ("cache", "clear")])
+@pytest.mark.parametrize("words", [("benchmark", "--table"), ("download",), ("cache", "clear")])
 def test_commands_about_published_models_say_so(words: tuple[str, ...], saved: Path, run: Run) -> None:
     code, _, told = run(*words, f"local-dir:{saved}")
     assert code == 2
