@@ -69,7 +69,7 @@ def create_model(
         CacheError: the cache cannot be used.
 
     """
-    device = _usable_device(device)
+    device = usable_device(device)
     dtype = _usable_dtype(dtype, device)
     names = _class_names(classes)
     origin = find(name, progress=progress)
@@ -168,7 +168,13 @@ def _finish(network: FCNHRNet, device: torch.device, dtype: torch.dtype) -> FCNH
     return network.to(device=device, dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
-def _usable_device(device: str | torch.device | None) -> torch.device:
+def usable_device(device: str | torch.device | None) -> torch.device:
+    """Return the device asked for; None: CUDA if there is one, else the CPU.
+
+    Raises:
+        DeviceError: torch cannot use it.
+
+    """
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

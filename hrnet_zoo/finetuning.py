@@ -15,14 +15,16 @@ import torch
 from filelock import FileLock, Timeout
 
 from hrnet_zoo.checking import DataReport, check_folder
-from hrnet_zoo.creation import create_model
+from hrnet_zoo.creation import create_model, usable_device
 from hrnet_zoo.datasets import DATASETS
 from hrnet_zoo.datasets.layouts import LabelledFolder
 from hrnet_zoo.errors import ConfigError, DatasetError, OutputError
 from hrnet_zoo.evaluation import default_workers
+from hrnet_zoo.model_config import WEIGHTS_FILE
 from hrnet_zoo.models.fcn import FCNHRNet
 from hrnet_zoo.outputs import make_folder
 from hrnet_zoo.ranks import local_device
+from hrnet_zoo.saving import config_of
 from hrnet_zoo.training.balance import class_weights as balanced
 from hrnet_zoo.training.losses import Loss, make_loss
 from hrnet_zoo.training.recipe import Recipe
@@ -94,10 +96,12 @@ def finetune(
 
     Beside the model, `out` holds `metrics.jsonl` (what `hrnet-zoo log` reads), `curves.png`, a sheet of validation
     pictures for each validation in `sheets/`, and the state from which `resume=True` goes on: on a CPU to the very
-    same bits as without the stop. SIGTERM and Ctrl-C finish the update under way, save and leave.
+    same bits as without the stop (with as many threads). SIGTERM and Ctrl-C finish the update under way, save and
+    leave.
 
-    Under `accelerate launch` or `torchrun` the processes share each batch (extra `train`); their batch norm sees all
-    of it, and the result is that of one process but for rounding.
+    Under `accelerate launch` or `torchrun` the processes share each batch (extra `train`), on one machine or on several
+    with `data` and `out` in a shared folder. Their batch norm sees all of the batch, and with cross-entropy the result
+    is that of one process but for rounding.
 
     Args:
         model: name as `create_model` takes it, or a network with float32 weights, which is left as it is.
@@ -110,8 +114,8 @@ def finetune(
             it is there, else a tenth.
         epochs: how often each picture is seen; None: 50, where `steps` is None too.
         steps: updates of the weights, in place of `epochs`.
-        batch: pictures of one update, over all processes; None: as the model's data set was trained on each GPU (2 to
-            8), or as many as there are.
+        batch: pictures of one update, over all processes; None: for each process as many as its data set was trained
+            with on each GPU (2 to 8), or as many as there are.
         accumulate: parts in which each process computes its share of a batch, to save memory.
         crop: (height, width) in pixels that the network sees of a picture; None: as its data set was trained.
         box: (long side, short side) in pixels into which pictures are fitted, here and later by `predict`; random sizes
@@ -151,74 +155,97 @@ def finetune(
 
     """
     out = Path(out)
-    place = torch.device(
-        local_device(str(device) if device else None) or ("cuda" if torch.cuda.is_available() else "cpu")
-    )
+    place = usable_device(local_device(str(device) if device else None))
     team = Team(place)
-    try:
-        with _claimed(out, resume, team), torch.random.fork_rng(_generators(place)):
-            torch.manual_seed(seed)
-            train, held_out, names = team.ranks.together(lambda: find_training_data(data, val=val, classes=classes))[0]
-            # One process reads all the data once, and tells the others.
-            report = team.ranks.together(lambda: _checked(train, held_out, progress) if team.rank == 0 else None)[0]
-            network = _network(model, train, names, box, crop, place)
-            batch = _batch(network, train) if batch is None else batch
-            length = math.ceil(len(train.samples) / max(1, batch))
-            recipe = Recipe(
-                arch=network.arch,
-                classes=names,
-                pictures=tuple(sample.name for sample in train.samples),
-                steps=_steps(epochs, steps, length),
-                batch=batch,
-                accumulate=accumulate,
-                crop=network.dataset.crop,
-                box=network.dataset.box,
-                lr=lr,
-                backbone_lr=backbone_lr,
-                head_lr=head_lr,
-                weight_decay=weight_decay,
-                warmup=warmup,
-                freeze=freeze or "",
-                loss=loss if isinstance(loss, str) else getattr(loss, "__name__", type(loss).__name__),
-                class_weights=_weights(class_weights, report, names),
-                precision=_precision(precision, place),
-                ema=ema,
-                gradient_checkpointing=gradient_checkpointing,
-                seed=seed,
-            )
-            weights = torch.tensor(recipe.class_weights, device=place) if recipe.class_weights else None
-            trainer = Trainer(network, recipe, make_loss(loss, weights), team)
-            stream = TrainingStream(
-                samples=train.samples,
-                rule=train.rule,
-                box=recipe.box,
-                crop=recipe.crop,
-                seed=seed,
-                batch=recipe.batch,
-                workers=default_workers() if workers is None else workers,
-                rank=team.rank,
-                ranks=team.size,
-            )
-            run = Run(
-                trainer=trainer,
-                stream=stream,
-                out=out,
-                val=held_out,
-                validate_every=_positive("validate_every", validate_every) or length,
-                save_every=_positive("save_every", save_every) or 0,
-                patience=_positive("patience", patience),
-                tensorboard=tensorboard,
-                progress=progress,
-            )
-            if run.state.exists():
-                trainer.resume(run.state)
-            elif resume:
-                logger.warning("%s holds no state of a training: it begins anew", out)
-            _require_space(out, network, recipe)
-            run.go()
-    finally:
-        team.leave()
+    with _claimed(out, resume, team), torch.random.fork_rng(_generators(place)):
+        torch.manual_seed(seed)
+        train, held_out, names = team.ranks.together(lambda: find_training_data(data, val=val, classes=classes))[
+            team.rank
+        ]
+        network = _network(model, train, names, box, crop, place)
+        batch = _batch(network, train, team.size) if batch is None else batch
+        length = math.ceil(len(train.samples) / batch) if type(batch) is int and batch > 0 else 1
+        recipe = Recipe(
+            arch=network.arch,
+            classes=names,
+            pictures=tuple(sample.name for sample in train.samples),
+            steps=_steps(epochs, steps, length),
+            batch=batch,
+            accumulate=accumulate,
+            crop=network.dataset.crop,
+            box=network.dataset.box,
+            lr=lr,
+            backbone_lr=backbone_lr,
+            head_lr=head_lr,
+            weight_decay=weight_decay,
+            warmup=warmup,
+            freeze=freeze or "",
+            loss=loss if isinstance(loss, str) else getattr(loss, "__name__", type(loss).__name__),
+            class_weights=_weights(class_weights, names),
+            precision=_precision(precision, place),
+            ema=ema,
+            gradient_checkpointing=gradient_checkpointing,
+            seed=seed,
+        )
+        config_of(network)  # what could not be kept is not begun
+        stream = TrainingStream(
+            samples=train.samples,
+            rule=train.rule,
+            box=recipe.box,
+            crop=recipe.crop,
+            seed=seed,
+            batch=recipe.batch,
+            workers=default_workers() if workers is None else workers,
+            rank=team.rank,
+            ranks=team.size,
+        )
+        make_loss(loss)
+        every = {
+            "validate_every": _positive("validate_every", validate_every) or length,
+            "save_every": _positive("save_every", save_every) or 0,
+            "patience": _positive("patience", patience),
+        }
+        # One process does for all what takes long: it reads all the data once, and tells the others.
+        report, *_ = team.ranks.together(lambda: _checked(train, held_out, progress) if team.rank == 0 else None)
+        if class_weights == "auto" and report:
+            recipe = replace(recipe, class_weights=balanced(report))
+        weights = torch.tensor(recipe.class_weights, device=place) if recipe.class_weights else None
+        trainer = Trainer(network, recipe, make_loss(loss, weights), team)
+        run = Run(
+            trainer=trainer,
+            stream=stream,
+            out=out,
+            val=held_out,
+            tensorboard=tensorboard,
+            progress=progress,
+            **every,  # type: ignore[arg-type]
+        )
+        _begin(run, resume)
+        run.go()
     return FineTuning(out, trainer.progress.step, trainer.progress.best_miou, run.last.loss if run.last else None)
+
+
+def _begin(run: Run, resume: bool) -> None:
+    """Go on where the folder stands, if all processes see the same there, and there is room for more."""
+    team, trainer = run.team, run.trainer
+
+    def resumed() -> tuple[int, Recipe]:
+        if run.state.exists():
+            trainer.resume(run.state)
+        elif resume and run.first:
+            logger.warning("%s holds no state of a training: it begins anew", run.out)
+        if run.first:
+            _require_space(run.out, trainer.network, trainer.recipe)
+        return trainer.progress.step, trainer.recipe
+
+    places = team.ranks.together(resumed)
+    for rank, (step, recipe) in enumerate(places):
+        if (step, recipe) != places[0]:
+            raise _misuse(
+                f"fine-tune into {run.out} by {team.size} processes",
+                f"process 0 stands at update {places[0][0]}, process {rank} at {step}, or it sees other pictures",
+                "every machine needs the same data, and a shared folder for what is made",
+            )
 
 
 @contextmanager
@@ -245,6 +272,8 @@ def _claimed(out: Path, resume: bool, team: Team) -> Iterator[None]:
         if not resume and (out / STATE_FILE).exists():
             found, advice = "it holds a run already", "go on with resume=True, or name another folder"
             raise _misuse(f"fine-tune into {out}", found, advice)
+        if (out / WEIGHTS_FILE).exists() and not (out / STATE_FILE).exists():
+            raise _misuse(f"fine-tune into {out}", "it holds a model that would be overwritten", "name another folder")
 
     try:
         team.ranks.together(claim)
@@ -267,6 +296,16 @@ def _checked(train: LabelledFolder, held_out: LabelledFolder | None, progress: b
             path=train.root,
             problems=lines,
         )
+    for part, report in zip((train, held_out), reports, strict=False):
+        if part and not any(each.pixels for each in report.classes):
+            raise DatasetError(
+                asked=f"fine-tune on {part.title} in {part.root}",
+                found=f"no pixel of the {len(part.samples)} masks of this part belongs to a class",
+                done="nothing was computed",
+                advice=f"`hrnet-zoo check-data {part.root}` tells what the masks hold",
+                path=part.root,
+                problems=("no pixel of a class",),
+            )
     return reports[0]
 
 
@@ -291,14 +330,19 @@ def _network(
             found = f"it has {len(model.classes)} classes, {', '.join(model.classes)[:100]}, and not those of the data"
             raise _misuse(f"fine-tune {model.arch}", found, "create_model(..., classes=[the names])")
         network = copy.deepcopy(model).to(place)
+        network.requires_grad_(True)  # what is frozen is for `freeze` to say
     official = next((each for each in DATASETS.values() if each.title == train.title), None)
-    dataset = official or replace(network.dataset.with_classes(names), title="pictures of one's own")
+    started = network.dataset
+    terms = f"those of your own pictures; what it started from: {started.terms}"
+    own = replace(started.with_classes(names), title="pictures of one's own", terms=terms)
+    dataset = official or own
     network.dataset = replace(dataset, box=box or dataset.box, crop=crop or dataset.crop)
     return network
 
 
-def _batch(network: FCNHRNet, train: LabelledFolder) -> int:
-    return min(network.dataset.pictures_per_gpu, len(train.samples))
+def _batch(network: FCNHRNet, train: LabelledFolder, processes: int) -> int:
+    """Return as many pictures for each process as there were for each GPU, unless there are fewer in all."""
+    return processes * max(1, min(network.dataset.pictures_per_gpu, len(train.samples) // processes))
 
 
 def _steps(epochs: int | None, steps: int | None, length: int) -> int:
@@ -315,13 +359,10 @@ def _positive(name: str, value: int | None) -> int | None:
     return value
 
 
-def _weights(
-    wanted: str | Sequence[float] | None, report: DataReport | None, names: tuple[str, ...]
-) -> tuple[float, ...]:
-    if wanted is None:
+def _weights(wanted: str | Sequence[float] | None, names: tuple[str, ...]) -> tuple[float, ...]:
+    """Return the weights that are numbers already."""
+    if wanted is None or wanted == "auto":
         return ()
-    if wanted == "auto" and report:
-        return balanced(report)
     usable = not isinstance(wanted, str) and len(wanted) == len(names) and all(0 <= weight < 1e6 for weight in wanted)
     if not usable:
         found = f"class_weights is 'auto', or {len(names)} numbers from 0"
@@ -360,7 +401,7 @@ def _require_space(out: Path, network: FCNHRNet, recipe: Recipe) -> None:
 
 def _generators(place: torch.device) -> list[int]:
     """Return the GPU whose random numbers are to be left as they were."""
-    return [place.index or 0] if place.type == "cuda" else []
+    return [torch.cuda.current_device() if place.index is None else place.index] if place.type == "cuda" else []
 
 
 def _misuse(asked: str, found: str, advice: str) -> ConfigError:

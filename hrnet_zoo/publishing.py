@@ -94,6 +94,13 @@ def push(
         WEIGHTS_FILE: folder / WEIGHTS_FILE,
     }
     asked = f"push {folder} to {repo}"
+    if config.data_sha256.encode() not in contents[CARD_FILE]:  # type: ignore[operator]
+        raise ConfigError(
+            asked=asked,
+            found=f"{CARD_FILE} does not name the weights beside it by their SHA-256, {config.data_sha256}",
+            done="nothing was sent",
+            advice=f"save the model again, or delete {CARD_FILE}: then it is written anew",
+        )
     if is_offline():
         raise OfflineError(
             asked=asked,

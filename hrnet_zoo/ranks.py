@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -69,7 +70,7 @@ class Ranks:
 def join(device: torch.device) -> Iterator[Ranks]:
     """Meet the other ranks, if there are any: over gloo on a CPU, NCCL on CUDA.
 
-    A process group that exists is used and left as it is; else one is made if the environment is torchrun's.
+    A process group that exists is used; else one is made if the environment is torchrun's, and stays for the next job.
 
     Raises:
         ConfigError: the environment is torchrun's in part only.
@@ -86,10 +87,16 @@ def join(device: torch.device) -> Iterator[Ranks]:
             torch.cuda.set_device(device)  # NCCL speaks for the current device
         with meeting(ranks):
             dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
-        try:
-            yield ranks
-        finally:
-            dist.destroy_process_group()
+        end_with_process()
+        yield ranks
+
+
+def end_with_process() -> None:
+    """Take the process group down when the process ends.
+
+    Not before: one that is made anew over torchrun's store finds the addresses of the old one there, and hangs.
+    """
+    atexit.register(lambda: dist.destroy_process_group() if dist.is_initialized() else None)
 
 
 def environment() -> tuple[int, int] | None:

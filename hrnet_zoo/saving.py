@@ -59,17 +59,7 @@ def save_pretrained(
 
     """
     folder = Path(folder)
-    config = checked(
-        ModelConfig(
-            arch=model.arch,
-            dataset=_as_saved(model.dataset),
-            data_sha256=_NO_DIGEST,
-            licence=licence or _licence(model.provenance),
-            parent=_parent(model.provenance),
-            metrics=_metrics(metrics or {}),
-        ),
-        f"a model in {folder}",
-    )
+    config = config_of(model, metrics, licence)
     header = {CONFIG_KEY: config.to_header(), "hrnet_zoo_version": __version__}
     blob = to_safetensors(_weights(model, folder), header)
     make_folder(folder)
@@ -80,6 +70,23 @@ def save_pretrained(
     write_file(folder / CONFIG_FILE, config.to_json().encode())
     write_file(folder / CARD_FILE, model_card(config).encode())
     return folder
+
+
+def config_of(
+    model: FCNHRNet, metrics: Mapping[str, float | int | str | None] | None = None, licence: str | None = None
+) -> ModelConfig:
+    """Return what `save_pretrained` would write, without the digest of the weights, or raise what it would."""
+    return checked(
+        ModelConfig(
+            arch=model.arch,
+            dataset=_as_saved(model.dataset),
+            data_sha256=_NO_DIGEST,
+            licence=licence or _licence(model.provenance),
+            parent=_parent(model.provenance),
+            metrics=_metrics(metrics or {}),
+        ),
+        "of the model to be saved",
+    )
 
 
 def _weights(model: FCNHRNet, folder: Path) -> dict[str, Tensor]:

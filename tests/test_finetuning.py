@@ -19,8 +19,17 @@ from torch import Tensor
 
 import hrnet_zoo
 from hrnet_zoo.cli import main
-from hrnet_zoo.errors import ConfigError, DatasetError, OutputError, ResumeError, TrainingError
+from hrnet_zoo.errors import (
+    ConfigError,
+    DatasetError,
+    DeviceError,
+    ModelConfigError,
+    OutputError,
+    ResumeError,
+    TrainingError,
+)
 from hrnet_zoo.finetuning import FineTuning, finetune
+from hrnet_zoo.training import run
 from hrnet_zoo.training.losses import cross_entropy
 from tests.training_data import GROUPS, write_own_folder
 
@@ -63,7 +72,9 @@ def lines(out: Path, mode: str) -> list[dict[str, Any]]:
 
 def same_weights(a: Path, b: Path) -> bool:
     one, other = load_file(a / "training_state.safetensors"), load_file(b / "training_state.safetensors")
-    return one.keys() == other.keys() and all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+    # Nothing here draws from the generators of numpy and Python: they stand where the tests before left them.
+    foreign = {"random.numpy", "random.python"}
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one.keys() - foreign)
 
 
 @pytest.fixture(scope="module")
@@ -227,12 +238,17 @@ def no_pictures(root: Path) -> None:
         path.unlink()
 
 
+def nothing_labelled(root: Path) -> None:
+    for path in (root / "masks").iterdir():
+        Image.new("L", (192, 96), 255).save(path)
+
+
 def label_outside(root: Path) -> None:
     path = next((root / "masks").iterdir())
     Image.new("L", (192, 96), 9).save(path)
 
 
-@pytest.mark.parametrize("spoil", [one_class, no_names, no_pictures, label_outside])
+@pytest.mark.parametrize("spoil", [one_class, no_names, no_pictures, label_outside, nothing_labelled])
 def test_wrong_data_is_refused_before_anything_is_computed(tmp_path: Path, spoil: Callable[[Path], None]) -> None:
     root = write_own_folder(tmp_path / "data", 3)
     spoil(root)
@@ -273,6 +289,60 @@ def test_half_precision_weights_are_refused(data: Path, tmp_path: Path) -> None:
 def test_a_network_of_other_classes_is_refused(data: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="19 classes"):
         finetune(hrnet_zoo.create_model("demo"), data, tmp_path)
+
+
+def test_somebodys_model_is_not_overwritten(data: Path, tmp_path: Path) -> None:
+    hrnet_zoo.create_model("demo").save_pretrained(tmp_path)
+    before = (tmp_path / "model.safetensors").read_bytes()
+    for resume in (False, True):
+        with pytest.raises(ConfigError, match="overwritten"):
+            train(data, tmp_path, resume=resume)
+    assert (tmp_path / "model.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:7", "meta"])
+def test_a_device_that_is_not_there(data: Path, tmp_path: Path, device: str) -> None:
+    with pytest.raises(DeviceError):
+        train(data, tmp_path, device=device)
+
+
+def test_what_could_not_be_kept_is_not_begun(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelConfigError):
+        train(data, tmp_path, crop=(32, 20_000))
+    with pytest.raises(ModelConfigError):
+        train(data, tmp_path, box=(96, 192))
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_a_frozen_network_learns_unless_asked_not_to(data: Path, tmp_path: Path) -> None:
+    network = hrnet_zoo.create_model("demo", classes=list(GROUPS))
+    network.freeze_backbone()
+    finetune(network, data, tmp_path, steps=1, batch=2, crop=(64, 64), val=0, workers=0, progress=False, device="cpu")
+    kept = load_file(tmp_path / "model.safetensors")
+    assert not torch.equal(kept["backbone.conv1.weight"], network.backbone.conv1.weight)
+
+
+def test_killed_while_validating_nothing_is_lost(
+    data: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "count_pixels", killed)
+        with pytest.raises(MemoryError):
+            train(data, tmp_path)
+    train(data, tmp_path, resume=True)
+    assert same_weights(tmp_path, whole)
+
+
+def test_a_log_that_was_deleted_does_not_stop_it(data: Path, whole: Path, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit):
+        train(data, tmp_path, loss=StopAt(4, signal.SIGTERM))
+    (tmp_path / "metrics.jsonl").unlink()
+    train(data, tmp_path, resume=True)
+    assert same_weights(tmp_path, whole)
+    assert [line["iter"] for line in lines(tmp_path, "train")] == [5, 6]
 
 
 def test_a_folder_that_holds_a_run_is_not_overwritten(data: Path, whole: Path) -> None:
@@ -332,8 +402,12 @@ SCRIPT = """
 import sys
 from hrnet_zoo.finetuning import finetune
 if __name__ == "__main__":
-    finetune("demo", sys.argv[1], sys.argv[2], steps=10, batch=4, lr=0.001, crop=(64, 64), box=(192, 96), val=0.25,
-             validate_every=5, workers=0, device="cpu", progress=False)
+    given = dict(batch=4, lr=0.001, crop=(64, 64), box=(192, 96), val=0.25, validate_every=5, workers=0, device="cpu")
+    finetune("demo", sys.argv[1], sys.argv[2], steps=10, progress=False, **given)
+    # Once more in the same processes, with all that there is; and then resumed, to find nothing left to do.
+    more = dict(given, gradient_checkpointing=True, ema=0.9, accumulate=2, class_weights="auto")
+    for resume in (False, True):
+        finetune("demo", sys.argv[1], sys.argv[2] + "-more", steps=3, resume=resume, progress=False, **more)
 """
 
 
@@ -353,3 +427,6 @@ def test_two_processes_learn_as_one_does(data: Path, tmp_path: Path) -> None:
     assert both == pytest.approx(one, rel=1e-5)
     scores = [[line["mIoU"] for line in lines(tmp_path / out, "val")] for out in ("one", "two")]
     assert scores[1] == pytest.approx(scores[0], abs=0.5)
+    more = [[line["loss"] for line in lines(tmp_path / f"{out}-more", "train")] for out in ("one", "two")]
+    assert len(more[0]) == 3
+    assert more[1] == pytest.approx(more[0], rel=1e-5)

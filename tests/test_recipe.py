@@ -51,6 +51,11 @@ def test_warmup_rises_in_equal_steps() -> None:
     ("name", "value"),
     [
         ("steps", 0),
+        ("steps", 2.5),
+        ("steps", True),
+        ("lr", "0.1"),
+        ("crop", (64,)),
+        ("crop", 64),
         ("batch", 0),
         ("accumulate", 3),
         ("crop", (16, 64)),

@@ -56,4 +56,4 @@ def test_state_is_saved_as_often_as_asked(tmp_path: Path, monkeypatch: pytest.Mo
     saved = []
     monkeypatch.setattr(Run, "save", lambda self: saved.append(self.trainer.progress.step))
     finetune("demo", write_own_folder(tmp_path / "data", 6), tmp_path / "run", save_every=3, **OPTIONS)
-    assert saved == [2, 3, 4]
+    assert saved == [2, 2, 3, 4, 4]  # before and after each validation

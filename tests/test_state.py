@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -109,6 +110,16 @@ def test_a_damaged_or_foreign_file_is_refused(tmp_path: Path, damage: Callable[[
         read_state(file, RECIPE)
 
 
+@pytest.mark.parametrize(
+    "progress",
+    [Progress(step=2.5), Progress(best_miou="x"), Progress(scaler={"scale": None}), Progress(validated=True)],  # type: ignore[arg-type, dict-item]
+)
+def test_progress_of_other_types_is_refused(tmp_path: Path, progress: Progress) -> None:
+    write_state(tmp_path / "s", RECIPE, progress, TENSORS)
+    with pytest.raises(ResumeError):
+        read_state(tmp_path / "s", RECIPE)
+
+
 def test_a_step_that_the_recipe_does_not_have_is_refused(tmp_path: Path) -> None:
     write_state(tmp_path / "s", RECIPE, Progress(step=101), TENSORS)
     with pytest.raises(ResumeError, match="101"):
@@ -130,8 +141,17 @@ def test_random_numbers_go_on_where_they_were() -> None:
         torch.manual_seed(3)
         kept = random_state(torch.device("cpu"))
         first = torch.rand(5)
-        set_random_state(torch.device("cpu"), kept)
+        others = random.random(), random.gauss(), np.random.rand(), np.random.randn()  # noqa: S311
+        set_random_state(torch.device("cpu"), kept, Path("state"))
         assert torch.equal(torch.rand(5), first)
+        assert (random.random(), random.gauss(), np.random.rand(), np.random.randn()) == others  # noqa: S311
+
+
+def test_random_numbers_of_another_kind_are_refused() -> None:
+    kept = random_state(torch.device("cpu"))
+    for wrong in ({}, {**kept, "numpy": kept["numpy"][:-1]}, {**kept, "cpu": kept["cpu"].float()}):
+        with pytest.raises(ResumeError):
+            set_random_state(torch.device("cpu"), wrong, Path("state"))
 
 
 def test_a_full_disk_leaves_the_state_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,6 @@ def test_alone_it_needs_nothing_and_changes_nothing() -> None:
     assert float(team.sum(torch.tensor(3.0))) == 3.0
     with team.alone():
         pass
-    team.leave()
 
 
 def test_several_without_accelerate_are_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

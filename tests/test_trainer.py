@@ -13,8 +13,10 @@ from torch import Tensor
 from hrnet_zoo.creation import create_model
 from hrnet_zoo.errors import ResumeError, TrainingError
 from hrnet_zoo.models.fcn import FCNHRNet
+from hrnet_zoo.training import trainer as trainer_module
 from hrnet_zoo.training.losses import cross_entropy
 from hrnet_zoo.training.recipe import Recipe
+from hrnet_zoo.training.state import Progress, write_state
 from hrnet_zoo.training.team import Team
 from hrnet_zoo.training.trainer import Trainer
 from tests.test_recipe import RECIPE
@@ -116,6 +118,32 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_change() -> None:
         trainer.update(*batch(1))
     assert caught.value.step == 1
     assert all(torch.equal(tensor, before[name]) for name, tensor in trainer.network.named_parameters())
+
+
+def test_gradients_that_are_not_finite_stop_before_the_weights_change() -> None:
+    """The square root of 0 is finite, and its slope is not."""
+    trainer = make()
+    before = {name: tensor.clone() for name, tensor in trainer.network.named_parameters()}
+    trainer.loss = lambda scores, labels: cross_entropy(scores, labels) + (scores[0, 0, 0, 0] * 0).sqrt()
+    with pytest.raises(TrainingError, match=r"norm (nan|inf)"):
+        trainer.update(*batch())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in trainer.network.named_parameters())
+
+
+@pytest.mark.parametrize("spoil", ["momentum.0", "random.cpu", "network.decode_head.conv_seg.bias"])
+def test_a_state_that_lacks_something_is_refused(tmp_path: Path, spoil: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = make()
+    trainer.update(*batch())
+    with monkeypatch.context() as patch:
+        written = write_state
+
+        def without(path: Path, recipe: Recipe, progress: Progress, tensors: dict[str, Tensor]) -> None:
+            written(path, recipe, progress, {name: each for name, each in tensors.items() if name != spoil})
+
+        patch.setattr(trainer_module, "write_state", without)
+        trainer.save(tmp_path / "state")
+    with pytest.raises(ResumeError):
+        make().resume(tmp_path / "state")
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ class History:
         self._events = _events(folder, step) if tensorboard else None
         kept = []
         try:
-            lines = self.path.read_bytes().splitlines() if step else []
+            lines = self.path.read_bytes().splitlines() if step and self.path.exists() else []
             kept = [line for line in lines if _iteration(line) <= step]
             write_file(self.path, b"".join(line + b"\n" for line in kept))
             self._file = self.path.open("ab")

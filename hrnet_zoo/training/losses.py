@@ -49,7 +49,8 @@ def ohem(scores: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tenso
     terms = F.cross_entropy(_exact(scores), labels, ignore_index=IGNORED, reduction="none").flatten()[place]
     chances = torch.exp(-terms.detach())  # of the true class
     least = max(1, round(LEAST_KEPT * len(chances)))
-    hard = (chances < HARD_BELOW) | (chances <= chances.kthvalue(least).values)
+    # What is not a number is hard too: it has to show in the loss.
+    hard = ~(chances >= HARD_BELOW) | (chances <= chances.kthvalue(least).values)
     if weights is not None:
         terms = terms * weights.to(terms)[labels.flatten()[place]]
     return terms[hard].mean()
@@ -128,6 +129,8 @@ def make_loss(loss: str | Loss, weights: Tensor | None = None) -> Loss:
         if not isinstance(value, Tensor) or value.ndim or not value.is_floating_point():
             found = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else f"{value!r:.100}"
             raise _misuse(f"the loss {function!r:.100}", f"it returned {found}, and not a scalar tensor")
+        if scores.requires_grad and not value.requires_grad:
+            raise _misuse(f"the loss {function!r:.100}", "what it returned does not depend on the scores")
         return value
 
     return checked

@@ -44,9 +44,9 @@ def _statistics_kept(module: nn.Module) -> Iterator[None]:
     """Let batch norm see the same pictures again without counting them twice in its running statistics."""
     norms = [each for each in module.modules() if isinstance(each, nn.modules.batchnorm._BatchNorm) and each.training]
     kept = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
-    for norm in norms:
+    for norm, _, count in kept:
         norm.momentum = 0.0
-        norm.num_batches_tracked = None  # not counted either
+        norm.num_batches_tracked = None if count is None else count.clone()  # what is counted here is thrown away
     try:
         yield
     finally:

@@ -65,6 +65,14 @@ class Recipe:
     seed: int
 
     def __post_init__(self) -> None:
+        for name in ("steps", "batch", "accumulate", "warmup", "seed"):
+            self._require(name, type(getattr(self, name)) is int, "a whole number")
+        for name in ("lr", "backbone_lr", "head_lr", "weight_decay", "ema"):
+            self._require(name, type(getattr(self, name)) in (int, float), "a number")
+        for name in ("crop", "box"):
+            sides = getattr(self, name)
+            usable = isinstance(sides, tuple) and len(sides) == 2 and all(type(side) is int for side in sides)
+            self._require(name, usable, "a pair of whole numbers")
         for name, usable, wanted in (
             ("steps", self.steps >= 1, "at least 1"),
             ("batch", self.batch >= 1, "at least 1"),
@@ -81,13 +89,16 @@ class Recipe:
             ("ema", 0 <= self.ema < 1, "from 0, below 1"),
             ("seed", 0 <= self.seed < 2**63, "a whole number from 0"),
         ):
-            if not usable:  # NaN fails every comparison, so that it ends here too
-                raise ConfigError(
-                    asked=f"fine-tune with {name}={getattr(self, name)!r}",
-                    found=f"{name} is {wanted}",
-                    done="nothing was computed",
-                    advice=f"correct it, or leave {name} out",
-                )
+            self._require(name, usable, wanted)  # NaN fails every comparison, so that it ends here too
+
+    def _require(self, name: str, usable: bool, wanted: str) -> None:
+        if not usable:
+            raise ConfigError(
+                asked=f"fine-tune with {name}={getattr(self, name)!r}",
+                found=f"{name} is {wanted}",
+                done="nothing was computed",
+                advice=f"correct it, or leave {name} out",
+            )
 
     def lr_at(self, step: int) -> float:
         """Return the learning rate of an update, the first being 0, before the factors."""

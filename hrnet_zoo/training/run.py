@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import time
+from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,8 +39,8 @@ class Run:
         trainer: makes the updates.
         stream: gives this process's share of every batch.
         out: folder of the run.
-        val: pictures to validate on; None: none, and the last network is kept rather than the best.
-        validate_every: updates.
+        val: pictures to validate on; None: none, and the newest network is kept rather than the best.
+        validate_every: updates; without pictures to validate on, the network is only kept then.
         save_every: updates after which the state is saved, beside the validations; 0: only there.
         patience: validations without a gain after which the training ends; None: it never ends early.
         tensorboard: write events.
@@ -104,15 +105,15 @@ class Run:
                     self.save()
                 self._leave_if_asked(stop)
             if history:
-                if self.val is None:
-                    self._keep({})
                 history.draw()
-            if self.val is None:
-                self.save()
 
     def save(self) -> None:
         """Write the state; only one process does."""
-        self.team.ranks.together(lambda: self.trainer.save(self.state) if self.first else None)
+        self._first_only(lambda: self.trainer.save(self.state))
+
+    def _first_only(self, work: Callable[[], None]) -> None:
+        """Let one process work for all; if it fails, all know."""
+        self.team.ranks.together(lambda: work() if self.first else None)
 
     def _leave_if_asked(self, stop: Interruption) -> None:
         """Save and leave if one of the processes was told to: all of them do, at the same update."""
@@ -133,8 +134,14 @@ class Run:
         """Score the network, keep it if it is the best so far, and save the state."""
         progress = self.trainer.progress
         due = self._is_due(self.validate_every) or progress.step == self.trainer.recipe.steps
-        if self.val is None or not due or progress.validated >= progress.step:
+        if not due or progress.validated >= progress.step:
             return False
+        self.save()  # a validation is long, and can fail; if it does, it is made up for
+        if self.val is None:
+            progress.validated = progress.step
+            self._first_only(lambda: self._keep({}))
+            self.save()
+            return True
         model = self.trainer.model
         counts = count_pixels(
             *(model, self.val, self.team.ranks),
@@ -164,10 +171,9 @@ class Run:
                 if not np.isnan(value)
             }
             history.add(line)
-        if self.first:
-            if better:
-                self._keep(figures)
-            self._draw_sheet()
+        if better:
+            self._first_only(lambda: self._keep(figures))
+        self._first_only(self._draw_sheet)
         self.save()
         return True
 

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from hrnet_zoo.errors import ConfigError
-from hrnet_zoo.ranks import Ranks, environment, meeting
+from hrnet_zoo.ranks import PATIENCE, Ranks, end_with_process, environment, meeting
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -39,10 +39,9 @@ class Team:
         place = (dist.get_rank(), dist.get_world_size()) if started else environment()
         self.rank, self.size = place or (0, 1)
         self.ranks = Ranks(self.rank, self.size, device)
-        self._leaves = not started
         if self.size > 1:
             try:
-                from accelerate import Accelerator
+                from accelerate import Accelerator, InitProcessGroupKwargs
             except ImportError as error:
                 raise ConfigError(
                     asked=f"a training by {self.size} processes",
@@ -52,7 +51,12 @@ class Team:
                 ) from error
             with meeting(self.ranks):
                 # Precision is set here, and not by what `accelerate config` may have stored on this machine.
-                self._accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="no")
+                patience = InitProcessGroupKwargs(timeout=PATIENCE)
+                self._accelerator = Accelerator(
+                    cpu=device.type == "cpu", mixed_precision="no", kwargs_handlers=[patience]
+                )
+            if not started:
+                end_with_process()
 
     def joined(self, network: nn.Module) -> nn.Module:
         """Return what to call in place of the network, so that gradients become the mean over all processes."""
@@ -88,8 +92,3 @@ class Team:
         with meeting(self.ranks):
             dist.all_reduce(number, dist.ReduceOp.MAX)
         return number
-
-    def leave(self) -> None:
-        """End what began with the team."""
-        if self._accelerator is not None and self._leaves and dist.is_initialized():
-            dist.destroy_process_group()

@@ -9,6 +9,7 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor
 from torch.amp import GradScaler, autocast
+from torch.nn.utils import get_total_norm
 from torch.optim import SGD
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -85,7 +86,7 @@ class Trainer:
             labels: (N, H, W) int64 class indices, 255 ignored.
 
         Raises:
-            TrainingError: the loss is not finite; the weights are as before.
+            TrainingError: the loss or a gradient is not finite; the weights are as before.
 
         """
         rate = self.recipe.lr_at(self.progress.step)
@@ -103,10 +104,13 @@ class Trainer:
             else:
                 total += self._backward(x, truth, valid)
         loss = float(self.team.sum(total))
-        if not math.isfinite(loss):
+        gradients = [parameter.grad for parameter in self.network.parameters() if parameter.grad is not None]
+        # In float16 infinite gradients are the scaler's business: it leaves the update out and scales less.
+        norm = 0.0 if self.scaler.is_enabled() else float(get_total_norm(gradients))
+        if not (math.isfinite(loss) and math.isfinite(norm)):
             raise TrainingError(
                 asked=f"update {self.progress.step + 1} of {self.recipe.steps} at a learning rate of {rate:.3g}",
-                found=f"a loss of {loss}",
+                found=f"a loss of {loss} with gradients of norm {norm}",
                 done="the training was stopped; what was kept last is as it was",
                 advice="resume is of no use here: begin anew with a smaller lr, a warmup, or precision='fp32'",
                 step=self.progress.step,
@@ -122,8 +126,8 @@ class Trainer:
     def _backward(self, images: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
         """Add a part's gradients; return its share of the batch's loss.
 
-        A part weighs as much as it has labelled pixels of those of the whole batch: then the sum does not depend on
-        how the batch was cut, among parts or among processes.
+        A part weighs as much as it has labelled pixels of those of the whole batch: then the cross-entropy does not
+        depend on how the batch was cut, among parts or among processes. The other losses are no sums over pixels.
         """
         images = images.to(self.device, non_blocking=True).contiguous(memory_format=torch.channels_last)
         labels = labels.to(self.device, non_blocking=True)
@@ -164,10 +168,13 @@ class Trainer:
         put(self.network.state_dict(), take(tensors, "network."), path)
         if self.average is not None:
             put(self.average.state_dict(), take(tensors, "average."), path)
-        momentum = {int(index): tensor for index, tensor in take(tensors, "momentum.").items()}
-        state = self.optimizer.state_dict()
-        state["state"] = {index: {"momentum_buffer": tensor} for index, tensor in momentum.items()}
-        self.optimizer.load_state_dict(state)
+        learning = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        momentum = {str(index): torch.zeros_like(parameter) for index, parameter in enumerate(learning)}
+        if self.progress.step:
+            put(momentum, take(tensors, "momentum."), path)
+            state = self.optimizer.state_dict()
+            state["state"] = {int(index): {"momentum_buffer": tensor} for index, tensor in momentum.items()}
+            self.optimizer.load_state_dict(state)
         if self.progress.scaler:
             self.scaler.load_state_dict(self.progress.scaler)
-        set_random_state(self.device, take(tensors, "random."))
+        set_random_state(self.device, take(tensors, "random."), path)

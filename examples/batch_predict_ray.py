@@ -1,0 +1,99 @@
+"""Label a collection of pictures with many workers, on one machine or on a Ray cluster.
+
+pip install 'hrnet-zoo[ray]'
+python examples/batch_predict_ray.py photos/ labels/ --model fcn_hr48_cityscapes_160k --workers 8 --gpus 1
+
+Each worker holds one network. `photos/a/b.jpg` becomes the label picture `labels/a/b.jpg.png`, and a line for every
+picture in `labels/pictures.csv` says which is its label picture, or why there is none. Every machine has to see both
+folders under the same path. Without `--address` a Ray of its own is started on this machine, and ended.
+"""
+
+import argparse
+import csv
+import logging
+import os
+import sys
+from pathlib import Path
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # read when ray is imported: without it, Ray reports home
+
+import numpy as np
+import numpy.typing as npt
+import ray
+import torch
+
+import hrnet_zoo
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"}
+
+
+class Labeller:
+    """A network in a worker of its own; Ray makes as many as there are workers, and keeps them."""
+
+    def __init__(self, model: str, folder: Path, out: Path) -> None:
+        # Ray shows a worker those GPUs alone that it may use: none, if it was not promised any.
+        self.model = hrnet_zoo.create_model(model, device="cuda" if torch.cuda.is_available() else "cpu")
+        self.folder, self.out = folder, out
+
+    def __call__(self, batch: dict[str, npt.NDArray[np.str_]]) -> dict[str, list[str]]:
+        """Label the pictures in the column "picture", paths below the folder; return it with "labels" and "error"."""
+        names = [str(name) for name in batch["picture"]]
+        labels, errors = zip(*map(self.label, names), strict=True)
+        return {"picture": names, "labels": list(labels), "error": list(errors)}
+
+    def label(self, name: str) -> tuple[str, str]:
+        """Write the label picture of one picture; return its path below `out`, and what was wrong with the picture."""
+        place = self.out / f"{name}.png"
+        try:
+            result = self.model.predict(self.folder / name, progress=False)
+        except hrnet_zoo.errors.ImageError as error:  # one bad file among a million stops nothing, and is told
+            return "", error.found
+        place.parent.mkdir(parents=True, exist_ok=True)
+        result.save(place)
+        return f"{name}.png", ""
+
+
+def main() -> int:
+    """Read the command line and do it; return the exit code: 1 if a picture could not be labelled."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="pictures, at any depth")
+    parser.add_argument("out", type=Path, help="for the label pictures")
+    parser.add_argument("--model", default="demo")
+    parser.add_argument("--workers", type=int, default=2, help="networks at work (default: 2)")
+    parser.add_argument("--gpus", type=float, default=0, help="of each worker; 0.5: two share one (default: 0)")
+    parser.add_argument("--cpus", type=int, default=1, help="of each worker, and threads it computes in (default: 1)")
+    parser.add_argument("--batch", type=int, default=8, help="pictures handed to a worker at once (default: 8)")
+    parser.add_argument("--address", help="of a Ray cluster, such as auto or ray://head:10001")
+    args = parser.parse_args()
+    folder, out = args.folder.resolve(), args.out.resolve()
+    names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    if not names:
+        parser.error(f"no pictures in {folder}")
+    hrnet_zoo.create_model(args.model, device="cpu")  # a wrong name is told here, and weights are fetched once
+    out.mkdir(parents=True, exist_ok=True)
+
+    logging.disable(logging.INFO)  # Ray Data tells its plans
+    own = {} if args.address else {"num_cpus": args.workers * args.cpus, "include_dashboard": False}
+    ray.init(address=args.address or "local", log_to_driver=False, logging_level="warning", **own)
+    labelled = ray.data.from_items([{"picture": name} for name in names]).map_batches(
+        Labeller,
+        fn_constructor_args=(args.model, folder, out),
+        batch_size=args.batch,
+        compute=ray.data.ActorPoolStrategy(size=args.workers),
+        num_cpus=args.cpus,
+        num_gpus=args.gpus,
+    )
+    failed = 0
+    with (out / "pictures.csv").open("w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, ["picture", "labels", "error"])
+        table.writeheader()
+        for row in labelled.iter_rows():  # as they become ready
+            table.writerow(row)
+            failed += bool(row["error"])
+    ray.shutdown()
+    print(f"{len(names) - failed} of {len(names)} pictures labelled; {out / 'pictures.csv'}")
+    return int(failed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
