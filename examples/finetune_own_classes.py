@@ -55,14 +55,14 @@ def main() -> None:
             val=args.val,
             steps=args.steps,
             batch=args.batch,
-            crop=args.crop,
+            crop=tuple(args.crop) if args.crop else None,
             lr=args.lr,
             class_weights=args.class_weights,
             validate_every=max(1, args.steps // 8),
             workers=args.workers,
         )
 
-    assert held_out is not None  # noqa: S101 - for the type checker
+    assert held_out is not None
     before = score(model, held_out)
     run = train(model, args.out)
     after = score(hrnet_zoo.create_model(f"local-dir:{run.folder}", dtype=torch.float32), held_out)
