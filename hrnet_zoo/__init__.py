@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from hrnet_zoo import errors
 
 if TYPE_CHECKING:
+    from hrnet_zoo.acceleration import OptimizedModel, optimize
     from hrnet_zoo.benchmarking import benchmark
     from hrnet_zoo.catalog import ModelInfo, list_models, model_info
     from hrnet_zoo.checking import DataReport, check_data
@@ -38,6 +39,8 @@ __all__ = [  # noqa: RUF022 - in the order of the flow
     "create_model",
     "FCNHRNet",
     "SegmentationResult",
+    "optimize",
+    "OptimizedModel",
     "check_data",
     "DataReport",
     "evaluate",
@@ -58,6 +61,8 @@ _HOMES = {
     "create_model": "creation",
     "FCNHRNet": "models.fcn",
     "SegmentationResult": "results",
+    "optimize": "acceleration",
+    "OptimizedModel": "acceleration",
     "check_data": "checking",
     "DataReport": "checking",
     "evaluate": "evaluation",

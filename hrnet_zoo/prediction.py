@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import product
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -13,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
+from hrnet_zoo.datasets import Dataset
 from hrnet_zoo.errors import ConfigError
 from hrnet_zoo.images import RGB, Picture, keep_ratio_size, normalise, read_image, resize
-from hrnet_zoo.models.fcn import FCNHRNet
 from hrnet_zoo.results import SegmentationResult
 from hrnet_zoo.scores import ScoreMap, Window, check_budget, pieces
 
@@ -27,8 +28,30 @@ MS_RATIOS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 CUDA_BATCH_PIXELS = 1 << 21
 
 
+class Network(Protocol):
+    """What predictions are made with: the network itself, or what `hrnet_zoo.acceleration.optimize` makes of it."""
+
+    @property
+    def dataset(self) -> Dataset:
+        """Classes, colours, box and window."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where pictures go."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """In which pictures go there."""
+
+    def quarter_scores(self, x: Tensor) -> Tensor:
+        """Score normalised RGB pictures (N, 3, H, W): (N, ceil(H/4), ceil(W/4), classes)."""
+
+    def evaluating(self) -> AbstractContextManager[None]:
+        """Be ready to predict, and afterwards as before."""
+
+
 def predict(
-    model: FCNHRNet,
+    model: Network,
     image: Picture | list[Picture] | tuple[Picture, ...],
     mode: str | None = None,
     ms_flip: bool = False,
@@ -78,14 +101,14 @@ def predict(
 
 
 def _predict_one(
-    model: FCNHRNet, picture: Picture, slide: bool, ms_flip: bool, probabilities: bool, max_memory: int | None
+    model: Network, picture: Picture, slide: bool, ms_flip: bool, probabilities: bool, max_memory: int | None
 ) -> SegmentationResult:
     image = read_image(picture)
     height, width = image.shape[:2]
     maps = score_maps(model, resized(image, model.dataset.box, ms_flip), slide=slide, mirror=ms_flip)
-    kept = np.empty((len(model.classes), height, width), np.float32) if probabilities else None
+    kept = np.empty((len(model.dataset.classes), height, width), np.float32) if probabilities else None
     mask = make_mask(maps, height, width, max_memory, kept)
-    return SegmentationResult(image, mask, model.classes, model.palette, kept)
+    return SegmentationResult(image, mask, model.dataset.classes, model.dataset.palette, kept)
 
 
 def make_mask(
@@ -122,7 +145,7 @@ def resized(image: RGB, box: tuple[int, int], ms_flip: bool) -> list[RGB]:
     return [resize(image, *keep_ratio_size(height, width, each)) for each in boxes]
 
 
-def score_maps(model: FCNHRNet, images: Sequence[RGB], *, slide: bool, mirror: bool) -> list[ScoreMap]:
+def score_maps(model: Network, images: Sequence[RGB], *, slide: bool, mirror: bool) -> list[ScoreMap]:
     """Let the network see one picture at one or more sizes.
 
     Args:
@@ -135,21 +158,20 @@ def score_maps(model: FCNHRNet, images: Sequence[RGB], *, slide: bool, mirror: b
         The scores of every view, at a quarter of its size and in the weights' dtype, on the model's device.
 
     """
-    weight = model.decode_head.conv_seg.weight
     maps = []
     for image in images:
         height, width = image.shape[:2]
-        x = normalise(image).to(weight.device, weight.dtype, memory_format=torch.channels_last)
+        x = normalise(image).to(model.device, model.dtype, memory_format=torch.channels_last)
         x = torch.cat((x, x.flip(3))) if mirror else x
         side, stride = model.dataset.window if slide else (max(height, width), 1)
         places = list(product(_windows(height, side, stride), _windows(width, side, stride)))
-        batch = batch_size(weight.device, min(height, side) * min(width, side))
+        batch = batch_size(model.device, min(height, side) * min(width, side))
         views = [(place, view) for view in range(len(x)) for place in places]
         coarse: list[Tensor] = []
         for start in range(0, len(views), batch):
             crops = [x[view, :, rows, columns] for (rows, columns), view in views[start : start + batch]]
             stacked = torch.stack(crops).contiguous(memory_format=torch.channels_last)
-            coarse += model.decode_head(model.backbone(stacked)).permute(0, 2, 3, 1)
+            coarse += model.quarter_scores(stacked)
         for view in range(len(x)):
             scores = coarse[view * len(places) : (view + 1) * len(places)]
             windows = tuple(Window(*place, each) for place, each in zip(places, scores, strict=True))
@@ -170,17 +192,11 @@ def _windows(length: int, side: int, stride: int) -> list[slice]:
 
 
 @contextmanager
-def evaluating(model: FCNHRNet) -> Iterator[None]:
+def evaluating(model: Network) -> Iterator[None]:
     """Leave gradients, training behaviour and TF32 out, and the model and torch's settings as they were."""
-    training = [module for module in model.modules() if module.training]
-    weight = model.decode_head.conv_seg.weight
-    model.eval()
-    try:
-        with torch.inference_mode(), full_precision() if weight.device.type == "cuda" else nullcontext():
-            yield
-    finally:
-        for module in training:
-            module.training = True
+    precision = full_precision() if model.device.type == "cuda" else nullcontext()
+    with model.evaluating(), torch.inference_mode(), precision:
+        yield
 
 
 @contextmanager

@@ -48,6 +48,11 @@ LISTING = [
     "checking",
     "costs",
     "prediction",
+    "engines",
+    "engines.plan",
+    "engines.pytorch",
+    "engines.onednn",
+    "acceleration",
     "ranks",
     "reading",
     "scorecard",
@@ -98,8 +103,9 @@ LISTING = [
     "cli",
     "__main__",
 ]
-# model.predict(...) and model.save_pretrained(...) are the doorways from a noun to a verb, and open when called.
-DOORWAYS = {("models.fcn", "prediction"), ("models.fcn", "saving")}
+# model.predict(...), which is fast if asked, and model.save_pretrained(...): the doorways from a noun to a verb, which
+# open when called.
+DOORWAYS = {("models.fcn", "prediction"), ("models.fcn", "acceleration"), ("models.fcn", "saving")}
 
 
 def modules() -> dict[str, Path]:

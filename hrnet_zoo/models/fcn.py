@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, overload
 
 import torch
@@ -12,7 +13,7 @@ from hrnet_zoo.models.hrnet import SPECS, HRNet, fit
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from numpy import ndarray
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from hrnet_zoo.catalog import ModelInfo
     from hrnet_zoo.images import Picture
+    from hrnet_zoo.prediction import Network
     from hrnet_zoo.results import SegmentationResult
 
 
@@ -58,6 +60,32 @@ class FCNHRNet(nn.Module):
         """Colours (RGB, 0 to 255) by index."""
         return self.dataset.palette
 
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        return self.decode_head.conv_seg.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights."""
+        return self.decode_head.conv_seg.weight.dtype
+
+    def quarter_scores(self, x: Tensor) -> Tensor:
+        """Score normalised RGB pictures (N, 3, H, W): (N, ceil(H/4), ceil(W/4), classes), in the weights' dtype."""
+        scores: Tensor = self.decode_head(self.backbone(x))
+        return scores.permute(0, 2, 3, 1)
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Leave training behaviour out, and the modules as they were."""
+        training = [module for module in self.modules() if module.training]
+        self.eval()
+        try:
+            yield
+        finally:
+            for module in training:
+                module.training = True
+
     def freeze_backbone(self) -> None:
         """Keep the backbone as it is: its weights take no gradient, its batch norm stays in eval mode for good."""
         self.backbone.requires_grad_(False).eval()
@@ -90,6 +118,7 @@ class FCNHRNet(nn.Module):
         probabilities: bool = False,
         progress: bool = True,
         max_memory: int | None = None,
+        fast: bool = False,
     ) -> SegmentationResult: ...
 
     @overload
@@ -101,6 +130,7 @@ class FCNHRNet(nn.Module):
         probabilities: bool = False,
         progress: bool = True,
         max_memory: int | None = None,
+        fast: bool = False,
     ) -> list[SegmentationResult]: ...
 
     @overload
@@ -112,6 +142,7 @@ class FCNHRNet(nn.Module):
         probabilities: bool = False,
         progress: bool = True,
         max_memory: int | None = None,
+        fast: bool = False,
     ) -> SegmentationResult | list[SegmentationResult]: ...
 
     def predict(
@@ -122,11 +153,21 @@ class FCNHRNet(nn.Module):
         probabilities: bool = False,
         progress: bool = True,
         max_memory: int | None = None,
+        fast: bool = False,
     ) -> SegmentationResult | list[SegmentationResult]:
-        """Label every pixel of a picture, or of several: see `hrnet_zoo.prediction.predict`."""
+        """Label every pixel of a picture, or of several: see `hrnet_zoo.prediction.predict`.
+
+        `fast` lets `hrnet_zoo.optimize(model)` do it, which is made at the first such call. It is not the default:
+        the exact network is what gives the published figures to the last digit.
+        """
         from hrnet_zoo.prediction import predict
 
-        return predict(self, image, mode, ms_flip, probabilities, progress, max_memory)
+        network: Network = self
+        if fast:
+            from hrnet_zoo.acceleration import optimized
+
+            network = optimized(self)
+        return predict(network, image, mode, ms_flip, probabilities, progress, max_memory)
 
     def save_pretrained(
         self,

@@ -1,0 +1,230 @@
+"""The same function of the picture, several times faster: `optimize`."""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+import torch
+from torch import Tensor, fx
+
+from hrnet_zoo.costs import enough_memory
+from hrnet_zoo.engines import onednn
+from hrnet_zoo.engines.plan import make_plan
+from hrnet_zoo.engines.pytorch import PyTorchEngine
+from hrnet_zoo.errors import ConfigError
+from hrnet_zoo.models.fcn import FCNHRNet
+from hrnet_zoo.prediction import predict
+from hrnet_zoo.results import SegmentationResult
+
+if TYPE_CHECKING:
+    from hrnet_zoo.catalog import ModelInfo
+    from hrnet_zoo.datasets import Dataset
+    from hrnet_zoo.images import Picture
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+_SAMPLED = 16  # tensors of which some values are compared: what changes weights behind torch's back changes them all
+
+logger = logging.getLogger("hrnet_zoo")
+
+
+class Engine(Protocol):
+    """What carries out a plan.
+
+    Attributes:
+        name: as `optimize` takes it.
+        device: where.
+        dtype: of the arithmetic.
+
+    """
+
+    name: str
+    device: torch.device
+    dtype: torch.dtype
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Score normalised RGB pictures (N, 3, H, W) of this dtype: (N, ceil(H/4), ceil(W/4), classes)."""
+
+
+Build: TypeAlias = Callable[[fx.GraphModule], Engine]
+
+
+class OptimizedModel:
+    """What `optimize` returns: a network's predictions without the network.
+
+    It keeps no reference to the network. As long as that exists, changes of its weights are noticed, and followed.
+
+    Attributes:
+        name: of the network.
+        dataset: its classes, colours, box and window.
+        info: the catalog row that its weights come from, if any.
+        provenance: what the weights' file says of its origin.
+        engine: what computes: "onednn", "pytorch", "cuda" or "openvino".
+        device: where.
+        dtype: of the arithmetic.
+
+    """
+
+    def __init__(self, model: FCNHRNet, build: Build) -> None:
+        self.name: str = model.name
+        self.dataset: Dataset = model.dataset
+        self.info: ModelInfo | None = model.info
+        self.provenance: dict[str, str] = dict(model.provenance)
+        self._model = weakref.ref(model)
+        self._build = build
+        self._stamp = _Stamp(model)
+        self._engine = build(make_plan(model))
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names by index."""
+        return self.dataset.classes
+
+    @property
+    def palette(self) -> tuple[tuple[int, int, int], ...]:
+        """Colours (RGB, 0 to 255) by index."""
+        return self.dataset.palette
+
+    @property
+    def engine(self) -> str:
+        """What computes."""
+        return self._engine.name
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self._engine.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """In which numbers."""
+        return self._engine.dtype
+
+    def quarter_scores(self, x: Tensor) -> Tensor:
+        """Score normalised RGB pictures (N, 3, H, W): (N, ceil(H/4), ceil(W/4), classes), in this dtype."""
+        return self._engine(x)
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Follow the network's weights, if they have changed since the plan was made."""
+        model = self._model()
+        if model is not None and not self._stamp.fits(model):
+            logger.warning("the weights of %s have changed since it was optimized: the plan is made anew", self.name)
+            self._stamp = _Stamp(model)
+            self._engine = self._build(make_plan(model))
+        yield
+
+    def predict(
+        self,
+        image: Picture | list[Picture] | tuple[Picture, ...],
+        mode: str | None = None,
+        ms_flip: bool = False,
+        probabilities: bool = False,
+        progress: bool = True,
+        max_memory: int | None = None,
+    ) -> SegmentationResult | list[SegmentationResult]:
+        """Label every pixel of a picture, or of several: see `hrnet_zoo.prediction.predict`."""
+        return predict(self, image, mode, ms_flip, probabilities, progress, max_memory)
+
+    def __repr__(self) -> str:
+        return f"OptimizedModel({self.name}: {self.engine}, {str(self.dtype).removeprefix('torch.')} on {self.device})"
+
+
+def optimize(model: FCNHRNet, *, engine: str | None = None, dtype: torch.dtype | None = None) -> OptimizedModel:
+    """Make a network fast: the same function of the picture, as a plan that is made once.
+
+    Batch norm is folded into the convolutions, what can be is one step, and an engine carries it out where the network
+    is: "onednn" on a CPU, "cuda" on a GPU, and "pytorch", the plan in PyTorch's own operations, wherever one of these
+    cannot be used (one log line says so).
+
+    The plan in float32 differs from the network by rounding: some millionths of the largest score. bfloat16 and float16
+    round more; `agreement` measures what it costs.
+
+    Args:
+        model: the network; it is left as it is, and may be deleted.
+        engine: None: the best for the network's device.
+        dtype: of the arithmetic. None: float16 on CUDA; on a CPU bfloat16 if the processor multiplies in it (AMX,
+            AVX512-bf16), else float32.
+
+    Raises:
+        ConfigError: there is no such engine, it cannot run here, or not in this dtype.
+
+    """
+    device = model.device
+    chosen = dtype or _default_dtype(device)
+    if chosen not in DTYPES:
+        raise _refusal(f"dtype={dtype}", f"dtype is one of {', '.join(map(str, DTYPES))}")
+    if engine is None:
+        engine = "onednn" if device.type == "cpu" and onednn.usable(chosen) else "pytorch"
+    if engine == "onednn" and (device.type != "cpu" or not onednn.usable(chosen)):
+        raise _refusal(f"engine={engine!r}", f"it computes on CPUs whose oneDNN can do {chosen}, not on {device}")
+    builds: dict[str, Build] = {
+        "onednn": lambda plan: onednn.OneDNNEngine(plan, chosen),
+        "pytorch": lambda plan: PyTorchEngine(plan, device, chosen),
+    }
+    if engine not in builds:
+        raise _refusal(f"engine={engine!r}", f"the engines are {', '.join(map(repr, builds))}")
+    with enough_memory(f"optimize {model.name}", done="the network was left as it is"):
+        return OptimizedModel(model, builds[engine])
+
+
+def optimized(model: FCNHRNet) -> OptimizedModel:
+    """Return `optimize(model)`, made at the first call and kept as long as the network exists."""
+    if model not in _KEPT or _KEPT[model].device != model.device:
+        _KEPT[model] = optimize(model)
+    return _KEPT[model]
+
+
+_KEPT: weakref.WeakKeyDictionary[FCNHRNet, OptimizedModel] = weakref.WeakKeyDictionary()
+
+
+def agreement(model: FCNHRNet, fast: OptimizedModel, pictures: Sequence[Picture]) -> float:
+    """Return the share (0 to 1) of the pictures' pixels that the network and what was made of it label alike."""
+    same = total = 0
+    for picture in pictures:
+        results = [each.predict(picture) for each in (model, fast)]
+        masks = [each.mask for each in results if isinstance(each, SegmentationResult)]
+        same += int((masks[0] == masks[1]).sum())
+        total += masks[0].size
+    return same / total
+
+
+class _Stamp:
+    """What tells that a network's weights are still those of a moment.
+
+    Tensors, their memory and torch's own count of changes in place, which misses those through `.data` (some running
+    averages of weights work so); hence also some values.
+    """
+
+    def __init__(self, model: FCNHRNet) -> None:
+        self._marks, self._sample = self._look(model)
+
+    def fits(self, model: FCNHRNet) -> bool:
+        marks, sample = self._look(model)
+        return marks == self._marks and torch.equal(sample, self._sample)
+
+    @staticmethod
+    def _look(model: FCNHRNet) -> tuple[list[tuple[int, int, int]], Tensor]:
+        tensors = [*model.parameters(), *model.buffers()]
+        marks = [(id(each), each.data_ptr(), 0 if each.is_inference() else each._version) for each in tensors]
+        some = [each for each in tensors if each.is_floating_point()]
+        some = some[:: max(1, len(some) // _SAMPLED)]
+        return marks, torch.cat([each.detach().flatten()[:_SAMPLED] for each in some])
+
+
+def _default_dtype(device: torch.device) -> torch.dtype:
+    if device.type == "cuda":
+        return torch.float16
+    return torch.bfloat16 if device.type == "cpu" and onednn.native(torch.bfloat16) else torch.float32
+
+
+def _refusal(asked: str, found: str) -> ConfigError:
+    return ConfigError(
+        asked=f"optimize with {asked}",
+        found=found,
+        done="the network was left as it is",
+        advice="use one of these, or leave it out for what is best here",
+    )

@@ -1,0 +1,118 @@
+"""A plan on a CPU: convolution, bias, sum and ReLU as one call of oneDNN, with weights in the order it likes.
+
+These operations of torch (`torch.ops.mkldnn`) are what its own compiler calls; they are not public, hence the probe.
+"""
+
+import functools
+import logging
+
+import torch
+from torch import Tensor, fx, nn
+
+from hrnet_zoo.engines.plan import Convolution, lower
+
+logger = logging.getLogger("hrnet_zoo")
+
+
+class OneDNNConvolution(nn.Module):
+    """A plan's convolution as one call of oneDNN.
+
+    Args:
+        step: what it replaces.
+        dtype: of the arithmetic; sums are float32 within the call.
+
+    """
+
+    def __init__(self, step: Convolution, dtype: torch.dtype) -> None:
+        super().__init__()
+        self._stride = [step.stride] * 2
+        self._padding = [step.padding] * 2
+        self._after = "relu" if step.relu else None
+        self._overwrites = step.overwrites
+        self._bias = step.bias.to(dtype)
+        # torch.ops is untyped
+        self._weight: Tensor = torch.ops.mkldnn._reorder_convolution_weight(
+            step.weight.to(dtype), self._padding, self._stride, [1, 1], 1, None
+        )
+
+    def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
+        """Compute what the step does, in one pass over the result."""
+        geometry = (self._padding, self._stride, [1, 1], 1)
+        result: Tensor
+        if other is None:
+            result = torch.ops.mkldnn._convolution_pointwise.default(
+                x, self._weight, self._bias, *geometry, self._after or "none", [], ""
+            )
+        elif self._overwrites:
+            result = torch.ops.mkldnn._convolution_pointwise_.binary(
+                other, x, self._weight, self._bias, *geometry, "add", 1.0, self._after, [], ""
+            )
+        else:
+            result = torch.ops.mkldnn._convolution_pointwise.binary(
+                x, other, self._weight, self._bias, *geometry, "add", 1.0, self._after, [], ""
+            )
+        return result
+
+
+class OneDNNEngine:
+    """A plan on the CPU with oneDNN's convolutions.
+
+    Args:
+        plan: of `hrnet_zoo.engines.plan.make_plan`; it is taken over.
+        dtype: of the arithmetic, for which `usable` must hold.
+
+    """
+
+    name = "onednn"
+    device = torch.device("cpu")
+
+    def __init__(self, plan: fx.GraphModule, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+        lower(plan, Convolution, lambda step: OneDNNConvolution(step, dtype))
+        self._plan = plan
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Score normalised RGB pictures (N, 3, H, W): (N, ceil(H/4), ceil(W/4), classes)."""
+        scores: Tensor = self._plan(x)
+        return scores.permute(0, 2, 3, 1)
+
+
+@functools.cache
+def usable(dtype: torch.dtype) -> bool:
+    """Tell whether this torch, on this processor, has the operations used here, and they compute what they should.
+
+    If not, one log line says why.
+    """
+    try:
+        worst = max(_error(overwrites, relu, dtype) for overwrites in (False, True) for relu in (False, True))
+    except (AttributeError, RuntimeError, TypeError) as error:  # no such operation, dtype or arguments
+        reason = str(error).splitlines()[0][:200]
+    else:
+        if worst < 64 * torch.finfo(dtype).eps:
+            return True
+        reason = f"its results are off by {worst:.2g}"
+    logger.warning("oneDNN's fused convolutions cannot be used in %s, PyTorch's own are: %s", dtype, reason)
+    return False
+
+
+def native(dtype: torch.dtype) -> bool:
+    """Tell whether this processor multiplies numbers of this dtype itself: bfloat16 by AMX or AVX512-bf16."""
+    if dtype == torch.bfloat16:
+        abilities = torch.cpu.get_capabilities()
+        return bool(abilities.get("amx_bf16") or abilities.get("avx512_bf16"))
+    return dtype == torch.float32
+
+
+def _error(overwrites: bool, relu: bool, dtype: torch.dtype) -> float:
+    """Return how far a small convolution with a sum is from what it should be."""
+    generator = torch.Generator().manual_seed(0)
+    step = Convolution(
+        torch.randn(8, 8, 3, 3, generator=generator) / 9, torch.randn(8, generator=generator), stride=1, relu=relu
+    )
+    step.overwrites = overwrites
+    x, other = (
+        torch.randn(1, 8, 6, 5, generator=generator).to(dtype, memory_format=torch.channels_last) for _ in range(2)
+    )
+    with torch.inference_mode():
+        expected = step(x.float(), other.float())
+        return float((OneDNNConvolution(step, dtype)(x, other).float() - expected).abs().max())
