@@ -6,7 +6,7 @@ import logging
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, overload
 
 import torch
 from torch import Tensor, fx
@@ -21,6 +21,11 @@ from hrnet_zoo.prediction import predict
 from hrnet_zoo.results import SegmentationResult
 
 if TYPE_CHECKING:
+    import os
+
+    from numpy import ndarray
+    from PIL.Image import Image
+
     from hrnet_zoo.catalog import ModelInfo
     from hrnet_zoo.datasets import Dataset
     from hrnet_zoo.images import Picture
@@ -105,7 +110,8 @@ class OptimizedModel:
 
     def quarter_scores(self, x: Tensor) -> Tensor:
         """Score normalised RGB pictures (N, 3, H, W): (N, ceil(H/4), ceil(W/4), classes), in this dtype."""
-        return self._engine(x)
+        with enough_memory(f"score {tuple(x.shape)} pixels with {self}", done="nothing was labelled"):
+            return self._engine(x)
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
@@ -116,6 +122,39 @@ class OptimizedModel:
             self._stamp = _Stamp(model)
             self._engine = self._build(make_plan(model))
         yield
+
+    @overload
+    def predict(
+        self,
+        image: str | os.PathLike[str] | bytes | Image | ndarray[Any, Any],
+        mode: str | None = None,
+        ms_flip: bool = False,
+        probabilities: bool = False,
+        progress: bool = True,
+        max_memory: int | None = None,
+    ) -> SegmentationResult: ...
+
+    @overload
+    def predict(
+        self,
+        image: list[Any] | tuple[Any, ...],
+        mode: str | None = None,
+        ms_flip: bool = False,
+        probabilities: bool = False,
+        progress: bool = True,
+        max_memory: int | None = None,
+    ) -> list[SegmentationResult]: ...
+
+    @overload
+    def predict(
+        self,
+        image: Tensor,
+        mode: str | None = None,
+        ms_flip: bool = False,
+        probabilities: bool = False,
+        progress: bool = True,
+        max_memory: int | None = None,
+    ) -> SegmentationResult | list[SegmentationResult]: ...
 
     def predict(
         self,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from itertools import cycle
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +14,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from hrnet_zoo.datasets import Dataset
+from hrnet_zoo.datasets import CITYSCAPES, Dataset
 from hrnet_zoo.demo.scenes import scene
 from hrnet_zoo.images import RGB, keep_ratio_size, normalise, resize
 from hrnet_zoo.models.fcn import FCNHRNet
@@ -59,6 +61,19 @@ def trained_like(arch: str, dataset: Dataset) -> FCNHRNet:
         network.train()(pictures)
         _classify(network.eval(), pictures)
     return network
+
+
+@functools.cache
+def random_network(arch: str) -> FCNHRNet:
+    """Make a Cityscapes network of random weights and batch-norm statistics, quickly; leave it as it is."""
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(0)
+        network = FCNHRNet(arch, CITYSCAPES)
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                for tensor in (module.weight, module.bias, module.running_mean, module.running_var):
+                    cast(torch.Tensor, tensor).uniform_(0.1, 0.5)
+    return network.eval()
 
 
 def _smooth(weight: torch.Tensor) -> None:

@@ -1,0 +1,196 @@
+"""`optimize`: the same function of the picture, whatever happens to the network that it was made of."""
+
+import copy
+import dataclasses
+import gc
+import logging
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+
+import hrnet_zoo
+from hrnet_zoo.acceleration import OptimizedModel, agreement, optimize, optimized
+from hrnet_zoo.creation import create_model
+from hrnet_zoo.datasets import CITYSCAPES
+from hrnet_zoo.demo.scenes import scene
+from hrnet_zoo.engines import onednn
+from hrnet_zoo.errors import ConfigError
+from hrnet_zoo.models.fcn import FCNHRNet
+
+ENGINES = [
+    ("onednn", torch.float32),
+    ("onednn", torch.bfloat16),
+    ("pytorch", torch.float32),
+    ("pytorch", torch.float16),
+]
+
+
+@pytest.fixture
+def demo() -> FCNHRNet:
+    return create_model("demo", device="cpu")
+
+
+def made(model: FCNHRNet, engine: str, dtype: torch.dtype) -> OptimizedModel:
+    if engine == "onednn" and not onednn.usable(dtype):
+        pytest.skip(f"this processor's oneDNN has no {dtype}")
+    return optimize(model, engine=engine, dtype=dtype)
+
+
+@pytest.mark.parametrize(("engine", "dtype"), ENGINES)
+def test_pixels_agree(demo: FCNHRNet, engine: str, dtype: torch.dtype) -> None:
+    """Shares of pixels: float32 all but one in a hundred thousand, half precision all but one in two hundred."""
+    fast = made(demo, engine, dtype)
+    pictures = [scene(seed, *size).image for seed, size in enumerate([(128, 256), (97, 131), (64, 70)])]
+    assert agreement(demo, fast, pictures) >= (0.99999 if dtype == torch.float32 else 0.995)
+
+
+@pytest.mark.parametrize("options", [{"ms_flip": True}, {"mode": "slide"}, {"probabilities": True}, {"max_memory": 1}])
+def test_predicts_as_the_network(demo: FCNHRNet, options: dict[str, Any]) -> None:
+    demo.dataset = dataclasses.replace(demo.dataset, box=(120, 90))
+    fast = optimize(demo, dtype=torch.float32)
+    pictures = [scene(seed, 90, 120).image for seed in range(2)]
+    for exact, found in zip(demo.predict(pictures, **options), fast.predict(pictures, **options), strict=True):
+        assert (found.mask == exact.mask).mean() >= 0.9999
+        assert (found.classes, found.palette) == (exact.classes, exact.palette)
+        if exact.probabilities is not None:
+            assert found.probabilities is not None
+            np.testing.assert_allclose(found.probabilities, exact.probabilities, atol=1e-3)
+
+
+def test_the_switch(demo: FCNHRNet, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture = scene(0, 64, 96).image
+    by_hand = optimize(demo).predict(picture).mask
+    assert np.array_equal(demo.predict(picture, fast=True).mask, by_hand)
+    monkeypatch.setattr("hrnet_zoo.acceleration.make_plan", pytest.fail)  # a second call makes no second plan
+    assert np.array_equal(demo.predict(picture, fast=True).mask, by_hand)
+    assert optimized(demo) is optimized(demo)
+    assert demo.predict(picture).mask.shape == (64, 96)
+
+
+def test_what_is_kept_goes_with_the_network() -> None:
+    demo = create_model("demo", device="cpu")
+    kept = weakref.ref(optimized(demo))
+    alone = optimize(demo)
+    there = weakref.ref(demo)
+    expected = alone.predict(scene(0, 64, 96).image).mask
+    del demo
+    gc.collect()
+    assert (there(), kept()) == (None, None)
+    assert np.array_equal(alone.predict(scene(0, 64, 96).image).mask, expected)
+
+
+def shrunk(model: FCNHRNet) -> dict[str, torch.Tensor]:
+    return {name: value * 0.9 if value.is_floating_point() else value for name, value in model.state_dict().items()}
+
+
+CHANGES: dict[str, Callable[[FCNHRNet], object]] = {
+    "in place": lambda model: model.decode_head.conv_seg.weight.mul_(-1),
+    "through .data": lambda model: [each.data.mul_(-1) for each in model.parameters()],
+    "loaded": lambda model: model.load_state_dict(shrunk(model)),
+    "assigned": lambda model: model.load_state_dict(shrunk(model), assign=True),
+    "another layer": lambda model: setattr(model.decode_head, "conv_seg", copy.deepcopy(model.decode_head.conv_seg)),
+    "batch norm": lambda model: cast(torch.Tensor, model.backbone.bn1.running_mean).add_(1),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_changed_weights_are_followed(demo: FCNHRNet, change: str, caplog: pytest.LogCaptureFixture) -> None:
+    fast = optimize(demo, dtype=torch.float32)
+    picture = scene(0, 64, 96).image
+    with caplog.at_level(logging.WARNING):
+        fast.predict(picture)
+        assert not caplog.records
+        with torch.no_grad():
+            CHANGES[change](demo)
+        assert (fast.predict(picture).mask == demo.predict(picture).mask).mean() >= 0.999
+        fast.predict(picture)
+    (record,) = caplog.records
+    assert "have changed" in record.message
+
+
+def test_a_network_made_in_inference_mode() -> None:
+    """Its tensors have no count of changes; values are compared all the same."""
+    with torch.inference_mode():
+        network = FCNHRNet("hr18s", CITYSCAPES).eval()
+        fast = optimize(network, dtype=torch.float32)
+        fast.predict(scene(0, 64, 64).image)
+        for parameter in network.parameters():
+            parameter.mul_(2)
+        fast.predict(scene(0, 64, 64).image)
+
+
+def test_the_network_is_left_as_it_was(demo: FCNHRNet) -> None:
+    before = {key: value.clone() for key, value in demo.state_dict().items()}
+    demo.train()
+    picture = scene(0, 64, 96).image
+    optimize(demo).predict(picture)
+    demo.predict(picture, fast=True)
+    assert demo.training
+    for key, value in demo.state_dict().items():
+        assert torch.equal(value, before[key])
+
+
+def test_what_it_is(demo: FCNHRNet) -> None:
+    fast = hrnet_zoo.optimize(demo, dtype=torch.float32)
+    assert isinstance(fast, hrnet_zoo.OptimizedModel)
+    assert (fast.name, fast.info, fast.classes, fast.palette) == ("demo", demo.info, demo.classes, demo.palette)
+    assert (fast.dataset, fast.provenance) == (demo.dataset, demo.provenance)
+    assert repr(fast) == f"OptimizedModel(demo: {fast.engine}, float32 on cpu)"
+
+
+@pytest.mark.parametrize("bfloat16", [True, False])
+def test_default_dtype(demo: FCNHRNet, bfloat16: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onednn, "native", lambda _: bfloat16)
+    assert optimize(demo).dtype == (torch.bfloat16 if bfloat16 else torch.float32)
+
+
+def test_falls_back_to_pytorch(demo: FCNHRNet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onednn, "usable", lambda _: False)
+    assert optimize(demo).engine == "pytorch"
+    with pytest.raises(ConfigError, match="'onednn'"):
+        optimize(demo, engine="onednn")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"engine": "tensorrt"}, "the engines are 'onednn'"),
+        ({"dtype": torch.float64}, "dtype is one of"),
+        ({"dtype": torch.int8}, "dtype is one of"),
+    ],
+)
+def test_refused(demo: FCNHRNet, options: dict[str, object], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        optimize(demo, **options)  # type: ignore[arg-type]
+
+
+def test_too_little_memory_is_told(demo: FCNHRNet, monkeypatch: pytest.MonkeyPatch) -> None:
+    fast = optimize(demo)
+
+    def full(*_: object) -> torch.Tensor:
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(type(fast._engine), "__call__", full)
+    with pytest.raises(ConfigError, match="too little memory"):
+        fast.quarter_scores(torch.zeros(1, 3, 8, 8))
+
+
+def test_evaluates_as_the_network(demo: FCNHRNet, tmp_path: Path) -> None:
+    from hrnet_zoo.demo.dataset import write_dataset
+
+    write_dataset(tmp_path / "scenes", seeds=range(2), progress=False)
+    demo.dataset = dataclasses.replace(demo.dataset, box=(768, 384))
+    exact = hrnet_zoo.evaluate(demo, tmp_path / "scenes", workers=0)
+    for figures in (
+        hrnet_zoo.evaluate(demo, tmp_path / "scenes", workers=0, fast=True),
+        hrnet_zoo.evaluate(optimize(demo), tmp_path / "scenes", workers=0),
+    ):
+        assert figures.miou == pytest.approx(exact.miou, abs=0.1)
+        assert figures.protocol["engine"] == optimized(demo).engine
+        assert f"optimized ({optimized(demo).engine})" in figures.protocol["summary"]
+    assert exact.protocol["engine"] == "exact"
