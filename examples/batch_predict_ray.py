@@ -74,7 +74,7 @@ def main() -> int:
 
     logging.disable(logging.INFO)  # Ray Data tells its plans
     own = {} if args.address else {"num_cpus": args.workers * args.cpus, "include_dashboard": False}
-    ray.init(address=args.address or "local", log_to_driver=False, logging_level="warning", **own)
+    ray.init(address=args.address or "local", log_to_driver=False, logging_level=logging.WARNING, **own)
     labelled = ray.data.from_items([{"picture": name} for name in names]).map_batches(
         Labeller,
         fn_constructor_args=(args.model, folder, out),

@@ -266,11 +266,16 @@ def test_wrong_data_is_refused_before_anything_is_computed(tmp_path: Path, spoil
         ({"lr": -1.0}, "lr is"),
         ({"loss": "hinge"}, "loss"),
         ({"precision": "fp16"}, "needs a GPU"),
-        ({"patience": 0}, "patience is at least 1"),
+        ({"patience": 0}, "at least 1"),
         ({"class_weights": (1.0, 2.0)}, "3 numbers"),
         ({"class_weights": "none"}, "3 numbers"),
         ({"val": 1.5}, "val"),
         ({"batch": 0}, "batch"),
+        ({"seed": "1"}, "seed is a whole number"),
+        ({"patience": 1.5}, "patience is a whole number"),
+        ({"validate_every": "3"}, "validate_every is a whole number"),
+        ({"workers": "2"}, "workers is a whole number"),
+        ({"crop": (32, 32), "batch": 1}, "batch norm needs two values"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -284,6 +289,11 @@ def test_half_precision_weights_are_refused(data: Path, tmp_path: Path) -> None:
     network = hrnet_zoo.create_model("demo", classes=list(GROUPS), dtype=torch.float16)
     with pytest.raises(ConfigError, match="float16"):
         finetune(network, data, tmp_path)
+
+
+def test_what_is_no_network_is_refused(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="neither a name nor a network"):
+        finetune(torch.nn.Linear(1, 1), data, tmp_path)  # type: ignore[arg-type]
 
 
 def test_a_network_of_other_classes_is_refused(data: Path, tmp_path: Path) -> None:
