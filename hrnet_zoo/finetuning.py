@@ -103,7 +103,7 @@ def finetune(
     Beside the model, `out` holds `metrics.jsonl` (what `hrnet-zoo log` reads), `curves.png`, a sheet of validation
     pictures for each validation in `sheets/`, and the state from which `resume=True` goes on: on a CPU to the very
     same bits as without the stop (with as many threads). SIGTERM and Ctrl-C finish the update under way, save and
-    leave.
+    leave; once more, two seconds later or more, they end it at once.
 
     Under `accelerate launch` or `torchrun` the processes share each batch (extra `train`), on one machine or on several
     with `data` and `out` in a shared folder. Their batch norm sees all of the batch, and with cross-entropy the result
