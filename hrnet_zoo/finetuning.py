@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 from hrnet_zoo.checking import DataReport, check_folder
 from hrnet_zoo.creation import create_model, usable_device
 from hrnet_zoo.datasets import DATASETS
-from hrnet_zoo.datasets.layouts import LabelledFolder
+from hrnet_zoo.datasets.layouts import OWN, LabelledFolder
 from hrnet_zoo.errors import DatasetError, OutputError
 from hrnet_zoo.evaluation import default_workers
 from hrnet_zoo.model_config import WEIGHTS_FILE
@@ -41,6 +41,8 @@ from hrnet_zoo.training.splits import find_training_data
 from hrnet_zoo.training.stream import TrainingStream
 from hrnet_zoo.training.team import Team
 from hrnet_zoo.training.trainer import Trainer
+
+OWN_TERMS = "those of your own pictures; what it started from: "
 
 logger = logging.getLogger("hrnet_zoo")
 
@@ -344,11 +346,14 @@ def _network(
             raise misuse(f"fine-tune {model.arch}", found, "create_model(..., classes=[the names])")
         network = copy.deepcopy(model).to(place)
         network.requires_grad_(True)  # what is frozen is for `freeze` to say
-    official = next((each for each in DATASETS.values() if each.title == train.title), None)
+    official = [each for each in DATASETS.values() if train.title != OWN and each.classes == names]
     started = network.dataset
-    terms = f"those of your own pictures; what it started from: {started.terms}"
-    own = replace(started.with_classes(names), title="pictures of one's own", terms=terms)
-    dataset = official or own
+    if official:
+        dataset = replace(official[0], title=train.title)  # VOC 2012 has a name of its own without the augmented labels
+    else:
+        # Once, however often a model is taught more: the text has a limit.
+        terms = OWN_TERMS + started.terms.removeprefix(OWN_TERMS)
+        dataset = replace(started.with_classes(names), title="pictures of one's own", terms=terms)
     network.dataset = replace(dataset, box=box or dataset.box, crop=crop or dataset.crop)
     return network
 
