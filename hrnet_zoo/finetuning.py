@@ -17,8 +17,8 @@ from filelock import FileLock, Timeout
 from hrnet_zoo.checking import DataReport, check_folder
 from hrnet_zoo.creation import create_model, usable_device
 from hrnet_zoo.datasets import DATASETS
-from hrnet_zoo.datasets.layouts import LabelledFolder
-from hrnet_zoo.errors import ConfigError, DatasetError, OutputError
+from hrnet_zoo.datasets.layouts import OWN, LabelledFolder
+from hrnet_zoo.errors import DatasetError, OutputError
 from hrnet_zoo.evaluation import default_workers
 from hrnet_zoo.model_config import WEIGHTS_FILE
 from hrnet_zoo.models.fcn import FCNHRNet
@@ -27,14 +27,22 @@ from hrnet_zoo.ranks import local_device
 from hrnet_zoo.saving import config_of
 from hrnet_zoo.training.balance import class_weights as balanced
 from hrnet_zoo.training.losses import Loss, make_loss
-from hrnet_zoo.training.recipe import Recipe
+from hrnet_zoo.training.options import (
+    misuse,
+    number_of_steps,
+    numbers_by_class,
+    require_statistics,
+    usable_precision,
+    whole,
+)
+from hrnet_zoo.training.recipe import Recipe, picture_set
 from hrnet_zoo.training.run import STATE_FILE, Run
 from hrnet_zoo.training.splits import find_training_data
 from hrnet_zoo.training.stream import TrainingStream
 from hrnet_zoo.training.team import Team
 from hrnet_zoo.training.trainer import Trainer
 
-EPOCHS = 50
+OWN_TERMS = "those of your own pictures; what it started from: "
 
 logger = logging.getLogger("hrnet_zoo")
 
@@ -97,7 +105,7 @@ def finetune(
     Beside the model, `out` holds `metrics.jsonl` (what `hrnet-zoo log` reads), `curves.png`, a sheet of validation
     pictures for each validation in `sheets/`, and the state from which `resume=True` goes on: on a CPU to the very
     same bits as without the stop (with as many threads). SIGTERM and Ctrl-C finish the update under way, save and
-    leave.
+    leave; once more, two seconds later or more, they end it at once.
 
     Under `accelerate launch` or `torchrun` the processes share each batch (extra `train`), on one machine or on several
     with `data` and `out` in a shared folder. Their batch norm sees all of the batch, and with cross-entropy the result
@@ -155,6 +163,15 @@ def finetune(
 
     """
     out = Path(out)
+    whole("seed", seed, 0)
+    for name, value in (("validate_every", validate_every), ("save_every", save_every), ("patience", patience)):
+        if value is not None:
+            whole(name, value, 1)
+    if workers is not None:
+        whole("workers", workers, 0)
+    if not isinstance(model, str | FCNHRNet):
+        found, advice = "it is neither a name nor a network of hrnet_zoo.create_model", "name a model"
+        raise misuse(f"fine-tune {model!r:.100}", found, advice)
     place = usable_device(local_device(str(device) if device else None))
     team = Team(place)
     with _claimed(out, resume, team), torch.random.fork_rng(_generators(place)):
@@ -163,13 +180,13 @@ def finetune(
             team.rank
         ]
         network = _network(model, train, names, box, crop, place)
-        batch = _batch(network, train, team.size) if batch is None else batch
-        length = math.ceil(len(train.samples) / batch) if type(batch) is int and batch > 0 else 1
+        batch = _batch(network, train, team.size) if batch is None else whole("batch", batch, 1)
+        length = math.ceil(len(train.samples) / batch)
         recipe = Recipe(
             arch=network.arch,
             classes=names,
-            pictures=tuple(sample.name for sample in train.samples),
-            steps=_steps(epochs, steps, length),
+            pictures=picture_set(sample.name for sample in train.samples),
+            steps=number_of_steps(epochs, steps, length),
             batch=batch,
             accumulate=accumulate,
             crop=network.dataset.crop,
@@ -181,8 +198,8 @@ def finetune(
             warmup=warmup,
             freeze=freeze or "",
             loss=loss if isinstance(loss, str) else getattr(loss, "__name__", type(loss).__name__),
-            class_weights=_weights(class_weights, names),
-            precision=_precision(precision, place),
+            class_weights=numbers_by_class(class_weights, len(names)),
+            precision=usable_precision(precision, place),
             ema=ema,
             gradient_checkpointing=gradient_checkpointing,
             seed=seed,
@@ -199,12 +216,8 @@ def finetune(
             rank=team.rank,
             ranks=team.size,
         )
+        require_statistics(recipe.crop, batch, accumulate, team.size)
         make_loss(loss)
-        every = {
-            "validate_every": _positive("validate_every", validate_every) or length,
-            "save_every": _positive("save_every", save_every) or 0,
-            "patience": _positive("patience", patience),
-        }
         # One process does for all what takes long: it reads all the data once, and tells the others.
         report, *_ = team.ranks.together(lambda: _checked(train, held_out, progress) if team.rank == 0 else None)
         if class_weights == "auto" and report:
@@ -216,9 +229,11 @@ def finetune(
             stream=stream,
             out=out,
             val=held_out,
+            validate_every=validate_every or length,
+            save_every=save_every or 0,
+            patience=patience,
             tensorboard=tensorboard,
             progress=progress,
-            **every,  # type: ignore[arg-type]
         )
         _begin(run, resume)
         run.go()
@@ -241,7 +256,7 @@ def _begin(run: Run, resume: bool) -> None:
     places = team.ranks.together(resumed)
     for rank, (step, recipe) in enumerate(places):
         if (step, recipe) != places[0]:
-            raise _misuse(
+            raise misuse(
                 f"fine-tune into {run.out} by {team.size} processes",
                 f"process 0 stands at update {places[0][0]}, process {rank} at {step}, or it sees other pictures",
                 "every machine needs the same data, and a shared folder for what is made",
@@ -260,7 +275,7 @@ def _claimed(out: Path, resume: bool, team: Team) -> Iterator[None]:
         try:
             lock.acquire(timeout=0)
         except Timeout as error:
-            raise _misuse(f"fine-tune into {out}", "another run writes there now", "name another folder") from error
+            raise misuse(f"fine-tune into {out}", "another run writes there now", "name another folder") from error
         except OSError as error:
             raise OutputError(
                 asked=f"fine-tune into {out}",
@@ -271,9 +286,9 @@ def _claimed(out: Path, resume: bool, team: Team) -> Iterator[None]:
             ) from error
         if not resume and (out / STATE_FILE).exists():
             found, advice = "it holds a run already", "go on with resume=True, or name another folder"
-            raise _misuse(f"fine-tune into {out}", found, advice)
+            raise misuse(f"fine-tune into {out}", found, advice)
         if (out / WEIGHTS_FILE).exists() and not (out / STATE_FILE).exists():
-            raise _misuse(f"fine-tune into {out}", "it holds a model that would be overwritten", "name another folder")
+            raise misuse(f"fine-tune into {out}", "it holds a model that would be overwritten", "name another folder")
 
     try:
         team.ranks.together(claim)
@@ -325,17 +340,20 @@ def _network(
         if wrong:
             found = f"its weights are {', '.join(sorted(wrong))}, in which small updates are lost"
             advice = "create_model(..., dtype=torch.float32); precision= sets how it computes"
-            raise _misuse(f"fine-tune {model.arch}", found, advice)
+            raise misuse(f"fine-tune {model.arch}", found, advice)
         if model.classes != names:
             found = f"it has {len(model.classes)} classes, {', '.join(model.classes)[:100]}, and not those of the data"
-            raise _misuse(f"fine-tune {model.arch}", found, "create_model(..., classes=[the names])")
+            raise misuse(f"fine-tune {model.arch}", found, "create_model(..., classes=[the names])")
         network = copy.deepcopy(model).to(place)
         network.requires_grad_(True)  # what is frozen is for `freeze` to say
-    official = next((each for each in DATASETS.values() if each.title == train.title), None)
+    official = [each for each in DATASETS.values() if train.title != OWN and each.classes == names]
     started = network.dataset
-    terms = f"those of your own pictures; what it started from: {started.terms}"
-    own = replace(started.with_classes(names), title="pictures of one's own", terms=terms)
-    dataset = official or own
+    if official:
+        dataset = replace(official[0], title=train.title)  # VOC 2012 has a name of its own without the augmented labels
+    else:
+        # Once, however often a model is taught more: the text has a limit.
+        terms = OWN_TERMS + started.terms.removeprefix(OWN_TERMS)
+        dataset = replace(started.with_classes(names), title="pictures of one's own", terms=terms)
     network.dataset = replace(dataset, box=box or dataset.box, crop=crop or dataset.crop)
     return network
 
@@ -343,45 +361,6 @@ def _network(
 def _batch(network: FCNHRNet, train: LabelledFolder, processes: int) -> int:
     """Return as many pictures for each process as there were for each GPU, unless there are fewer in all."""
     return processes * max(1, min(network.dataset.pictures_per_gpu, len(train.samples) // processes))
-
-
-def _steps(epochs: int | None, steps: int | None, length: int) -> int:
-    if epochs is not None and steps is not None:
-        raise _misuse(f"fine-tune for {epochs} epochs and {steps} steps", "these two exclude each other", "give one")
-    if epochs is not None and epochs < 1:
-        raise _misuse(f"fine-tune for {epochs} epochs", "epochs is at least 1", "correct it")
-    return steps if steps is not None else (epochs or EPOCHS) * length
-
-
-def _positive(name: str, value: int | None) -> int | None:
-    if value is not None and value < 1:
-        raise _misuse(f"fine-tune with {name}={value}", f"{name} is at least 1", f"correct it, or leave {name} out")
-    return value
-
-
-def _weights(wanted: str | Sequence[float] | None, names: tuple[str, ...]) -> tuple[float, ...]:
-    """Return the weights that are numbers already."""
-    if wanted is None or wanted == "auto":
-        return ()
-    usable = not isinstance(wanted, str) and len(wanted) == len(names) and all(0 <= weight < 1e6 for weight in wanted)
-    if not usable:
-        found = f"class_weights is 'auto', or {len(names)} numbers from 0"
-        raise _misuse(f"fine-tune with class_weights={str(wanted)[:100]}", found, "correct it, or leave it out")
-    return tuple(map(float, wanted))
-
-
-def _precision(wanted: str | None, place: torch.device) -> str:
-    """Return the precision to compute in, if this device has it."""
-    if wanted is None:
-        if place.type != "cuda":
-            return "fp32"
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    if wanted == "fp16" and place.type != "cuda":
-        raise _misuse("fine-tune in fp16 on a CPU", "float16 needs a GPU", "use precision='bf16' or 'fp32'")
-    if wanted == "bf16" and place.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        found = "this processor has no instructions for bfloat16: it would be far slower than float32"
-        raise _misuse("fine-tune in bf16", found, "use precision='fp32'")
-    return wanted
 
 
 def _require_space(out: Path, network: FCNHRNet, recipe: Recipe) -> None:
@@ -402,7 +381,3 @@ def _require_space(out: Path, network: FCNHRNet, recipe: Recipe) -> None:
 def _generators(place: torch.device) -> list[int]:
     """Return the GPU whose random numbers are to be left as they were."""
     return [torch.cuda.current_device() if place.index is None else place.index] if place.type == "cuda" else []
-
-
-def _misuse(asked: str, found: str, advice: str) -> ConfigError:
-    return ConfigError(asked=asked, found=found, done="nothing was computed", advice=advice)

@@ -191,7 +191,7 @@ def checked(config: ModelConfig, source: str) -> ModelConfig:
     try:
         return parse_config(config.to_json(), source)
     except ModelConfigError as error:
-        error.asked, error.done, error.advice = f"save {source}", "nothing was saved", "correct it, and save again"
+        error.asked, error.done, error.advice = f"save {source}", "nothing was saved", "correct it, and try again"
         raise
 
 

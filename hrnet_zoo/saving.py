@@ -85,7 +85,7 @@ def config_of(
             parent=_parent(model.provenance),
             metrics=_metrics(metrics or {}),
         ),
-        "of the model to be saved",
+        "the model",
     )
 
 

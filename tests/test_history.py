@@ -19,7 +19,7 @@ LINES = [
 
 
 def write(folder: Path) -> None:
-    with History(folder, "a", 0, tensorboard=False) as history:
+    with History(folder, "a", 0, 0, tensorboard=False) as history:
         for line in LINES:
             history.add(line)
 
@@ -47,15 +47,23 @@ def test_what_a_stop_has_undone_is_removed(tmp_path: Path) -> None:
     write(tmp_path)
     with (tmp_path / "metrics.jsonl").open("ab") as file:
         file.write(b'{"mode": "train", "iter": 4, "lo')  # killed in the middle of a line
-    with History(tmp_path, "a", 2, tensorboard=False) as history:
+    with History(tmp_path, "a", 2, 2, tensorboard=False) as history:
         history.add({"mode": "train", "iter": 3, "loss": 9.0})
     assert read(tmp_path) == [*LINES[:4], {"mode": "train", "iter": 3, "loss": 9.0}]
+
+
+def test_a_validation_that_will_be_made_up_for_is_removed(tmp_path: Path) -> None:
+    """Killed between its line and the saving of the state."""
+    write(tmp_path)
+    with History(tmp_path, "a", 2, 0, tensorboard=False):
+        pass
+    assert read(tmp_path) == LINES[:3]
 
 
 def test_curves_are_drawn(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     write(tmp_path)
-    with History(tmp_path, "a", 3, tensorboard=False) as history:
+    with History(tmp_path, "a", 3, 2, tensorboard=False) as history:
         history.draw()
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
@@ -64,7 +72,7 @@ def test_without_matplotlib_there_is_a_word(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
-    with History(tmp_path, "a", 0, tensorboard=False) as history:
+    with History(tmp_path, "a", 0, 0, tensorboard=False) as history:
         history.add(LINES[1])
         history.draw()
     assert "no curves are drawn" in caplog.text
@@ -73,20 +81,24 @@ def test_without_matplotlib_there_is_a_word(
 
 def test_events_for_tensorboard(tmp_path: Path) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    with History(tmp_path, "a", 0, tensorboard=True) as history:
+    with History(tmp_path, "a", 0, 0, tensorboard=True) as history:
         for line in LINES:
             history.add(line)
     events = accumulator.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert [(event.step, event.value) for event in events.Scalars("train/loss")] == [(1, 2.0), (2, 1.5), (3, 1.25)]
     assert [event.value for event in events.Scalars("val/mIoU")] == [50.0]
+    with History(tmp_path, "a", 2, 2, tensorboard=True) as history:
+        history.add({**LINES[4], "loss": 9.0})
+    events = accumulator.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [(event.step, event.value) for event in events.Scalars("train/loss")] == [(1, 2.0), (2, 1.5), (3, 9.0)]
 
 
 def test_without_tensorboard_it_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
     with pytest.raises(ConfigError, match="pip install tensorboard"):
-        History(tmp_path, "a", 0, tensorboard=True)
+        History(tmp_path, "a", 0, 0, tensorboard=True)
 
 
 def test_a_folder_that_is_none_is_our_error(tmp_path: Path) -> None:
     with pytest.raises(OutputError):
-        History(tmp_path / "absent", "a", 0, tensorboard=False)
+        History(tmp_path / "absent", "a", 0, 0, tensorboard=False)

@@ -2,10 +2,11 @@
 
 import signal
 import threading
+import time
 
 import pytest
 
-from hrnet_zoo.training.interruption import Interruption
+from hrnet_zoo.training.interruption import ECHO_S, Interruption
 
 
 @pytest.mark.parametrize(
@@ -13,13 +14,22 @@ from hrnet_zoo.training.interruption import Interruption
     [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)],
     ids=["SIGINT", "SIGTERM"],
 )
-def test_the_first_signal_is_noted_and_the_second_acts(number: signal.Signals, expected: type[BaseException]) -> None:
+def test_the_first_signal_is_noted_and_a_later_one_acts(
+    number: signal.Signals, expected: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     before = signal.signal(signal.SIGTERM, leave)
     try:
         with Interruption() as stop:
             assert stop.signal is None
             signal.raise_signal(number)
             assert stop.signal is number
+            clock[0] += ECHO_S / 2
+            for echo in Interruption.SIGNALS:  # by a launcher that was signalled too
+                signal.raise_signal(echo)
+            assert stop.signal is number
+            clock[0] += ECHO_S
             with pytest.raises(expected):
                 signal.raise_signal(number)
     finally:

@@ -57,6 +57,7 @@ LISTING = [
     "reading",
     "scorecard",
     "evaluation",
+    "training.options",
     "training.recipe",
     "training.losses",
     "training.augmentation",

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from hrnet_zoo.errors import ConfigError
-from hrnet_zoo.training.recipe import Recipe
+from hrnet_zoo.training.recipe import Recipe, picture_set
 
 RECIPE = Recipe(
     arch="hr18s",
     classes=("a", "b"),
-    pictures=("1", "2", "3"),
+    pictures=picture_set("123"),
     steps=100,
     batch=2,
     accumulate=1,
@@ -32,6 +32,13 @@ RECIPE = Recipe(
     gradient_checkpointing=False,
     seed=0,
 )
+
+
+def test_pictures_have_a_short_name_that_tells_them_apart() -> None:
+    sets = [picture_set(names) for names in (["a", "b"], ["b", "a"], ["ab"], ["a"], ["a", "b", "\udcff"])]
+    assert len({*sets}) == len(sets)
+    assert sets[0].startswith("2 pictures")
+    assert len(picture_set(map(str, range(200_000)))) < 120  # the header of a state is limited
 
 
 def test_learning_rate_falls_to_a_hundredth_as_in_the_published_training() -> None:

@@ -52,6 +52,22 @@ def test_a_validation_that_was_missed_is_made_up_for(tmp_path: Path, monkeypatch
     assert iterations(tmp_path / "run", "train") == [1, 2, 3, 4]
 
 
+def test_a_validation_stopped_before_its_end_is_told_of_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = write_own_folder(tmp_path / "data", 6)
+
+    def stopped(_: Run) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "_draw_sheet", stopped)
+        with pytest.raises(MemoryError):
+            finetune("demo", data, tmp_path / "run", **OPTIONS)
+    assert iterations(tmp_path / "run", "val") == [2]
+    finetune("demo", data, tmp_path / "run", resume=True, **OPTIONS)
+    assert iterations(tmp_path / "run", "val") == [2, 4]
+    assert iterations(tmp_path / "run", "train") == [1, 2, 3, 4]
+
+
 def test_state_is_saved_as_often_as_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saved = []
     monkeypatch.setattr(Run, "save", lambda self: saved.append(self.trainer.progress.step))

@@ -50,7 +50,7 @@ def test_no_pickle_is_written(tmp_path: Path) -> None:
 CHANGED: dict[str, Any] = {
     "arch": "hr18",
     "classes": ("a", "c"),
-    "pictures": ("1", "2"),
+    "pictures": "2 others",
     "steps": 101,
     "batch": 3,
     "accumulate": 2,

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hrnet_zoo.creation import create_model
-from hrnet_zoo.errors import ResumeError, TrainingError
+from hrnet_zoo.errors import ConfigError, ResumeError, TrainingError
 from hrnet_zoo.models.fcn import FCNHRNet
 from hrnet_zoo.training import trainer as trainer_module
 from hrnet_zoo.training.losses import cross_entropy
@@ -126,6 +126,19 @@ def test_gradients_that_are_not_finite_stop_before_the_weights_change() -> None:
     before = {name: tensor.clone() for name, tensor in trainer.network.named_parameters()}
     trainer.loss = lambda scores, labels: cross_entropy(scores, labels) + (scores[0, 0, 0, 0] * 0).sqrt()
     with pytest.raises(TrainingError, match=r"norm (nan|inf)"):
+        trainer.update(*batch())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in trainer.network.named_parameters())
+
+
+def test_want_of_memory_is_said_with_what_helps() -> None:
+    trainer = make()
+    before = {name: tensor.clone() for name, tensor in trainer.network.named_parameters()}
+
+    def greedy(scores: Tensor, labels: Tensor) -> Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+
+    trainer.loss = greedy
+    with pytest.raises(ConfigError, match=r"(?s)too little memory.*gradient_checkpointing"):
         trainer.update(*batch())
     assert all(torch.equal(tensor, before[name]) for name, tensor in trainer.network.named_parameters())
 

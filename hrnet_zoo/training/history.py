@@ -28,6 +28,7 @@ class History:
         folder: of the run.
         name: of the model, for titles.
         step: the updates done; lines of later ones, which a stop has undone, are removed.
+        validated: those at the last validation; a later one, which a stop has undone, is removed too.
         tensorboard: write events too.
 
     Raises:
@@ -36,13 +37,13 @@ class History:
 
     """
 
-    def __init__(self, folder: Path, name: str, step: int, *, tensorboard: bool) -> None:
+    def __init__(self, folder: Path, name: str, step: int, validated: int, *, tensorboard: bool) -> None:
         self.path, self.name = folder / OWN_LOG, name
         self._events = _events(folder, step) if tensorboard else None
         kept = []
         try:
             lines = self.path.read_bytes().splitlines() if step and self.path.exists() else []
-            kept = [line for line in lines if _iteration(line) <= step]
+            kept = [line for line in lines if _stands(line, step, validated)]
             write_file(self.path, b"".join(line + b"\n" for line in kept))
             self._file = self.path.open("ab")
         except OSError as error:
@@ -90,12 +91,13 @@ class History:
         )
 
 
-def _iteration(line: bytes) -> float:
-    """Return the update that a line tells of: 0 for the first line, infinity for one that was cut off."""
+def _stands(line: bytes, step: int, validated: int) -> bool:
+    """Tell whether what a line says was not undone, nor cut off; the first line tells of no update."""
     try:
-        return int(json.loads(line).get("iter", 0))
+        found = json.loads(line)
+        return int(found.get("iter", 0)) <= (validated if found.get("mode") == "val" else step)
     except (ValueError, AttributeError, TypeError):
-        return float("inf")
+        return False
 
 
 def _events(folder: Path, step: int) -> SummaryWriter:
@@ -108,4 +110,4 @@ def _events(folder: Path, step: int) -> SummaryWriter:
             done="nothing was computed",
             advice="pip install tensorboard, or leave tensorboard out: metrics.jsonl has the same figures",
         ) from error
-    return SummaryWriter(str(folder / "tensorboard"), purge_step=step or None)
+    return SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)  # it and what follows go

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING
 
@@ -11,8 +12,13 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
+ECHO_S = 2.0  # within which a second signal is the first one, passed on by a launcher that got it too
+
+
 class Interruption:
-    """While it is entered, a first signal is only noted, and a second one acts as ever.
+    """While it is entered, a first signal is only noted, and one that comes seconds after it acts as ever.
+
+    A job's scheduler signals all its processes, torchrun among them, which signals its own ones once more.
 
     In other threads than the main one, where Python has no signals, it does nothing.
     """
@@ -21,6 +27,7 @@ class Interruption:
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
+        self._at = 0.0
         self._before: dict[signal.Signals, signal._HANDLER] = {}
 
     def __enter__(self) -> Self:
@@ -35,10 +42,12 @@ class Interruption:
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.signal and time.monotonic() < self._at + ECHO_S:
+            return
         if self.signal:
             signal.signal(number, self._before[signal.Signals(number)])
             signal.raise_signal(number)
-        self.signal = signal.Signals(number)
+        self.signal, self._at = signal.Signals(number), time.monotonic()
 
     @staticmethod
     def leave(number: int) -> None:

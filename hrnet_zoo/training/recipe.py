@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -22,7 +24,7 @@ class Recipe:
     Attributes:
         arch: of the network.
         classes: names by index.
-        pictures: names of the training pictures, in the order of their numbers.
+        pictures: which are trained on, as `picture_set` names them.
         steps: updates of the weights.
         batch: pictures of one update, over all processes.
         accumulate: parts that a process computes its share of the batch in, one after the other.
@@ -45,7 +47,7 @@ class Recipe:
 
     arch: str
     classes: tuple[str, ...]
-    pictures: tuple[str, ...]
+    pictures: str
     steps: int
     batch: int
     accumulate: int
@@ -109,3 +111,15 @@ class Recipe:
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON: tuples become lists."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+
+def picture_set(names: Iterable[str]) -> str:
+    """Return a short name for pictures in an order: how many, and the SHA-256 of their names.
+
+    The names themselves could be more than the header of a file may hold.
+    """
+    count, digest = 0, hashlib.sha256()
+    for name in names:
+        count += 1
+        digest.update(name.encode(errors="surrogateescape") + b"\0")
+    return f"{count} pictures whose names have the SHA-256 {digest.hexdigest()}"

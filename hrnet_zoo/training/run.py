@@ -197,7 +197,8 @@ class Run:
 
     def _history(self) -> History:
         step = self.trainer.progress.step
-        history = History(self.out, self.out.name, step, tensorboard=self.tensorboard)
+        validated = self.trainer.progress.validated
+        history = History(self.out, self.out.name, step, validated, tensorboard=self.tensorboard)
         if not step:
             env = f"hrnet-zoo: {__version__}\nPyTorch: {torch.__version__}"
             if self.trainer.device.type == "cuda":

@@ -13,6 +13,7 @@ from torch.nn.utils import get_total_norm
 from torch.optim import SGD
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from hrnet_zoo.costs import enough_memory
 from hrnet_zoo.datasets.rules import IGNORED
 from hrnet_zoo.errors import TrainingError
 from hrnet_zoo.models.fcn import FCNHRNet
@@ -87,8 +88,17 @@ class Trainer:
 
         Raises:
             TrainingError: the loss or a gradient is not finite; the weights are as before.
+            ConfigError: the device has too little memory.
 
         """
+        with enough_memory(
+            f"update {self.progress.step + 1} of {self.recipe.steps} with {len(images)} pictures on {self.device}",
+            done="the training was stopped; what was kept last is as it was",
+            advice="a smaller batch or crop; or accumulate, gradient_checkpointing, precision='bf16'",
+        ):
+            return self._update(images, labels)
+
+    def _update(self, images: Tensor, labels: Tensor) -> Update:
         rate = self.recipe.lr_at(self.progress.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["factor"]
