@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import operator
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from hrnet_zoo.collector import collector_paused
 from hrnet_zoo.datasets import PASCAL_CONTEXT
 from hrnet_zoo.errors import ConfigError, DeviceError
+from hrnet_zoo.models.empty import empty_layers
 from hrnet_zoo.models.fcn import FCNHRNet
 from hrnet_zoo.weights.addresses import redact
 from hrnet_zoo.weights.build import with_classes
@@ -86,9 +87,10 @@ def create_model(
         network = FCNHRNet(arch, dataset, info, origin.name)
         initialise(network)
         return _finish(network, device, dtype)
-    with _collector_paused(), torch.device("meta"):
+    with collector_paused(), empty_layers():
         network = FCNHRNet(arch, dataset, info, origin.name)
-    shapes = {key: entry.shape for key, entry in network.state_dict().items()}
+        places = _places(network)
+    shapes = {key: holder[entry].shape for key, (holder, entry) in places.items()}
     if checkpoint is not None:
         state, network.provenance = load_own(str(checkpoint), arch, shapes, progress=progress)
     else:
@@ -101,8 +103,9 @@ def create_model(
         _compare_names(network, source, f"those of {origin.data.title} are used{known}")
     elif checkpoint is not None and isinstance(classes, Sequence):  # a number names nothing
         _compare_names(network, redact(str(checkpoint)), "those of your list are used")
-    with _collector_paused():
-        network.load_state_dict(state, strict=True, assign=True)
+    with collector_paused():
+        for key, (holder, entry) in places.items():  # names and shapes were compared by the file's header
+            holder[entry] = nn.Parameter(state[key]) if isinstance(holder[entry], nn.Parameter) else state[key]
     return _finish(network, device, dtype)
 
 
@@ -118,6 +121,20 @@ def initialise(network: FCNHRNet) -> None:
     for name, parameter in network.decode_head.conv_seg.named_parameters():
         if name == "bias":
             nn.init.zeros_(parameter)
+
+
+def _places(module: nn.Module, prefix: str = "") -> dict[str, tuple[dict[str, Any], str]]:
+    """Find where each entry of the state dict lies: a layer's dictionary, and the name in it."""
+    places = {
+        f"{prefix}{name}": (entries, name)
+        for entries in (module._parameters, module._buffers)
+        for name, entry in entries.items()
+        if entry is not None
+    }
+    for name, child in module._modules.items():
+        if child is not None:
+            places.update(_places(child, f"{prefix}{name}."))
+    return places
 
 
 def _swap_classifier(state: Mapping[str, Tensor], old: Sequence[str], new: Sequence[str]) -> dict[str, Tensor]:
@@ -224,18 +241,3 @@ def _class_names(classes: int | Sequence[str] | None) -> tuple[str, ...]:
             advice="one class alone cannot be told from anything: name the background too",
         )
     return names
-
-
-@contextmanager
-def _collector_paused() -> Iterator[None]:
-    """Keep the garbage collector out while thousands of modules and tensors are made.
-
-    They trigger full collections over all that torch has imported, 50 to 60 ms each, and none of them is garbage.
-    """
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()

@@ -25,7 +25,6 @@ from hrnet_zoo.weights.convert import (
     claimed_classes,
     class_count,
     fit,
-    load_safetensors,
     read_checkpoint,
     to_safetensors,
     verify_data,
@@ -269,34 +268,6 @@ def test_writes_provenance_and_digest() -> None:
     assert same(dict(sorted(safetensors.torch.load(data).items())), dict(sorted(state.items())))
 
 
-def test_loads_what_it_wrote(tmp_path: Path) -> None:
-    """Bit for bit, in the order of the network."""
-    state = fit(stand_in(SHAPES), EXPECTED, "a.pth")
-    path = write(tmp_path / "a.safetensors", state)
-    verify_data(path)
-    assert same(load_safetensors(path, EXPECTED, "a"), state)
-
-
-def test_compares_before_it_maps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Names, shapes and types are judged by the header alone."""
-    path = write(tmp_path / "a.safetensors", dict(stand_in(SHAPES)))
-    monkeypatch.setattr(safetensors.torch, "load_file", lambda path: pytest.fail("the file was mapped"))
-    with pytest.raises(StateDictMismatchError) as caught:
-        load_safetensors(path, {**EXPECTED, "more": torch.Size([2])}, "a")
-    assert caught.value.missing == ("more",)
-    path = write(path, {name: value.double().long() for name, value in stand_in(SHAPES).items()})
-    with pytest.raises(StateDictMismatchError, match=r"torch\.int64, expected torch\.float16"):
-        load_safetensors(path, EXPECTED, "a")
-
-
-def test_wraps_what_safetensors_refuses(tmp_path: Path) -> None:
-    """Half a surrogate pair passes for Python's JSON, not for the format's reader."""
-    path = write(tmp_path / "a.safetensors", dict(stand_in(SHAPES)))
-    path.write_bytes(path.read_bytes().replace(b"https:", b"\\udc00"))
-    with pytest.raises(CheckpointFormatError, match="SafetensorError"):
-        load_safetensors(path, EXPECTED, "a")
-
-
 def test_finds_a_flipped_bit(tmp_path: Path) -> None:
     """The size is right, the header is right, one bit of a weight is not."""
     path = write(tmp_path / "a.safetensors", dict(stand_in(SHAPES)))
@@ -331,5 +302,5 @@ def test_converts_the_golden_checkpoint(tmp_path: Path) -> None:
     converted = write(tmp_path / "a.safetensors", fit(state, expected, path.name, dtype=torch.float32))
     verify_data(converted)
     wanted = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
-    assert same(load_safetensors(converted, expected, "a"), {name: wanted[name] for name in expected})
+    assert same(dict(sorted(safetensors.torch.load_file(converted).items())), dict(sorted(wanted.items())))
     assert len(wanted) == len(expected)

@@ -1,9 +1,11 @@
 """A name becomes a network: weights in, classifier swapped by name, devices and dtypes, bad arguments."""
 
+import copy
 import csv
 import dataclasses
 import hashlib
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from hrnet_zoo.catalog import ModelInfo, model_info
 from hrnet_zoo.creation import create_model
 from hrnet_zoo.datasets import CITYSCAPES
 from hrnet_zoo.errors import ConfigError, DeviceError, OfflineError, StateDictMismatchError, UnknownModelError
+from hrnet_zoo.models.fcn import FCNHRNet
 from hrnet_zoo.weights.convert import read_checkpoint
 from tests.checkpoints import legacy
 
@@ -61,6 +64,61 @@ def test_writing_to_the_weights_does_not_alter_the_cache(published: dict[str, to
             parameter.zero_()
     again = create_model(NAME, device="cpu").state_dict()
     assert torch.equal(again["backbone.conv1.weight"], published["backbone.conv1.weight"])
+
+
+@pytest.mark.usefixtures("published")
+def test_the_network_is_like_any_other() -> None:
+    """Made around the file's pages, it is what building, loading and calling eval() would have made."""
+    model = create_model(NAME, device="cpu")
+    plain = FCNHRNet(model.arch, model.dataset, model.info).eval()
+    plain.load_state_dict(model.state_dict(), strict=True)
+    for ours, theirs in (
+        (model.named_parameters(), plain.named_parameters()),
+        (model.named_buffers(), plain.named_buffers()),
+    ):
+        for (name, one), (other_name, other) in zip(ours, theirs, strict=True):
+            assert name == other_name
+            assert (type(one), one.requires_grad, one.is_leaf) == (type(other), other.requires_grad, other.is_leaf)
+            assert one.is_contiguous()
+    x = torch.rand(1, 3, 33, 65)
+    with torch.inference_mode():
+        scores = plain(x)
+        twin = copy.deepcopy(model)
+        assert torch.equal(model(x), scores)
+        assert torch.equal(twin(x), scores)
+        assert torch.equal(twin.to(torch.float64).to(torch.float32)(x), scores)
+    assert len({entry.untyped_storage().data_ptr() for entry in model.state_dict().values()}) == len(plain.state_dict())
+
+
+def test_it_trains(published: dict[str, torch.Tensor]) -> None:
+    model = create_model(NAME, device="cpu").train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    model(torch.rand(2, 3, 64, 64)).square().mean().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    optimizer.step()
+    trained, name = model.state_dict(), "backbone.conv1.weight"
+    assert not torch.equal(trained[name], published[name])
+    assert int(trained["backbone.bn1.num_batches_tracked"]) == 1
+    assert all(
+        torch.equal(entry, published[key]) for key, entry in create_model(NAME, device="cpu").state_dict().items()
+    )
+
+
+@pytest.mark.usefixtures("published")
+def test_a_warm_call_takes_no_lock_and_opens_only_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    create_model(NAME, device="cpu")
+    opened: list[str] = []
+
+    def watch(event: str, args: tuple[object, ...]) -> None:
+        if watching and event in ("open", "socket.__new__", "os.mkdir", "os.rename", "os.remove"):
+            opened.append(f"{event} {Path(str(args[0])).name} {args[1] if event == 'open' else ''}")
+
+    watching = True
+    sys.addaudithook(watch)
+    create_model(NAME, device="cpu")
+    watching = False
+    assert [line.split("-")[0] for line in opened] == ["open fcn_hr18s_512x1024_40k_cityscapes_20200601_014216"]
+    assert opened[0].endswith("safetensors rb") or opened[0].endswith("safetensors r")
 
 
 def test_classifier_rows_are_copied_by_name(

@@ -175,6 +175,7 @@ BAD_HEADERS: dict[str, tuple[bytes, str]] = {
         header(entry()[:-1] + "," + entry(span=(8, 24)).replace('"w"', '"v"')[1:], bytes(24)),
         "leave a gap at data byte 16",
     ),
+    "half a surrogate pair": (header('{"__metadata__": {"a": "\\udc00"}}', b""), "half a surrogate pair"),
     "metadata of numbers": (header('{"__metadata__": {"a": 5}}', b""), "texts as metadata"),
     "metadata of a list": (header('{"__metadata__": []}', b""), "texts as metadata"),
     "too many tensors": (
@@ -199,7 +200,9 @@ def test_reads_a_safetensors_header(tmp_path: Path) -> None:
     assert isinstance(found, SafetensorsHeader)
     assert found.entries == {"b": ("F16", (2, 3)), "n": ("I64", ()), "none": ("F32", (0, 3))}
     assert found.metadata == {"format": "pt", "a": "ü"}
-    assert found.data_start == path.stat().st_size - 2 * 6 - 8
+    assert found.size == path.stat().st_size
+    assert found.data_start == found.size - 2 * 6 - 8
+    assert found.places == {"n": found.data_start, "none": found.data_start + 8, "b": found.data_start + 8}
 
 
 @pytest.mark.parametrize("name", BAD_HEADERS)

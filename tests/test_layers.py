@@ -11,6 +11,7 @@ PACKAGE = Path(hrnet_zoo.__file__).parent
 # network, which knows of them by name only.
 LISTING = [
     "errors",
+    "collector",
     "outputs",
     "datasets",
     "datasets.rules",
@@ -24,6 +25,7 @@ LISTING = [
     "label_pictures",
     "metrics",
     "results",
+    "models.empty",
     "models.hrnet",
     "models.fcn",
     "scores",
@@ -34,6 +36,7 @@ LISTING = [
     "weights.opcodes",
     "weights.gate",
     "weights.convert",
+    "weights.mapping",
     "weights.build",
     "weights.published",
     "weights.own",

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hrnet_zoo.datasets import Dataset
+from hrnet_zoo.models.empty import batch_norm, conv2d
 from hrnet_zoo.models.hrnet import SPECS, HRNet, fit
 
 if TYPE_CHECKING:
@@ -194,7 +195,7 @@ class FCNHead(nn.Module):
     def __init__(self, widths: Sequence[int], num_classes: int) -> None:
         super().__init__()
         channels = sum(widths)
-        self.conv_seg = nn.Conv2d(channels, num_classes, 1)
+        self.conv_seg = conv2d(channels, num_classes, 1)
         self.convs = nn.Sequential(ConvModule(channels))
 
     def forward(self, maps: list[Tensor]) -> Tensor:
@@ -210,8 +211,8 @@ class ConvModule(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 1, bias=False)
-        self.bn = nn.BatchNorm2d(channels)
+        self.conv = conv2d(channels, channels, 1, bias=False)
+        self.bn = batch_norm(channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Keep the shape."""

@@ -18,6 +18,8 @@ from itertools import pairwise
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hrnet_zoo.models.empty import batch_norm, conv2d
+
 
 @dataclass(frozen=True)
 class HRNetSpec:
@@ -59,9 +61,9 @@ class HRNet(nn.Module):
         super().__init__()
         w1, w2, w3, w4 = spec.widths
         self.conv1 = conv3x3(3, 64, stride=2)
-        self.bn1 = nn.BatchNorm2d(64)
+        self.bn1 = batch_norm(64)
         self.conv2 = conv3x3(64, 64, stride=2)
-        self.bn2 = nn.BatchNorm2d(64)
+        self.bn2 = batch_norm(64)
         self.layer1 = nn.Sequential(Bottleneck(64), *(Bottleneck(256) for _ in range(spec.blocks - 1)))
         self.transition1 = Transition([256], [w1, w2])
         self.stage2 = stage([w1, w2], spec.blocks, spec.modules[0])
@@ -100,13 +102,11 @@ class Transition(nn.ModuleList):
 
     def __init__(self, before: Sequence[int], after: Sequence[int]) -> None:
         adapt = [
-            nn.Identity()
-            if old == new
-            else nn.Sequential(conv3x3(old, new), nn.BatchNorm2d(new), nn.ReLU(inplace=True))
+            nn.Identity() if old == new else nn.Sequential(conv3x3(old, new), batch_norm(new), nn.ReLU(inplace=True))
             for old, new in zip(before, after[: len(before)], strict=True)
         ]
         # Two nested Sequentials, as the published names want it.
-        down = nn.Sequential(conv3x3(before[-1], after[-1], stride=2), nn.BatchNorm2d(after[-1]), nn.ReLU(inplace=True))
+        down = nn.Sequential(conv3x3(before[-1], after[-1], stride=2), batch_norm(after[-1]), nn.ReLU(inplace=True))
         super().__init__([*adapt, nn.Sequential(down)])
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
@@ -167,13 +167,13 @@ def path(widths: Sequence[int], source: int, target: int) -> nn.Module:
         return nn.Identity()
     if source > target:
         return nn.Sequential(
-            nn.Conv2d(widths[source], widths[target], 1, bias=False),
-            nn.BatchNorm2d(widths[target]),
+            conv2d(widths[source], widths[target], 1, bias=False),
+            batch_norm(widths[target]),
             nn.Upsample(scale_factor=2 ** (source - target), mode="bilinear", align_corners=False),
         )
     halvings = [widths[source]] * (target - source) + [widths[target]]
     steps = [
-        nn.Sequential(conv3x3(a, b, stride=2), nn.BatchNorm2d(b), nn.ReLU(inplace=True)) for a, b in pairwise(halvings)
+        nn.Sequential(conv3x3(a, b, stride=2), batch_norm(b), nn.ReLU(inplace=True)) for a, b in pairwise(halvings)
     ]
     del steps[-1][-1]  # no ReLU before the sum
     return nn.Sequential(*steps)
@@ -195,9 +195,9 @@ class BasicBlock(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.conv1 = conv3x3(width, width)
-        self.bn1 = nn.BatchNorm2d(width)
+        self.bn1 = batch_norm(width)
         self.conv2 = conv3x3(width, width)
-        self.bn2 = nn.BatchNorm2d(width)
+        self.bn2 = batch_norm(width)
 
     def forward(self, x: Tensor) -> Tensor:
         """Keep the shape."""
@@ -211,16 +211,14 @@ class Bottleneck(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(channels, 64, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(64)
+        self.conv1 = conv2d(channels, 64, 1, bias=False)
+        self.bn1 = batch_norm(64)
         self.conv2 = conv3x3(64, 64)
-        self.bn2 = nn.BatchNorm2d(64)
-        self.conv3 = nn.Conv2d(64, 256, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(256)
+        self.bn2 = batch_norm(64)
+        self.conv3 = conv2d(64, 256, 1, bias=False)
+        self.bn3 = batch_norm(256)
         self.downsample: nn.Module = (
-            nn.Identity()
-            if channels == 256
-            else nn.Sequential(nn.Conv2d(channels, 256, 1, bias=False), nn.BatchNorm2d(256))
+            nn.Identity() if channels == 256 else nn.Sequential(conv2d(channels, 256, 1, bias=False), batch_norm(256))
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -233,4 +231,4 @@ class Bottleneck(nn.Module):
 
 def conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
     """Convolve without bias (batch norm follows), one pixel of padding."""
-    return nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
+    return conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)

@@ -20,6 +20,7 @@ from torch import Tensor
 from hrnet_zoo import __version__
 from hrnet_zoo.datasets import CITYSCAPES
 from hrnet_zoo.errors import CheckpointError, CheckpointFormatError, CheckpointNotFoundError, HashMismatchError
+from hrnet_zoo.models.empty import empty_layers
 from hrnet_zoo.models.fcn import FCNHRNet
 from hrnet_zoo.weights import cache
 from hrnet_zoo.weights.addresses import redact
@@ -28,14 +29,13 @@ from hrnet_zoo.weights.convert import (
     CONVERTER_VERSION,
     class_count,
     fit,
-    load_safetensors,
     read_checkpoint,
     to_safetensors,
     verify_data,
 )
-from hrnet_zoo.weights.gate import inspect_safetensors
+from hrnet_zoo.weights.gate import SafetensorsHeader
+from hrnet_zoo.weights.mapping import map_safetensors
 from hrnet_zoo.weights.part import discard
-from hrnet_zoo.weights.transfer import fetch
 
 # Names and shapes of a network's state dict; as a function: those of the network with so many classes.
 Entries = Mapping[str, torch.Size]
@@ -67,9 +67,11 @@ def load(build: Callable[[], Path], expected: EntriesOf) -> Weights:
 
 
 def _map(path: Path, expected: EntriesOf) -> Weights:
-    header = inspect_safetensors(path, str(path))
-    _, shape = header.entries.get(f"{CLASSIFIER}.weight", ("", (0,)))
-    return load_safetensors(path, expected(shape[0]), str(path)), header.metadata
+    def entries_of(header: SafetensorsHeader) -> Entries:
+        _, shape = header.entries.get(f"{CLASSIFIER}.weight", ("", (0,)))
+        return expected(shape[0])
+
+    return map_safetensors(path, entries_of, str(path), torch.float32)
 
 
 def fetch_into_cache(
@@ -120,6 +122,8 @@ def fetch_verified(
 
     The body is in a list so that who converts it can pop it: the peak is twice the file then, not three times.
     """
+    from hrnet_zoo.weights.transfer import fetch  # requests is slow to import, and what is cached needs none
+
     part = cache.claim_part(stem)
     bodies: list[bytes] = []
 
@@ -229,7 +233,7 @@ def read_file(path: Path) -> bytes:
 
 def entries(arch: str, num_classes: int) -> Entries:
     """Names and shapes of a network's state dict, without making its tensors."""
-    with torch.device("meta"):
+    with empty_layers():
         network = FCNHRNet(arch, CITYSCAPES)
     return with_classes({name: entry.shape for name, entry in network.state_dict().items()}, num_classes)
 

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from hrnet_zoo.errors import (
@@ -31,7 +30,6 @@ _OLDEST_TORCH = (2, 10)  # CVE-2026-24747: memory corruption in the weights_only
 CLASSIFIER = "decode_head.conv_seg"  # the layer whose rows are the classes
 _COUNTER = ".num_batches_tracked"  # of batch norm: the only entries that are whole numbers
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-_DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64, "I64": torch.int64}
 _NO_DIGEST = "0" * 64  # holds the digest's place until the data is laid out
 _MAX_NAMES, _MAX_NAME = 1000, 100  # class names, and characters of one, beyond which `meta` is taken for something else
 
@@ -127,7 +125,7 @@ def fit(
     for name, tensor in state.items():
         if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_meta:
             raise _mismatch(source, different={name: "sparse, quantised or without data, expected plain values"})
-    _compare({name: (t.dtype, tuple(t.shape)) for name, t in state.items()}, expected, source, dtype)
+    compare({name: (t.dtype, tuple(t.shape)) for name, t in state.items()}, expected, source, dtype)
     fitted, owners, infinite = dict[str, Tensor](), set[int](), dict[str, str]()
     for name in expected:
         tensor = state[name].detach()
@@ -145,6 +143,35 @@ def fit(
     return fitted
 
 
+def compare(
+    found: Mapping[str, tuple[torch.dtype, tuple[int, ...]]],
+    expected: Mapping[str, torch.Size],
+    source: str,
+    dtype: torch.dtype | None,
+) -> None:
+    """Compare names, shapes and dtypes of a state dict's entries; `dtype` is that of `fit`.
+
+    Raises:
+        StateDictMismatchError: they do not fit.
+
+    """
+    missing = {name: str(tuple(shape)) for name, shape in expected.items() if name not in found}
+    unexpected = {name: str(shape) for name, (_, shape) in found.items() if name not in expected}
+    different = dict[str, str]()
+    floats = _FLOATS if dtype is None else (dtype,)
+    for name, shape in expected.items():
+        if name not in found:
+            continue
+        found_dtype, found_shape = found[name]
+        allowed = (torch.int64,) if name.endswith(_COUNTER) else floats
+        if found_shape != tuple(shape):
+            different[name] = f"{found_shape}, expected {tuple(shape)}"
+        elif found_dtype not in allowed:
+            different[name] = f"{found_dtype}, expected {' or '.join(map(str, allowed))}"
+    if missing or unexpected or different:
+        raise _mismatch(source, missing, unexpected, different)
+
+
 def to_safetensors(state: Mapping[str, Tensor], provenance: Mapping[str, str]) -> bytes:
     """Return the bytes of a safetensors file: a state dict as `fit` returns it, `provenance` and the data's SHA-256.
 
@@ -158,27 +185,6 @@ def to_safetensors(state: Mapping[str, Tensor], provenance: Mapping[str, str]) -
         place = bytes(view[:start]).index(f'"data_sha256":"{_NO_DIGEST}"'.encode()) + len('"data_sha256":"')
         view[place : place + 64] = hashlib.sha256(view[start:]).hexdigest().encode()
     return file.getvalue()
-
-
-def load_safetensors(path: Path, expected: Mapping[str, torch.Size], source: str) -> dict[str, Tensor]:
-    """Map a safetensors file into memory (no copy: later changes to the file's bytes would show in the tensors).
-
-    Names, shapes and dtypes are compared with `expected` by the header alone, before anything is mapped.
-
-    Raises:
-        CheckpointNotFoundError: there is no regular, readable file at `path`.
-        CheckpointFormatError: it is not a whole safetensors file.
-        StateDictMismatchError: names, shapes or dtypes do not fit.
-
-    """
-    header = inspect_safetensors(path, source)
-    found = {name: (_DTYPES[dtype], shape) for name, (dtype, shape) in header.entries.items()}
-    _compare(found, expected, source, None)
-    try:
-        state: dict[str, Tensor] = safetensors.torch.load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise _no_checkpoint(source, f"a safetensors file that cannot be read ({type(error).__name__})") from error
-    return {name: state[name] for name in expected}
 
 
 def verify_data(path: Path) -> None:
@@ -252,30 +258,6 @@ def _no_checkpoint(source: str, found: str) -> CheckpointFormatError:
         advice="fetch the file again, or write it anew with torch.save of model.state_dict()",
         source=source,
     )
-
-
-def _compare(
-    found: Mapping[str, tuple[torch.dtype, tuple[int, ...]]],
-    expected: Mapping[str, torch.Size],
-    source: str,
-    dtype: torch.dtype | None,
-) -> None:
-    """Raise StateDictMismatchError unless names, shapes and dtypes fit."""
-    missing = {name: str(tuple(shape)) for name, shape in expected.items() if name not in found}
-    unexpected = {name: str(shape) for name, (_, shape) in found.items() if name not in expected}
-    different = dict[str, str]()
-    floats = _FLOATS if dtype is None else (dtype,)
-    for name, shape in expected.items():
-        if name not in found:
-            continue
-        found_dtype, found_shape = found[name]
-        allowed = (torch.int64,) if name.endswith(_COUNTER) else floats
-        if found_shape != tuple(shape):
-            different[name] = f"{found_shape}, expected {tuple(shape)}"
-        elif found_dtype not in allowed:
-            different[name] = f"{found_dtype}, expected {' or '.join(map(str, allowed))}"
-    if missing or unexpected or different:
-        raise _mismatch(source, missing, unexpected, different)
 
 
 def _mismatch(

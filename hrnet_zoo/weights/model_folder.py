@@ -17,8 +17,9 @@ from pathlib import Path
 from hrnet_zoo.errors import CheckpointFormatError, CheckpointNotFoundError
 from hrnet_zoo.model_config import CONFIG_FILE, WEIGHTS_FILE, ModelConfig, parse_config, read_config, refusal
 from hrnet_zoo.weights.build import Entries, Weights
-from hrnet_zoo.weights.convert import fit, load_safetensors, verify_data
-from hrnet_zoo.weights.gate import inspect_safetensors
+from hrnet_zoo.weights.convert import fit, verify_data
+from hrnet_zoo.weights.gate import SafetensorsHeader, inspect_safetensors
+from hrnet_zoo.weights.mapping import map_safetensors
 
 CONFIG_KEY = "config"  # of the header's metadata: the text of `ModelConfig.to_header`
 
@@ -113,16 +114,17 @@ def load_folder(folder: Path, config: ModelConfig, expected: Entries) -> Weights
 
     """
     path = folder / WEIGHTS_FILE
-    metadata, state = None, None
-    while metadata is None or metadata != inspect_safetensors(path, str(path)).metadata:
-        # What the header said before and after mapping belongs to what was mapped: a save may come in between.
-        metadata = inspect_safetensors(path, str(path)).metadata
-        now = parse_config(metadata.get(CONFIG_KEY, ""), f"in {path}", metadata.get("data_sha256"))
+
+    def of_this_network(header: SafetensorsHeader) -> Entries:
+        text, digest = header.metadata.get(CONFIG_KEY, ""), header.metadata.get("data_sha256")
+        now = parse_config(text, f"in {path}", digest)
         if (now.arch, now.dataset) != (config.arch, config.dataset):
             raise refusal(str(path), "$", "another network was saved here while this one was read; load it again")
-        state = load_safetensors(path, expected, str(path))
+        return expected
+
+    state, metadata = map_safetensors(path, of_this_network, str(path))
     provenance = {key: value for key, value in metadata.items() if key != CONFIG_KEY}
-    return fit(state or {}, expected, str(path)), {**provenance, "licence": config.licence}
+    return fit(state, expected, str(path)), {**provenance, "licence": config.licence}
 
 
 def verify_folder(folder: Path) -> ModelConfig:

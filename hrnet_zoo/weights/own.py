@@ -31,10 +31,10 @@ from hrnet_zoo.weights.convert import (
     claimed_classes,
     class_count,
     fit,
-    load_safetensors,
     to_safetensors,
 )
-from hrnet_zoo.weights.gate import inspect_safetensors
+from hrnet_zoo.weights.gate import SafetensorsHeader, inspect_safetensors
+from hrnet_zoo.weights.mapping import map_safetensors
 
 # A training checkpoint of the reference holds two more copies of the weights (momentum) beside them.
 SIZE_FACTOR = 4
@@ -129,10 +129,12 @@ def _from_file(path: Path, arch: str, expected: EntriesOf) -> Path:
 
 def _from_safetensors(path: Path, expected: EntriesOf) -> Weights:
     """Load a local .safetensors as it is."""
-    header = inspect_safetensors(path, str(path))
-    found = {name: torch.Size(shape) for name, (_, shape) in header.entries.items()}
-    state = load_safetensors(path, found, str(path))
-    return fit(state, expected(class_count(state, str(path))), str(path)), header.metadata
+
+    def as_found(header: SafetensorsHeader) -> Entries:
+        return {name: torch.Size(shape) for name, (_, shape) in header.entries.items()}
+
+    state, metadata = map_safetensors(path, as_found, str(path))
+    return fit(state, expected(class_count(state, str(path))), str(path)), metadata
 
 
 def _stem(name: str, arch: str, mark: str) -> str:

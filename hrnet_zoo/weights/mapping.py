@@ -1,0 +1,70 @@
+"""A safetensors file -> tensors that are its pages."""
+
+import math
+import mmap
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from hrnet_zoo.collector import collector_paused
+from hrnet_zoo.errors import CheckpointFormatError
+from hrnet_zoo.weights.convert import compare
+from hrnet_zoo.weights.gate import SafetensorsHeader, opened_safetensors
+
+_DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64, "I64": torch.int64}
+
+
+def map_safetensors(
+    path: Path,
+    expected: Callable[[SafetensorsHeader], Mapping[str, torch.Size]],
+    source: str,
+    dtype: torch.dtype | None = None,
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Map a safetensors file into memory: no copy, and nothing of the data is read before it is used.
+
+    Names, shapes and dtypes are compared by the header alone, before anything is mapped. The pages are private:
+    whoever writes to a tensor gets pages of his own, and the file stays as it is. Later changes to the file's own bytes
+    would show in the tensors. Each tensor has a storage of its own.
+
+    Args:
+        path: the file.
+        expected: names and shapes that it must have, given its header; what this raises is raised.
+        source: what errors call it.
+        dtype: of the floating entries; None: float16, bfloat16, float32 or float64.
+
+    Returns:
+        The tensors in the order of `expected`, and the header's metadata.
+
+    Raises:
+        CheckpointNotFoundError: there is no regular, readable file at `path`.
+        CheckpointFormatError: it is not a whole safetensors file, or cannot be mapped.
+        StateDictMismatchError: names, shapes or dtypes do not fit.
+
+    """
+    with collector_paused(), opened_safetensors(path, source) as (header, file):
+        entries = {name: (_DTYPES[kind], shape) for name, (kind, shape) in header.entries.items()}
+        names = expected(header)
+        compare(entries, names, source, dtype)
+        try:
+            pages = mmap.mmap(file.fileno(), header.size, access=mmap.ACCESS_COPY)
+        except (OSError, ValueError) as error:  # ValueError: cut off since its header was read
+            raise CheckpointFormatError(
+                asked=f"map the safetensors file {source} into memory",
+                found=getattr(error, "strerror", None) or str(error),
+                done="nothing was loaded",
+                advice="fetch or copy the file again, to a file system whose files can be mapped",
+                source=source,
+            ) from error
+        return {name: _tensor(pages, header.places[name], *entries[name]) for name in names}, header.metadata
+
+
+def _tensor(pages: mmap.mmap, place: int, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
+    count = math.prod(shape)
+    if not count:  # which `frombuffer` refuses
+        return torch.empty(shape, dtype=dtype)
+    if place % dtype.itemsize:  # the format allows it, not every processor does
+        data = pages[place : place + count * dtype.itemsize]
+        return torch.frombuffer(bytearray(data), dtype=dtype).view(shape)
+    return torch.frombuffer(pages, dtype=dtype, count=count, offset=place).view(shape)
