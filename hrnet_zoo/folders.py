@@ -12,6 +12,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from hrnet_zoo.acceleration import OptimizedModel
 from hrnet_zoo.datasets.pairing import SUFFIXES
 from hrnet_zoo.errors import ImageError, OutputError, UnreadableImageError
 from hrnet_zoo.models.fcn import FCNHRNet
@@ -64,7 +65,7 @@ def plan(inputs: Sequence[str], out: Path, *, labels: bool, overlay: bool, force
 
 
 def predict_files(
-    model: FCNHRNet,
+    model: FCNHRNet | OptimizedModel,
     jobs: Sequence[Job],
     *,
     mode: str | None,

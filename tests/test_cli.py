@@ -180,6 +180,9 @@ def test_predict_with_the_bundled_network(run: Run, tmp_path: Path) -> None:
     assert facts["pictures"][0]["overlay"] is None
     assert sum(facts["pictures"][0]["fractions"].values()) == pytest.approx(1)
     assert facts["failed"] == {}
+    options = ("--out", tmp_path / "fast", "--no-overlay", "--json", "--device", "cpu", "--fast", "--dtype", "float32")
+    fast = json.loads(run("predict", "demo", tmp_path / "a.png", *options))
+    assert fast["pictures"][0]["fractions"] == pytest.approx(facts["pictures"][0]["fractions"], abs=1e-3)
 
 
 def test_predict_bad_arguments(run: Run, tmp_path: Path) -> None:
@@ -231,6 +234,10 @@ def test_evaluate_generated_scenes(run: Run, tmp_path: Path, monkeypatch: pytest
     assert (
         json.loads(run("evaluate", "demo", data, "--limit", "1", "--max-memory", "30MB", "--json", *options)) == facts
     )
+    fast = json.loads(run("evaluate", "demo", data, "--limit", "1", "--fast", "--json", *options))
+    assert fast["miou"] == pytest.approx(facts["miou"], abs=0.1)
+    assert (facts["engine"], fast["dtype"]) == ("exact", "float32")
+    assert fast["engine"] in ("onednn", "pytorch")
 
 
 def test_evaluate_bad_input(run: Run, tmp_path: Path) -> None:

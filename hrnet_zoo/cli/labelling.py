@@ -8,7 +8,15 @@ from pathlib import Path
 
 import click
 
-from hrnet_zoo.cli.options import as_json, load_model, max_memory_option, model_options, parse_classes
+from hrnet_zoo.cli.options import (
+    as_json,
+    fast_option,
+    load_model,
+    load_optimized,
+    max_memory_option,
+    model_options,
+    parse_classes,
+)
 
 BAD_INPUT = 5
 
@@ -25,6 +33,7 @@ BAD_INPUT = 5
 @click.option("--mode", type=click.Choice(["whole", "slide"]), help="Default: what the data set asks for.")
 @click.option("--ms-flip", is_flag=True, help="Six scales, each also mirrored: better, and about 17 times slower.")
 @click.option("--force", is_flag=True, help="Overwrite earlier results.")
+@fast_option
 @max_memory_option
 @model_options
 @as_json
@@ -40,6 +49,7 @@ def predict(
     mode: str | None,
     ms_flip: bool,
     force: bool,
+    fast: bool,
     max_memory: int | None,
     device: str | None,
     dtype: str | None,
@@ -52,7 +62,8 @@ def predict(
     from hrnet_zoo.folders import plan, predict_files
 
     jobs = plan(pictures, out, labels=labels, overlay=overlay, force=force)
-    model = load_model(name, device, dtype, checkpoint, parse_classes(classes))
+    load = load_optimized if fast else load_model
+    model = load(name, device, dtype, checkpoint, parse_classes(classes))
     done, failed = predict_files(
         model, jobs, mode=mode, ms_flip=ms_flip, alpha=alpha, max_memory=max_memory, progress=True
     )

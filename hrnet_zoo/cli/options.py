@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
+    from hrnet_zoo.acceleration import OptimizedModel
     from hrnet_zoo.models.fcn import FCNHRNet
 
 
@@ -47,6 +48,11 @@ def parse_classes(text: str | None) -> int | list[str] | None:
     return [name.strip() for name in text.split(",")]
 
 
+fast_option = click.option(
+    "--fast", is_flag=True, help="Let the optimized network compute: several times faster, rounds differently."
+)
+
+
 def load_model(
     name: str,
     device: str | None,
@@ -66,3 +72,19 @@ def load_model(
         device=device,
         dtype=getattr(torch, dtype) if dtype else None,
     )
+
+
+def load_optimized(
+    name: str,
+    device: str | None,
+    dtype: str | None,
+    checkpoint: str | None = None,
+    classes: int | list[str] | None = None,
+) -> OptimizedModel:
+    """Create what --fast lets compute: made of float32 weights, so that they are rounded once."""
+    import torch
+
+    from hrnet_zoo.acceleration import optimize
+
+    model = load_model(name, device, "float32", checkpoint, classes)
+    return optimize(model, dtype=getattr(torch, dtype) if dtype else None)
