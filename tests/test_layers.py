@@ -29,6 +29,7 @@ LISTING = [
     "scores",
     "weights.addresses",
     "weights.part",
+    "weights.request",
     "weights.transfer",
     "weights.cache",
     "weights.opcodes",
