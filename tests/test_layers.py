@@ -31,6 +31,7 @@ LISTING = [
     "weights.part",
     "weights.request",
     "weights.transfer",
+    "weights.owner",
     "weights.cache",
     "weights.opcodes",
     "weights.gate",
