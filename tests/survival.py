@@ -301,7 +301,7 @@ def interrupted(host: Host, count: int, dice: random.Random) -> dict[str, Any]:
             check()
             assert end(fork(lambda: load(host.url + PATH))) == 0
             settle()
-    return {str(code): times for code, times in ends.items()}
+    return {"ends": {str(code): times for code, times in ends.items()}}
 
 
 def together(work: Callable[[], object], count: int) -> list[int]:
@@ -503,6 +503,7 @@ def main() -> None:
     what, count, seed = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     dice = random.Random(seed)  # noqa: S311 - times of kills
     host = Host()
+    cache.LOCK_NOTICE_S = 1.0  # for the lock file that a killed process has made and not yet written
     warnings.filterwarnings("ignore", "flock not supported")  # the library's own words on ENOSYS
     logging.getLogger("hrnet_zoo").setLevel(logging.ERROR)
     try:

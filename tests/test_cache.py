@@ -610,6 +610,21 @@ def test_a_holder_that_hangs_is_waited_for_only_so_long(
     ]
 
 
+def test_a_lock_file_of_nobody_is_removed(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where there is no flock, filelock makes a file; one whose maker was killed before it wrote its name is empty."""
+    monkeypatch.setattr(fcntl, "flock", fails_with(errno.ENOSYS))
+    monkeypatch.setattr(files, "LOCK_NOTICE_S", 0.05)
+    (cache / "v1" / "locks").mkdir(parents=True)
+    (cache / "v1" / "locks" / "a.lock").touch()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with files.lock("a"):
+            pass
+    assert not [line for line in caplog.messages if "went on without" in line]
+
+
 def test_an_error_inside_a_lock_passes() -> None:
     with pytest.raises(OSError, match="of the body"), files.lock("a"):
         raise OSError("of the body")

@@ -121,6 +121,8 @@ def lock(stem: str) -> Iterator[None]:
             held.acquire(timeout=LOCK_NOTICE_S)
         except filelock.Timeout:
             _log.warning("waiting for another process or thread that works on %s (lock %s)", stem, path)
+            if isinstance(held, filelock.SoftFileLock):
+                _remove_nobodys(path)
             held.acquire(timeout=LOCK_WAIT_S - LOCK_NOTICE_S)
     except filelock.Timeout:
         _log.warning("went on without the lock %s after %.0f s", path, LOCK_WAIT_S)
@@ -132,6 +134,16 @@ def lock(stem: str) -> Iterator[None]:
     finally:
         with contextlib.suppress(OSError):  # a file system that cannot unlock; the lock ends with the process
             held.release()
+
+
+def _remove_nobodys(path: Path) -> None:
+    """Remove a lock file that names no holder: filelock's way where there is no flock, and its maker was killed.
+
+    A living one writes its name at once; nobody would ever remove this one, and all would wait for it.
+    """
+    with contextlib.suppress(OSError):
+        if not path.stat().st_size:
+            path.unlink()
 
 
 def claim_part(stem: str, kind: Finished = "model") -> Path:
