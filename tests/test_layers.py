@@ -44,6 +44,7 @@ LISTING = [
     "weights.hub",
     "weights.origin",
     "logs",
+    "upkeep",
     "creation",
     "saving",
     "publishing",
