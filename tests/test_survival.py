@@ -7,10 +7,17 @@ import json
 import os
 import subprocess
 import sys
+import time
 from typing import Any
 
 import pytest
 
+from hrnet_zoo.creation import create_model
+from hrnet_zoo.weights import request, transfer
+from tests.cache_fsck import fsck
+from tests.http_faults import faults
+from tests.http_server import FaultServer, ranged
+from tests.survival import BODY, DIGEST, EXPECTED, STEM, load
 from tests.tables import ROOT
 
 KILLS = int(os.environ.get("HRNET_ZOO_TEST_KILLS", "200"))
@@ -80,3 +87,51 @@ def test_no_room(kind: str) -> None:
 
 def test_loading_while_another_clears() -> None:
     assert trials("pruned", 100)["end"] == 0
+
+
+SMALL = f"/{STEM}.pth"
+FAULTS = faults(BODY, SMALL)
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_faults_of_a_host(name: str, host: FaultServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each ends in the whole file, or in the error that is stated for it: by the whole way, and never a bad file."""
+    fault = FAULTS[name]
+    monkeypatch.setattr(request, "TIMEOUT_S", (5.0, 0.3))
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    monkeypatch.setattr(transfer.fetch, "__kwdefaults__", {"sleep": lambda _: None})
+    url = host.play(SMALL, *fault.answers)
+    if fault.ends_in is None:
+        load(url)
+        assert fsck(EXPECTED, DIGEST, settled=True)["model"] == 1
+    else:
+        with pytest.raises(fault.ends_in) as caught:
+            load(url)
+        assert type(caught.value) is fault.ends_in
+        assert url in str(caught.value)
+        assert "model" not in fsck(EXPECTED, DIGEST)
+        host.play(SMALL, ranged(BODY))
+        load(url)
+        fsck(EXPECTED, DIGEST, settled=True)
+
+
+def test_there_are_enough_faults() -> None:
+    assert len(FAULTS) >= 31
+
+
+SOCKETS = """
+import sys
+opened = []
+sys.addaudithook(lambda event, arguments: opened.append((event, arguments)) if event.startswith("socket.") else None)
+import hrnet_zoo
+from hrnet_zoo.creation import create_model
+create_model("demo", device="cpu")
+print(opened, "urllib3" in sys.modules)
+"""
+
+
+def test_import_and_warm_load_open_no_socket() -> None:
+    create_model("demo", device="cpu")
+    done = subprocess.run([sys.executable, "-c", SOCKETS], cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603
+    assert done.stderr == ""
+    assert done.stdout == "[] False\n"

@@ -43,7 +43,6 @@ from hrnet_zoo.weights.convert import (
 )
 from hrnet_zoo.weights.gate import inspect_safetensors
 from hrnet_zoo.weights.part import discard, disk_errors, size_of
-from hrnet_zoo.weights.transfer import fetch
 
 # Names and shapes of a network's state dict; as a function: those of the network with so many classes.
 Entries = Mapping[str, torch.Size]
@@ -143,6 +142,9 @@ def fetch_verified(
 
     The body is in a list so that who converts it can pop it: the peak is twice the file then, not three times.
     """
+    # Only here: urllib3 opens a socket when it is imported (to see whether there is IPv6), and a warm load opens none.
+    from hrnet_zoo.weights.transfer import fetch
+
     part = cache.claim_part(stem)
     bodies: list[bytes] = []
 
