@@ -3,6 +3,7 @@
 import contextlib
 import gzip
 import hashlib
+import io
 import json
 import os
 import random
@@ -12,6 +13,7 @@ import socket
 import subprocess
 import sys
 import textwrap
+import threading
 import traceback
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -20,6 +22,7 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
+from tqdm import tqdm
 
 from hrnet_zoo.errors import (
     CacheError,
@@ -803,6 +806,37 @@ def test_killed_while_downloading(host: FaultServer, part: Path) -> None:
 def test_no_bar_where_stderr_is_no_terminal(host: FaultServer, part: Path) -> None:
     done = run_child("go()", part, host.play(PATH, ranged(BODY)))
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("shown", [False, True])
+def test_the_lock_of_all_bars_stops_no_transfer(
+    host: FaultServer, part: Path, monkeypatch: pytest.MonkeyPatch, shown: bool
+) -> None:
+    """A forked process that was killed while it drew a bar holds it for ever."""
+    url, held, done = host.play(PATH, ranged(BODY)), threading.Event(), threading.Event()
+    screen = io.StringIO()
+    monkeypatch.setattr(screen, "isatty", lambda: shown)
+    monkeypatch.setattr(sys, "stderr", screen)
+
+    def hold() -> None:
+        with tqdm.get_lock():  # type: ignore[no-untyped-call]
+            held.set()
+            done.wait(30)
+
+    def work() -> None:
+        fetch([url], part, max_bytes=1 << 20, verify=wants(BODY), progress=True)
+
+    holder, worker = (threading.Thread(target=each, daemon=True) for each in (hold, work))
+    holder.start()
+    held.wait()
+    worker.start()
+    worker.join(10)
+    ended = not worker.is_alive()
+    done.set()
+    holder.join()
+    worker.join()
+    assert ended
+    assert ("100%" in screen.getvalue()) is shown
 
 
 def test_a_part_taken_over_is_begun_anew(host: FaultServer, part: Path) -> None:

@@ -1,11 +1,14 @@
 """URL -> verified private part: resume, retry, limits. Knows nothing of models."""
 
+import contextlib
 import functools
 import itertools
 import logging
 import random
 import re
 import stat
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -251,8 +254,7 @@ def _store(job: Job, blocks: Iterator[bytes], start: int, note: Note) -> int:
             f"run `git lfs pull` where that folder was cloned; or {ELSEWHERE}",
             UnexpectedContentError,
         )
-    disable = None if job.progress else True  # None: off unless stderr is a terminal
-    with tqdm(desc=job.name, total=note.total, initial=start, unit="B", unit_scale=True, disable=disable) as bar:
+    with _bar(job, start, note.total) as bar:
 
         def limited() -> Iterator[bytes]:
             size = start
@@ -261,7 +263,8 @@ def _store(job: Job, blocks: Iterator[bytes], start: int, note: Note) -> int:
                 if size > job.max_bytes:
                     raise _oversize(job, "a body that goes on")
                 yield block
-                bar.update(len(block))
+                if bar is not None:
+                    bar.update(len(block))
 
         try:
             return write(job.part, limited(), start, note)
@@ -271,6 +274,22 @@ def _store(job: Job, blocks: Iterator[bytes], start: int, note: Note) -> int:
             discard(job.part)
             error.done = "nothing was kept"
             raise
+
+
+class _Bar(tqdm):  # type: ignore[type-arg] # which the class takes only in its stubs
+    """A progress bar with a lock of this process.
+
+    tqdm's own is shared with all forked processes; one of them that is killed while it holds it stops the others for
+    ever (1 of about 500 kills of such did).
+    """
+
+    _lock = threading.RLock()
+
+
+def _bar(job: Job, start: int, total: int | None) -> contextlib.AbstractContextManager[_Bar | None]:
+    if not job.progress or sys.stderr is None or not sys.stderr.isatty():
+        return contextlib.nullcontext()
+    return _Bar(desc=job.name, total=total, initial=start, unit="B", unit_scale=True)
 
 
 def _oversize(job: Job, found: str) -> DownloadError:
