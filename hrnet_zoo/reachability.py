@@ -17,7 +17,7 @@ from tqdm import tqdm
 from hrnet_zoo.catalog import ModelInfo
 from hrnet_zoo.errors import DownloadError
 from hrnet_zoo.weights.addresses import addresses, is_offline, redact
-from hrnet_zoo.weights.transfer import MAX_REDIRECTS, PAGE_TYPES
+from hrnet_zoo.weights.request import MAX_REDIRECTS, PAGE_TYPES
 
 TIMEOUT_S = (10.0, 10.0)  # to connect; for the answer
 AT_ONCE = 8

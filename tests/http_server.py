@@ -143,11 +143,11 @@ def stall(body: bytes, after: int, seconds: float) -> Answer:
     return answer
 
 
-def drip(block: bytes, pause_s: float, count: int) -> Answer:
-    """Send a block, pause, and so on; without a length."""
+def drip(block: bytes, pause_s: float, count: int, opening: Answer | None = None) -> Answer:
+    """Send an opening (default: status 200 without a length), then a block, pause, and so on."""
 
     def answer(handler: BaseHTTPRequestHandler) -> None:
-        status(200, length=None)(handler)
+        (opening or status(200, length=None))(handler)
         for _ in range(count):
             handler.wfile.write(block)
             time.sleep(pause_s)

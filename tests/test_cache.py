@@ -19,9 +19,9 @@ from typing import BinaryIO, NoReturn
 
 import pytest
 
-from hrnet_zoo.errors import CacheError, CachePermissionError, CacheSpaceError
+from hrnet_zoo.errors import CacheError, CachePermissionError, CacheSpaceError, CheckpointFormatError
 from hrnet_zoo.weights import cache as files
-from hrnet_zoo.weights.part import discard, note_path
+from hrnet_zoo.weights.part import Note, discard, note_path, write
 
 BODY = bytes(range(256)) * 400
 needs_root = pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can become nobody")
@@ -34,6 +34,20 @@ def put(file: BinaryIO) -> None:
 def same(path: Path) -> None:
     """Check as the caller does: read it back."""
     assert path.read_bytes() == BODY
+
+
+def whole(path: Path) -> None:
+    """Check as the caller does, with the error that it raises."""
+    try:
+        body = path.read_bytes()
+    except OSError as error:
+        raise damaged(path) from error
+    if body != BODY:
+        raise damaged(path)
+
+
+def damaged(path: Path) -> CheckpointFormatError:
+    return CheckpointFormatError(asked="check it", found="other bytes", done="nothing", advice="none", source=str(path))
 
 
 def kinds() -> dict[str, int]:
@@ -291,11 +305,14 @@ def test_a_busy_file_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
         return real(self, target)
 
     monkeypatch.setattr(Path, "replace", replace)
-    same(files.publish("a", put, same))
+    same(files.publish("a", put, whole))
     assert naps == [0.05, 0.1, 0.2]
     tries = 99
+    same(files.publish("a", put, whole))  # one that is there and good is what was to be made
+    assert kinds() == {"model": 1}
+    files.model_path("a").write_bytes(b"damaged")
     with pytest.raises(CachePermissionError):
-        files.publish("a", put, same)
+        files.publish("a", put, whole)
     assert kinds() == {"model": 1}
 
 
@@ -361,27 +378,26 @@ def test_the_longest_part_is_taken_over_and_other_models_are_let_alone() -> None
 
 
 def test_the_part_of_a_living_process_is_let_alone() -> None:
-    reading, writing = os.pipe()
+    """However long it is silent: a computer that slept is no proof of death (a quarter of an hour was the proposal)."""
     code = "from hrnet_zoo.weights import cache as c, part; print(c.claim_part('a'), flush=True); input()"
     with subprocess.Popen(  # noqa: S603 - our own words
-        [sys.executable, "-c", code], stdin=reading, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as other:
-        os.close(reading)
-        assert other.stdout
-        theirs = Path(other.stdout.readline().strip())
-        assert files.claim_part("a") != theirs
-        files.sweep()
-        assert theirs.exists()
-        old = time.time() - files.STALE_S - 1
-        os.utime(theirs, (old, old))
-        theirs.write_bytes(b"x" * 100)
-        os.utime(theirs, (old, old))
-        mine = files.claim_part("a")  # it was silent for too long
-        assert mine.stat().st_size == 100
-        assert not theirs.exists()
-        assert time.time() - mine.stat().st_mtime < 60  # and is not stale for the next
-        other.kill()
-        os.close(writing)
+        try:
+            assert other.stdout
+            theirs = Path(other.stdout.readline().strip())
+            assert files.claim_part("a") != theirs
+            files.sweep()
+            theirs.write_bytes(b"x" * 100)
+            old = time.time() - 100 * files.STALE_S
+            os.utime(theirs, (old, old))
+            assert files.claim_part("a").stat().st_size == 0
+            assert files.sweep(everything=True)  # ours, of the claims above
+            assert theirs.exists()
+        finally:
+            other.kill()
+    assert files.claim_part("a").stat().st_size == 100
+    assert not theirs.exists()
 
 
 def test_a_number_used_again_is_another_process() -> None:
@@ -394,15 +410,48 @@ def test_a_number_used_again_is_another_process() -> None:
     assert not again.exists()
 
 
-def test_another_machine_is_not_provably_dead() -> None:
+def test_another_machine_is_not_provably_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So its part is taken when it was silent for long, by the clock of the folder and not by this machine's."""
     part = files.claim_part("a")
     part.write_bytes(b"x")
     host, _, _, start, thread, nonce = part.name.split(".")[-2].split("-")
+    monkeypatch.setattr(time, "time", lambda: 2e9)  # a day too late, or a year
     for place in ("00000000", "deadbeef"):
         there = part.with_name(f"a.{host}-{place}-999999999-{start}-{thread}-{nonce}.part")
-        there.write_bytes(b"xx")
+        there.write_bytes(b"xxx")
+        now = there.stat().st_mtime
+        os.utime(there, (now, now - files.STALE_S + 60))
         assert files.claim_part("a") != there
+        assert files.sweep() == []
         assert there.exists()
+        os.utime(there, (now, now - files.STALE_S - 1))
+        mine = files.claim_part("a")
+        assert mine.read_bytes() == b"xxx"
+        assert not there.exists()
+        assert mine.stat().st_mtime >= now  # and is not stale for the next
+        mine.unlink()
+
+
+def test_a_note_follows_its_part_where_there_are_no_hard_links(monkeypatch: pytest.MonkeyPatch) -> None:
+    left_by_the_dead("a")
+    monkeypatch.setattr(os, "link", fails_with(errno.EPERM))
+    part = files.claim_part("a")
+    assert (part.read_bytes(), note_path(part).read_text()) == (b"x" * 100, '"v1"')
+    assert kinds() == {"part": 2}
+
+
+def test_a_part_that_another_process_takes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    dead = left_by_the_dead("a")
+    real = os.link
+
+    def link(old: Path, new: Path) -> None:
+        real(old, new)
+        dead.rename(dead.with_name("theirs"))
+
+    monkeypatch.setattr(os, "link", link)
+    part = files.claim_part("a")
+    assert part.read_bytes() == b""
+    assert not note_path(part).exists()
 
 
 def test_threads_do_not_share_a_part_and_a_retry_resumes() -> None:
@@ -450,6 +499,58 @@ def test_sweep_removes_a_note_without_its_part() -> None:
     left_by_the_dead("a").unlink()
     files.sweep()
     assert kinds() == {}
+
+
+def test_sweep_of_everything_tells_what_went() -> None:
+    twin_of(left_by_the_dead("a", size=100), size=300)
+    assert sorted(entry.size for entry in files.sweep() if entry.path.suffix == ".part") == [100]
+    assert [entry.size for entry in files.sweep(everything=True) if entry.path.suffix == ".part"] == [300]
+    assert kinds() == {}
+
+
+def test_a_link_planted_at_a_part_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("mine")
+    note = Note("https://a.example", None, None)
+    for planted in (Path, note_path):
+        part = files.claim_part("a")
+        planted(part).unlink(missing_ok=True)
+        planted(part).symlink_to(tmp_path / "precious")
+        with pytest.raises(CacheError, match="HRNET_ZOO_CACHE"):
+            write(part, [b"x"], 0, note)
+    assert (tmp_path / "precious").read_text() == "mine"
+
+
+@needs_root
+def test_a_cache_that_anybody_may_change(cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+    cache.mkdir()
+    for mode, owner, warnings_told in ((0o777, 0, 0), (0o1777, 65534, 0), (0o755, 65534, 0), (0o777, 65534, 1)):
+        cache.chmod(mode)
+        os.chown(cache, owner, -1)
+        caplog.clear()
+        files.claim_part("a")
+        assert len([line for line in caplog.messages if "anybody may change" in line]) == warnings_told
+
+
+# --- damage ----------------------------------------------------------------------------------------------------------
+
+
+def test_only_what_is_damaged_is_removed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None is kept as *.corrupt, as was proposed: nobody looks at one, and it takes as much room as the good file."""
+    final = files.publish("a", put, whole)
+    assert not files.remove_damaged(final, whole)
+    same(final)
+    final.write_bytes(b"damaged")
+    assert files.remove_damaged(final, whole)
+    assert not files.remove_damaged(final, whole)
+    assert set(kinds()) == {"lock"}
+    files.publish("a", put, whole)
+    monkeypatch.setattr(Path, "read_bytes", fails_with(errno.EIO))
+    with pytest.raises(CheckpointFormatError):
+        files.remove_damaged(final, whole)  # what cannot be read may be whole
+    monkeypatch.undo()
+    monkeypatch.setenv("HRNET_ZOO_CACHE", str(final.parents[2]))
+    assert final.read_bytes() == BODY
+    assert not files.remove_damaged(final.with_name("foreign name"), whole)
 
 
 # --- locks -----------------------------------------------------------------------------------------------------------
@@ -507,6 +608,21 @@ def test_a_holder_that_hangs_is_waited_for_only_so_long(
         (True, False),
         (False, True),
     ]
+
+
+def test_a_lock_file_of_nobody_is_removed(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where there is no flock, filelock makes a file; one whose maker was killed before it wrote its name is empty."""
+    monkeypatch.setattr(fcntl, "flock", fails_with(errno.ENOSYS))
+    monkeypatch.setattr(files, "LOCK_NOTICE_S", 0.05)
+    (cache / "v1" / "locks").mkdir(parents=True)
+    (cache / "v1" / "locks" / "a.lock").touch()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with files.lock("a"):
+            pass
+    assert not [line for line in caplog.messages if "went on without" in line]
 
 
 def test_an_error_inside_a_lock_passes() -> None:

@@ -49,7 +49,7 @@ def test_version_and_help(run: Run) -> None:
     assert run("--version") == f"hrnet-zoo, version {hrnet_zoo.__version__}\n"
     text = run("--help")
     for command in (
-        *("list", "info", "log", "download", "import", "cache", "predict", "demo"),
+        *("list", "info", "log", "download", "import", "cache", "verify", "predict", "demo"),
         *("check-data", "evaluate", "benchmark", "doctor"),
     ):
         assert f"\n  {command} " in text
@@ -115,7 +115,7 @@ def test_download_refused_and_offline(
 def published(hr18s: bytes, host: FaultServer, monkeypatch: pytest.MonkeyPatch) -> FaultServer:
     """Let the stand-in be what the row states, and serve it."""
     info = dataclasses.replace(model_info(NAME), sha256_prefix=hashlib.sha256(hr18s).hexdigest()[:8])
-    for module in ("cli.files", "weights.origin"):
+    for module in ("cli.files", "weights.origin", "upkeep"):
         monkeypatch.setattr(f"hrnet_zoo.{module}.model_info", lambda _: info)
     monkeypatch.setattr("hrnet_zoo.catalog._ROWS", (info,))
     host.play(info.checkpoint_url.removeprefix("https://download.openmmlab.com"), whole(hr18s))
@@ -143,6 +143,30 @@ def test_download_show_clear(run: Run, published: FaultServer, cache: Path, tmp_
     assert run("cache", "clear", path.name).startswith("removed 1 files")
     run("import", copy)
     assert run("cache", "clear", "--all").startswith("removed 1 files")
+
+
+def test_verify_prune_repair(run: Run, published: FaultServer, cache: Path) -> None:
+    run("verify", NAME, code=5)
+    assert "hrnet-zoo download" in run.err
+    path = Path(run("download", NAME).split()[1])
+    assert run("verify", NAME) == run("verify", "--all") == f"{NAME}: whole\n"
+    assert json.loads(run("verify", "--all", "--json")) == [{"name": NAME, "path": str(path), "found": "whole"}]
+    assert run("cache", "repair") == "nothing is damaged\n"
+    body = bytearray(path.read_bytes())
+    body[-1] ^= 1
+    path.write_bytes(body)
+    run("verify", NAME, code=4)
+    assert "SHA-256" in run.err
+    assert "expected" not in run("verify", "--all", "--json", code=4)
+    assert f"{NAME}: was damaged" in run("cache", "repair")
+    assert run("verify", "--all") == f"{NAME}: whole\n"
+    assert len(published.requests) == 2
+    old = path.with_name(path.name.replace("-c2.", "-c1."))
+    path.rename(old)
+    assert run("cache", "prune").startswith("removed 1 files")
+    assert run("cache", "prune").startswith("removed 0 files")
+    run("verify", code=2)
+    run("verify", NAME, "--all", code=2)
 
 
 def test_one_failure_does_not_stop_the_others(run: Run, published: FaultServer, tmp_path: Path) -> None:

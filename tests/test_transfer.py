@@ -1,7 +1,9 @@
 """Every fault of a network that can be played on this machine ends in the right file or in the stated error."""
 
 import contextlib
+import gzip
 import hashlib
+import io
 import json
 import os
 import random
@@ -11,12 +13,16 @@ import socket
 import subprocess
 import sys
 import textwrap
+import threading
+import traceback
+import tracemalloc
 from collections.abc import Callable, Iterator
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
+from tqdm import tqdm
 
 from hrnet_zoo.errors import (
     CacheError,
@@ -29,7 +35,7 @@ from hrnet_zoo.errors import (
     TransferError,
     UnexpectedContentError,
 )
-from hrnet_zoo.weights import transfer
+from hrnet_zoo.weights import request, transfer
 from hrnet_zoo.weights.part import Note, discard, note_path, read_note, resumable_bytes
 from hrnet_zoo.weights.transfer import fetch
 from tests.http_server import Answer, FaultServer, chunked, drip, ranged, reset, serve, stall, status, whole
@@ -81,6 +87,11 @@ def leave(part: Path, body: bytes, url: str, total: int | None = len(BODY), etag
     note_path(part).write_text(json.dumps({"url": url, "etag": etag, "total": total}))
 
 
+def told(error: BaseException) -> str:
+    """Give all that a traceback would show."""
+    return "".join(traceback.format_exception(error))
+
+
 def pieces(error: HRNetZooError) -> None:
     """Check that a message has its four parts and offers no way round a check."""
     text = str(error)
@@ -123,6 +134,30 @@ RECOVERED: dict[str, tuple[list[Answer], int]] = {  # fault: (answers, requests 
         3,
     ),
     "206 without Content-Range": ([ranged(BODY, stop=100_000), status(206, body=BODY[100_000:]), ranged(BODY)], 3),
+    "a slice that ends beyond the file": (
+        [
+            ranged(BODY, stop=100_000),
+            status(206, {"Content-Range": "bytes 100000-300000/300000"}, BODY[100_000:]),
+            ranged(BODY),
+        ],
+        3,
+    ),
+    "a slice that ends before it begins": (
+        [ranged(BODY, stop=100_000), status(206, {"Content-Range": "bytes 100000-7/*"}, BODY[100_000:]), ranged(BODY)],
+        3,
+    ),
+    "a slice of untold size": (
+        [ranged(BODY, stop=100_000), status(206, {"Content-Range": "bytes 100000-299999/*"}, BODY[100_000:])],
+        2,
+    ),
+    "numbers of 5,000 digits": (
+        [
+            ranged(BODY, stop=100_000),
+            status(206, {"Content-Range": f"bytes 100000-299999/{'9' * 5000}"}, BODY[100_000:]),
+            status(200, {"ETag": '"v1"', "Content-Length": "9" * 5000}, BODY, length=None),
+        ],
+        3,
+    ),
     "slice under status 200": (
         [ranged(BODY, stop=100_000), status(200, {"Content-Range": "bytes 100000-299999/300000"}, BODY[100_000:])],
         2,
@@ -250,6 +285,9 @@ def test_gives_up_below_the_progress_rule_and_keeps_the_part(host: FaultServer, 
         ("86400", 60, 60),
         (formatdate(4_000_000_000, usegmt=True), 60, 60),
         ("Fri, 31 Dec 1999 23:59:59 GMT", 0, 0),
+        ("9" * 5000, 60, 60),
+        (f"Fri, 31 Dec {'9' * 20} 23:59:59 GMT", 0.25, 0.5),
+        ("Fri, 31 Dec 2199 23:59:59 +9999999", 0.25, 0.5),
         ("soon", 0.25, 0.5),
         ("-3", 0.25, 0.5),
         ("", 0.25, 0.5),
@@ -273,7 +311,7 @@ def test_backoff_is_capped(host: FaultServer, part: Path, monkeypatch: pytest.Mo
 
 
 def test_a_stall_is_a_break(host: FaultServer, part: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transfer, "TIMEOUT_S", (5.0, 0.3))
+    monkeypatch.setattr(request, "TIMEOUT_S", (5.0, 0.3))
     url = host.play(PATH, stall(BODY, 100_000, seconds=1), ranged(BODY))
     bring(url, part=part)
     assert host.requests[1].headers["Range"] == "bytes=100000-"
@@ -312,6 +350,8 @@ def test_final_status(host: FaultServer, part: Path, code: int) -> None:
         status(200, {}, b"", length=None),
         status(200, {"Content-Encoding": "gzip"}, BODY),
         status(200, {"Content-Encoding": "br"}, BODY),
+        status(200, {"Content-Encoding": "identity, gzip"}, gzip.compress(bytes(1 << 24))),
+        status(200, {}, b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 7\n"),
     ],
 )
 def test_pages_and_encoded_bodies_are_never_kept(host: FaultServer, part: Path, answer: Answer) -> None:
@@ -393,6 +433,81 @@ def test_redirect_loop(host: FaultServer, part: Path) -> None:
     assert len(host.requests) == 6
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        status(302, {"Location": PATH, "Content-Encoding": "gzip"}, gzip.compress(bytes(1 << 28))),
+        drip(b"x" * 65536, 0, 100_000, status(302, {"Location": PATH}, length=None)),
+    ],
+    ids=["a bomb", "without end"],
+)
+def test_the_body_of_a_redirect_is_never_read(host: FaultServer, part: Path, answer: Answer) -> None:
+    host.play(PATH, whole(BODY))
+    url = host.play("/moved", answer)
+    tracemalloc.start()
+    bring(url, part=part)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 32 << 20
+    assert [request.path for request in host.requests] == ["/moved", PATH]
+
+
+def test_user_and_password_go_along_to_the_same_host_only(host: FaultServer, part: Path) -> None:
+    host.play(PATH, whole(BODY))
+    relative, absolute = host.play("/relative", status(302, {"Location": PATH})), host.url + PATH
+    named = host.play("/absolute", status(302, {"Location": absolute}))
+    with serve() as other:
+        other.play(PATH, whole(BODY))
+        elsewhere = host.play("/elsewhere", status(302, {"Location": other.url + PATH}))
+        for url in (relative, named, elsewhere):
+            bring(url.replace("//", "//me:secret@"), part=part)
+            discard(part)
+        assert all("Authorization" in request.headers for request in host.requests)
+        assert [request.headers.get("Authorization") for request in other.requests] == [None]
+    assert [request.path for request in host.requests] == ["/relative", PATH, "/absolute", PATH, "/elsewhere"]
+
+
+@pytest.mark.parametrize(
+    "location", ["https://[::1/a", "https://a:b/c", "http:///", "//", "\xff\xfe", "http://\0/", f"https://{'a' * 300}"]
+)
+def test_a_redirect_to_nowhere(host: FaultServer, part: Path, location: str) -> None:
+    url = host.play("/moved", status(302, {"Location": location}))
+    with pytest.raises(DownloadError) as caught:
+        bring(url, part=part)
+    pieces(caught.value)
+    assert not part.exists()
+
+
+def raw(answer: bytes) -> Answer:
+    """Send bytes that need not be HTTP."""
+    return lambda handler: (handler.wfile.write(answer), None)[1]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"\0" * 100_000,
+        b"HTTP/1.1 abc OK\r\n\r\n",
+        b"HTTP/1.1 99999 OK\r\n\r\n",
+        b"SSH-2.0-OpenSSH_9.9\r\n",
+        b"HTTP/1.1 200 OK\r\nX: " + b"x" * 100_000 + b"\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n" + b"X: x\r\n" * 1000 + b"\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n12345",
+        b"HTTP/1.1 200 OK\r\nContent-Length: -5\r\nContent-Type: text/html\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"9" * 70_000,
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-5\r\nabcde\r\n0\r\n\r\n",
+    ],
+)
+def test_what_is_no_http(host: FaultServer, part: Path, answer: bytes) -> None:
+    url = host.play(PATH, raw(answer))
+    with pytest.raises(DownloadError) as caught:
+        bring(url, part=part)
+    pieces(caught.value)
+    assert resumable_bytes(part) == 0
+
+
 @pytest.mark.parametrize("target", ["file:///etc/passwd", "ftp://127.0.0.1/file"])
 def test_redirect_to_another_scheme(host: FaultServer, part: Path, target: str) -> None:
     url = host.play("/moved", status(302, {"Location": target}))
@@ -468,13 +583,61 @@ def test_no_way_down_from_https(
     assert host.requests == []
 
 
+def test_no_way_down_behind_a_mirror_that_is_plain(
+    certificate: Path, host: FaultServer, part: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The user named the way to one host as safe: neither another such way, nor one down from https, comes with it."""
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
+    monkeypatch.setattr(request, "is_loopback", lambda host: False)
+    monkeypatch.setenv("HRNET_ZOO_MIRRORS", f"{host.url}/zoo")
+    with serve(certificate) as secure, serve() as other:
+        end = host.play(PATH, whole(BODY))
+        up = host.play("/zoo/up", status(302, {"Location": secure.play(PATH, ranged(BODY))}))
+        assert bring(up, part=part) == up
+        discard(part)
+        along = host.play("/zoo/along", status(302, {"Location": PATH}))
+        assert bring(along, part=part) == along
+        discard(part)
+        down = host.play("/zoo/down", status(302, {"Location": secure.play("/down", status(302, {"Location": end}))}))
+        with pytest.raises(DownloadError, match="from https:// down to http://"):
+            bring(down, part=part)
+        aside = host.play("/zoo/aside", status(302, {"Location": other.play(PATH, whole(BODY))}))
+        with pytest.raises(DownloadError, match="a redirect leads to http:// without TLS"):
+            bring(aside, part=part)
+        assert other.requests == []
+    assert len(host.to(PATH)) == 1
+    assert not part.exists()
+
+
+def test_no_tls_where_it_should_be(host: FaultServer, part: Path) -> None:
+    naps: list[float] = []
+    url = host.play(PATH, whole(BODY)).replace("http:", "https:")
+    with pytest.raises(DownloadError, match="no secure connection") as caught:
+        bring(url, part=part, naps=naps)
+    assert "certificate" not in caught.value.found
+    assert naps == []
+
+
+def test_unverified_certificate_of_a_proxy_is_final(
+    certificate: Path, part: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    naps: list[float] = []
+    with serve(certificate) as proxy:
+        monkeypatch.setenv("https_proxy", proxy.url.replace("//", "//user:secret@"))
+        with pytest.raises(DownloadError, match="certificate of the proxy named by https_proxy") as caught:
+            bring("https://elsewhere.invalid/a.pth", part=part, naps=naps)
+        assert proxy.requests == []
+    assert naps == []
+    assert "secret" not in told(caught.value)
+
+
 def test_proxy_refuses(host: FaultServer, part: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     host.play("elsewhere.invalid:443", status(407))
     monkeypatch.setenv("https_proxy", host.url.replace("//", "//user:secret@"))
     with pytest.raises(DownloadError, match="https_proxy") as caught:
         bring("https://elsewhere.invalid/a.pth", part=part)
     assert "407" in caught.value.found
-    assert "secret" not in str(caught.value)
+    assert "secret" not in told(caught.value)
     assert len(host.requests) == 1
 
 
@@ -486,14 +649,14 @@ def test_malformed_proxy(part: Path, monkeypatch: pytest.MonkeyPatch, proxy: str
         bring("https://elsewhere.invalid/a.pth", part=part, naps=naps)
     assert naps == []
     assert "proxy" in str(caught.value)
-    assert "secret" not in str(caught.value)
+    assert "secret" not in told(caught.value)
 
 
 def test_unreachable_proxy(part: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "http://user:secret@127.0.0.1:9")
     with pytest.raises(TransferError, match="HTTPS_PROXY") as caught:
         bring("https://elsewhere.invalid/a.pth", part=part)
-    assert "secret" not in str(caught.value)
+    assert "secret" not in told(caught.value)
 
 
 # --- several addresses -----------------------------------------------------------------------------------------------
@@ -522,7 +685,7 @@ def test_what_stays_is_counted_at_the_end(host: FaultServer, part: Path) -> None
 
 
 def test_plain_http_only_where_named(part: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transfer, "is_loopback", lambda host: False)
+    monkeypatch.setattr(request, "is_loopback", lambda host: False)
     with serve() as host:
         url = host.play(PATH, whole(BODY))
         with pytest.raises(DownloadError, match="without TLS"):
@@ -611,7 +774,7 @@ def test_folder_that_may_not_be_written(host: FaultServer, tmp_path: Path) -> No
     assert "HRNET_ZOO_CACHE" in done.stderr
 
 
-def test_interrupt_passes_and_keeps_the_part(host: FaultServer, part: Path) -> None:
+def test_interrupt_passes_and_keeps_the_part(host: FaultServer, part: Path, caplog: pytest.LogCaptureFixture) -> None:
     def interrupted(seconds: float) -> None:
         raise KeyboardInterrupt
 
@@ -619,6 +782,7 @@ def test_interrupt_passes_and_keeps_the_part(host: FaultServer, part: Path) -> N
     with pytest.raises(KeyboardInterrupt):
         fetch([url], part, max_bytes=1 << 30, verify=wants(LONG), progress=False, sleep=interrupted)
     assert resumable_bytes(part) == 300_000
+    assert caplog.messages == [f"interrupted: 300,000 bytes stay in {part}; the next call resumes there"]
     bring(url, part=part, body=LONG)
 
 
@@ -642,6 +806,37 @@ def test_killed_while_downloading(host: FaultServer, part: Path) -> None:
 def test_no_bar_where_stderr_is_no_terminal(host: FaultServer, part: Path) -> None:
     done = run_child("go()", part, host.play(PATH, ranged(BODY)))
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("shown", [False, True])
+def test_the_lock_of_all_bars_stops_no_transfer(
+    host: FaultServer, part: Path, monkeypatch: pytest.MonkeyPatch, shown: bool
+) -> None:
+    """A forked process that was killed while it drew a bar holds it for ever."""
+    url, held, done = host.play(PATH, ranged(BODY)), threading.Event(), threading.Event()
+    screen = io.StringIO()
+    monkeypatch.setattr(screen, "isatty", lambda: shown)
+    monkeypatch.setattr(sys, "stderr", screen)
+
+    def hold() -> None:
+        with tqdm.get_lock():  # type: ignore[no-untyped-call]
+            held.set()
+            done.wait(30)
+
+    def work() -> None:
+        fetch([url], part, max_bytes=1 << 20, verify=wants(BODY), progress=True)
+
+    holder, worker = (threading.Thread(target=each, daemon=True) for each in (hold, work))
+    holder.start()
+    held.wait()
+    worker.start()
+    worker.join(10)
+    ended = not worker.is_alive()
+    done.set()
+    holder.join()
+    worker.join()
+    assert ended
+    assert ("100%" in screen.getvalue()) is shown
 
 
 def test_a_part_taken_over_is_begun_anew(host: FaultServer, part: Path) -> None:
@@ -681,7 +876,14 @@ def test_no_secret_on_disk_or_in_messages(host: FaultServer, part: Path) -> None
         bring(url, part=part)
     note = read_note(part)
     assert isinstance(note, Note)
-    assert "hunter2" not in f"{caught.value} {caught.value.url} {note}"
+    assert "hunter2" not in f"{told(caught.value)} {caught.value.url} {note}"
+    away = f"http://me:hunter2@127.0.0.1:9{path}"
+    with pytest.raises(TransferError) as lost:
+        bring(away, part=part)
+    moved = host.play("/moved", status(302, {"Location": away}))
+    with pytest.raises(TransferError) as led:
+        bring(moved, part=part)
+    assert "hunter2" not in told(lost.value) + told(led.value)
     discard(part)
     assert not part.exists()
     assert not note_path(part).exists()

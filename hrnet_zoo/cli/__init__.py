@@ -27,7 +27,7 @@ def cli() -> None:
 
 for command in (
     *(listing.list_, listing.info, logs.log),
-    *(files.download, files.import_, files.cache),
+    *(files.download, files.import_, files.cache, files.verify),
     *(labelling.predict, labelling.demo, evaluating.evaluate),
     data.check_data,
     finetuning.finetune,

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
 from hrnet_zoo.catalog import ModelInfo, list_models, model_info
 from hrnet_zoo.cli.options import as_json
 from hrnet_zoo.errors import HRNetZooError
+
+if TYPE_CHECKING:
+    from hrnet_zoo.weights.cache import CacheEntry
 
 T = TypeVar("T")
 
@@ -59,7 +62,7 @@ def import_(files: tuple[Path, ...], as_json: bool) -> None:
 
 @click.group()
 def cache() -> None:
-    """Show and clear what was downloaded and converted."""
+    """Show, clear, prune and repair what was downloaded and converted."""
 
 
 @cache.command("path")
@@ -90,15 +93,71 @@ def cache_show(as_json: bool) -> None:
 @click.argument("name", required=False)
 @click.option("--all", "everything", is_flag=True, help="Everything.")
 def cache_clear(name: str | None, everything: bool) -> None:
-    """Remove one model from the cache, by its name or by that of its file, or everything."""
+    """Remove one model and its training log from the cache, or one file by its name, or everything."""
     if bool(name) == everything:
         raise click.UsageError("give a name, or --all")
+    from hrnet_zoo.upkeep import forget
     from hrnet_zoo.weights.cache import clear, entries
-    from hrnet_zoo.weights.published import cached_stem
 
     files = {entry.path.name: entry.stem for entry in entries()}
-    gone = clear((files.get(name) or cached_stem(model_info(name))) if name else None)
+    stem = files.get(name) if name else None
+    _say_removed(forget(model_info(name)) if name and not stem else clear(stem))
+
+
+@cache.command("prune")
+def cache_prune() -> None:
+    """Remove leftovers of killed processes, unfinished downloads, and what older versions converted."""
+    from hrnet_zoo.upkeep import prune
+
+    _say_removed(prune())
+
+
+@cache.command("repair")
+def cache_repair() -> None:
+    """Remove every damaged file, and fetch published ones again."""
+    from hrnet_zoo.upkeep import repair
+
+    verdicts = repair(progress=True)
+    for each in verdicts:
+        click.echo(f"{each.name}: was damaged; {'removed' if each.error else 'removed or made anew'}")
+    if not verdicts:
+        click.echo("nothing is damaged")
+    _fail_with([each.error for each in verdicts if each.error])
+
+
+@click.command()
+@click.argument("names", nargs=-1)
+@click.option("--all", "everything", is_flag=True, help="All that is in the cache.")
+@as_json
+def verify(names: tuple[str, ...], everything: bool, as_json: bool) -> None:
+    """Hash cached models again, to the last byte, and tell which are damaged."""
+    if bool(names) == everything:
+        raise click.UsageError("give names, or --all")
+    from hrnet_zoo.upkeep import verify
+
+    verdicts = verify(names)
+    if as_json:
+        facts = [
+            {"name": v.name, "path": str(v.path) if v.path else None, "found": v.error.found if v.error else "whole"}
+            for v in verdicts
+        ]
+        click.echo(json.dumps(facts, indent=1))
+    else:
+        for each in verdicts:
+            click.echo(f"{each.name}: {'not whole' if each.error else 'whole'}")
+    _fail_with([each.error for each in verdicts if each.error])
+
+
+def _say_removed(gone: Sequence[CacheEntry]) -> None:
     click.echo(f"removed {len(gone)} files, {sum(entry.size for entry in gone) / 1e6:.1f} MB")
+
+
+def _fail_with(errors: Sequence[HRNetZooError]) -> None:
+    """Print errors, and exit with the first one's code."""
+    for error in errors:
+        click.echo(f"error: {error}", err=True)
+    if errors:
+        raise click.exceptions.Exit(errors[0].exit_code)
 
 
 def _for_each(take: Callable[[T], tuple[ModelInfo, Path]], items: Sequence[T], as_json: bool) -> None:
@@ -114,7 +173,4 @@ def _for_each(take: Callable[[T], tuple[ModelInfo, Path]], items: Sequence[T], a
                 click.echo(f"{taken[-1][0].name} {taken[-1][1]}")
     if as_json:
         click.echo(json.dumps([{"name": row.name, "path": str(path)} for row, path in taken], indent=1))
-    for error in failed:
-        click.echo(f"error: {error}", err=True)
-    if failed:
-        raise click.exceptions.Exit(failed[0].exit_code)
+    _fail_with(failed)

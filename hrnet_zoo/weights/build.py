@@ -6,9 +6,11 @@ Nothing is loaded before its hash is known where a hash is known. What was conve
 second call opens no connection.
 """
 
+import errno
 import hashlib
 import json
 import logging
+import shutil
 import stat
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +21,13 @@ from torch import Tensor
 
 from hrnet_zoo import __version__
 from hrnet_zoo.datasets import CITYSCAPES
-from hrnet_zoo.errors import CheckpointError, CheckpointFormatError, CheckpointNotFoundError, HashMismatchError
+from hrnet_zoo.errors import (
+    CacheSpaceError,
+    CheckpointError,
+    CheckpointFormatError,
+    CheckpointNotFoundError,
+    HashMismatchError,
+)
 from hrnet_zoo.models.empty import empty_layers
 from hrnet_zoo.models.fcn import FCNHRNet
 from hrnet_zoo.weights import cache
@@ -35,7 +43,7 @@ from hrnet_zoo.weights.convert import (
 )
 from hrnet_zoo.weights.gate import SafetensorsHeader
 from hrnet_zoo.weights.mapping import map_safetensors
-from hrnet_zoo.weights.part import discard
+from hrnet_zoo.weights.part import discard, disk_errors, size_of
 
 # Names and shapes of a network's state dict; as a function: those of the network with so many classes.
 Entries = Mapping[str, torch.Size]
@@ -56,14 +64,29 @@ def load(build: Callable[[], Path], expected: EntriesOf) -> Weights:
         CheckpointError: the file does not fit `expected`; and whatever `build` raises.
 
     """
-    path = build()
-    try:
-        return _map(path, expected)
-    except (CheckpointFormatError, CheckpointNotFoundError) as error:
-        # Damaged after it was published, by something else than this library, or just cleared: build once more.
-        logger.warning("%s is damaged or gone (%s); it is built again", path, error.found)
-        cache.clear(path.stem)
-    return _map(build(), expected)
+    for last in (False, False, True):
+        path = build()
+        try:
+            return _map(path, expected)
+        except (CheckpointFormatError, CheckpointNotFoundError) as error:
+            if last:
+                raise
+            _mend(path, expected, error)
+    raise AssertionError  # the last turn has returned or raised
+
+
+def _mend(path: Path, expected: EntriesOf, error: CheckpointError) -> None:
+    """Make way for building a cached file once more, if it was damaged after it was published, or is gone.
+
+    One that cannot be read (no permission, no memory, a failing disk) may be whole, and stays.
+    """
+    cause = error.__cause__
+    if isinstance(cause, OSError) and cause.errno not in {errno.ENOENT, getattr(errno, "ESTALE", errno.ENOENT)}:
+        with disk_errors(path, f"read {path}"):
+            raise cause
+    logger.warning("%s is damaged or gone (%s); it is built again", path, error.found)
+    if not isinstance(cause, OSError):
+        cache.remove_damaged(path, lambda taken: _map(taken, expected))
 
 
 def _map(path: Path, expected: EntriesOf) -> Weights:
@@ -106,7 +129,7 @@ def fetch_into_cache(
         if not cache.is_cached(stem):  # another process may have been faster
             bodies, part = fetch_verified(stem, urls, stated, max_bytes=max_bytes, progress=progress)
             try:
-                publish(stem, convert(bodies, part))
+                _publish_in_place_of(part, stem, convert(bodies, part))
             except CheckpointError:
                 discard(part)  # the host may have a better file next time
                 raise
@@ -122,7 +145,9 @@ def fetch_verified(
 
     The body is in a list so that who converts it can pop it: the peak is twice the file then, not three times.
     """
-    from hrnet_zoo.weights.transfer import fetch  # requests is slow to import, and what is cached needs none
+    # Only here: requests is slow to import, and urllib3 opens a socket when it is (is there IPv6?); a warm
+    # load needs neither.
+    from hrnet_zoo.weights.transfer import fetch
 
     part = cache.claim_part(stem)
     bodies: list[bytes] = []
@@ -183,6 +208,19 @@ def publish(stem: str, blob: bytes) -> None:
         file.write(blob)
 
     cache.publish(stem, write, verify_data)
+
+
+def _publish_in_place_of(part: Path, stem: str, blob: bytes) -> None:
+    """Publish; where the disk is too full for the part and what was made of it, without the part."""
+    try:
+        publish(stem, blob)
+    except CacheSpaceError as error:
+        full = isinstance(error.__cause__, OSError) and error.__cause__.errno != errno.EFBIG
+        if not full or shutil.disk_usage(part.parent).free + size_of(part) < len(blob):
+            raise  # the part would go for nothing
+        logger.info("%s: too little space for the download and the finished file at once", stem)
+        discard(part)
+        publish(stem, blob)
 
 
 def check_hash(body: bytes, stated: str, source: str) -> None:

@@ -12,14 +12,10 @@ systems grant every lock to everybody, so a lock only saves bandwidth.
 """
 
 import contextlib
-import hashlib
 import logging
 import os
-import platform
 import re
-import secrets
 import stat
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -28,7 +24,8 @@ from typing import BinaryIO, Literal, get_args
 
 import filelock
 
-from hrnet_zoo.errors import CacheError
+from hrnet_zoo.errors import CacheError, HRNetZooError
+from hrnet_zoo.weights import owner
 from hrnet_zoo.weights.part import discard, disk_errors, note_path
 
 LOCK_NOTICE_S = 10.0  # silence before a wait is reported
@@ -41,19 +38,15 @@ Finished = Literal["model", "log"]
 Kind = Literal["model", "log", "part", "temp", "lock", "unknown"]
 
 _STEM = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,119}"
-_OWNER = (
-    r"[A-Za-z0-9_]*-(?P<place>[0-9a-f]{8})-(?P<pid>[1-9][0-9]{0,8})-(?P<start>[0-9]+)-(?P<thread>[0-9]+)-[0-9a-f]{8}"
-)
 _NAMES: dict[tuple[str, str], Kind] = {
     ("models", rf"(?P<stem>{_STEM})\.safetensors"): "model",
-    ("models", rf"\.(?P<stem>{_STEM})\.{_OWNER}\.tmp"): "temp",
+    ("models", rf"\.(?P<stem>{_STEM})\.{owner.PATTERN}\.tmp"): "temp",
     ("logs", rf"(?P<stem>{_STEM})\.log\.json"): "log",
-    ("logs", rf"\.(?P<stem>{_STEM})\.{_OWNER}\.tmp"): "temp",
-    ("downloads", rf"(?P<stem>{_STEM})\.{_OWNER}\.(part|json)"): "part",
+    ("logs", rf"\.(?P<stem>{_STEM})\.{owner.PATTERN}\.tmp"): "temp",
+    ("downloads", rf"(?P<stem>{_STEM})\.{owner.PATTERN}\.(part|json)"): "part",
+    ("downloads", rf"\.(?P<stem>{_STEM})\.{owner.PATTERN}\.tmp"): "temp",
     ("locks", rf"(?P<stem>{_STEM})\.lock"): "lock",
 }
-_NO_PLACE = "00000000"
-
 _log = logging.getLogger(__name__)
 
 
@@ -128,6 +121,8 @@ def lock(stem: str) -> Iterator[None]:
             held.acquire(timeout=LOCK_NOTICE_S)
         except filelock.Timeout:
             _log.warning("waiting for another process or thread that works on %s (lock %s)", stem, path)
+            if isinstance(held, filelock.SoftFileLock):
+                _remove_nobodys(path)
             held.acquire(timeout=LOCK_WAIT_S - LOCK_NOTICE_S)
     except filelock.Timeout:
         _log.warning("went on without the lock %s after %.0f s", path, LOCK_WAIT_S)
@@ -139,6 +134,16 @@ def lock(stem: str) -> Iterator[None]:
     finally:
         with contextlib.suppress(OSError):  # a file system that cannot unlock; the lock ends with the process
             held.release()
+
+
+def _remove_nobodys(path: Path) -> None:
+    """Remove a lock file that names no holder: filelock's way where there is no flock, and its maker was killed.
+
+    A living one writes its name at once; nobody would ever remove this one, and all would wait for it.
+    """
+    with contextlib.suppress(OSError):
+        if not path.stat().st_size:
+            path.unlink()
 
 
 def claim_part(stem: str, kind: Finished = "model") -> Path:
@@ -153,22 +158,33 @@ def claim_part(stem: str, kind: Finished = "model") -> Path:
     with disk_errors(folder, f"begin a download of {stem}"):
         if final.is_dir():
             raise IsADirectoryError(None, f"a folder stands where the file goes, {final}")
-        mine = folder / f"{stem}.{_owner()}.part"
+        _warn_of_others(folder.parent.parent)
+        mine = folder / f"{stem}.{owner.token()}.part"
         left = [entry for entry in entries() if entry.stem == stem and entry.path.suffix == ".part"]
         for entry in sorted(left, key=lambda entry: -entry.size):
-            if not _is_abandoned(entry.path):
-                continue
-            try:
-                os.utime(entry.path)  # before the rename, or the next process would call it stale again
-                entry.path.rename(mine)
-                note_path(entry.path).rename(note_path(mine))
-            except (FileNotFoundError, PermissionError):
-                # Another process was faster, it is another user's, or there is no note and the transfer begins anew.
-                if not mine.exists():
-                    continue
-            return mine
+            if _is_abandoned(entry.path) and _take_over(entry.path, mine):
+                return mine
         mine.touch(exist_ok=False)
         return mine
+
+
+def _take_over(theirs: Path, mine: Path) -> bool:
+    """Make an abandoned part, with its note, ours; whoever is killed in between, the note stays with the bytes."""
+    old, new = note_path(theirs), note_path(mine)
+    try:
+        os.utime(theirs)  # before the rename, or the next process would call it stale again
+        with contextlib.suppress(OSError):  # no note, or no hard links on this file system
+            os.link(old, new)
+        theirs.rename(mine)
+    except (FileNotFoundError, PermissionError):  # another process was faster, or it is another user's
+        new.unlink(missing_ok=True)
+        return False
+    with contextlib.suppress(FileNotFoundError, PermissionError):
+        if new.exists():
+            old.unlink()
+        else:
+            old.rename(new)
+    return True
 
 
 def publish(
@@ -181,7 +197,7 @@ def publish(
 
     """
     final, folder = _final(stem, kind), _folder(f"{kind}s")
-    temp = folder / f".{stem}.{_owner()}.tmp"
+    temp = folder / f".{stem}.{owner.token()}.tmp"
     try:
         with disk_errors(final, f"write the {kind} {stem} into the cache"):
             with temp.open("xb") as file:  # never an existing file or link; mode as the umask says
@@ -189,7 +205,13 @@ def publish(
                 file.flush()
                 os.fsync(file.fileno())
             check(temp)
-            _replace(temp, final)
+            try:
+                _replace(temp, final)
+            except PermissionError:
+                # Windows lets nobody replace a file that others have mapped. One name has one content: theirs serves.
+                if not _passes(final, check):
+                    raise
+                temp.unlink()
     except BaseException:
         with contextlib.suppress(OSError):  # the error under way says more; a sweep takes what stays
             temp.unlink(missing_ok=True)
@@ -198,28 +220,65 @@ def publish(
     return final
 
 
-def sweep() -> None:
-    """Remove what dead processes left, of all stems; one without a finished file keeps its longest part for resuming.
+def remove_damaged(path: Path, check: Callable[[Path], object]) -> bool:
+    """Remove a finished file if `check` still refuses it, under its lock; tell whether it went.
+
+    It is taken off its name before the last look, so that a good one which another process has just put there is never
+    removed, with or without locks.
+
+    Raises:
+        CheckpointError: the file cannot be read, which is not damage; it stays.
+        CacheError: the cache cannot be written.
+
+    """
+    stem = _classified(path, path.lstat())[1] if os.path.lexists(path) else ""
+    if not stem:
+        return False
+    taken = path.with_name(f".{stem}.{owner.token()}.tmp")
+    with lock(stem), disk_errors(path, f"remove the damaged {path}"):
+        try:
+            path.rename(taken)
+        except FileNotFoundError:
+            return False
+        try:
+            check(taken)
+        except HRNetZooError as error:
+            if not isinstance(error.__cause__, OSError):
+                taken.unlink(missing_ok=True)
+                return True
+            _replace(taken, path)
+            raise
+        _replace(taken, path)
+        return False
+
+
+def sweep(*, everything: bool = False) -> list[CacheEntry]:
+    """Remove what dead processes left, of all stems; return what went.
+
+    A stem without a finished file keeps its longest part for resuming, unless `everything` is to go.
 
     Raises:
         CacheError: the cache cannot be written.
 
     """
     spared: set[str] = set()
+    gone: list[CacheEntry] = []
     for entry in sorted(entries(), key=lambda entry: -entry.size):
         if entry.kind not in {"part", "temp"} or not _is_abandoned(entry.path):
             continue
         if entry.path.suffix == ".part":
             finished = any(_final(entry.stem, kind).exists() for kind in get_args(Finished))
-            if entry.stem not in spared and not finished:
+            if entry.stem not in spared and not finished and not everything:
                 spared.add(entry.stem)
                 continue
         elif entry.kind == "part" and entry.path.with_suffix(".part").exists():
             continue  # a note goes with its part
         try:
             discard(entry.path)
+            gone.append(entry)
         except CacheError as error:  # another user's, say: theirs to remove, and no harm to what was just built
             _log.info("%s", error)
+    return gone
 
 
 def entries() -> list[CacheEntry]:
@@ -303,55 +362,44 @@ def _folder(name: str) -> Path:
     return folder
 
 
-def _owner() -> str:
-    """Name this thread of this process on this machine so that another process can tell when it is gone."""
-    host = re.sub("[^A-Za-z0-9_]", "", platform.node())[:16]
-    pid = os.getpid()
-    start = _process(pid)[1] or "0"
-    return f"{host}-{_place()}-{pid}-{start}-{threading.get_ident()}-{secrets.token_hex(4)}"
-
-
-def _place() -> str:
-    """Digest of boot and pid namespace: where it agrees, process numbers mean the same. Known on Linux only."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
-        return hashlib.sha256(f"{boot}{Path('/proc/self/ns/pid').readlink()}".encode()).hexdigest()[:8]
-    except OSError:
-        return _NO_PLACE
-
-
-def _process(pid: int) -> tuple[bool, str]:
-    """Whether a process runs, and its start time in clock ticks since boot; "" where that cannot be seen."""
-    try:
-        if pid != os.getpid():
-            os.kill(pid, 0)  # signal 0 only asks
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-    except ProcessLookupError:
-        return False, ""
-    except OSError:  # another user's process, or no /proc
-        return True, ""
-    return fields[0] not in "ZX", fields[19]  # proc(5), fields 3 and 22; a zombie writes no more
-
-
 def _is_abandoned(path: Path) -> bool:
-    """Tell whether nobody writes this part or temp: its owner is provably gone, or was silent for STALE_S."""
-    owner = re.search(rf"\.{_OWNER}\.[a-z]+$", path.name)
+    """Tell whether nobody writes this part or temp: its owner is provably gone.
+
+    Where nothing can be proved (another machine, or a container of this one), silence for STALE_S has to do; one taken
+    from the living by mistake costs a start from byte 0, and no more.
+    """
+    alive = owner.lives(path.name)
+    if alive is not None:
+        return not alive
     try:
-        age_s = time.time() - path.lstat().st_mtime
+        return _now_s(path.parent) - path.lstat().st_mtime > STALE_S
     except FileNotFoundError:
         return False
-    if owner is None or age_s > STALE_S:
-        return owner is not None
-    if owner["place"] == _NO_PLACE or owner["place"] != _place():
+
+
+def _now_s(folder: Path) -> float:
+    """Read the clock by which the files of a folder are dated: a server's, which may differ from this machine's."""
+    probe = folder / f".now.{owner.token()}.tmp"
+    probe.touch(exist_ok=False)
+    try:
+        return probe.stat().st_mtime
+    finally:
+        probe.unlink(missing_ok=True)
+
+
+def _passes(path: Path, check: Callable[[Path], object]) -> bool:
+    try:
+        check(path)
+    except (HRNetZooError, FileNotFoundError):
         return False
-    runs, start = _process(int(owner["pid"]))
-    if not runs or (start and start != owner["start"]):
-        return True
-    if int(owner["pid"]) != os.getpid():
-        return False
-    # Ours: this thread has come back from that transfer, and a thread that ended will not.
-    thread = int(owner["thread"])
-    return thread == threading.get_ident() or thread not in {each.ident for each in threading.enumerate()}
+    return True
+
+
+def _warn_of_others(top: Path) -> None:
+    """Say so if the cache belongs to another user and anybody may change its files."""
+    facts = top.stat()
+    if os.name == "posix" and facts.st_mode & 0o1002 == 0o0002 and facts.st_uid != os.geteuid():
+        _log.warning("anybody may change the files of the cache %s; set HRNET_ZOO_CACHE to a folder of your own", top)
 
 
 def _replace(temp: Path, final: Path) -> None:

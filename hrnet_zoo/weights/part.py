@@ -47,10 +47,11 @@ def write(part: Path, blocks: Iterable[bytes], start: int, note: Note) -> int:
         if need > free:
             raise OSError(errno.ENOSPC, f"{need:,} bytes are needed and {free:,} are free")
         size = start
-        with part.open("ab") as file:
+        with open(part, "ab", opener=_unlinked) as file:
             if not start:  # in this order: old bytes never lie under a new note
                 file.truncate(0)
-                note_path(part).write_text(json.dumps(asdict(note)), encoding="utf-8")
+                with open(note_path(part), "w", encoding="utf-8", opener=_unlinked) as beside:
+                    json.dump(asdict(note), beside)
             for block in blocks:
                 if not _is_at(part, file.fileno()):
                     raise PartLostError
@@ -119,6 +120,11 @@ def disk_errors(path: Path, asked: str) -> Iterator[None]:
             advice=advice,
             path=path,
         ) from error
+
+
+def _unlinked(path: str, flags: int) -> int:
+    """Open a file, but not where a link leads to: whoever may write to the folder could plant one."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
 def _is_at(path: Path, descriptor: int) -> bool:
