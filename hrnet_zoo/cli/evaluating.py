@@ -7,7 +7,15 @@ from pathlib import Path
 
 import click
 
-from hrnet_zoo.cli.options import as_json, device_option, dtypes, load_model, max_memory_option, parse_classes
+from hrnet_zoo.cli.options import (
+    as_json,
+    device_option,
+    dtypes,
+    force_option,
+    load_model,
+    max_memory_option,
+    parse_classes,
+)
 from hrnet_zoo.datasets.layouts import check_root
 from hrnet_zoo.outputs import check_place
 
@@ -22,6 +30,7 @@ from hrnet_zoo.outputs import check_place
 @click.option("--checkpoint", help="Path or address of a .pth or .safetensors to use instead of the published file.")
 @click.option("--classes", help="Comma-separated names, or number, of the checkpoint's classes if they are not NAME's.")
 @click.option("--save", type=click.Path(path_type=Path, dir_okay=False), help="Also write the figures to a JSON file.")
+@force_option
 @device_option
 @click.option(
     "--dtype", type=dtypes, default="float32", show_default=True, help="Of the arithmetic, on every device; no TF32."
@@ -37,6 +46,7 @@ def evaluate(
     checkpoint: str | None,
     classes: str | None,
     save: Path | None,
+    force: bool,
     device: str | None,
     dtype: str,
     as_json: bool,
@@ -53,7 +63,7 @@ def evaluate(
 
     check_root(data)
     if save and is_first():
-        check_place(save)
+        check_place(save, force=force)
     model = load_model(name, local_device(device), dtype, checkpoint, parse_classes(classes))
     figures = evaluate(model, data, ms_flip=ms_flip, limit=limit, workers=workers, max_memory=max_memory)
     if not is_first():  # the others have the same figures

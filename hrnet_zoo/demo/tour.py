@@ -14,7 +14,7 @@ from tqdm import tqdm
 from hrnet_zoo.demo.scenes import scene
 from hrnet_zoo.metrics import class_iou, count_matrix
 from hrnet_zoo.models.fcn import FCNHRNet
-from hrnet_zoo.outputs import make_folder, write_file
+from hrnet_zoo.outputs import make_folder, refuse_existing, write_file
 from hrnet_zoo.results import SegmentationResult, png
 
 
@@ -41,26 +41,28 @@ class Report:
         return {"miou": self.miou, "iou": self.iou, "pictures": [str(path) for path in self.pictures]}
 
 
-def tour(model: FCNHRNet, out: Path, *, seeds: Sequence[int], progress: bool) -> Report:
+def tour(model: FCNHRNet, out: Path, *, seeds: Sequence[int], force: bool, progress: bool) -> Report:
     """Draw a scene for each seed, label it, write `scene_SEED.png`, and score all of them together.
 
     Each picture shows the scene above, and the prediction with its legend below.
 
     Raises:
-        OutputError: `out` cannot be written.
+        OutputError: `out` cannot be written, or holds one of the pictures and `force` is not given.
 
     """
     counts = np.zeros((len(model.classes),) * 2, dtype=np.int64)
-    pictures = []
+    pictures = tuple(out / f"scene_{seed:04d}.png" for seed in seeds)
+    if not force:
+        refuse_existing(pictures)
     make_folder(out)
-    for seed in tqdm(seeds, desc="demo", unit="scene", disable=None if progress else True):
+    bar = tqdm(seeds, desc="demo", unit="scene", disable=None if progress else True)
+    for seed, picture in zip(bar, pictures, strict=True):
         drawn = scene(seed)
         result = model.predict(drawn.image)
         counts += count_matrix(drawn.mask, result.mask, len(model.classes))
-        pictures.append(out / f"scene_{seed:04d}.png")
-        write_file(pictures[-1], png(_sheet(result)))
+        write_file(picture, png(_sheet(result)))
     iou = {name: float(value) for name, value in zip(model.classes, class_iou(counts), strict=True) if value == value}
-    return Report(iou, tuple(pictures))
+    return Report(iou, pictures)
 
 
 def _sheet(result: SegmentationResult) -> Image.Image:

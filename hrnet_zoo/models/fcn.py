@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from hrnet_zoo.catalog import ModelInfo
+    from hrnet_zoo.errors import ImageError
     from hrnet_zoo.images import Picture
     from hrnet_zoo.results import SegmentationResult
 
@@ -90,6 +91,7 @@ class FCNHRNet(nn.Module):
         probabilities: bool = False,
         progress: bool = True,
         max_memory: int | None = None,
+        on_error: Literal["raise", "skip"] = "raise",
     ) -> SegmentationResult: ...
 
     @overload
@@ -101,7 +103,21 @@ class FCNHRNet(nn.Module):
         probabilities: bool = False,
         progress: bool = True,
         max_memory: int | None = None,
+        on_error: Literal["raise"] = "raise",
     ) -> list[SegmentationResult]: ...
+
+    @overload
+    def predict(
+        self,
+        image: list[Any] | tuple[Any, ...],
+        mode: str | None = None,
+        ms_flip: bool = False,
+        probabilities: bool = False,
+        progress: bool = True,
+        max_memory: int | None = None,
+        *,
+        on_error: Literal["skip"],
+    ) -> list[SegmentationResult | ImageError]: ...
 
     @overload
     def predict(
@@ -112,6 +128,7 @@ class FCNHRNet(nn.Module):
         probabilities: bool = False,
         progress: bool = True,
         max_memory: int | None = None,
+        on_error: Literal["raise"] = "raise",
     ) -> SegmentationResult | list[SegmentationResult]: ...
 
     def predict(
@@ -122,11 +139,12 @@ class FCNHRNet(nn.Module):
         probabilities: bool = False,
         progress: bool = True,
         max_memory: int | None = None,
-    ) -> SegmentationResult | list[SegmentationResult]:
+        on_error: Literal["raise", "skip"] = "raise",
+    ) -> SegmentationResult | list[SegmentationResult] | list[SegmentationResult | ImageError]:
         """Label every pixel of a picture, or of several: see `hrnet_zoo.prediction.predict`."""
         from hrnet_zoo.prediction import predict
 
-        return predict(self, image, mode, ms_flip, probabilities, progress, max_memory)
+        return predict(self, image, mode, ms_flip, probabilities, progress, max_memory, on_error)
 
     def save_pretrained(
         self,
