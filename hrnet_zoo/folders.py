@@ -143,7 +143,9 @@ def _pictures(text: str, out: Path) -> Iterator[tuple[Path, Path]]:
 def _is_meant(file: Path, folder: Path, out: Path) -> bool:
     """Tell whether a file of a folder is a picture to label: by its ending, not hidden, and no result of ours."""
     hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
-    below = folder.resolve() in out.resolve().parents and out.resolve() in file.resolve().parents
+    # os.path.realpath and not Path.resolve, which raises at a link that leads to itself.
+    top, results, place = (Path(os.path.realpath(path)) for path in (folder, out, file))
+    below = top in results.parents and results in place.parents
     return file.suffix.lower() in SUFFIXES and not hidden and not below
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 from PIL import Image, PngImagePlugin
@@ -19,38 +18,20 @@ from safetensors.torch import load_file
 
 from hrnet_zoo.errors import ImageError, ImageTooLargeError, UnreadableImageError, UnsupportedImageError
 from hrnet_zoo.images import MEAN, STD, Picture, keep_ratio_size, normalise, read_image, resize
+from tests.pictures import (
+    WHITE,
+    Bad,
+    Good,
+    bad_pictures,
+    encode,
+    good_pictures,
+    palette_picture,
+    pattern,
+    png,
+)
 
-WHITE = [255, 255, 255]
-
-
-def pattern(height: int, width: int) -> npt.NDArray[np.uint8]:
-    """Return (height, width, 3) values without structure, the same on every machine."""
-    values = np.arange(height * width * 3, dtype=np.uint32) * np.uint32(2654435761) >> np.uint32(24)
-    return values.astype(np.uint8).reshape(height, width, 3)
-
-
-def encode(image: Image.Image, file_format: str, **options: object) -> bytes:
-    """Return the picture as a file of this format."""
-    stream = io.BytesIO()
-    image.save(stream, file_format, **options)
-    return stream.getvalue()
-
-
-def png(width: int, height: int, bits: int, colour: int, rows: bytes) -> bytes:
-    """Return a PNG from its raw rows, for what Pillow cannot write."""
-
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows, 9)) + chunk(b"IEND", b"")
-
-
-def palette_picture() -> Image.Image:
-    """Return two pixels of colour 1 of a palette: (10, 20, 30)."""
-    picture = Image.new("P", (2, 1), 1)
-    picture.putpalette([0, 0, 0, 10, 20, 30])
-    return picture
+GOOD: dict[str, Good] = good_pictures()
+BAD: dict[str, Bad] = bad_pictures()
 
 
 def refused(kind: type[ImageError], picture: object) -> ImageError:
@@ -61,6 +42,37 @@ def refused(kind: type[ImageError], picture: object) -> ImageError:
     assert all((error.asked, error.found, error.done, error.advice, error.source))
     assert str(error).isprintable() or "\n" in str(error)
     return error
+
+
+# --- the corpus: 131 files ---------------------------------------------------------------------------------------
+
+
+def test_the_corpus_is_large() -> None:
+    assert len(GOOD) >= 70
+    assert len(BAD) >= 50
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_a_good_file(name: str, tmp_path: Path) -> None:
+    """Exact pixels, whatever the file is called; of lossy formats within a few levels."""
+    good = GOOD[name]
+    path = tmp_path / "photo.tar.gz"
+    path.write_bytes(good.data)
+    rgb = read_image(path)
+    assert rgb.shape == good.pixels.shape
+    assert int(np.abs(rgb.astype(int) - good.pixels).max()) <= good.tolerance
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_file(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stated error, and no other program is started."""
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("a picture started another program"))
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(BAD[name].data)
+    error = refused(BAD[name].error, path)
+    assert BAD[name].words in error.found
+    assert str(path) in str(error)
+    assert len(str(error)) < 1000
 
 
 # --- what comes out ------------------------------------------------------------------------------------------------
