@@ -7,6 +7,7 @@ of processor time) or crashes ends the process; the last line then tells its num
 machine, but for the libraries that write the good files.
 """
 
+import copy
 import io
 import json
 import random
@@ -232,7 +233,7 @@ def _changed(chance: random.Random, data: bytes) -> bytes:
             elif change == 1:
                 del place[key]
             else:
-                place[key] = chance.choice(_VALUES)
+                place[key] = copy.deepcopy(chance.choice(_VALUES))
             break
     changed = json.dumps(content)
     if chance.random() < 0.1:

@@ -16,7 +16,7 @@ from hrnet_zoo.errors import HRNetZooError
 from tests.fuzz import KINDS, attempt, mutant
 
 COUNT = int(os.environ.get("HRNET_ZOO_MUTANTS", "5000"))
-GROWTH_MB = 256  # of resident memory, over all mutants
+GROWTH_MB = {"picture": 700}  # of resident memory, over all mutants; one may decode to 64 megapixels. Of others 256.
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits and /proc as on Linux")
 
@@ -37,7 +37,7 @@ def test_mutants(kind: str) -> None:
     assert facts["accepted"] + facts["refused"] == COUNT
     assert facts["refused"] > COUNT // 2
     assert facts["accepted"]
-    assert facts["growth_mb"] <= GROWTH_MB
+    assert facts["growth_mb"] <= GROWTH_MB.get(kind, 256)
 
 
 def test_the_trial_can_fail() -> None:
