@@ -16,7 +16,7 @@ from hrnet_zoo.metrics import class_iou, count_matrix
 
 def test_scores_are_those_of_the_masks(tmp_path: Path) -> None:
     model = create_model("demo", device="cpu")
-    report = tour(model, tmp_path / "new" / "out", seeds=[3], force=False, progress=False)
+    report = tour(model, tmp_path / "new" / "out", seeds=[3], progress=False)
     drawn = scene(3)
     expected = class_iou(count_matrix(drawn.mask, model.predict(drawn.image).mask, 19))
     assert report.miou == pytest.approx(np.nanmean(expected))
@@ -29,7 +29,7 @@ def test_scores_are_those_of_the_masks(tmp_path: Path) -> None:
 
 def test_the_bundled_network_is_a_trained_one(tmp_path: Path) -> None:
     """Score all 50 evaluation scenes, whose seeds training never draws, and find what the catalog states."""
-    report = tour(create_model("demo", device="cpu"), tmp_path, seeds=EVALUATION_SEEDS, force=False, progress=False)
+    report = tour(create_model("demo", device="cpu"), tmp_path, seeds=EVALUATION_SEEDS, progress=False)
     assert len(report.iou) == 19
     assert report.miou >= 0.80
     assert 100 * report.miou == pytest.approx(DEMO.miou, abs=0.1)
@@ -45,8 +45,4 @@ def test_a_file_in_the_way(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     model = create_model("demo", device="cpu")
     with pytest.raises(OutputError, match="name another folder"):
-        tour(model, tmp_path / "file", seeds=[0], force=False, progress=False)
-    (tmp_path / "scene_0001.png").touch()
-    with pytest.raises(OutputError, match=r"scene_0001\.png[\s\S]*exists already"):
-        tour(model, tmp_path, seeds=[0, 1], force=False, progress=False)
-    assert not (tmp_path / "scene_0000.png").exists()
+        tour(model, tmp_path / "file", seeds=[0], progress=False)

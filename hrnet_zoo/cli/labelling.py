@@ -17,6 +17,7 @@ from hrnet_zoo.cli.options import (
     model_options,
     parse_classes,
 )
+from hrnet_zoo.outputs import refuse_existing
 
 BAD_INPUT = 5
 
@@ -114,9 +115,12 @@ def demo(
         write_dataset(out, seeds=range(seed, seed + scenes), progress=True)
         click.echo(json.dumps({"data": str(out), "pictures": scenes}) if as_json else f"{scenes} scenes in {out}")
         return
-    from hrnet_zoo.demo.tour import tour
+    from hrnet_zoo.demo.tour import places, tour
 
-    report = tour(load_model("demo", device, dtype), out, seeds=range(seed, seed + scenes), force=force, progress=True)
+    seeds = range(seed, seed + scenes)
+    if not force:
+        refuse_existing(places(out, seeds))
+    report = tour(load_model("demo", device, dtype), out, seeds=seeds, progress=True)
     if as_json:
         click.echo(json.dumps(report.to_dict()))
         return

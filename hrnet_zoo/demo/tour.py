@@ -14,7 +14,7 @@ from tqdm import tqdm
 from hrnet_zoo.demo.scenes import scene
 from hrnet_zoo.metrics import class_iou, count_matrix
 from hrnet_zoo.models.fcn import FCNHRNet
-from hrnet_zoo.outputs import make_folder, refuse_existing, write_file
+from hrnet_zoo.outputs import make_folder, write_file
 from hrnet_zoo.results import SegmentationResult, png
 
 
@@ -41,19 +41,22 @@ class Report:
         return {"miou": self.miou, "iou": self.iou, "pictures": [str(path) for path in self.pictures]}
 
 
-def tour(model: FCNHRNet, out: Path, *, seeds: Sequence[int], force: bool, progress: bool) -> Report:
+def places(out: Path, seeds: Sequence[int]) -> tuple[Path, ...]:
+    """Where `tour` writes the picture of each seed."""
+    return tuple(out / f"scene_{seed:04d}.png" for seed in seeds)
+
+
+def tour(model: FCNHRNet, out: Path, *, seeds: Sequence[int], progress: bool) -> Report:
     """Draw a scene for each seed, label it, write `scene_SEED.png`, and score all of them together.
 
     Each picture shows the scene above, and the prediction with its legend below.
 
     Raises:
-        OutputError: `out` cannot be written, or holds one of the pictures and `force` is not given.
+        OutputError: `out` cannot be written.
 
     """
     counts = np.zeros((len(model.classes),) * 2, dtype=np.int64)
-    pictures = tuple(out / f"scene_{seed:04d}.png" for seed in seeds)
-    if not force:
-        refuse_existing(pictures)
+    pictures = places(out, seeds)
     make_folder(out)
     bar = tqdm(seeds, desc="demo", unit="scene", disable=None if progress else True)
     for seed, picture in zip(bar, pictures, strict=True):
