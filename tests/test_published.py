@@ -200,7 +200,7 @@ def test_import_by_hand(row: ModelInfo, hr18s: bytes, tmp_path: Path, monkeypatc
     file = tmp_path / "whatever it is called.pth"
     file.write_bytes(hr18s)
     info, path = import_file(file)
-    assert info is row
+    assert info == row
     assert file.read_bytes() == hr18s
     monkeypatch.setenv("HRNET_ZOO_OFFLINE", "1")
     state, provenance = load_published(row, NETWORK, progress=False)
