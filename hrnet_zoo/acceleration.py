@@ -6,7 +6,7 @@ import logging
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, overload
 
 import torch
 from torch import Tensor, fx
@@ -15,7 +15,7 @@ from hrnet_zoo.costs import enough_memory
 from hrnet_zoo.engines import onednn
 from hrnet_zoo.engines.plan import make_plan
 from hrnet_zoo.engines.pytorch import PyTorchEngine
-from hrnet_zoo.errors import ConfigError
+from hrnet_zoo.errors import ConfigError, ImageError
 from hrnet_zoo.models.fcn import FCNHRNet
 from hrnet_zoo.prediction import predict
 from hrnet_zoo.results import SegmentationResult
@@ -132,6 +132,7 @@ class OptimizedModel:
         probabilities: bool = False,
         progress: bool = True,
         max_memory: int | None = None,
+        on_error: Literal["raise", "skip"] = "raise",
     ) -> SegmentationResult: ...
 
     @overload
@@ -143,7 +144,21 @@ class OptimizedModel:
         probabilities: bool = False,
         progress: bool = True,
         max_memory: int | None = None,
+        on_error: Literal["raise"] = "raise",
     ) -> list[SegmentationResult]: ...
+
+    @overload
+    def predict(
+        self,
+        image: list[Any] | tuple[Any, ...],
+        mode: str | None = None,
+        ms_flip: bool = False,
+        probabilities: bool = False,
+        progress: bool = True,
+        max_memory: int | None = None,
+        *,
+        on_error: Literal["skip"],
+    ) -> list[SegmentationResult | ImageError]: ...
 
     @overload
     def predict(
@@ -154,6 +169,7 @@ class OptimizedModel:
         probabilities: bool = False,
         progress: bool = True,
         max_memory: int | None = None,
+        on_error: Literal["raise"] = "raise",
     ) -> SegmentationResult | list[SegmentationResult]: ...
 
     def predict(
@@ -164,9 +180,10 @@ class OptimizedModel:
         probabilities: bool = False,
         progress: bool = True,
         max_memory: int | None = None,
-    ) -> SegmentationResult | list[SegmentationResult]:
+        on_error: Literal["raise", "skip"] = "raise",
+    ) -> SegmentationResult | list[SegmentationResult] | list[SegmentationResult | ImageError]:
         """Label every pixel of a picture, or of several: see `hrnet_zoo.prediction.predict`."""
-        return predict(self, image, mode, ms_flip, probabilities, progress, max_memory)
+        return predict(self, image, mode, ms_flip, probabilities, progress, max_memory, on_error)
 
     def __repr__(self) -> str:
         return f"OptimizedModel({self.name}: {self.engine}, {str(self.dtype).removeprefix('torch.')} on {self.device})"

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tqdm import tqdm
 
@@ -16,7 +16,7 @@ from hrnet_zoo.acceleration import OptimizedModel
 from hrnet_zoo.datasets.pairing import SUFFIXES
 from hrnet_zoo.errors import ImageError, OutputError, UnreadableImageError
 from hrnet_zoo.models.fcn import FCNHRNet
-from hrnet_zoo.outputs import make_folder, write_file
+from hrnet_zoo.outputs import make_folder, refuse_existing, write_file
 from hrnet_zoo.results import png
 
 
@@ -36,7 +36,8 @@ def plan(inputs: Sequence[str], out: Path, *, labels: bool, overlay: bool, force
 
     Raises:
         UnreadableImageError: a folder holds no picture.
-        OutputError: two pictures would share a result, or a result exists and `force` is not given.
+        OutputError: two pictures would share a result, a result exists and `force` is not given, or a result would
+            replace a picture.
 
     """
     found: dict[Path, Path] = {}  # picture -> its place relative to `out`; each picture once
@@ -58,9 +59,11 @@ def plan(inputs: Sequence[str], out: Path, *, labels: bool, overlay: bool, force
     targets = [target for job in jobs for target in (job.labels, job.overlay) if target]
     if shared := [target for target, number in Counter(targets).items() if number > 1]:
         raise _refusal(shared[0], "several of the pictures have this name", "predict them one folder at a time")
-    if not force and (existing := [target for target in targets if os.path.lexists(target)]):
-        others = f", as do {len(existing) - 1} others" if len(existing) > 1 else ""
-        raise _refusal(existing[0], f"it exists already{others}", "name another --out folder, or use --force")
+    if not force:
+        refuse_existing(targets)
+    inputs_too = {os.path.realpath(picture) for picture in found}
+    if lost := [target for target in targets if os.path.realpath(target) in inputs_too]:
+        raise _refusal(lost[0], "it is itself one of the pictures to label", "name another --out folder")
     return jobs
 
 
@@ -73,8 +76,11 @@ def predict_files(
     alpha: float,
     max_memory: int | None,
     progress: bool,
+    on_error: Literal["skip", "raise"] = "skip",
 ) -> tuple[list[dict[str, Any]], dict[str, ImageError]]:
-    """Label every pixel of every picture and write the results; go on when a picture cannot be read.
+    """Label every pixel of every picture and write the results.
+
+    A picture that cannot be read is left out ("skip"), or ends the work there ("raise"): what was written stays.
 
     Returns:
         For each picture done: picture, labels, overlay (paths or None), and fractions by class name.
@@ -82,6 +88,7 @@ def predict_files(
 
     Raises:
         ConfigError: `mode` or `max_memory` is what `predict` refuses, before the first picture.
+        ImageError: a picture cannot be read, and `on_error` is "raise".
         OutputError: a result cannot be written.
 
     """
@@ -91,6 +98,8 @@ def predict_files(
         try:
             result = model.predict(job.picture, mode=mode, ms_flip=ms_flip, max_memory=max_memory)
         except ImageError as error:
+            if on_error == "raise":
+                raise
             failed[str(job.picture)] = error
             continue
         for target in (job.labels, job.overlay):
@@ -135,7 +144,9 @@ def _pictures(text: str, out: Path) -> Iterator[tuple[Path, Path]]:
 def _is_meant(file: Path, folder: Path, out: Path) -> bool:
     """Tell whether a file of a folder is a picture to label: by its ending, not hidden, and no result of ours."""
     hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
-    below = folder.resolve() in out.resolve().parents and out.resolve() in file.resolve().parents
+    # os.path.realpath and not Path.resolve, which raises at a link that leads to itself.
+    top, results, place = (Path(os.path.realpath(path)) for path in (folder, out, file))
+    below = top in results.parents and results in place.parents
     return file.suffix.lower() in SUFFIXES and not hidden and not below
 
 

@@ -16,7 +16,7 @@ from typing import IO, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, ImageFile, ImageOps, PngImagePlugin
+from PIL import ExifTags, Image, ImageFile, ImageOps, PngImagePlugin
 
 from hrnet_zoo.errors import ImageError, ImageTooLargeError, UnreadableImageError, UnsupportedImageError
 
@@ -40,6 +40,7 @@ _SIXTEEN_TO_EIGHT_BITS = ((np.arange(65536) + 128) // 257).astype(np.uint8)
 _PYTHON_FAULTS = (OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError)
 _OTHER_FAULTS = (AssertionError, EOFError, RuntimeError, MemoryError, struct.error, zlib.error)
 DECODER_FAULTS = (*_PYTHON_FAULTS, *_OTHER_FAULTS, Image.DecompressionBombError, Warning)
+_PIXELS_AT_ONCE = 1 << 20  # converted together
 _ROWS_AT_ONCE = 64  # rows resized together: their intermediate values stay in the processor's cache
 _logger = logging.getLogger("hrnet_zoo")
 
@@ -73,7 +74,7 @@ def read_image(picture: Picture) -> RGB:
     if isinstance(picture, torch.Tensor):
         return _from_tensor(picture)
     if isinstance(picture, Image.Image):
-        return _from_pil(picture, "a PIL picture")
+        return _from_pil(picture, "a PIL picture", ours=False)
     if isinstance(picture, bytes):
         return _from_stream(io.BytesIO(picture), f"{len(picture)} bytes")
     if isinstance(picture, str | os.PathLike):
@@ -185,7 +186,7 @@ def _from_stream(stream: IO[bytes], source: str) -> RGB:
         start = stream.read(16)
         found = f"none of the formats {', '.join(FORMATS)}; it begins with {start!r}" if start else "an empty file"
         raise _unreadable(source, found, "convert the picture to PNG or JPEG, or fetch it anew if it should be one")
-    rgb = _from_pil(image, source)
+    rgb = _from_pil(image, source, ours=True)
     if several:
         _logger.warning("%s holds several pictures; the first one was taken", source)
     return rgb
@@ -207,7 +208,7 @@ def identify(stream: IO[bytes]) -> ImageFile.ImageFile | None:
     return None
 
 
-def _from_pil(image: Image.Image, source: str) -> RGB:
+def _from_pil(image: Image.Image, source: str, *, ours: bool) -> RGB:
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise ImageTooLargeError(
@@ -230,14 +231,20 @@ def _from_pil(image: Image.Image, source: str) -> RGB:
         )
     try:
         image.load()
-        return _rgb(_upright(image, source))
+        return _rgb(_upright(image, source, ours))
     except DECODER_FAULTS as error:
         raise _damaged(source, error) from error
 
 
-def _upright(image: Image.Image, source: str) -> Image.Image:
+def _upright(image: Image.Image, source: str, ours: bool) -> Image.Image:
+    """Turn a picture as EXIF says: in place if it is `ours`, for two copies of 64 megapixels are half a gigabyte."""
     try:
-        return ImageOps.exif_transpose(image)
+        if image.getexif().get(ExifTags.Base.Orientation, 1) not in range(2, 9):
+            return image  # of which exif_transpose would make a copy
+        if not ours:
+            return ImageOps.exif_transpose(image)
+        ImageOps.exif_transpose(image, in_place=True)
+        return image
     except DECODER_FAULTS as error:  # the pixels are whole: cameras and editors do write broken EXIF
         _logger.warning("%s has broken EXIF data (%s) and was taken as it is stored", source, error)
         return image
@@ -250,11 +257,19 @@ def _rgb(image: Image.Image) -> RGB:
         if "transparency" in image.info:
             grey[values == image.info["transparency"]] = BACKGROUND[0]
         return np.repeat(grey[:, :, None], 3, axis=2)
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        image = Image.new("RGB", rgba.size, BACKGROUND)
-        image.paste(rgba, mask=rgba)
-    return np.array(image.convert("RGB"))
+    width, height = image.size
+    transparent = image.has_transparency_data
+    rgb = np.empty((height, width, 3), np.uint8)
+    rows = max(1, _PIXELS_AT_ONCE // width)
+    for top in range(0, height, rows):  # Pillow's conversions make copies of four bytes a pixel
+        bottom = min(top + rows, height)
+        part = image if rows >= height else image.crop((0, top, width, bottom))
+        if transparent:
+            rgba = part.convert("RGBA")
+            part = Image.new("RGB", rgba.size, BACKGROUND)
+            part.paste(rgba, mask=rgba)
+        rgb[top:bottom] = np.asarray(part.convert("RGB"))
+    return rgb
 
 
 def _from_array(array: npt.NDArray[Any]) -> RGB:

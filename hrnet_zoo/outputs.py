@@ -5,6 +5,7 @@ import os
 import re
 import secrets
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from hrnet_zoo.errors import OutputError
@@ -27,9 +28,11 @@ def write_file(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temp.replace(path)
-    except OSError as error:
+    except BaseException as error:  # an interruption too leaves nothing behind
         with contextlib.suppress(OSError):  # the error under way says more
             temp.unlink(missing_ok=True)
+        if not isinstance(error, OSError):
+            raise
         raise OutputError(
             asked=f"write {path}",
             found=error.strerror or str(error),
@@ -39,11 +42,12 @@ def write_file(path: Path, data: bytes) -> None:
         ) from error
 
 
-def check_place(path: Path) -> None:
+def check_place(path: Path, *, force: bool) -> None:
     """Refuse a path at which no file can be written, before the long work whose result it is to hold.
 
     Raises:
-        OutputError: it is a folder, or its own folder is missing or may not be written to.
+        OutputError: it is a folder, its own folder is missing or may not be written to, or it exists and `force` is
+            not given.
 
     """
     if os.path.isdir(path):  # noqa: PTH112 - never raises, as Path.is_dir does for a name too long
@@ -53,9 +57,29 @@ def check_place(path: Path) -> None:
     elif not os.access(path.parent, os.W_OK | os.X_OK):
         found = f"the folder {path.parent} may not be written to"
     else:
+        if not force:
+            refuse_existing([path])
         return
     done = "nothing was computed or written"
     raise OutputError(asked=f"write {path}", found=found, done=done, advice="name another file", path=path)
+
+
+def refuse_existing(paths: Sequence[Path]) -> None:
+    """Refuse to replace files without being told to, before any of them is made.
+
+    Raises:
+        OutputError: one of them exists.
+
+    """
+    if existing := [path for path in paths if os.path.lexists(path)]:  # never raises, unlike Path.exists
+        others = f", as do {len(existing) - 1} others" if len(existing) > 1 else ""
+        raise OutputError(
+            asked=f"write {existing[0]}",
+            found=f"it exists already{others}",
+            done="nothing was computed or written",
+            advice="name another place, or use --force",
+            path=existing[0],
+        )
 
 
 def make_folder(path: Path) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import product
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from hrnet_zoo.datasets import Dataset
-from hrnet_zoo.errors import ConfigError
+from hrnet_zoo.errors import ConfigError, ImageError
 from hrnet_zoo.images import RGB, Picture, keep_ratio_size, normalise, read_image, resize
 from hrnet_zoo.results import SegmentationResult
 from hrnet_zoo.scores import ScoreMap, Window, check_budget, pieces
@@ -26,6 +27,8 @@ MS_RATIOS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 # On CUDA windows and mirror images go through the network together up to here: it would wait for the next kernel most
 # of the time.
 CUDA_BATCH_PIXELS = 1 << 21
+
+logger = logging.getLogger("hrnet_zoo")
 
 
 class Network(Protocol):
@@ -58,7 +61,8 @@ def predict(
     probabilities: bool = False,
     progress: bool = True,
     max_memory: int | None = None,
-) -> SegmentationResult | list[SegmentationResult]:
+    on_error: Literal["raise", "skip"] = "raise",
+) -> SegmentationResult | list[SegmentationResult] | list[SegmentationResult | ImageError]:
     """Label every pixel of a picture, or of several.
 
     The picture is resized into the data set's box with its ratio kept, the scores are brought back to its own size.
@@ -75,13 +79,15 @@ def predict(
         max_memory: bytes that scores may take at a time while they are brought to the picture's size, which is done in
             pieces, of one row at least; the result does not depend on it. None: 12 MiB on a CPU, where more is slower;
             on CUDA a quarter of what is free, at most 512 MiB.
+        on_error: what one of several pictures does that cannot be read: "raise" ends all; with "skip" its error stands
+            in its place in the list, and a warning tells how many there are. A single picture always raises.
 
     Returns:
-        A result for one picture; a list in the same order for several.
+        A result for one picture; a list in the same order for several, of the same length whatever is skipped.
 
     Raises:
         ImageError: a picture cannot be read.
-        ConfigError: there is no such mode, or `max_memory` is below 1.
+        ConfigError: there is no such mode or `on_error`, or `max_memory` is below 1.
 
     """
     check_budget(max_memory)
@@ -92,11 +98,28 @@ def predict(
             done="nothing was computed",
             advice="use one of these, or leave mode out",
         )
+    if on_error not in ("raise", "skip"):
+        raise ConfigError(
+            asked=f"predict with on_error={on_error!r}",
+            found="on_error is 'raise' or 'skip'",
+            done="nothing was computed",
+            advice="use one of these, or leave on_error out",
+        )
     slide = model.dataset.slides if mode is None else mode == "slide"
     with evaluating(model):
         if isinstance(image, list | tuple) or (isinstance(image, Tensor) and image.ndim == 4):
             bar = tqdm(image, desc="predict", unit="picture", disable=None if progress else True)
-            return [_predict_one(model, picture, slide, ms_flip, probabilities, max_memory) for picture in bar]
+            results: list[SegmentationResult | ImageError] = []
+            for picture in bar:
+                try:
+                    results.append(_predict_one(model, picture, slide, ms_flip, probabilities, max_memory))
+                except ImageError as error:
+                    if on_error == "raise":
+                        raise
+                    results.append(error)
+            if skipped := [each for each in results if isinstance(each, ImageError)]:
+                logger.warning("%d of %d pictures were skipped; the first: %s", len(skipped), len(results), skipped[0])
+            return results
         return _predict_one(model, image, slide, ms_flip, probabilities, max_memory)
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -235,6 +236,21 @@ ATTACKS: dict[str, tuple[bytes, type[CheckpointError], str]] = {
         "EXT1": (legacy_file(PROTO + b"\x82\x01.", (), b""), "the operation EXT1"),
         "a text with escapes": (legacy_file(PROTO + b"S'\\x41'\n.", (), b""), "no name of a module"),
         "an endless name": (legacy_file(PROTO + b"c" + b"a" * 5000 + b"\nb\n.", (), b""), "no name of a module"),
+        "numpy in meta": (legacy_file(pickle.dumps(np.float64(1.5), 2)), "multiarray.scalar"),
+        "a set": (_calling(set, [1]), "__builtin__.set"),
+        "a module": (legacy_file(PROTO + b"ctorch.nn.modules.conv\nConv2d\n0}."), "torch.nn.modules.conv.Conv2d"),
+        "a tensor of bytes": (
+            legacy_file(PROTO + b"ctorch.storage\n_load_from_bytes\n0}."),
+            "torch.storage._load_from_bytes",
+        ),
+        "a text encoder": (legacy_file(PROTO + b"c_codecs\nencode\n0}."), "_codecs.encode"),
+        **{
+            f"tensor by {name}": (legacy_file(PROTO + f"ctorch._utils\n{name}\n0}}.".encode()), f"torch._utils.{name}")
+            for name in (
+                *("_rebuild_tensor", "_rebuild_sparse_tensor", "_rebuild_qtensor", "_rebuild_wrapper_subclass"),
+                *("_rebuild_meta_tensor_no_storage", "_rebuild_device_tensor_from_numpy", "_rebuild_tensor_v3"),
+            )
+        },
         # memory and time
         "bytearray": (_calling(bytearray, 8_000_000_000), "bytearray"),
         "torch.Tensor": (legacy_file(PROTO + b"ctorch\nTensor\n" + numbers([3_000_000_000]) + b"R."), "torch.Tensor"),
@@ -246,7 +262,7 @@ ATTACKS: dict[str, tuple[bytes, type[CheckpointError], str]] = {
         "hash bomb": (_hash_bomb(), "neither text nor a whole number"),
         "float key": (legacy_file(PROTO + b"}G\x7f\xf8\x00\x00\x00\x00\x00\x00Ns."), "neither text nor a whole"),
         "giant key": (legacy_file(PROTO + b"}" + number(1 << 900) + b"Ns."), "neither text nor a whole number"),
-        "too many opcodes": (legacy_file(PROTO + b"Nq\x00" + b"h\x00" * 500_000 + b"."), "far larger"),
+        "a high stack": (legacy_file(PROTO + b"Nq\x00" + b"h\x00" * 500_000 + b"."), "far larger"),
         "a text of 4 GiB": (legacy_file(PROTO + b"X\xff\xff\xff\xff."), "a text of 4294967295 bytes"),
         "a text of 2 MiB": (legacy_file(weights(text("x" * (2 << 20)))), "a text of 2097152 bytes"),
         "nested tuples": (legacy_file(PROTO + b"N" + b"\x85" * 1000 + b"."), "nested too deep"),

@@ -14,6 +14,19 @@ SHARED = Path(__file__).parents[2] / "shared"
 LOCAL_NAMES = {None, "", "localhost", "localhost.localdomain", "::1", "0.0.0.0", "::"}  # noqa: S104 - names, no binding
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--raise-sites", metavar="FILE", help="write whose messages were read: tests/raise_sites.py")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if report := config.getoption("--raise-sites"):
+        from tests.raise_sites import Recorder
+
+        recorder = Recorder()
+        recorder.start()
+        config.add_cleanup(lambda: recorder.write(Path(report)))
+
+
 class NetworkForbiddenError(RuntimeError):
     """A test tried to reach another machine (no OSError, so that no retry loop swallows it)."""
 

@@ -7,7 +7,7 @@ import json
 import socket
 import struct
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -37,7 +37,8 @@ class Hub:
         url: its address.
         repos: by name.
         requests: method and path of each, in order.
-        corrupt: so many of the next bodies of weights are sent with a flipped byte.
+        corrupt: so many of the next bodies of weights are sent damaged.
+        damage: how; by default one byte of the last value is flipped.
         break_at: a request whose path has this in it loses its connection.
         forbid: whether the token has no right to write.
 
@@ -48,6 +49,7 @@ class Hub:
     requests: list[str] = field(default_factory=list)
     uploads: dict[str, bytes] = field(default_factory=dict)
     corrupt: int = 0
+    damage: Callable[[bytes], bytes] = lambda content: content[:-1] + bytes([content[-1] ^ 1])
     break_at: str = ""
     forbid: bool = False
 
@@ -168,7 +170,7 @@ def _answer(hub: Hub, method: str, parts: list[str], token: str, body: bytes) ->
     headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": commit}
     if method == "GET" and file.endswith(".safetensors") and hub.corrupt:
         hub.corrupt -= 1
-        content = content[:-1] + bytes([content[-1] ^ 1])
+        content = hub.damage(content)
     return Reply(200, content, headers)
 
 

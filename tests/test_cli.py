@@ -5,8 +5,10 @@ import dataclasses
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -49,7 +51,7 @@ def test_version_and_help(run: Run) -> None:
     assert run("--version") == f"hrnet-zoo, version {hrnet_zoo.__version__}\n"
     text = run("--help")
     for command in (
-        *("list", "info", "log", "download", "import", "cache", "verify", "predict", "demo"),
+        *("list", "info", "log", "download", "import", "lock", "cache", "verify", "predict", "demo"),
         *("check-data", "evaluate", "benchmark", "doctor"),
     ):
         assert f"\n  {command} " in text
@@ -353,3 +355,107 @@ def test_a_reader_that_has_left() -> None:
         os.close(write_end)
     assert piped.stderr == ""
     assert piped.returncode == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize(
+    ("shell", "code", "words"),
+    [
+        ("list >/dev/full", 1, "error: the output could not be written: No space left on device"),
+        ("list >&-", 0, ""),
+        ("info absent 2>&-", 2, ""),
+        ("info absent 2>/dev/full", 2, ""),
+        ("nonsense 2>/dev/full", 2, ""),
+        ("info absent >&- 2>&-", 2, ""),
+    ],
+)
+def test_streams_that_take_nothing(shell: str, code: int, words: str) -> None:
+    command = f'"$0" -W error -m hrnet_zoo {shell}'
+    done = subprocess.run(["sh", "-c", command, sys.executable], capture_output=True, text=True, check=False)  # noqa: S603, S607
+    assert done.returncode == code
+    assert done.stderr.strip() == words
+    assert words or not done.stdout
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="names as bytes")
+def test_a_console_of_few_letters() -> None:
+    """Names in other letters, or in no encoding at all, are shown with escapes."""
+    for name, shown in ((b"\xd0\xb9", "\\u0439"), (b"\xe4", "\\udce4")):
+        environment = dict(os.environ, PYTHONIOENCODING="cp1252", HRNET_ZOO_CACHE=os.fsdecode(b"/" + name))
+        command = [sys.executable, "-W", "error", "-m", "hrnet_zoo", "cache", "path"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)  # noqa: S603
+        assert (done.returncode, done.stdout, done.stderr) == (0, f"/{shown}\n", "")
+
+
+COMPUTING = """
+import sys
+from hrnet_zoo.cli import main
+out = sys.argv[1]
+for command in (
+    f"demo --scenes 1 --device cpu --out {out}/demo",
+    f"demo --scenes 2 --as-dataset --out {out}/scenes",
+    f"predict demo {out}/demo --device cpu --out {out}/labelled --json",
+    f"predict demo {out}/demo --device cpu --out {out}/labelled --force --no-overlay",
+    f"check-data {out}/scenes --dataset cityscapes",
+    f"evaluate demo {out}/scenes --limit 1 --device cpu --save {out}/scores.json --workers 1",
+    f"info demo", "list", "lock", "cache show", "cache clear --all",
+    f"log demo", f"log local-dir:{out}", f"predict demo {out}/absent.png",
+):
+    try:
+        main(command.split())
+    except SystemExit as end:
+        print(end.code, command.split()[0], file=sys.stderr)
+"""
+
+
+def test_with_warnings_as_errors(tmp_path: Path) -> None:
+    """Every command that needs no connection, `python -W error`, its stderr no terminal: no warning, no bar."""
+    command = [sys.executable, "-W", "error", "-c", COMPUTING, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)  # noqa: S603
+    told = [words[0] for line in done.stderr.splitlines() if len(words := line.split()) == 2 and words[0].isdigit()]
+    assert told == ["0"] * 11 + ["2", "2", "5"], done.stderr
+    assert "Traceback" not in done.stderr
+    assert "Warning" not in done.stderr
+    assert "\r" not in done.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals(sent: signal.Signals, code: int, tmp_path: Path) -> None:
+    """In the middle of its work a command ends with the signal's code, leaves whole files alone, and shows no trace."""
+    command = [sys.executable, "-W", "error", "-m", "hrnet_zoo", "demo", "--scenes", "1000", "--device", "cpu"]
+    child = subprocess.Popen([*command, "--out", str(tmp_path / "out")], stderr=subprocess.PIPE, text=True)  # noqa: S603
+    while child.poll() is None and len(list(tmp_path.glob("out/scene_*.png"))) < 2:
+        time.sleep(0.02)
+    child.send_signal(sent)
+    _, err = child.communicate()
+    assert child.returncode == code, err
+    assert err.strip() == ("interrupted" if sent == signal.SIGINT else "")
+    made = list((tmp_path / "out").iterdir())
+    assert len(made) >= 2
+    for path in made:
+        assert path.name.startswith("scene_")
+        with Image.open(path) as picture:
+            picture.load()
+
+
+@pytest.mark.parametrize("command", ["evaluate", "log", "demo", "lock", "predict"])
+def test_nothing_is_overwritten_unasked(command: str, run: Run, tmp_path: Path, host: FaultServer) -> None:
+    """The refusal comes before any work, and leaves what is there."""
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    mine = tmp_path / {"demo": "scene_0001.png", "predict": "a_overlay.png"}.get(command, "mine.svg")
+    mine.write_bytes(b"mine")
+    arguments = {
+        "evaluate": ("demo", tmp_path, "--save", mine),
+        "log": (NAME, "--plot", mine),
+        "demo": ("--scenes", "2", "--out", tmp_path),
+        "lock": ("--export", mine),
+        "predict": ("demo", tmp_path / "a.png", "--out", tmp_path),
+    }
+    run(command, *arguments[command], code=5)
+    assert "exists already" in run.err
+    assert "--force" in run.err
+    assert mine.read_bytes() == b"mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(("a.png", mine.name))
+    run("demo", "--as-dataset", "--force", code=2)
+    assert host.requests == []

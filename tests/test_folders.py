@@ -113,3 +113,24 @@ def test_no_memory_allowed_is_refused_before_any_picture(pictures: Path, tmp_pat
     with pytest.raises(ConfigError, match="max_memory=0"):
         predict_files(model, jobs, mode=None, ms_flip=False, alpha=0.5, max_memory=0, progress=False)
     assert not (tmp_path / "out").exists()
+
+
+def test_the_first_bad_picture_ends_it_if_asked(pictures: Path, tmp_path: Path, model: FCNHRNet) -> None:
+    (pictures / "b.png").write_text("no picture")
+    jobs = planned([pictures], tmp_path / "out", overlay=False)
+    options = {"mode": None, "ms_flip": False, "alpha": 0.5, "max_memory": None, "progress": False}
+    with pytest.raises(UnreadableImageError, match=r"b\.png"):
+        predict_files(model, jobs, on_error="raise", **options)  # type: ignore[arg-type]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a_labels.png"]
+
+
+def test_a_picture_is_no_result(pictures: Path) -> None:
+    """Not even --force replaces a picture that is to be labelled."""
+    Image.new("RGB", (8, 8)).save(pictures / "b_labels.png")
+    with pytest.raises(OutputError, match=r"b_labels\.png[\s\S]*itself one of the pictures to label"):
+        planned([pictures / "b.png", pictures / "b_labels.png"], pictures, force=True)
+
+
+def test_a_link_to_itself_is_a_bad_picture(pictures: Path, tmp_path: Path) -> None:
+    (pictures / "loop.png").symlink_to(pictures / "loop.png")
+    assert [job.picture.name for job in planned([pictures], tmp_path / "out")][-1] == "loop.png"

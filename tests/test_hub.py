@@ -87,6 +87,21 @@ def test_wrong_bytes_twice_are_refused(hub: Hub, files: dict[str, bytes], monkey
         pull(f"me/street@{commit}")
 
 
+def test_names_that_changed_places(hub: Hub, files: dict[str, bytes]) -> None:
+    """Damage to the header alone, which the digest of the data does not cover: two tensors of one shape are swapped."""
+    one, two = b"backbone.bn1.weight", b"backbone.bn2.weight"
+
+    def swapped(content: bytes) -> bytes:
+        assert content.count(one) == content.count(two) == 1
+        return content.replace(one, b"?" * len(one)).replace(two, one).replace(b"?" * len(one), two)
+
+    hub.add("me/street", files)
+    hub.corrupt, hub.damage = 2, swapped
+    with pytest.raises(HashMismatchError, match="the Hub states"):
+        pull("me/street")
+    pull("me/street")
+
+
 def test_weights_and_config_of_two_models(hub: Hub, files: dict[str, bytes]) -> None:
     hub.add("me/street", {**files, CONFIG_FILE: files[CONFIG_FILE].replace(b'"road"', b'"rode"')})
     with pytest.raises(ModelConfigError, match="another value"):

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 from PIL import Image, PngImagePlugin
@@ -19,38 +18,20 @@ from safetensors.torch import load_file
 
 from hrnet_zoo.errors import ImageError, ImageTooLargeError, UnreadableImageError, UnsupportedImageError
 from hrnet_zoo.images import MEAN, STD, Picture, keep_ratio_size, normalise, read_image, resize
+from tests.pictures import (
+    WHITE,
+    Bad,
+    Good,
+    bad_pictures,
+    encode,
+    good_pictures,
+    palette_picture,
+    pattern,
+    png,
+)
 
-WHITE = [255, 255, 255]
-
-
-def pattern(height: int, width: int) -> npt.NDArray[np.uint8]:
-    """Return (height, width, 3) values without structure, the same on every machine."""
-    values = np.arange(height * width * 3, dtype=np.uint32) * np.uint32(2654435761) >> np.uint32(24)
-    return values.astype(np.uint8).reshape(height, width, 3)
-
-
-def encode(image: Image.Image, file_format: str, **options: object) -> bytes:
-    """Return the picture as a file of this format."""
-    stream = io.BytesIO()
-    image.save(stream, file_format, **options)
-    return stream.getvalue()
-
-
-def png(width: int, height: int, bits: int, colour: int, rows: bytes) -> bytes:
-    """Return a PNG from its raw rows, for what Pillow cannot write."""
-
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows, 9)) + chunk(b"IEND", b"")
-
-
-def palette_picture() -> Image.Image:
-    """Return two pixels of colour 1 of a palette: (10, 20, 30)."""
-    picture = Image.new("P", (2, 1), 1)
-    picture.putpalette([0, 0, 0, 10, 20, 30])
-    return picture
+GOOD: dict[str, Good] = good_pictures()
+BAD: dict[str, Bad] = bad_pictures()
 
 
 def refused(kind: type[ImageError], picture: object) -> ImageError:
@@ -61,6 +42,37 @@ def refused(kind: type[ImageError], picture: object) -> ImageError:
     assert all((error.asked, error.found, error.done, error.advice, error.source))
     assert str(error).isprintable() or "\n" in str(error)
     return error
+
+
+# --- the corpus: 131 files ---------------------------------------------------------------------------------------
+
+
+def test_the_corpus_is_large() -> None:
+    assert len(GOOD) >= 70
+    assert len(BAD) >= 50
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_a_good_file(name: str, tmp_path: Path) -> None:
+    """Exact pixels, whatever the file is called; of lossy formats within a few levels."""
+    good = GOOD[name]
+    path = tmp_path / "photo.tar.gz"
+    path.write_bytes(good.data)
+    rgb = read_image(path)
+    assert rgb.shape == good.pixels.shape
+    assert int(np.abs(rgb.astype(int) - good.pixels).max()) <= good.tolerance
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_file(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stated error, and no other program is started."""
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("a picture started another program"))
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(BAD[name].data)
+    error = refused(BAD[name].error, path)
+    assert BAD[name].words in error.found
+    assert str(path) in str(error)
+    assert len(str(error)) < 1000
 
 
 # --- what comes out ------------------------------------------------------------------------------------------------
@@ -369,6 +381,41 @@ def test_a_bomb_costs_no_memory(tmp_path: Path) -> None:
     run = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603 - our own code
     assert int(run.stdout) < 50_000  # most of it the import of Pillow's readers
     assert run.stderr == ""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ru_maxrss in KiB")
+def test_the_largest_picture_takes_bounded_memory(tmp_path: Path) -> None:
+    """64 megapixels with alpha, to be turned: 244 MiB as decoded, twice while they are turned, 183 MiB in the end."""
+    path = tmp_path / "large.png"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path.write_bytes(png(8000, 8000, 8, 6, bytes(8000 * 32001), (b"eXIf", exif.tobytes()[6:])))
+    code = (
+        "import resource, sys\n"
+        "from hrnet_zoo.images import read_image\n"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "before = peak()\n"
+        "assert read_image(sys.argv[1])[7999, 0].tolist() == [255, 255, 255]\n"
+        "print(peak() - before)\n"
+    )
+    command = [sys.executable, "-c", code, str(path)]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603 - our own code
+    assert int(run.stdout) < 600 << 10
+
+
+def test_strips_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A picture converted in parts is the same picture, and one that is the caller's stays as it is."""
+    colours = np.dstack([pattern(13, 17), pattern(17, 13).reshape(13, 17, 3)[:, :, 0]])
+    for mode in ("RGB", "RGBA", "LA", "P", "CMYK", "L", "1"):
+        image = Image.fromarray(colours).convert("RGB" if mode in ("P", "CMYK") else "RGBA").convert(mode)
+        image.getexif()[0x0112] = 5
+        before = image.tobytes()
+        monkeypatch.setattr("hrnet_zoo.images._PIXELS_AT_ONCE", 1 << 20)
+        whole = read_image(image)
+        monkeypatch.setattr("hrnet_zoo.images._PIXELS_AT_ONCE", 40)
+        assert np.array_equal(read_image(image), whole)
+        assert whole.shape == (17, 13, 3)
+        assert (image.size, image.tobytes()) == ((17, 13), before)
 
 
 # --- size and scale ------------------------------------------------------------------------------------------------

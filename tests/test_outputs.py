@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from hrnet_zoo.errors import OutputError
-from hrnet_zoo.outputs import check_place, make_folder, write_file
+from hrnet_zoo.outputs import check_place, make_folder, refuse_existing, write_file
 
 
 def test_writes_and_replaces(tmp_path: Path) -> None:
@@ -34,13 +34,35 @@ def test_makes_folders(tmp_path: Path) -> None:
 
 
 def test_a_place_where_nothing_can_be_written(tmp_path: Path) -> None:
-    check_place(tmp_path / "new.json")
+    check_place(tmp_path / "new.json", force=False)
     (tmp_path / "file").touch()
-    check_place(tmp_path / "file")
+    check_place(tmp_path / "file", force=True)
+    with pytest.raises(OutputError, match=r"it exists already[\s\S]*--force"):
+        check_place(tmp_path / "file", force=False)
     for path, found in (
         (tmp_path, "it is a folder"),
         (tmp_path / "absent" / "x", "there is no folder"),
         (tmp_path / "file" / "x", "there is no folder"),
     ):
         with pytest.raises(OutputError, match=found):
-            check_place(path)
+            check_place(path, force=True)
+
+
+def test_an_interruption_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(_: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.fsync", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write_file(tmp_path / "a.bin", b"one")
+    assert not list(tmp_path.iterdir())
+
+
+def test_files_that_would_be_replaced(tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in ("a", "b", "c", "x" * 5000)]
+    refuse_existing(paths)
+    paths[1].touch()
+    paths[2].symlink_to(tmp_path / "absent")
+    with pytest.raises(OutputError, match="it exists already, as do 1 others") as caught:
+        refuse_existing(paths)
+    assert caught.value.path == paths[1]

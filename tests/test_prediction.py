@@ -22,6 +22,7 @@ from hrnet_zoo.errors import ConfigError, UnreadableImageError, UnsupportedImage
 from hrnet_zoo.images import normalise, read_image
 from hrnet_zoo.models.fcn import FCNHRNet
 from hrnet_zoo.prediction import _windows, evaluating, full_precision, resized, score_maps
+from hrnet_zoo.results import SegmentationResult
 from tests.tables import ROOT
 from tests.test_fcn import GOLDEN
 
@@ -201,6 +202,27 @@ def test_every_kind_of_picture_gives_the_same_mask(demo: FCNHRNet, tmp_path: Pat
     assert isinstance(batch, list)
     assert np.array_equal(batch[0].mask, mask)
     assert len(batch) == 2
+
+
+def test_pictures_that_are_skipped(demo: FCNHRNet, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Their errors stand in their places; without being told to, the first one ends all."""
+    good = scene(0, 64, 96).image
+    pictures = [good, tmp_path / "absent.png", b"no picture", good]
+    with pytest.raises(UnreadableImageError, match=r"absent\.png"):
+        demo.predict(pictures)
+    results = demo.predict(pictures, on_error="skip")
+    assert [type(each) for each in results] == [
+        *(SegmentationResult, UnreadableImageError, UnreadableImageError, SegmentationResult)
+    ]
+    assert "absent.png" in str(results[1])
+    (line,) = [message for message in caplog.messages if "skipped" in message]
+    assert line.startswith("2 of 4 pictures were skipped; the first: read a picture: ")
+    assert "absent.png" in line
+    assert len(demo.predict([good], on_error="skip")) == 1
+    with pytest.raises(UnreadableImageError):
+        demo.predict(tmp_path / "absent.png", on_error="skip")
+    with pytest.raises(ConfigError, match=r"on_error='ignore'[\s\S]*'raise' or 'skip'"):
+        demo.predict(pictures, on_error="ignore")  # type: ignore[call-overload]
 
 
 def test_a_list_of_mixed_sizes_keeps_its_order(demo: FCNHRNet) -> None:

@@ -64,7 +64,7 @@ def test_published_file_through_a_mirror(
     assert json.loads(provenance["file_classes"]) == ["road", "sidewalk", "building"]
     assert "mmseg_version" not in str(provenance)  # nothing else of the file's own metadata travels on
     stem = f"fcn_hr18s_512x1024_40k_cityscapes_20200601_014216-{row.sha256_prefix}-c2"
-    assert files(cache) == ["CACHEDIR.TAG", f"{stem}.safetensors"]
+    assert files(cache) == ["CACHEDIR.TAG", f"{stem}.safetensors", f"{stem.removesuffix('-c2')}.sha256"]
     assert len(host.requests) == 1
 
 
@@ -200,7 +200,7 @@ def test_import_by_hand(row: ModelInfo, hr18s: bytes, tmp_path: Path, monkeypatc
     file = tmp_path / "whatever it is called.pth"
     file.write_bytes(hr18s)
     info, path = import_file(file)
-    assert info is row
+    assert info == row
     assert file.read_bytes() == hr18s
     monkeypatch.setenv("HRNET_ZOO_OFFLINE", "1")
     state, provenance = load_published(row, NETWORK, progress=False)

@@ -5,18 +5,25 @@ Data goes to stdout, progress and errors to stderr. Everything heavy is imported
 
 from __future__ import annotations
 
+import io
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
+from types import FrameType
 from typing import NoReturn
 
 import click
 
 from hrnet_zoo import __version__
-from hrnet_zoo.cli import data, evaluating, files, finetuning, health, labelling, listing, logs, sharing
+from hrnet_zoo.cli import data, evaluating, files, finetuning, health, labelling, listing, locking, logs, sharing
 from hrnet_zoo.errors import HRNetZooError
 
-INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+INTERRUPTED, TERMINATED = 130, 143  # 128 + SIGINT and SIGTERM, as shells have it
+NO_READER = 1  # what stdout leads to takes nothing more
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -27,7 +34,7 @@ def cli() -> None:
 
 for command in (
     *(listing.list_, listing.info, logs.log),
-    *(files.download, files.import_, files.cache, files.verify),
+    *(files.download, files.import_, locking.lock, files.cache, files.verify),
     *(labelling.predict, labelling.demo, evaluating.evaluate),
     data.check_data,
     finetuning.finetune,
@@ -39,20 +46,86 @@ for command in (
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit with the code of what happened (`hrnet_zoo.errors` lists them)."""
-    try:
-        code = cli.main(args=arguments, prog_name="hrnet-zoo", standalone_mode=False)
-        sys.stdout.flush()
-    except HRNetZooError as error:
-        click.echo(f"error: {error}", err=True)
-        code = error.exit_code
-    except click.ClickException as error:
-        error.show()
-        code = error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted", err=True)
-        code = INTERRUPTED
-    except BrokenPipeError:
-        # The reader (`| head`) has left; nothing more can reach it, not even at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 1
+    with _streams(), _termination():
+        code = _run(arguments)
+        if code != NO_READER:
+            try:
+                sys.stdout.flush()
+            except OSError as error:
+                code = _unwritten(error)
     sys.exit(code)
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    try:
+        return cli.main(args=arguments, prog_name="hrnet-zoo", standalone_mode=False) or 0
+    except HRNetZooError as error:
+        _say(f"error: {error}")
+        return error.exit_code
+    except click.ClickException as error:
+        with _heard():
+            error.show()
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        _say("interrupted")
+        return INTERRUPTED
+    except OSError as error:
+        last = error.__traceback__
+        while last and last.tb_next:
+            last = last.tb_next
+        if last is None or last.tb_frame.f_code is not click.echo.__code__:  # files have errors of their own
+            raise
+        return _unwritten(error)
+
+
+def _unwritten(error: OSError) -> int:
+    """Answer for output that stdout does not take: the reader (`| head`) has left, or the disk behind it is full."""
+    if not isinstance(error, BrokenPipeError):
+        _say(f"error: the output could not be written: {error.strerror or error}")
+    # Nothing more can get there, not even at exit.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return NO_READER
+
+
+def _say(text: str) -> None:
+    with _heard():
+        click.echo(text, err=True)
+
+
+@contextmanager
+def _heard() -> Iterator[None]:
+    """Tell people something on stderr, if anybody listens."""
+    try:
+        yield
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+
+
+@contextmanager
+def _streams() -> Iterator[None]:
+    """Let every text be written anywhere: to a console of few letters, and where stdout or stderr was closed."""
+    with ExitStack() as stack:
+        for name, redirect in (("stdout", redirect_stdout), ("stderr", redirect_stderr)):
+            stream = getattr(sys, name)
+            if stream is None:
+                stack.enter_context(redirect(stack.enter_context(Path(os.devnull).open("w", encoding="utf-8"))))
+            elif isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
+        yield
+
+
+@contextmanager
+def _termination() -> Iterator[None]:
+    """Let SIGTERM unwind like Ctrl-C, so that nothing half-written stays; then it ends the process as ever."""
+
+    def end(number: int, frame: FrameType | None) -> NoReturn:
+        raise SystemExit(TERMINATED)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -12,6 +12,7 @@ from hrnet_zoo.cli.options import (
     device_option,
     dtypes,
     fast_option,
+    force_option,
     load_model,
     load_optimized,
     max_memory_option,
@@ -32,6 +33,7 @@ from hrnet_zoo.outputs import check_place
 @click.option("--classes", help="Comma-separated names, or number, of the checkpoint's classes if they are not NAME's.")
 @click.option("--save", type=click.Path(path_type=Path, dir_okay=False), help="Also write the figures to a JSON file.")
 @fast_option
+@force_option
 @device_option
 @click.option(
     "--dtype", type=dtypes, default="float32", show_default=True, help="Of the arithmetic, on every device; no TF32."
@@ -48,6 +50,7 @@ def evaluate(
     classes: str | None,
     save: Path | None,
     fast: bool,
+    force: bool,
     device: str | None,
     dtype: str,
     as_json: bool,
@@ -64,7 +67,7 @@ def evaluate(
 
     check_root(data)
     if save and is_first():
-        check_place(save)
+        check_place(save, force=force)
     load = load_optimized if fast else load_model
     model = load(name, local_device(device), dtype, checkpoint, parse_classes(classes))
     figures = evaluate(model, data, ms_flip=ms_flip, limit=limit, workers=workers, max_memory=max_memory)

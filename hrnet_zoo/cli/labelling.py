@@ -5,18 +5,21 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Literal
 
 import click
 
 from hrnet_zoo.cli.options import (
     as_json,
     fast_option,
+    force_option,
     load_model,
     load_optimized,
     max_memory_option,
     model_options,
     parse_classes,
 )
+from hrnet_zoo.outputs import refuse_existing
 
 BAD_INPUT = 5
 
@@ -32,8 +35,15 @@ BAD_INPUT = 5
 @click.option("--classes", help="Comma-separated names, or number, of the checkpoint's classes if they are not NAME's.")
 @click.option("--mode", type=click.Choice(["whole", "slide"]), help="Default: what the data set asks for.")
 @click.option("--ms-flip", is_flag=True, help="Six scales, each also mirrored: better, and about 17 times slower.")
-@click.option("--force", is_flag=True, help="Overwrite earlier results.")
 @fast_option
+@click.option(
+    "--on-error",
+    type=click.Choice(["skip", "raise"]),
+    default="skip",
+    show_default=True,
+    help="What a picture that cannot be read does: it is left out and told of at the end, or ends the run.",
+)
+@force_option
 @max_memory_option
 @model_options
 @as_json
@@ -48,6 +58,7 @@ def predict(
     classes: str | None,
     mode: str | None,
     ms_flip: bool,
+    on_error: Literal["skip", "raise"],
     force: bool,
     fast: bool,
     max_memory: int | None,
@@ -57,7 +68,7 @@ def predict(
 ) -> None:
     """Label every pixel of PICTURES (files, folders, globs) with the model NAME.
 
-    A picture that cannot be read is reported at the end; the others are done, and the exit code is 5.
+    A picture that cannot be read is reported at the end; the others are done, and the exit code is 5 in any case.
     """
     from hrnet_zoo.folders import plan, predict_files
 
@@ -65,7 +76,7 @@ def predict(
     load = load_optimized if fast else load_model
     model = load(name, device, dtype, checkpoint, parse_classes(classes))
     done, failed = predict_files(
-        model, jobs, mode=mode, ms_flip=ms_flip, alpha=alpha, max_memory=max_memory, progress=True
+        model, jobs, mode=mode, ms_flip=ms_flip, alpha=alpha, max_memory=max_memory, progress=True, on_error=on_error
     )
     if as_json:
         click.echo(json.dumps({"pictures": done, "failed": {path: str(error) for path, error in failed.items()}}))
@@ -85,23 +96,36 @@ def predict(
 @click.option("--scenes", type=click.IntRange(1, 1000), default=8, show_default=True, help="How many.")
 @click.option("--seed", type=click.IntRange(0, 900_000), default=0, show_default=True, help="Of the first scene.")
 @click.option("--as-dataset", is_flag=True, help="Write scenes and labels in Cityscapes' layout, for `evaluate`.")
+@force_option
 @model_options
 @as_json
 def demo(
-    out: Path, scenes: int, seed: int, as_dataset: bool, device: str | None, dtype: str | None, as_json: bool
+    out: Path,
+    scenes: int,
+    seed: int,
+    as_dataset: bool,
+    force: bool,
+    device: str | None,
+    dtype: str | None,
+    as_json: bool,
 ) -> None:
     """Draw street scenes never seen in training, label them, and score the result. Needs no network."""
     if as_dataset:
         if device or dtype:
             raise click.UsageError("--as-dataset computes nothing: leave --device and --dtype out")
+        if force:
+            raise click.UsageError("--as-dataset takes a new or empty folder: leave --force out")
         from hrnet_zoo.demo.dataset import write_dataset
 
         write_dataset(out, seeds=range(seed, seed + scenes), progress=True)
         click.echo(json.dumps({"data": str(out), "pictures": scenes}) if as_json else f"{scenes} scenes in {out}")
         return
-    from hrnet_zoo.demo.tour import tour
+    from hrnet_zoo.demo.tour import places, tour
 
-    report = tour(load_model("demo", device, dtype), out, seeds=range(seed, seed + scenes), progress=True)
+    seeds = range(seed, seed + scenes)
+    if not force:
+        refuse_existing(places(out, seeds))
+    report = tour(load_model("demo", device, dtype), out, seeds=seeds, progress=True)
     if as_json:
         click.echo(json.dumps(report.to_dict()))
         return

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from hrnet_zoo.cli.options import as_json
+from hrnet_zoo.cli.options import as_json, force_option
+from hrnet_zoo.outputs import check_place
 
 # Of env_info's many lines, those that tell what the training ran on.
 SHOWN = ("Python", "GPU", "PyTorch:", "MMCV:", "MMSegmentation:")
@@ -16,11 +17,14 @@ SHOWN = ("Python", "GPU", "PyTorch:", "MMCV:", "MMSegmentation:")
 @click.command()
 @click.argument("name")
 @click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Draw loss and mIoU: .png, .svg or .pdf.")
+@force_option
 @as_json
-def log(name: str, plot: Path | None, as_json: bool) -> None:
+def log(name: str, plot: Path | None, force: bool, as_json: bool) -> None:
     """Show the training log of the checkpoint NAME, or of local-dir:FOLDER, which `finetune` made."""
     from hrnet_zoo.logs import training_log
 
+    if plot:
+        check_place(plot, force=force)
     found = training_log(name)
     if plot:
         found.save_plot(plot)

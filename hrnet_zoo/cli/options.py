@@ -32,6 +32,7 @@ max_memory_option = click.option(
 )
 
 
+force_option = click.option("--force", is_flag=True, help="Overwrite what is there.")
 device_option = click.option("--device", help='Such as "cpu" or "cuda:1"; default: CUDA if there is one.')
 dtypes = click.Choice(["float16", "bfloat16", "float32"])
 

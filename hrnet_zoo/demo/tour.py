@@ -41,6 +41,11 @@ class Report:
         return {"miou": self.miou, "iou": self.iou, "pictures": [str(path) for path in self.pictures]}
 
 
+def places(out: Path, seeds: Sequence[int]) -> tuple[Path, ...]:
+    """Where `tour` writes the picture of each seed."""
+    return tuple(out / f"scene_{seed:04d}.png" for seed in seeds)
+
+
 def tour(model: FCNHRNet, out: Path, *, seeds: Sequence[int], progress: bool) -> Report:
     """Draw a scene for each seed, label it, write `scene_SEED.png`, and score all of them together.
 
@@ -51,16 +56,16 @@ def tour(model: FCNHRNet, out: Path, *, seeds: Sequence[int], progress: bool) ->
 
     """
     counts = np.zeros((len(model.classes),) * 2, dtype=np.int64)
-    pictures = []
+    pictures = places(out, seeds)
     make_folder(out)
-    for seed in tqdm(seeds, desc="demo", unit="scene", disable=None if progress else True):
+    bar = tqdm(seeds, desc="demo", unit="scene", disable=None if progress else True)
+    for seed, picture in zip(bar, pictures, strict=True):
         drawn = scene(seed)
         result = model.predict(drawn.image)
         counts += count_matrix(drawn.mask, result.mask, len(model.classes))
-        pictures.append(out / f"scene_{seed:04d}.png")
-        write_file(pictures[-1], png(_sheet(result)))
+        write_file(picture, png(_sheet(result)))
     iou = {name: float(value) for name, value in zip(model.classes, class_iou(counts), strict=True) if value == value}
-    return Report(iou, tuple(pictures))
+    return Report(iou, pictures)
 
 
 def _sheet(result: SegmentationResult) -> Image.Image:

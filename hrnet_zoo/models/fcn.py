@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from hrnet_zoo.catalog import ModelInfo
+    from hrnet_zoo.errors import ImageError
     from hrnet_zoo.images import Picture
     from hrnet_zoo.prediction import Network
     from hrnet_zoo.results import SegmentationResult
@@ -120,6 +121,7 @@ class FCNHRNet(nn.Module):
         progress: bool = True,
         max_memory: int | None = None,
         fast: bool = False,
+        on_error: Literal["raise", "skip"] = "raise",
     ) -> SegmentationResult: ...
 
     @overload
@@ -132,7 +134,22 @@ class FCNHRNet(nn.Module):
         progress: bool = True,
         max_memory: int | None = None,
         fast: bool = False,
+        on_error: Literal["raise"] = "raise",
     ) -> list[SegmentationResult]: ...
+
+    @overload
+    def predict(
+        self,
+        image: list[Any] | tuple[Any, ...],
+        mode: str | None = None,
+        ms_flip: bool = False,
+        probabilities: bool = False,
+        progress: bool = True,
+        max_memory: int | None = None,
+        fast: bool = False,
+        *,
+        on_error: Literal["skip"],
+    ) -> list[SegmentationResult | ImageError]: ...
 
     @overload
     def predict(
@@ -144,6 +161,7 @@ class FCNHRNet(nn.Module):
         progress: bool = True,
         max_memory: int | None = None,
         fast: bool = False,
+        on_error: Literal["raise"] = "raise",
     ) -> SegmentationResult | list[SegmentationResult]: ...
 
     def predict(
@@ -155,7 +173,8 @@ class FCNHRNet(nn.Module):
         progress: bool = True,
         max_memory: int | None = None,
         fast: bool = False,
-    ) -> SegmentationResult | list[SegmentationResult]:
+        on_error: Literal["raise", "skip"] = "raise",
+    ) -> SegmentationResult | list[SegmentationResult] | list[SegmentationResult | ImageError]:
         """Label every pixel of a picture, or of several: see `hrnet_zoo.prediction.predict`.
 
         `fast` lets `hrnet_zoo.optimize(model)` do it, which is made at the first such call. It is not the default:
@@ -168,7 +187,7 @@ class FCNHRNet(nn.Module):
             from hrnet_zoo.acceleration import optimized
 
             network = optimized(self)
-        return predict(network, image, mode, ms_flip, probabilities, progress, max_memory)
+        return predict(network, image, mode, ms_flip, probabilities, progress, max_memory, on_error)
 
     def save_pretrained(
         self,

@@ -3,6 +3,7 @@
     <root>/CACHEDIR.TAG
     <root>/v1/models/<stem>.safetensors      finished files, never opened for writing
     <root>/v1/logs/<stem>.log.json           the same, of training logs
+    <root>/v1/digests/<stem>.sha256          the same, of published files' digests; the first to be written stays
     <root>/v1/models/.<stem>.<owner>.tmp     being written; in logs alike
     <root>/v1/downloads/<stem>.<owner>.part  being fetched, with its note <stem>.<owner>.json
     <root>/v1/locks/<stem>.lock
@@ -33,9 +34,10 @@ LOCK_WAIT_S = 600.0
 STALE_S = 15 * 60.0  # a transfer writes far more often: its longest silence is five tries of 30 s and waits of 60 s
 REPLACE_WAITS_S = (0.05, 0.1, 0.2, 0.4)  # a virus scanner holds a new file for about so long on Windows
 
-# What a finished file is: the weights of a model, or a training log. No stem is used for both.
-Finished = Literal["model", "log"]
-Kind = Literal["model", "log", "part", "temp", "lock", "unknown"]
+# What a finished file is: the weights of a model, a training log, a digest. No stem is used for two of them.
+Finished = Literal["model", "log", "digest"]
+Kind = Literal["model", "log", "digest", "part", "temp", "lock", "unknown"]
+_ENDINGS: dict[Finished, str] = {"model": "safetensors", "log": "log.json", "digest": "sha256"}
 
 _STEM = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,119}"
 _NAMES: dict[tuple[str, str], Kind] = {
@@ -43,6 +45,8 @@ _NAMES: dict[tuple[str, str], Kind] = {
     ("models", rf"\.(?P<stem>{_STEM})\.{owner.PATTERN}\.tmp"): "temp",
     ("logs", rf"(?P<stem>{_STEM})\.log\.json"): "log",
     ("logs", rf"\.(?P<stem>{_STEM})\.{owner.PATTERN}\.tmp"): "temp",
+    ("digests", rf"(?P<stem>{_STEM})\.sha256"): "digest",
+    ("digests", rf"\.(?P<stem>{_STEM})\.{owner.PATTERN}\.tmp"): "temp",
     ("downloads", rf"(?P<stem>{_STEM})\.{owner.PATTERN}\.(part|json)"): "part",
     ("downloads", rf"\.(?P<stem>{_STEM})\.{owner.PATTERN}\.tmp"): "temp",
     ("locks", rf"(?P<stem>{_STEM})\.lock"): "lock",
@@ -94,6 +98,11 @@ def model_path(stem: str) -> Path:
 def log_path(stem: str) -> Path:
     """Where the training log of `stem` lies or would lie; looks at nothing and makes nothing."""
     return _final(stem, "log")
+
+
+def digest_path(stem: str) -> Path:
+    """Where the digest recorded for `stem` lies or would lie; looks at nothing and makes nothing."""
+    return _final(stem, "digest")
 
 
 def is_cached(stem: str, kind: Finished = "model") -> bool:
@@ -188,9 +197,16 @@ def _take_over(theirs: Path, mine: Path) -> bool:
 
 
 def publish(
-    stem: str, write: Callable[[BinaryIO], None], check: Callable[[Path], None], kind: Finished = "model"
+    stem: str,
+    write: Callable[[BinaryIO], object],
+    check: Callable[[Path], None],
+    kind: Finished = "model",
+    *,
+    first: bool = False,
 ) -> Path:
     """Make the finished file of `stem` and return its path: write a private file, check it by its path, rename it.
+
+    `first`: a finished file that is there already stays, and this one goes.
 
     Raises:
         CacheError: the file cannot be written; whatever `write` and `check` raise also leaves nothing behind.
@@ -206,7 +222,7 @@ def publish(
                 os.fsync(file.fileno())
             check(temp)
             try:
-                _replace(temp, final)
+                _place_first(temp, final) if first else _replace(temp, final)
             except PermissionError:
                 # Windows lets nobody replace a file that others have mapped. One name has one content: theirs serves.
                 if not _passes(final, check):
@@ -336,8 +352,7 @@ def _classified(path: Path, facts: os.stat_result) -> tuple[Kind, str]:
 
 
 def _final(stem: str, kind: Finished) -> Path:
-    ending = "safetensors" if kind == "model" else "log.json"
-    return root() / "v1" / f"{kind}s" / f"{_checked(stem)}.{ending}"
+    return root() / "v1" / f"{kind}s" / f"{_checked(stem)}.{_ENDINGS[kind]}"
 
 
 def _checked(stem: str) -> str:
@@ -411,6 +426,19 @@ def _replace(temp: Path, final: Path) -> None:
         else:
             return
     temp.replace(final)
+
+
+def _place_first(temp: Path, final: Path) -> None:
+    """Give a file its final name unless another was faster; the temp goes either way."""
+    try:
+        os.link(temp, final)
+    except FileExistsError:
+        pass
+    except OSError:  # no hard links on this file system: here the lock, if there is one, keeps the others off
+        if not os.path.lexists(final):
+            _replace(temp, final)
+            return
+    temp.unlink()
 
 
 def _sync(folder: Path) -> None:

@@ -1,13 +1,15 @@
 """Repository on the Hub of Hugging Face -> model folder in the Hub's own cache.
 
 Two files are fetched, `config.json` and `model.safetensors`, and nothing that could hold code. huggingface_hub takes a
-body of the right size for the right one; so the weights are compared with the digest that they and `config.json` carry,
-each time they are loaded.
+body of the right size for the right one; so the weights are compared with the digest that the Hub stated, and with the
+one that they and `config.json` carry, each time they are loaded.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -19,12 +21,13 @@ from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.errors import LocalEntryNotFoundError
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
-from hrnet_zoo.errors import CheckpointError, CheckpointFormatError, HubError, OfflineError
+from hrnet_zoo.errors import CheckpointError, CheckpointFormatError, HashMismatchError, HubError, OfflineError
 from hrnet_zoo.model_config import CONFIG_FILE, WEIGHTS_FILE, ModelConfig, read_config
 from hrnet_zoo.weights.addresses import is_offline
 from hrnet_zoo.weights.build import Entries, Weights
 from hrnet_zoo.weights.hub_errors import endpoint, hub_errors, no_name, require_repo
 from hrnet_zoo.weights.model_folder import load_folder, verify_folder
+from hrnet_zoo.weights.part import disk_errors
 
 ASK_S = 20.0  # for the answer to one small question
 
@@ -60,12 +63,13 @@ class Repository:
         return f"hf-hub:{self.repo}@{self.commit}"
 
     def verify(self) -> ModelConfig:
-        """Return the configuration of the cached files, which agree with each other and with their digest.
+        """Return the configuration of the cached files, which agree with each other and with their digests.
 
         Raises:
             CheckpointError: they do not.
 
         """
+        _require_stated(self.folder / WEIGHTS_FILE)
         return verify_folder(self.folder)
 
     def load(self, expected: Entries) -> Weights:
@@ -197,6 +201,33 @@ def _cached(repo: str, revision: str) -> bool:
     except LocalEntryNotFoundError:
         return False
     return True
+
+
+def _require_stated(path: Path) -> None:
+    """Compare weights in the Hub's cache with the SHA-256 that the Hub stated: the name of the file behind the link.
+
+    The digest that the weights carry is of their data; this one is of their header too. Where the file system has no
+    links the cache keeps no such name, and that digest is all.
+    """
+    stated = Path(os.path.realpath(path)).name
+    if not re.fullmatch("[0-9a-f]{64}", stated):
+        return
+    digest, size = hashlib.sha256(), 0
+    with disk_errors(path, f"read {path}"), path.open("rb", buffering=0) as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+            size += len(block)
+    if digest.hexdigest() != stated:
+        raise HashMismatchError(
+            asked=f"the weights {path}",
+            found=f"SHA-256 {digest.hexdigest()} of {size:,} bytes; the Hub states {stated}",
+            done="nothing was loaded",
+            advice="if it happens again, check the disk and the network between here and the Hub",
+            source=str(path),
+            expected=stated,
+            actual=digest.hexdigest(),
+            size=size,
+        )
 
 
 def _require_ours(repo: str, files: list[str]) -> None:

@@ -12,6 +12,7 @@ from pickletools import OpcodeInfo, genops
 from typing import Any
 
 _MAX_OPCODES = 500_000  # HRNet-W48 needs 62,000; with the moments of Adam about 200,000
+_MAX_STACK = 20_000  # values that wait for their container: a pickler fills it after 1,000 items; tuples are whole
 _MAX_PICKLE = 32 << 20  # bytes of one pickle
 _MAX_STRING = 1 << 20  # bytes of one text; the longest is the config in `meta`
 _MAX_LINE = 256  # bytes of a module's or class's name
@@ -90,7 +91,7 @@ def walk(stream: Stream, storages: dict[str, Storage], fields: int = 0) -> objec
     try:
         for count, (opcode, arg, position) in enumerate(steps):
             op = opcode.name
-            if count > _MAX_OPCODES or position - start > _MAX_PICKLE:
+            if count > _MAX_OPCODES or len(stack) > _MAX_STACK or position - start > _MAX_PICKLE:
                 raise Refusal("a pickle far larger than weights need", unsafe=True)
             if (op == "PROTO") != (count == 0) or (op == "PROTO" and arg != 2):
                 raise Refusal(f"a pickle of another protocol than torch.save's 2, at byte {position}")

@@ -1,17 +1,20 @@
 """row -> state dict: the published files, and the bundled one."""
 
+import contextlib
 import functools
 import hashlib
+import json
 import os
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
 import torch
 
-from hrnet_zoo.catalog import ModelInfo, model_info, recognise
-from hrnet_zoo.errors import UnknownModelError
+from hrnet_zoo.catalog import ModelInfo, list_models, model_info, recognise
+from hrnet_zoo.errors import HashMismatchError, UnknownModelError
 from hrnet_zoo.outputs import make_folder, write_file
-from hrnet_zoo.weights import cache
+from hrnet_zoo.weights import cache, first_seen
 from hrnet_zoo.weights.addresses import addresses
 from hrnet_zoo.weights.build import (
     Entries,
@@ -27,7 +30,8 @@ from hrnet_zoo.weights.build import (
     size_limit,
 )
 from hrnet_zoo.weights.convert import CONVERTER_VERSION
-from hrnet_zoo.weights.gate import inspect_checkpoint
+from hrnet_zoo.weights.first_seen import Digest
+from hrnet_zoo.weights.gate import inspect_checkpoint, inspect_safetensors
 from hrnet_zoo.weights.part import discard
 
 
@@ -48,19 +52,26 @@ def load_published(info: ModelInfo, expected: Entries, *, progress: bool) -> Wei
         CacheError: the cache cannot be used.
 
     """
-    return load(functools.partial(prefetch, info, expected, progress=progress), lambda _: expected)
+    state, header = load(functools.partial(prefetch, info, expected, progress=progress), lambda _: expected)
+    # A cached file may be older than the digest that is known now.
+    path = cache.model_path(cached_stem(info))
+    first_seen.require(first_seen.known(info), header.get("source_sha256", ""), str(path))
+    return state, header
 
 
 def prefetch(info: ModelInfo, expected: Entries, *, progress: bool) -> Path:
     """Bring a row's weights into the cache, if they are not there yet; return the path of the safetensors."""
-    return fetch_into_cache(
-        cached_stem(info),
-        addresses(info.checkpoint_url),
-        _stated(info),
-        lambda bodies, _: _convert(bodies, info.checkpoint_url, info, expected),
-        max_bytes=size_limit(expected),
-        progress=progress,
-    )
+    if cache.is_cached(cached_stem(info)):
+        return cache.model_path(cached_stem(info))
+    with _stated(info) as stated:
+        return fetch_into_cache(
+            cached_stem(info),
+            addresses(info.checkpoint_url),
+            stated,
+            lambda bodies, _: _convert(bodies, info.checkpoint_url, info, expected),
+            max_bytes=size_limit(expected),
+            progress=progress,
+        )
 
 
 def import_file(path: Path) -> tuple[ModelInfo, Path]:
@@ -69,7 +80,7 @@ def import_file(path: Path) -> tuple[ModelInfo, Path]:
     Raises:
         CheckpointNotFoundError: there is no such file.
         CheckpointFormatError, UnsafeCheckpointError: it is no checkpoint, or one that nobody should load.
-        HashMismatchError: its name is that of a row, its content is not.
+        HashMismatchError: its name is that of a row, its content is not; or another file was accepted before.
         UnknownModelError: it is none of the published files.
 
     """
@@ -79,7 +90,8 @@ def import_file(path: Path) -> tuple[ModelInfo, Path]:
     if info is None:
         inspect_checkpoint(bodies[0], str(path))  # a page, a torso or a trap is called by its name
         info = _row_named(path, digest)
-    check_hash(bodies[0], _stated(info), str(path))
+    with _stated(info) as stated:
+        check_hash(bodies[0], stated, str(path))
     stem = cached_stem(info)
     with cache.lock(stem):  # always anew, whatever the state of what lies there
         publish(stem, _convert(bodies, str(path), info, entries(info.arch, info.num_classes)))
@@ -99,20 +111,36 @@ def mirror(info: ModelInfo, folder: Path, expected: Entries, *, progress: bool) 
 
     """
     final = folder / urlsplit(_public_address(info)).path.lstrip("/")
-    if os.path.lexists(final):  # never raises, as Path.is_file does for a name too long
-        check_hash(read_file(final), _stated(info), str(final))
-        return final
-    bodies, part = fetch_verified(
-        cached_stem(info),
-        addresses(info.checkpoint_url),
-        _stated(info),
-        max_bytes=size_limit(expected),
-        progress=progress,
-    )
+    with _stated(info) as stated:
+        if os.path.lexists(final):  # never raises, as Path.is_file does for a name too long
+            check_hash(read_file(final), stated, str(final))
+            return final
+        bodies, part = fetch_verified(
+            cached_stem(info),
+            addresses(info.checkpoint_url),
+            stated,
+            max_bytes=size_limit(expected),
+            progress=progress,
+        )
     make_folder(final.parent)
     write_file(final, bodies.pop())
     discard(part)
     return final
+
+
+def record_cached() -> list[Digest]:
+    """Record the digests of published files that were converted before there were records; tell what is known of all.
+
+    Raises:
+        CheckpointFormatError: a cached file is damaged.
+        CacheError: the cache cannot be read or written.
+
+    """
+    for info in map(model_info, list_models()):
+        path = cache.model_path(cached_stem(info))
+        if cache.is_cached(cached_stem(info)) and first_seen.known(info).authority == "prefix":
+            first_seen.record(info, inspect_safetensors(path, str(path)).metadata.get("source_sha256", ""), str(path))
+    return first_seen.every()
 
 
 def cached_stem(info: ModelInfo) -> str:
@@ -123,11 +151,24 @@ def cached_stem(info: ModelInfo) -> str:
 def _convert(bodies: list[bytes], source: str, info: ModelInfo, expected: Entries) -> bytes:
     provenance = {"model": info.name, "source_url": _public_address(info)}
     dtype = getattr(torch, info.stored_dtype)
-    return convert_checkpoint(bodies, source, lambda _: expected, provenance, dtype)
+    blob = convert_checkpoint(bodies, source, lambda _: expected, provenance, dtype)
+    header = json.loads(blob[8 : 8 + int.from_bytes(blob[:8], "little")])
+    # It is accepted: from now on, this is the file.
+    first_seen.record(info, header["__metadata__"]["source_sha256"], source)
+    return blob
 
 
-def _stated(info: ModelInfo) -> str:
-    return info.sha256 or info.sha256_prefix
+@contextlib.contextmanager
+def _stated(info: ModelInfo) -> Iterator[str]:
+    """Give what a row's file must hash to; a mismatch says so if that is what was recorded here."""
+    known = first_seen.known(info)
+    try:
+        yield known.sha256
+    except HashMismatchError as error:
+        if known.authority == "recorded" and error.expected == known.sha256:
+            error.found += " (recorded when such a file was first accepted here)"
+            error.advice = first_seen.advice_for(known)
+        raise
 
 
 def _public_address(info: ModelInfo) -> str:

@@ -1,0 +1,41 @@
+"""The command that shows, records and passes on the digests of published files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from hrnet_zoo.cli.options import as_json, force_option
+from hrnet_zoo.outputs import check_place
+
+
+@click.command()
+@click.option("--export", "target", type=click.Path(path_type=Path), help="Write whole digests to a file.")
+@force_option
+@click.option("--import", "source", type=click.Path(path_type=Path), help="Record what such a file states.")
+@as_json
+def lock(target: Path | None, force: bool, source: Path | None, as_json: bool) -> None:
+    """Tell what is known of the SHA-256 of every published file, and hold files to it from now on.
+
+    The whole digest of a file is recorded in the cache when it is first accepted (for what was cached before that, by
+    this command); another file with the same eight digits is refused after that. The catalog's own digests count more.
+    The files of --export and --import have the format of sha256sum.
+    """
+    if target and source:
+        raise click.UsageError("--export and --import go one at a time")
+    if target:
+        check_place(target, force=force)
+    from hrnet_zoo.weights.first_seen import export, take
+    from hrnet_zoo.weights.published import record_cached
+
+    found = take(source) if source else record_cached()
+    if target:
+        found = export(target)
+    if as_json:
+        facts = [{"name": each.info.name, "sha256": each.sha256, "authority": each.authority} for each in found]
+        click.echo(json.dumps(facts, indent=1))
+        return
+    for each in found:
+        click.echo(f"{each.info.name:<28} {each.authority:<9} {each.sha256}")
