@@ -76,11 +76,11 @@ class ScoreMap:
         if (self.height, self.width) == (height, width):
             scores = self._input_rows(rows)
         else:
-            first, second, share = _axis(self.height, height).at(rows)
+            first, second, share = axis_taps(self.height, height).at(rows)
             needed, places = np.unique(np.concatenate((first, second)), return_inverse=True)
             above, below = np.split(places, 2)
             scores = _blend(self._input_rows(needed), 0, Taps(above, below, share))
-            scores = _blend(scores, 1, _axis(self.width, width))
+            scores = _blend(scores, 1, axis_taps(self.width, width))
         return scores.flip(1) if self.mirrored else scores
 
     def _input_rows(self, rows: Index) -> Tensor:
@@ -146,7 +146,7 @@ def _mean(maps: Sequence[ScoreMap], rows: Index, height: int, width: int) -> Ten
 
 def _enlarge(scores: Tensor, rows: Index, height: int, width: int) -> Tensor:
     """Return rows of scores (h, w, classes) resized to (height, width, classes), float32."""
-    return _blend(_blend(scores, 0, _axis(scores.shape[0], height).at(rows)), 1, _axis(scores.shape[1], width))
+    return _blend(_blend(scores, 0, axis_taps(scores.shape[0], height).at(rows)), 1, axis_taps(scores.shape[1], width))
 
 
 def _blend(x: Tensor, dim: int, taps: Taps) -> Tensor:
@@ -158,7 +158,7 @@ def _blend(x: Tensor, dim: int, taps: Taps) -> Tensor:
 
 
 @functools.lru_cache(maxsize=64)
-def _axis(old: int, new: int) -> Taps:
+def axis_taps(old: int, new: int) -> Taps:
     """Return the taps of `new` positions among `old` ones; arithmetic in float32, as in torch."""
     scale = np.float32(old) / np.float32(new)
     centres = np.maximum(scale * (np.arange(new, dtype=np.float32) + np.float32(0.5)) - np.float32(0.5), 0)
