@@ -14,6 +14,7 @@ compared. The first of equal ones is taken, as `argmax` does.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -154,9 +155,8 @@ def _best(piece: Piece, i: Index, j: Index, counts: Index, first: Index, classes
     if len(sizes) < 2:
         return labels
     sizes[0] = sizes[1]
-    block = np.concatenate([np.arange(n) for n in sizes])
-    chosen = classes[first[block] + np.repeat(np.arange(len(sizes)), sizes)]
-    values = _Values(piece, i[block], j[block], chosen, size).resized()
+    chosen = np.concatenate([classes[first[:n] + each] for each, n in enumerate(sizes)])
+    values = _Values(piece, i[: sizes[0]], j[: sizes[0]], sizes, chosen, size).resized()
     names = chosen.astype(np.uint8)
     best = values[:, :, : sizes[0]]
     at = sizes[0]
@@ -171,50 +171,83 @@ def _best(piece: Piece, i: Index, j: Index, counts: Index, first: Index, classes
 
 
 class _Values:
-    """Scores of a class for all pixels of a block, for many pairs of a block and a class at once."""
+    """Scores of some classes for all pixels of some blocks, for many pairs of a block and a class at once.
 
-    def __init__(self, piece: Piece, i: Index, j: Index, classes: Index, size: tuple[int, int]) -> None:
+    First all blocks with their first class, then as many of them as have a second, with that, and so on.
+    """
+
+    def __init__(
+        self, piece: Piece, i: Index, j: Index, sizes: list[int], classes: Index, size: tuple[int, int]
+    ) -> None:
         self.piece = piece
         self.i, self.j = i, j
-        self.base = classes * piece.scores.shape[1]
+        self.sizes = sizes
         self.flat = piece.scores.reshape(-1)
-        self.y = piece.down.positions(np.arange(len(piece.down.narrow)), size[0])
-        self.x = piece.across.positions(np.arange(len(piece.across.narrow)), size[1])
+        self.class_start = classes * piece.scores.shape[1]
+        self.y, self.x = piece.down.positions(i, size[0]), piece.across.positions(j, size[1])
+        self.places: list[Index] = []
+        self.corners: dict[tuple[int, int, int], Floats] = {}
+        self.blended: dict[tuple[int, int, int], Floats] = {}
 
     def resized(self) -> Floats:
+        """Return the scores (height, width, pairs) at the picture's size."""
         down, across = self.piece.down, self.piece.across
         columns = []
-        for b in range(len(across.taps)):
-            rows = [self.input(a, b) for a in range(len(down.taps))]
-            columns.append(rows[0] if down.share is None else _mix(*rows, down.share[self.y].take(self.i, axis=1)[:, None]))
-        return columns[0] if across.share is None else _mix(*columns, across.share[self.x].take(self.j, axis=1))
+        for right in range(len(across.taps)):
+            rows = [self.at_input(lower, right) for lower in range(len(down.taps))]
+            columns.append(rows[0] if down.share is None else _mix(*rows, *self.shares(down.share[self.y][:, None])))
+        return columns[0] if across.share is None else _mix(*columns, *self.shares(across.share[self.x]))
 
-    def input(self, a: int, b: int) -> Floats:
-        total = None
-        number = 0
+    def at_input(self, lower: int, right: int) -> Floats:
+        """Return the scores at one of the up to four positions of the network's input."""
+        values = []
         for patch in self.piece.patches:
-            down, across = self.piece.down.taps[a].get(patch.down), self.piece.across.taps[b].get(patch.across)
-            if down is None or across is None:
-                continue
-            left, right = (self.vertical(patch, down, c) for c in (across.first, across.second))
-            value = _mix(left[:, None], right[:, None], across.share[self.x].take(self.j, axis=1))
-            if total is None:
-                total = value
-            else:
-                total += value
-            number += 1
+            down, across = self.piece.down.taps[lower].get(patch.down), self.piece.across.taps[right].get(patch.across)
+            if down is not None and across is not None:
+                columns = (self.number(place[self.x[0]]) for place in (across.first, across.second))
+                ends = (self.vertical(patch, lower, column)[:, None] for column in columns)
+                values.append(_mix(*ends, *self.shares(across.share[self.x])))
+        total = functools.reduce(np.add, values)
         if self.piece.averaged:
-            total /= np.float32(number)
+            total /= np.float32(len(values))
         return total
 
-    def vertical(self, patch: Patch, down: Taps, column: Index) -> Floats:
-        c = column[self.piece.across.bands[:-1]][self.j]
-        starts = self.piece.down.bands[:-1]
-        near, far = (self.flat.take(self.base + patch.at(r[starts][self.i], c)) for r in (down.first, down.second))
-        return _mix(near, far, down.share[self.y].take(self.i, axis=1))
+    def vertical(self, patch: Patch, lower: int, column: int) -> Floats:
+        """Return the scores (height, pairs) at a row of the network's input, of a column of old ones."""
+        key = patch.offset, lower, column
+        if key not in self.blended:
+            down = self.piece.down.taps[lower][patch.down]
+            rows = (self.number(place[self.y[0]]) for place in (down.first, down.second))
+            ends = (self.corner(patch, row, column) for row in rows)
+            self.blended[key] = _mix(*ends, *self.shares(down.share[self.y]))
+        return self.blended[key]
+
+    def corner(self, patch: Patch, row: int, column: int) -> Floats:
+        """Return old scores (pairs)."""
+        key = patch.offset, row, column
+        if key not in self.corners:
+            place = patch.at(self.places[row], self.places[column])
+            self.corners[key] = self.flat.take(self.class_start + self.pairs(place))
+        return self.corners[key]
+
+    def number(self, places: Index) -> int:
+        """Return the number of places (blocks) that are the same for each block: what is made of them is made once."""
+        for number, known in enumerate(self.places):
+            if np.array_equal(known, places):
+                return number
+        self.places.append(places)
+        return len(self.places) - 1
+
+    def shares(self, second: Floats) -> tuple[Floats, Floats]:
+        second = self.pairs(second)
+        return 1 - second, second
+
+    def pairs(self, blocks):
+        return np.concatenate([blocks[..., :n] for n in self.sizes], axis=-1)
 
 
-def _mix(near, far, share):
-    total = near * (1 - share)
-    total += far * share
+def _mix(near: Floats, far: Floats, first: Floats, second: Floats) -> Floats:
+    """Return first * near + second * far, each step rounded, as `ScoreMap.rows` does."""
+    total = near * first
+    total += far * second
     return total
