@@ -9,13 +9,14 @@ windows overlap, blocks are smaller or larger, and their pixels are made of more
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain, pairwise, product
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from hrnet_zoo.scores import Index, ScoreMap, Taps, Window, axis_taps
 
@@ -25,11 +26,27 @@ Labels = npt.NDArray[np.uint8]
 # As a label: not known. The class of this number, of 256 classes, is never taken for known; that costs time alone.
 UNKNOWN = np.uint8(255)
 
-# Scores looked at together, which should stay in a core's cache. Smaller parts cost calls, larger ones memory traffic.
-CACHED_SCORES = 1 << 18
+# So many numbers torch works on with one thread. What is told from them is shared among threads here.
+UNSHARED = 1 << 15
+
+# Kinds of bands, as `Run.places` has them.
+ALIKE, SPLIT, ALL = range(3)
 
 # Where a window lies along an axis of the network's input (start, stop), and how many scores it has there.
 Span = tuple[int, int, int]
+
+
+class Places(NamedTuple):
+    """Where scores of a window lie that bands are made of.
+
+    Attributes:
+        distinct: arrays (bands); what they hold for bands of the other kind has no meaning.
+        number: which of them are a position's first and its second, for one position of the network's input or two.
+
+    """
+
+    distinct: tuple[Index, ...]
+    number: dict[int, tuple[int, int]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +61,9 @@ class Run:
         taps: (positions) for each of the one or two positions of the network's input, for each window there.
         share: (positions), or None for one.
         bands: (bands + 1) where bands begin, counted from `start`; and the last one's end.
-        narrow: (bands) less than half as wide as the widest: worked on apart from the others, lest these be padded.
+        split: (bands) the two positions of the network's input are made of different scores. Such bands are worked on
+            apart from the others: they are narrow, and made of more.
+        places: for each window, of the bands that are not split, of those that are, and of all.
 
     """
 
@@ -52,24 +71,8 @@ class Run:
     taps: tuple[dict[Span, Taps], ...]
     share: Floats | None
     bands: Index
-    narrow: npt.NDArray[np.bool_]
-
-    def places(self, span: Span, narrow: bool | None = None) -> list[Index]:
-        """Return the places of the scores of a window that each band is made of: arrays (bands), all together each one.
-
-        Of narrow bands, others, or all; what arrays hold for the rest has no meaning.
-        """
-        of = np.ones(len(self.narrow), bool) if narrow is None else self.narrow == narrow
-        found: list[Index] = []
-        for taps in self.taps:
-            for each in (taps[span].first, taps[span].second) if span in taps else ():
-                place = each[self.bands[:-1]]
-                known = np.zeros(len(place), bool)
-                for other in found:
-                    known |= place == other
-                if not known[of].all():
-                    found.append(place)
-        return found
+    split: npt.NDArray[np.bool_]
+    places: dict[Span, tuple[Places, ...]]
 
     def positions(self, bands: Index, length: int) -> Index:
         """Return the new positions (length, bands) of some bands, from `start`; of shorter ones the last is repeated."""
@@ -100,13 +103,34 @@ def runs(spans: tuple[Span, ...], inner: int, outer: int) -> tuple[Run, ...]:
             }
             for side in sides
         )
-        places = np.stack([place for each in taps for tap in each.values() for place in (tap.first, tap.second)])
-        bands = np.array(_even([0, *_changes(places), stop - start]))
-        lengths = np.diff(bands)
-        found.append(
-            Run(start, taps, None if share is None else share[start:stop], bands, 2 * lengths < lengths.max())
-        )
+        by_side = [np.stack([place for tap in each.values() for place in (tap.first, tap.second)]) for each in taps]
+        bands = np.array(_even([0, *_changes(np.concatenate(by_side)), stop - start]))
+        first = bands[:-1]
+        split = np.zeros(len(first), bool)
+        if len(taps) > 1:
+            split[:] = True if taps[0].keys() != taps[1].keys() else (by_side[0] != by_side[1]).any(axis=0)[first]
+        places = {
+            span: tuple(_places(taps, span, first, of) for of in (~split, split, np.ones_like(split)))
+            for span in spans
+            if any(span in each for each in taps)
+        }
+        found.append(Run(start, taps, None if share is None else share[start:stop], bands, split, places))
     return tuple(found)
+
+
+def _places(taps: tuple[dict[Span, Taps], ...], span: Span, first: Index, kind: npt.NDArray[np.bool_]) -> Places:
+    distinct: list[Index] = []
+    number = {}
+    for side, each in enumerate(taps):
+        if span in each:
+            numbers = []
+            for place in (each[span].first[first], each[span].second[first]):
+                same = (n for n, other in enumerate(distinct) if np.array_equal(other[kind], place[kind]))
+                numbers.append(next(same, len(distinct)))
+                if numbers[-1] == len(distinct):
+                    distinct.append(place)
+            number[side] = numbers[0], numbers[1]
+    return Places(tuple(distinct), number)
 
 
 def _even(bands: list[int]) -> list[int]:
@@ -128,19 +152,25 @@ class Patch:
 
     down: Span
     across: Span
-    row: int
-    column: int
-    height: int
-    width: int
+    rows: slice
+    columns: slice
     offset: int
+    window: Window
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.rows.stop - self.rows.start, self.columns.stop - self.columns.start
+
+    @property
+    def here(self) -> slice:
+        """Its own, of what is told of all scores of the piece."""
+        return slice(self.offset, self.offset + math.prod(self.shape))
 
     def at(self, rows: Index, columns: Index) -> Index:
-        """Return where scores lie, by their places in the window."""
-        return rows * self.width + columns + (self.offset - self.row * self.width - self.column)
-
-    def cut(self, each: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-        """Return its own (height, width) of what is told of all scores of the piece."""
-        return each[self.offset : self.offset + self.height * self.width].reshape(self.height, self.width)
+        """Return where scores lie among those of the piece, by their places in the window."""
+        width = self.shape[1]
+        return rows * width + columns + (self.offset - self.rows.start * width - self.columns.start)
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,7 +183,6 @@ class Piece:
         bands: which bands of rows.
         patches: in the order of the view's windows, in which their scores are added.
         averaged: windows are: the sum of a position's scores is divided by their number.
-        scores: (classes, scores of a class) float32, of all patches.
 
     """
 
@@ -162,7 +191,6 @@ class Piece:
     bands: slice
     patches: tuple[Patch, ...]
     averaged: bool
-    scores: Floats
 
     @property
     def rows(self) -> slice:
@@ -175,15 +203,29 @@ class Piece:
         """The columns of the picture, were the view not mirrored."""
         return slice(self.across.start, self.across.start + int(self.across.bands[-1]))
 
+    def scores(self) -> Floats:
+        """Return the scores (classes, scores of a class) of all patches, in float32."""
+        classes = self.patches[0].window.scores.shape[2]
+        scores = np.empty((classes, self.patches[-1].here.stop), np.float32)
+        step = max(1, UNSHARED // classes)
+        for patch in self.patches:
+            start = patch.offset
+            for some in patch.window.scores[patch.rows, patch.columns].reshape(-1, classes).split(step):
+                np.copyto(scores[:, start : start + len(some)], some.float().numpy().T)
+                start += len(some)
+        return scores
+
     def agreed(self, labels: Labels) -> Labels:
         """Return the label of all scores that a block is made of, by blocks, or UNKNOWN where they are not the same."""
         agreed: Labels | None = None
         for patch in self.patches:
-            found = patch.cut(labels)
-            rows = (place[self.bands] - patch.row for place in self.down.places(patch.down))
-            columns = (place - patch.column for place in self.across.places(patch.across))
-            for axis, places in enumerate((rows, columns)):
-                first, *others = (found.take(place, axis=axis) for place in places)
+            found = labels[patch.here].reshape(patch.shape)
+            for axis, (run, span, start) in enumerate(
+                ((self.down, patch.down, patch.rows.start), (self.across, patch.across, patch.columns.start))
+            ):
+                bands = self.bands if axis == 0 else slice(None)
+                places = run.places[span][ALL].distinct
+                first, *others = (found.take(place[bands] - start, axis=axis) for place in places)
                 for other in others:
                     first |= where(first != other)
                 found = first
@@ -195,8 +237,8 @@ class Piece:
 
     def spread(self, blocks: Labels) -> Labels:
         """Return for each pixel (rows, columns) what is told of its block."""
-        columns = np.repeat(np.arange(blocks.shape[1]), self.across.lengths)
-        return np.repeat(blocks.take(columns, axis=1), self.down.lengths[self.bands], axis=0)
+        columns = np.repeat(np.arange(blocks.shape[1]), np.diff(self.across.bands))
+        return np.repeat(blocks.take(columns, axis=1), np.diff(self.down.bands)[self.bands], axis=0)
 
 
 def where(true: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
@@ -204,55 +246,49 @@ def where(true: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
     return np.negative(true.view(np.uint8))
 
 
-def pieces_of(view: ScoreMap, height: int, width: int, max_memory: int) -> Iterator[Piece]:
-    """Cut a picture into pieces whose scores take `max_memory` bytes at most; one band of rows each in any case."""
-    down_of, across_of = ([side(window) for window in view.windows] for side in (_down, _across))
+def pieces_of(view: ScoreMap, height: int, width: int, max_memory: int, parts: int = 1) -> Iterator[Piece]:
+    """Cut a picture into pieces whose scores take `max_memory` bytes at most; one band of rows each in any case.
+
+    Args:
+        view: one view of the picture.
+        height: of the picture.
+        width: of the picture.
+        max_memory: in bytes.
+        parts: cut into so many, if it is not small.
+
+    """
+    spans = [
+        (
+            (window.rows.start, window.rows.stop, window.scores.shape[0]),
+            (window.columns.start, window.columns.stop, window.scores.shape[1]),
+        )
+        for window in view.windows
+    ]
     for down, across in product(
-        runs(tuple(dict.fromkeys(down_of)), view.height, height),
-        runs(tuple(dict.fromkeys(across_of)), view.width, width),
+        runs(tuple(dict.fromkeys(rows for rows, _ in spans)), view.height, height),
+        runs(tuple(dict.fromkeys(columns for _, columns in spans)), view.width, width),
     ):
-        windows = [
-            window
-            for window, *spans in zip(view.windows, down_of, across_of, strict=True)
-            if all(any(span in taps for taps in run.taps) for run, span in zip((down, across), spans, strict=True))
+        here = [
+            (window, rows, columns)
+            for window, (rows, columns) in zip(view.windows, spans, strict=True)
+            if rows in down.places and columns in across.places
         ]
         # A band is made of up to three rows of scores of each window, and the next one of one more.
-        row = sum(window.scores[0].numel() for window in windows) * 4
-        step = max(1, max_memory // row - 2)
-        count = len(down.bands) - 1
+        row = sum(window.scores[0].numel() for window, _, _ in here) * 4
+        count = len(down.split)
+        step = max(1, min(max_memory // row - 2, max(-(-count // parts), UNSHARED * 4 // row)))
         for first in range(0, count, step):
             bands = slice(first, min(first + step, count))
             patches: list[Patch] = []
-            parts = []
             offset = 0
-            for window in windows:
-                rows = np.concatenate([place[bands] for place in down.places(_down(window))])
-                columns = np.concatenate(across.places(_across(window)))
-                (top, bottom), (left, right) = ((int(each.min()), int(each.max()) + 1) for each in (rows, columns))
-                size = bottom - top, right - left
-                patches.append(Patch(_down(window), _across(window), top, left, *size, offset))
-                parts.append(window.scores[top:bottom, left:right])
-                offset += size[0] * size[1]
-            yield Piece(down, across, bands, tuple(patches), len(view.windows) > 1, _by_class(parts))
+            for window, rows, columns in here:
+                part = _hull(down.places[rows][ALL], bands), _hull(across.places[columns][ALL], slice(None))
+                patches.append(Patch(rows, columns, *part, offset, window))
+                offset = patches[-1].here.stop
+            yield Piece(down, across, bands, tuple(patches), len(view.windows) > 1)
 
 
-def _down(window: Window) -> Span:
-    return window.rows.start, window.rows.stop, window.scores.shape[0]
-
-
-def _across(window: Window) -> Span:
-    return window.columns.start, window.columns.stop, window.scores.shape[1]
-
-
-def _by_class(parts: list[torch.Tensor]) -> Floats:
-    """Return scores of parts (h, w, classes) as (classes, scores) float32."""
-    classes = parts[0].shape[2]
-    scores = np.empty((classes, sum(part.shape[0] * part.shape[1] for part in parts)), np.float32)
-    step = max(1, CACHED_SCORES // classes)
-    start = 0
-    for part in parts:
-        flat = part.reshape(-1, classes)
-        for some in flat.split(step):
-            np.copyto(scores[:, start : start + len(some)], some.float().numpy().T)
-            start += len(some)
-    return scores
+def _hull(places: Places, bands: slice) -> slice:
+    """Return the scores from the first to the last that bands are made of."""
+    ends = [(place[bands].min(), place[bands].max()) for place in places.distinct]
+    return slice(int(min(ends)[0]), int(max(last for _, last in ends)) + 1)

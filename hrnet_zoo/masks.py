@@ -15,13 +15,18 @@ compared. The first of equal ones is taken, as `argmax` does.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 
 import numpy as np
-import numpy.typing as npt
+import torch
 
-from hrnet_zoo.blocks import CACHED_SCORES, UNKNOWN, Floats, Labels, Patch, Piece, pieces_of, where
+from hrnet_zoo.blocks import UNKNOWN, Floats, Labels, Patch, Piece, pieces_of, where
 from hrnet_zoo.scores import CPU_BYTES, Index, ScoreMap, Taps, pieces
+
+# Numbers made and compared together: they stay in a core's cache.
+CACHED = 1 << 18
 
 # Larger scores are left to `pieces`: their sums may overflow.
 LARGEST = 2.0**100
@@ -48,12 +53,29 @@ def best_classes(maps: Sequence[ScoreMap], height: int, width: int, max_memory: 
         return mask
     (view,) = maps
     slack = _slack(largest, len(view.windows))
-    budget = max_memory or CPU_BYTES
-    for piece in pieces_of(view, height, width, budget // 2):
-        blocks = piece.agreed(sure_labels(piece.scores, slack))
+    threads = torch.get_num_threads()
+    budget = (max_memory or CPU_BYTES) // (2 * threads)
+
+    def fill(piece: Piece) -> None:
+        scores = piece.scores()
+        blocks = piece.agreed(sure_labels(scores, slack))
         mask[piece.rows, piece.columns] = piece.spread(blocks)
-        _decide(mask, piece, np.flatnonzero(blocks == UNKNOWN), slack, budget // 2)
+        _decide(mask, piece, scores, np.flatnonzero(blocks == UNKNOWN), slack, budget)
+
+    shared(fill, pieces_of(view, height, width, budget, threads), threads)
     return np.ascontiguousarray(mask[:, ::-1]) if view.mirrored else mask
+
+
+def shared(work: Callable[[Piece], None], pieces: Iterable[Piece], threads: int) -> None:
+    """Do something to all pieces, with several threads: NumPy lets others run while it works on an array."""
+    first, *others = pieces
+    if threads == 1 or not others:
+        for piece in (first, *others):
+            work(piece)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        for _ in pool.map(work, (first, *others)):
+            pass
 
 
 def _largest(view: ScoreMap) -> float:
@@ -81,7 +103,7 @@ def sure_labels(scores: Floats, slack: np.float32) -> Labels:
     classes, count = scores.shape
     labels = np.empty(count, np.uint8)
     numbers = np.arange(classes, dtype=np.uint8)[:, None]
-    step = max(1, CACHED_SCORES // classes)
+    step = max(1, CACHED // classes)
     for start in range(0, count, step):
         part = scores[:, start : start + step]
         ahead = (part >= part.max(axis=0) - slack).view(np.uint8)
@@ -94,70 +116,80 @@ def sure_labels(scores: Floats, slack: np.float32) -> Labels:
 STATS = None
 
 
-def _decide(mask: Labels, piece: Piece, blocks: Index, slack: np.float32, max_memory: int) -> None:
+def _decide(
+    mask: Labels, piece: Piece, scores: Floats, blocks: Index, slack: np.float32, max_memory: int
+) -> None:
     """Write the classes of the pixels of some blocks."""
     down, across = piece.down, piece.across
-    i, j = np.divmod(blocks, len(across.narrow))
+    i, j = np.divmod(blocks, len(across.split))
     i += piece.bands.start
-    step = max(64, max_memory // (len(piece.scores) * 20))
-    kind = 2 * down.narrow[i] + across.narrow[j]
-    for each in range(4):
-        some = np.flatnonzero(kind == each)
+    step = max(64, max_memory // (len(scores) * 20))
+    kinds = 2 * down.split[i] + across.split[j]
+    for kind in range(4):
+        some = np.flatnonzero(kinds == kind)
         for start in range(0, len(some), step):
             part = some[start : start + step]
-            _decide_alike(mask, piece, i[part], j[part], (each >= 2, each % 2 == 1), slack)
+            _Blocks(piece, scores, i[part], j[part], (kind // 2, kind % 2)).decide(mask, slack)
 
 
-def _decide_alike(mask: Labels, piece: Piece, i: Index, j: Index, narrow: tuple[bool, bool], slack: np.float32) -> None:
-    counts, classes = _candidates(piece, i, j, narrow, slack)
-    first = np.cumsum(counts) - counts
-    order = np.argsort(-counts, kind="stable")
-    height, width = (int(run.lengths[bands].max()) for run, bands in ((piece.down, i), (piece.across, j)))
-    if STATS is not None:
-        px = piece.down.lengths[i] * piece.across.lengths[j]
-        for k, v in (("blocks", len(i)), ("pairs", counts.sum()), ("pixels", px.sum()), ("open", px[counts > 1].sum())):
-            STATS[k] = STATS.get(k, 0) + int(v)
-    most = max(1, CACHED_SCORES // (height * width))
-    total = np.cumsum(counts[order])
-    begin = 0
-    while begin < len(order):
-        done = total[begin - 1] if begin else 0
-        end = max(begin + 1, int(np.searchsorted(total, done + most, side="right")))
-        some = order[begin:end]
-        begin = end
-        labels = _best(piece, i[some], j[some], counts[some], first[some], classes, (height, width))
-        y = piece.down.positions(i[some], height) + piece.down.start
-        x = piece.across.positions(j[some], width) + piece.across.start
-        mask.reshape(-1)[(y * mask.shape[1])[:, None] + x] = labels
+class _Blocks:
+    """Blocks of one kind."""
 
+    def __init__(self, piece: Piece, scores: Floats, i: Index, j: Index, kind: tuple[int, int]) -> None:
+        self.piece = piece
+        self.scores = scores
+        self.i, self.j = i, j
+        self.kind = kind
 
-def _candidates(piece: Piece, i: Index, j: Index, narrow: tuple[bool, bool], slack: np.float32) -> tuple[Index, Index]:
-    """Return how many classes may be the best in each block, and which ones: block by block, ascending."""
-    low = high = None
-    for patch in piece.patches:
-        for row in piece.down.places(patch.down, narrow[0]):
-            for column in piece.across.places(patch.across, narrow[1]):
-                scores = piece.scores.take(patch.at(row[i], column[j]), axis=1)
+    def decide(self, mask: Labels, slack: np.float32) -> None:
+        down, across = self.piece.down, self.piece.across
+        counts, classes = self.candidates(slack)
+        first = np.cumsum(counts) - counts
+        order = np.argsort(-counts, kind="stable")
+        if STATS is not None:
+            px = np.diff(down.bands)[self.i] * np.diff(across.bands)[self.j]
+            for k, v in (("blocks", len(px)), ("pairs", counts.sum()), ("pixels", px.sum()), ("open", px[counts > 1].sum())):
+                STATS[k] = STATS.get(k, 0) + int(v)
+        height, width = (int(np.diff(run.bands)[at].max()) for run, at in ((down, self.i), (across, self.j)))
+        most = max(1, CACHED // (height * width))
+        total = np.cumsum(counts[order])
+        begin = 0
+        while begin < len(order):
+            done = total[begin - 1] if begin else 0
+            end = max(begin + 1, int(np.searchsorted(total, done + most, side="right")))
+            some = order[begin:end]
+            begin = end
+            i, j = self.i[some], self.j[some]
+            y, x = down.positions(i, height), across.positions(j, width)
+            labels = np.empty((height, width, len(some)), np.uint8)
+            labels[:] = classes[first[some]].astype(np.uint8)
+            sizes = [int(np.searchsorted(-counts[some], -n)) for n in range(int(counts[some[0]]))]
+            if len(sizes) > 1:
+                sizes[0] = sizes[1]
+                chosen = np.concatenate([classes[first[some[:n]] + each] for each, n in enumerate(sizes)])
+                n = sizes[0]
+                values = _Values(self.piece, self.scores, self.kind, (i[:n], j[:n]), (y[:, :n], x[:, :n]), sizes, chosen).resized()
+                _compare(labels, values, sizes, chosen.astype(np.uint8))
+            mask.reshape(-1)[((y + down.start) * mask.shape[1])[:, None] + (x + across.start)] = labels
+
+    def candidates(self, slack: np.float32) -> tuple[Index, Index]:
+        """Return how many classes may be the best in each block, and which ones: block by block, ascending."""
+        low = high = None
+        for patch in self.piece.patches:
+            rows = self.piece.down.places[patch.down][self.kind[0]].distinct
+            columns = self.piece.across.places[patch.across][self.kind[1]].distinct
+            for row, column in product(rows, columns):
+                scores = self.scores.take(patch.at(row[self.i], column[self.j]), axis=1)
                 if low is None:
                     low, high = scores, scores.copy()
                 else:
                     np.minimum(low, scores, out=low)
                     np.maximum(high, scores, out=high)
-    possible = np.ascontiguousarray((high >= low.max(axis=0) - slack).T)
-    return possible.sum(axis=1), np.flatnonzero(possible) % possible.shape[1]
+        possible = np.ascontiguousarray((high >= low.max(axis=0) - slack).T)
+        return possible.sum(axis=1), np.flatnonzero(possible) % possible.shape[1]
 
 
-def _best(piece: Piece, i: Index, j: Index, counts: Index, first: Index, classes: Index, size: tuple[int, int]) -> Labels:
-    """Return the best class (height, width, blocks) of the pixels of blocks, those with most candidates first."""
-    labels = np.empty((*size, len(i)), np.uint8)
-    labels[:] = classes[first].astype(np.uint8)
-    sizes = [int(np.searchsorted(-counts, -n)) for n in range(int(counts[0]))]
-    if len(sizes) < 2:
-        return labels
-    sizes[0] = sizes[1]
-    chosen = np.concatenate([classes[first[:n] + each] for each, n in enumerate(sizes)])
-    values = _Values(piece, i[: sizes[0]], j[: sizes[0]], sizes, chosen, size).resized()
-    names = chosen.astype(np.uint8)
+def _compare(labels: Labels, values: Floats, sizes: list[int], names: Labels) -> None:
     best = values[:, :, : sizes[0]]
     at = sizes[0]
     for n in sizes[1:]:
@@ -167,7 +199,6 @@ def _best(piece: Piece, i: Index, j: Index, counts: Index, first: Index, classes
         labels[:, :, :n] ^= change
         np.maximum(best[:, :, :n], value, out=best[:, :, :n])
         at += n
-    return labels
 
 
 class _Values:
@@ -176,18 +207,15 @@ class _Values:
     First all blocks with their first class, then as many of them as have a second, with that, and so on.
     """
 
-    def __init__(
-        self, piece: Piece, i: Index, j: Index, sizes: list[int], classes: Index, size: tuple[int, int]
-    ) -> None:
+    def __init__(self, piece: Piece, scores: Floats, kind: tuple[int, int], blocks: tuple[Index, Index], positions: tuple[Index, Index], sizes: list[int], classes: Index) -> None:
         self.piece = piece
-        self.i, self.j = i, j
+        self.flat = scores.reshape(-1)
+        self.kind = kind
+        self.i, self.j = blocks
+        self.y, self.x = positions
         self.sizes = sizes
-        self.flat = piece.scores.reshape(-1)
-        self.class_start = classes * piece.scores.shape[1]
-        self.y, self.x = piece.down.positions(i, size[0]), piece.across.positions(j, size[1])
-        self.places: list[Index] = []
-        self.corners: dict[tuple[int, int, int], Floats] = {}
-        self.blended: dict[tuple[int, int, int], Floats] = {}
+        self.class_start = classes * scores.shape[1]
+        self.made: dict[tuple[object, ...], Floats] = {}
 
     def resized(self) -> Floats:
         """Return the scores (height, width, pairs) at the picture's size."""
@@ -204,7 +232,7 @@ class _Values:
         for patch in self.piece.patches:
             down, across = self.piece.down.taps[lower].get(patch.down), self.piece.across.taps[right].get(patch.across)
             if down is not None and across is not None:
-                columns = (self.number(place[self.x[0]]) for place in (across.first, across.second))
+                columns = self.piece.across.places[patch.across][self.kind[1]].number[right]
                 ends = (self.vertical(patch, lower, column)[:, None] for column in columns)
                 values.append(_mix(*ends, *self.shares(across.share[self.x])))
         total = functools.reduce(np.add, values)
@@ -214,29 +242,23 @@ class _Values:
 
     def vertical(self, patch: Patch, lower: int, column: int) -> Floats:
         """Return the scores (height, pairs) at a row of the network's input, of a column of old ones."""
-        key = patch.offset, lower, column
-        if key not in self.blended:
-            down = self.piece.down.taps[lower][patch.down]
-            rows = (self.number(place[self.y[0]]) for place in (down.first, down.second))
+        key = "vertical", patch.offset, lower, column
+        if key not in self.made:
+            rows = self.piece.down.places[patch.down][self.kind[0]].number[lower]
             ends = (self.corner(patch, row, column) for row in rows)
-            self.blended[key] = _mix(*ends, *self.shares(down.share[self.y]))
-        return self.blended[key]
+            share = self.piece.down.taps[lower][patch.down].share[self.y]
+            self.made[key] = _mix(*ends, *self.shares(share))
+        return self.made[key]
 
     def corner(self, patch: Patch, row: int, column: int) -> Floats:
         """Return old scores (pairs)."""
-        key = patch.offset, row, column
-        if key not in self.corners:
-            place = patch.at(self.places[row], self.places[column])
-            self.corners[key] = self.flat.take(self.class_start + self.pairs(place))
-        return self.corners[key]
-
-    def number(self, places: Index) -> int:
-        """Return the number of places (blocks) that are the same for each block: what is made of them is made once."""
-        for number, known in enumerate(self.places):
-            if np.array_equal(known, places):
-                return number
-        self.places.append(places)
-        return len(self.places) - 1
+        key = "corner", patch.offset, row, column
+        if key not in self.made:
+            rows = self.piece.down.places[patch.down][self.kind[0]].distinct[row]
+            columns = self.piece.across.places[patch.across][self.kind[1]].distinct[column]
+            place = patch.at(rows[self.i], columns[self.j])
+            self.made[key] = self.flat.take(self.class_start + self.pairs(place))
+        return self.made[key]
 
     def shares(self, second: Floats) -> tuple[Floats, Floats]:
         second = self.pairs(second)
