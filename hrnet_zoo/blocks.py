@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain, pairwise, product
 from typing import NamedTuple
@@ -25,6 +26,9 @@ Labels = npt.NDArray[np.uint8]
 
 # As a label: not known. The class of this number, of 256 classes, is never taken for known; that costs time alone.
 UNKNOWN = np.uint8(255)
+
+# Numbers worked on together, which stay in a core's cache: smaller parts cost calls, larger ones memory traffic.
+CACHED = 1 << 18
 
 # So many numbers torch works on with one thread. What is told from them is shared among threads here.
 UNSHARED = 1 << 15
@@ -217,28 +221,39 @@ class Piece:
 
     def agreed(self, labels: Labels) -> Labels:
         """Return the label of all scores that a block is made of, by blocks, or UNKNOWN where they are not the same."""
-        agreed: Labels | None = None
+        return self._combined(labels, _same)
+
+    def least(self, numbers: Labels) -> Labels:
+        """Return the least of what is told of the scores that a block is made of, by blocks."""
+        return self._combined(numbers, np.minimum)
+
+    def first(self, labels: Labels) -> Labels:
+        """Return the label of the first of the scores that a block is made of, by blocks."""
+        return self._combined(labels, lambda first, _: first)
+
+    def _combined(self, told: Labels, combine: Callable[[Labels, Labels], Labels]) -> Labels:
+        """Combine what is told of the scores that a block is made of, by blocks."""
+        axes = ((self.down, self.bands), (self.across, slice(None)))
+        of_patches = []
         for patch in self.patches:
-            found = labels[patch.here].reshape(patch.shape)
-            for axis, (run, span, start) in enumerate(
-                ((self.down, patch.down, patch.rows.start), (self.across, patch.across, patch.columns.start))
-            ):
-                bands = self.bands if axis == 0 else slice(None)
+            found = told[patch.here].reshape(patch.shape)
+            for axis, (run, bands) in enumerate(axes):
+                span, start = (patch.down, patch.rows.start) if axis == 0 else (patch.across, patch.columns.start)
                 places = run.places[span][ALL].distinct
-                first, *others = (found.take(place[bands] - start, axis=axis) for place in places)
-                for other in others:
-                    first |= where(first != other)
-                found = first
-            if agreed is not None:
-                found |= where(found != agreed)
-            agreed = found
-        assert agreed is not None
-        return agreed
+                found = functools.reduce(combine, (found.take(place[bands] - start, axis=axis) for place in places))
+            of_patches.append(found)
+        return functools.reduce(combine, of_patches)
 
     def spread(self, blocks: Labels) -> Labels:
         """Return for each pixel (rows, columns) what is told of its block."""
         columns = np.repeat(np.arange(blocks.shape[1]), np.diff(self.across.bands))
         return np.repeat(blocks.take(columns, axis=1), np.diff(self.down.bands)[self.bands], axis=0)
+
+
+def _same(labels: Labels, others: Labels) -> Labels:
+    """Return the labels where both are the same, else UNKNOWN; changes `labels`."""
+    labels |= where(labels != others)
+    return labels
 
 
 def where(true: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
@@ -292,3 +307,35 @@ def _hull(places: Places, bands: slice) -> slice:
     """Return the scores from the first to the last that bands are made of."""
     ends = [(place[bands].min(), place[bands].max()) for place in places.distinct]
     return slice(int(min(ends)[0]), int(max(last for _, last in ends)) + 1)
+
+
+def sure_labels(scores: Floats, slack: np.float32) -> Labels:
+    """Return the best class by scores (classes, scores), UNKNOWN where another one is not more than `slack` behind."""
+    classes, count = scores.shape
+    labels = np.empty(count, np.uint8)
+    names = np.arange(classes, dtype=np.uint8)[:, None]
+    for some in parts(count, classes):
+        part = scores[:, some]
+        near = (part >= part.max(axis=0) - slack).view(np.uint8)
+        alone = np.add.reduce(near, axis=0, dtype=np.uint8 if classes < 256 else np.uint16) == 1
+        near *= names
+        labels[some] = np.bitwise_or.reduce(near, axis=0) | where(~alone)
+    return labels
+
+
+def parts(count: int, classes: int) -> Iterator[slice]:
+    """Cut what there is for every class into parts that stay in a core's cache."""
+    step = max(1, CACHED // classes)
+    return (slice(start, start + step) for start in range(0, count, step))
+
+
+def shared(work: Callable[[Piece], None], pieces: Iterable[Piece], threads: int) -> None:
+    """Do something to all pieces, with several threads: NumPy lets others run while it works on an array."""
+    first, *others = pieces
+    if threads == 1 or not others:
+        for piece in (first, *others):
+            work(piece)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        for _ in pool.map(work, (first, *others)):
+            pass

@@ -15,18 +15,20 @@ compared. The first of equal ones is taken, as `argmax` does.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from itertools import product
 
 import numpy as np
 import torch
 
-from hrnet_zoo.blocks import UNKNOWN, Floats, Labels, Patch, Piece, pieces_of, where
-from hrnet_zoo.scores import CPU_BYTES, Index, ScoreMap, Taps, pieces
+from hrnet_zoo.blocks import CACHED, UNKNOWN, Floats, Labels, Patch, Piece, pieces_of, shared, sure_labels, where
 
-# Numbers made and compared together: they stay in a core's cache.
-CACHED = 1 << 18
+from hrnet_zoo.votes import LARGEST as LARGEST_OF_SEVERAL
+from hrnet_zoo.votes import undecided
+from hrnet_zoo.scores import CPU_BYTES, Index, ScoreMap, mean, pieces, rows_at_once
+
+# Rows made together where views do not agree.
+ROWS = 8
 
 # Larger scores are left to `pieces`: their sums may overflow.
 LARGEST = 2.0**100
@@ -47,14 +49,24 @@ def best_classes(maps: Sequence[ScoreMap], height: int, width: int, max_memory: 
     mask = np.empty((height, width), np.uint8)
     largest = 0.0 if maps[0].windows[0].scores.is_cuda else max(map(_largest, maps))
     # Kernels for CUDA are another matter; nan and infinity are not means of anything.
-    if maps[0].windows[0].scores.is_cuda or not largest <= LARGEST or len(maps) > 1:
+    if maps[0].windows[0].scores.is_cuda or not largest <= (LARGEST_OF_SEVERAL if len(maps) > 1 else LARGEST):
         for rows, scores in pieces(maps, height, width, max_memory):
             mask[rows] = scores.argmax(dim=2).to("cpu").numpy()
         return mask
-    (view,) = maps
-    slack = _slack(largest, len(view.windows))
+    slack = _slack(largest, max(len(view.windows) for view in maps))
     threads = torch.get_num_threads()
     budget = (max_memory or CPU_BYTES) // (2 * threads)
+    if len(maps) > 1:
+        unknown = undecided(maps, mask, slack, budget, threads)
+        step = min(ROWS, rows_at_once(maps, width, max_memory))
+        for start in range(0, height, step):
+            columns = np.flatnonzero(unknown[start : start + step].any(axis=0))
+            if len(columns):
+                rows = np.arange(start, min(start + step, height))
+                scores = mean(maps, rows, columns, height, width)
+                mask[rows[0] : rows[-1] + 1, columns] = scores.argmax(dim=2).numpy()
+        return mask
+    (view,) = maps
 
     def fill(piece: Piece) -> None:
         scores = piece.scores()
@@ -64,18 +76,6 @@ def best_classes(maps: Sequence[ScoreMap], height: int, width: int, max_memory: 
 
     shared(fill, pieces_of(view, height, width, budget, threads), threads)
     return np.ascontiguousarray(mask[:, ::-1]) if view.mirrored else mask
-
-
-def shared(work: Callable[[Piece], None], pieces: Iterable[Piece], threads: int) -> None:
-    """Do something to all pieces, with several threads: NumPy lets others run while it works on an array."""
-    first, *others = pieces
-    if threads == 1 or not others:
-        for piece in (first, *others):
-            work(piece)
-        return
-    with ThreadPoolExecutor(threads) as pool:
-        for _ in pool.map(work, (first, *others)):
-            pass
 
 
 def _largest(view: ScoreMap) -> float:
@@ -96,21 +96,6 @@ def _slack(largest: float, windows: int) -> np.float32:
     """
     u = 2.0**-24
     return np.float32((32 + 2 * windows) * u * largest + 2.0**-120)
-
-
-def sure_labels(scores: Floats, slack: np.float32) -> Labels:
-    """Return the best class by scores (classes, scores), or UNKNOWN where another one is not more than `slack` behind."""
-    classes, count = scores.shape
-    labels = np.empty(count, np.uint8)
-    numbers = np.arange(classes, dtype=np.uint8)[:, None]
-    step = max(1, CACHED // classes)
-    for start in range(0, count, step):
-        part = scores[:, start : start + step]
-        ahead = (part >= part.max(axis=0) - slack).view(np.uint8)
-        alone = np.add.reduce(ahead, axis=0, dtype=np.uint16) == 1 if classes > 255 else np.add.reduce(ahead, axis=0, dtype=np.uint8) == 1
-        ahead *= numbers
-        labels[start : start + step] = np.bitwise_or.reduce(ahead, axis=0) | where(~alone)
-    return labels
 
 
 STATS = None
