@@ -93,15 +93,14 @@ class ScoreMap:
         total = example.new_zeros((len(rows), len(columns), example.shape[2]), dtype=torch.float32)
         count = example.new_zeros((len(rows), len(columns), 1), dtype=torch.float32)
         for window in self.windows:
-            here, inside = [], []
-            for positions, side in ((rows, window.rows), (columns, window.columns)):
-                start, stop = np.searchsorted(positions, (side.start, side.stop))
-                here.append(slice(start, stop))
-                inside.append(positions[start:stop] - side.start)
+            here, inside = zip(
+                *(_inside(positions, side) for positions, side in ((rows, window.rows), (columns, window.columns))),
+                strict=True,
+            )
             if all(map(len, inside)):
                 height, width = (side.stop - side.start for side in (window.rows, window.columns))
-                total[*here] += _enlarge(window.scores, *inside, height, width)
-                count[*here] += 1
+                total[here] += _enlarge(window.scores, inside[0], inside[1], height, width)
+                count[here] += 1
         return total.div_(count)
 
 
@@ -158,23 +157,39 @@ def mean(maps: Sequence[ScoreMap], rows: Index, columns: Index, height: int, wid
 
 def _enlarge(scores: Tensor, rows: Index, columns: Index, height: int, width: int) -> Tensor:
     """Return rows and columns of scores (h, w, classes) resized to (height, width, classes), float32."""
-    down, across = axis_taps(scores.shape[0], height), axis_taps(scores.shape[1], width)
-    return _blend(_blend(scores, 0, down.at(rows)), 1, across.at(columns))
+    (rows, down), (columns, across) = (
+        _needed(axis_taps(*sizes).at(positions))
+        for sizes, positions in (((scores.shape[0], height), rows), ((scores.shape[1], width), columns))
+    )
+    part = scores.index_select(0, _indices(rows, scores)).index_select(1, _indices(columns, scores))
+    return _blend(_blend(part, 0, down), 1, across)
+
+
+def _inside(positions: Index, side: slice) -> tuple[slice, Index]:
+    """Return which of ascending positions are within a side of a window, and these, counted from its start."""
+    start, stop = (int(end) for end in np.searchsorted(positions, (side.start, side.stop)))
+    return slice(start, stop), positions[start:stop] - side.start
 
 
 def _needed(taps: Taps) -> tuple[Index, Taps]:
     """Return the old positions that new ones are made of, each once and ascending, and the taps among these."""
-    needed, places = np.unique(np.concatenate((taps.first, taps.second)), return_inverse=True)
-    first, second = np.split(places, 2)
-    return needed, Taps(first, second, taps.share)
+    used = np.zeros(int(taps.second.max()) + 1, bool)
+    used[taps.first] = True
+    used[taps.second] = True
+    place = np.cumsum(used) - 1
+    return np.flatnonzero(used), Taps(place[taps.first], place[taps.second], taps.share)
 
 
 def _blend(x: Tensor, dim: int, taps: Taps) -> Tensor:
     """Return (1 - share) * x[first] + share * x[second] along `dim`, in float32."""
-    near, far = (x.index_select(dim, torch.from_numpy(i).to(x.device)).float() for i in (taps.first, taps.second))
+    near, far = (x.index_select(dim, _indices(i, x)).float() for i in (taps.first, taps.second))
     weight = torch.from_numpy(taps.share).to(x.device).reshape([-1 if axis == dim else 1 for axis in range(x.ndim)])
     # In separate steps: a fused multiply-add rounds once instead of twice, here but not there.
     return near.mul_(1 - weight).add_(far.mul_(weight))
+
+
+def _indices(positions: Index, x: Tensor) -> Tensor:
+    return torch.from_numpy(positions).to(x.device)
 
 
 @functools.lru_cache(maxsize=64)
