@@ -18,6 +18,7 @@ from tqdm import tqdm
 from hrnet_zoo.datasets import Dataset
 from hrnet_zoo.errors import ConfigError, ImageError
 from hrnet_zoo.images import RGB, Picture, keep_ratio_size, normalise, read_image, resize
+from hrnet_zoo.masks import best_classes
 from hrnet_zoo.results import SegmentationResult
 from hrnet_zoo.scores import ScoreMap, Window, check_budget, pieces
 
@@ -143,14 +144,16 @@ def make_mask(
 ) -> npt.NDArray[np.uint8]:
     """Return the best class of each pixel of a picture, (height, width), by the scores of one or more views of it.
 
-    `probabilities` (classes, height, width) is filled if it is given; `max_memory` is that of `predict`.
+    `probabilities` (classes, height, width) is filled if it is given, from all scores; without it few of them are made,
+    and the mask is the same. `max_memory` is that of `predict`.
     """
+    if probabilities is None:
+        return best_classes(maps, height, width, max_memory)
     mask = np.empty((height, width), np.uint8)
     for rows, scores in pieces(maps, height, width, max_memory):
         mask[rows] = scores.argmax(dim=2).to("cpu", torch.uint8).numpy()
-        if probabilities is not None:
-            shares = scores if len(maps) > 1 else F.softmax(scores.contiguous(), dim=2)
-            probabilities[:, rows] = shares.permute(2, 0, 1).cpu().numpy()
+        shares = scores if len(maps) > 1 else F.softmax(scores.contiguous(), dim=2)
+        probabilities[:, rows] = shares.permute(2, 0, 1).cpu().numpy()
     return mask
 
 

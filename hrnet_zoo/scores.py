@@ -68,35 +68,39 @@ class ScoreMap:
     width: int
     mirrored: bool = False
 
-    def rows(self, rows: Index, height: int, width: int) -> Tensor:
-        """Return the scores (len(rows), width, classes), float32, of rows of the picture of height x width pixels.
+    def part(self, rows: Index, columns: Index, height: int, width: int) -> Tensor:
+        """Return scores (len(rows), len(columns), classes), float32, of the picture of height x width pixels.
 
-        There are two resizes, as in the reference: to the network's input, and from there to the picture.
+        Both ascend. There are two resizes, as in the reference: to the network's input, and from there to the picture.
         """
+        if self.mirrored:
+            columns = width - 1 - columns[::-1]
         if (self.height, self.width) == (height, width):
-            scores = self._input_rows(rows)
+            scores = self._at_input(rows, columns)
         else:
-            first, second, share = _axis(self.height, height).at(rows)
-            needed, places = np.unique(np.concatenate((first, second)), return_inverse=True)
-            above, below = np.split(places, 2)
-            scores = _blend(self._input_rows(needed), 0, Taps(above, below, share))
-            scores = _blend(scores, 1, _axis(self.width, width))
+            (rows, down), (columns, across) = (
+                _needed(axis_taps(*sizes).at(positions))
+                for sizes, positions in (((self.height, height), rows), ((self.width, width), columns))
+            )
+            scores = _blend(_blend(self._at_input(rows, columns), 0, down), 1, across)
         return scores.flip(1) if self.mirrored else scores
 
-    def _input_rows(self, rows: Index) -> Tensor:
-        """Return the scores (len(rows), width, classes) of ascending rows of the network's input."""
+    def _at_input(self, rows: Index, columns: Index) -> Tensor:
+        """Return scores (len(rows), len(columns), classes) of the network's input; both ascend."""
         if len(self.windows) == 1:
-            return _enlarge(self.windows[0].scores, rows, self.height, self.width)
+            return _enlarge(self.windows[0].scores, rows, columns, self.height, self.width)
         example = self.windows[0].scores
-        total = example.new_zeros((len(rows), self.width, example.shape[2]), dtype=torch.float32)
-        count = example.new_zeros((len(rows), self.width, 1), dtype=torch.float32)
+        total = example.new_zeros((len(rows), len(columns), example.shape[2]), dtype=torch.float32)
+        count = example.new_zeros((len(rows), len(columns), 1), dtype=torch.float32)
         for window in self.windows:
-            start, stop = np.searchsorted(rows, (window.rows.start, window.rows.stop))
-            if start < stop:
-                height, width = (part.stop - part.start for part in (window.rows, window.columns))
-                inside = rows[start:stop] - window.rows.start
-                total[start:stop, window.columns] += _enlarge(window.scores, inside, height, width)
-                count[start:stop, window.columns] += 1
+            here, inside = zip(
+                *(_inside(positions, side) for positions, side in ((rows, window.rows), (columns, window.columns))),
+                strict=True,
+            )
+            if all(map(len, inside)):
+                height, width = (side.stop - side.start for side in (window.rows, window.columns))
+                total[here] += _enlarge(window.scores, inside[0], inside[1], height, width)
+                count[here] += 1
         return total.div_(count)
 
 
@@ -111,13 +115,19 @@ def pieces(maps: Sequence[ScoreMap], height: int, width: int, max_memory: int | 
             The values do not depend on it.
 
     """
+    step = rows_at_once(maps, width, max_memory)
+    columns = np.arange(width)
+    for start in range(0, height, step):
+        rows = np.arange(start, min(start + step, height))
+        yield slice(start, start + len(rows)), mean(maps, rows, columns, height, width)
+
+
+def rows_at_once(maps: Sequence[ScoreMap], width: int, max_memory: int | None) -> int:
+    """Return how many rows of a picture, of all their columns, may be made together; at least 1."""
     example = maps[0].windows[0].scores
     # Two gathered rows, their blend and what is made of it; and the same for up to two rows of the network's input.
     row = 4 * (width + 2 * max(view.width for view in maps)) * example.shape[2] * 4
-    step = max(1, (_budget(example.device) if max_memory is None else max_memory) // row)
-    for start in range(0, height, step):
-        rows = np.arange(start, min(start + step, height))
-        yield slice(start, start + len(rows)), _mean(maps, rows, height, width)
+    return max(1, (_budget(example.device) if max_memory is None else max_memory) // row)
 
 
 def check_budget(max_memory: int | None) -> None:
@@ -136,30 +146,55 @@ def check_budget(max_memory: int | None) -> None:
         )
 
 
-def _mean(maps: Sequence[ScoreMap], rows: Index, height: int, width: int) -> Tensor:
+def mean(maps: Sequence[ScoreMap], rows: Index, columns: Index, height: int, width: int) -> Tensor:
+    """Return the scores of one view, or the mean of the probabilities of several, as `ScoreMap.part` does."""
     if len(maps) == 1:
-        return maps[0].rows(rows, height, width)
+        return maps[0].part(rows, columns, height, width)
     # Over the last axis of a contiguous tensor: what one pixel gets does not depend on how many there are.
-    views = (F.softmax(view.rows(rows, height, width).contiguous(), dim=2) for view in maps)
+    views = (F.softmax(view.part(rows, columns, height, width).contiguous(), dim=2) for view in maps)
     return functools.reduce(torch.add, views) / len(maps)
 
 
-def _enlarge(scores: Tensor, rows: Index, height: int, width: int) -> Tensor:
-    """Return rows of scores (h, w, classes) resized to (height, width, classes), float32."""
-    return _blend(_blend(scores, 0, _axis(scores.shape[0], height).at(rows)), 1, _axis(scores.shape[1], width))
+def _enlarge(scores: Tensor, rows: Index, columns: Index, height: int, width: int) -> Tensor:
+    """Return rows and columns of scores (h, w, classes) resized to (height, width, classes), float32."""
+    (rows, down), (columns, across) = (
+        _needed(axis_taps(*sizes).at(positions))
+        for sizes, positions in (((scores.shape[0], height), rows), ((scores.shape[1], width), columns))
+    )
+    part = scores.index_select(0, _indices(rows, scores)).index_select(1, _indices(columns, scores))
+    return _blend(_blend(part, 0, down), 1, across)
+
+
+def _inside(positions: Index, side: slice) -> tuple[slice, Index]:
+    """Return which of ascending positions are within a side of a window, and these, counted from its start."""
+    start, stop = (int(end) for end in np.searchsorted(positions, (side.start, side.stop)))
+    return slice(start, stop), positions[start:stop] - side.start
+
+
+def _needed(taps: Taps) -> tuple[Index, Taps]:
+    """Return the old positions that new ones are made of, each once and ascending, and the taps among these."""
+    used = np.zeros(int(taps.second.max()) + 1, bool)
+    used[taps.first] = True
+    used[taps.second] = True
+    place = np.cumsum(used) - 1
+    return np.flatnonzero(used), Taps(place[taps.first], place[taps.second], taps.share)
 
 
 def _blend(x: Tensor, dim: int, taps: Taps) -> Tensor:
     """Return (1 - share) * x[first] + share * x[second] along `dim`, in float32."""
-    near, far = (x.index_select(dim, torch.from_numpy(i).to(x.device)).float() for i in (taps.first, taps.second))
+    near, far = (x.index_select(dim, _indices(i, x)).float() for i in (taps.first, taps.second))
     weight = torch.from_numpy(taps.share).to(x.device).reshape([-1 if axis == dim else 1 for axis in range(x.ndim)])
     # In separate steps: a fused multiply-add rounds once instead of twice, here but not there.
     return near.mul_(1 - weight).add_(far.mul_(weight))
 
 
+def _indices(positions: Index, x: Tensor) -> Tensor:
+    return torch.from_numpy(positions).to(x.device)
+
+
 @functools.lru_cache(maxsize=64)
-def _axis(old: int, new: int) -> Taps:
-    """Return the taps of `new` positions among `old` ones; arithmetic in float32, as in torch."""
+def axis_taps(old: int, new: int) -> Taps:
+    """Return the taps of `new` positions among `old` ones along an axis; arithmetic in float32, as in torch."""
     scale = np.float32(old) / np.float32(new)
     centres = np.maximum(scale * (np.arange(new, dtype=np.float32) + np.float32(0.5)) - np.float32(0.5), 0)
     first = centres.astype(np.intp)
