@@ -42,10 +42,10 @@ def test_what_is_known_of_a_view_is_so() -> None:
     random = np.random.default_rng(1)
     some = 0
     for _ in range(60):
-        inner, outer = (tuple(map(int, random.integers(1, 70, 2))) for _ in range(2))
-        view = any_view(random, *inner, int(random.choice([2, 5, 19])))
-        labels, gaps = known_of_view(view, *outer, WORK)
-        shares = F.softmax(mean([view], *map(np.arange, outer), *outer), dim=2)
+        h, w, height, width = random.integers(1, 70, 4).tolist()
+        view = any_view(random, h, w, int(random.choice([2, 5, 19])))
+        labels, gaps = known_of_view(view, height, width, WORK)
+        shares = F.softmax(mean([view], np.arange(height), np.arange(width), height, width), dim=2)
         best = shares.topk(2, dim=2)
         known = labels != UNKNOWN
         assert np.array_equal(best.indices[..., 0].numpy()[known], labels[known])

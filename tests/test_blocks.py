@@ -41,17 +41,18 @@ def test_a_band_is_made_of_the_same_places(old: int, inner: int, outer: int) -> 
 
 
 def test_bands_of_four_pixels_and_two_scores() -> None:
+    """The first would be of six, up to the first score and from there to the second; the last is all at the edge."""
     axis = axis_of(16, 64, 64)
-    assert axis.lengths.tolist() == [2, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 2]
+    assert axis.lengths.tolist() == [4, 2, *[4] * 14, 2]
     assert not axis.split.any()
     assert len(axis.alike.distinct) == 2
-    assert axis.positions(np.array([0, 3])).tolist() == [[0, 10], [1, 11], [1, 12], [1, 13]]
+    assert axis.positions(np.array([1, 3])).tolist() == [[4, 10], [5, 11], [5, 12], [5, 13]]
 
 
-def test_split_bands_are_made_of_three() -> None:
+def test_split_bands_are_between_others_and_made_of_three() -> None:
     axis = axis_of(16, 64, 80)
-    assert axis.split[1::2].all()
-    assert not axis.split[::2].any()
+    assert axis.split.sum() == 15
+    assert not (axis.split[1:] & axis.split[:-1]).any()
     assert len(axis.alike.distinct) == 2
     assert len(axis.apart.distinct) == 3
 
