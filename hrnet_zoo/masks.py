@@ -10,6 +10,7 @@ several views, all classes are made where there is something left.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from itertools import product
 from typing import TypeVar
@@ -21,6 +22,9 @@ import torch
 from hrnet_zoo.agreement import LARGEST_OF_SEVERAL, Work, slack, undecided
 from hrnet_zoo.blocks import CACHED, UNKNOWN, Flags, Floats, Labels, Piece, pieces_of, same, shared, sure_labels, where
 from hrnet_zoo.scores import CPU_BYTES, Index, ScoreMap, mean, pieces, rows_at_once
+
+# Above this share of unknown blocks there are no regions, and many candidates in each: making all scores is faster.
+NOISE = 0.75
 
 _Number = TypeVar("_Number", bound=np.generic)
 
@@ -56,7 +60,7 @@ def best_classes(maps: Sequence[ScoreMap], height: int, width: int, max_memory: 
     if len(maps) == windows == 1:
         _decide_blocks(mask, maps[0], work)
     else:
-        _decide_rows(mask, maps, undecided(maps, mask, work), max_memory)
+        _decide_left(mask, maps, undecided(maps, mask, work), max_memory)
     return mask
 
 
@@ -65,26 +69,40 @@ def _largest(view: ScoreMap) -> float:
     return float(np.max([abs(float(end)) for window in view.windows for end in window.scores.aminmax()]))
 
 
-def _decide_rows(mask: Labels, maps: Sequence[ScoreMap], left: Flags, max_memory: int | None) -> None:
+def _decide_left(mask: Labels, maps: Sequence[ScoreMap], left: Flags, max_memory: int | None) -> None:
     """Write the best classes where something is left: all scores of some rows and some columns are made."""
     height, width = mask.shape
     step = min(ROWS, rows_at_once(maps, width, max_memory))
     for start in range(0, height, step):
-        part = slice(start, start + step)
-        columns = np.flatnonzero(left[part].any(axis=0))
+        rows = np.arange(start, min(start + step, height))
+        columns = np.flatnonzero(left[rows].any(axis=0))
         if len(columns):
-            scores = mean(maps, np.arange(height)[part], columns, height, width)
-            mask[part, columns] = scores.argmax(dim=2).numpy()
+            mask[rows[:, None], columns] = mean(maps, rows, columns, height, width).argmax(dim=2).numpy()
+
+
+def _decide_rows(mask: Labels, view: ScoreMap, rows: slice, max_memory: int) -> None:
+    """Write the best classes of some rows: all their scores are made."""
+    height, width = mask.shape
+    step = rows_at_once([view], width, max_memory)
+    for start in range(rows.start, rows.stop, step):
+        part = np.arange(start, min(start + step, rows.stop))
+        mask[part] = view.part(part, np.arange(width), height, width).argmax(dim=2).numpy()
 
 
 def _decide_blocks(mask: Labels, view: ScoreMap, work: Work) -> None:
+    """Write the best classes of all pixels by a view of one window."""
     (window,) = view.windows
+    unmirrored = dataclasses.replace(view, mirrored=False)
 
     def decide(piece: Piece) -> None:
         scores = piece.scores()
         labels = piece.combined(sure_labels(scores, work.slack), same)
         mask[piece.rows] = piece.spread(labels)
-        i, j = np.divmod(np.flatnonzero(labels == UNKNOWN), labels.shape[1])
+        unknown = np.flatnonzero(labels == UNKNOWN)
+        if len(unknown) > NOISE * labels.size:
+            _decide_rows(mask, unmirrored, piece.rows, work.max_memory)
+            return
+        i, j = np.divmod(unknown, labels.shape[1])
         i += piece.bands.start
         split = piece.down.split[i], piece.across.split[j]
         most = max(64, work.max_memory // (20 * len(scores)))
