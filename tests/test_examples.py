@@ -55,8 +55,8 @@ def execute(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, **replaced
 def test_every_example_is_tested() -> None:
     names = {path.name for path in EXAMPLES.iterdir() if path.suffix in {".py", ".ipynb"}}
     assert names == {
-        *("batch_predict_ray.py", "finetune.ipynb", "finetune_own_classes.py", "label_a_photo.py"),
-        *("quickstart.ipynb", "shares_to_csv.py", "train_demo.py"),
+        *("batch_predict_ray.py", "compare_creation.py", "finetune.ipynb", "finetune_own_classes.py"),
+        *("label_a_photo.py", "quickstart.ipynb", "shares_to_csv.py", "train_demo.py"),
     }
 
 
@@ -75,6 +75,12 @@ def test_shares_to_csv(tmp_path: Path) -> None:
     table = list(csv.DictReader(io.StringIO(run("shares_to_csv.py", tmp_path, "road", "sky"))))
     assert [row["picture"] for row in table] == ["0.jpg", "1.jpg"]
     assert all(0 < float(row["road"]) < 1 for row in table)
+
+
+def test_compare_creation() -> None:
+    ways = run("compare_creation.py", "demo", "--times", "1").splitlines()
+    assert [line.split()[0] for line in ways[:2]] == ["hrnet-zoo", "plain"]
+    assert all(re.fullmatch(r"[\w-]+ +[\d.]+ ms +(-?[\d.]+|nan) MB +[\d.]+x", line) for line in ways)
 
 
 def test_train_demo_writes_a_checkpoint_of_the_published_form(tmp_path: Path) -> None:
