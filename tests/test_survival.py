@@ -90,7 +90,7 @@ def test_loading_while_another_clears() -> None:
 
 
 SMALL = f"/{STEM}.pth"
-FAULTS = faults(BODY, SMALL)
+FAULTS = faults(BODY, SMALL, stall_s=2.0)  # longer than the timeout below
 
 
 @pytest.mark.parametrize("name", FAULTS)
