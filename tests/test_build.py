@@ -25,6 +25,7 @@ from hrnet_zoo.errors import (
 from hrnet_zoo.weights import build
 from hrnet_zoo.weights import cache as files
 from hrnet_zoo.weights.build import check_hash, entries, provenance_of, read_file, size_limit, with_classes
+from hrnet_zoo.weights.part import disk_errors
 from tests.cache_fsck import fsck
 from tests.http_server import FaultServer, whole
 from tests.survival import BODY, CONVERTED, DIGEST, EXPECTED, STEM, load
@@ -154,7 +155,7 @@ def test_the_part_goes_only_where_that_helps(host: FaultServer, monkeypatch: pyt
     def publish(*arguments: object) -> Path:
         if failures[0]:
             failures[0] -= 1
-            with build.disk_errors(files.model_path(STEM), "write the model"):
+            with disk_errors(files.model_path(STEM), "write the model"):
                 raise OSError(errno.ENOSPC, "No space left on device")
         return real(*arguments)  # type: ignore[arg-type]
 
