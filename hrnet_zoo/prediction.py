@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
+from hrnet_zoo import kernels
 from hrnet_zoo.datasets import Dataset
 from hrnet_zoo.errors import ConfigError
 from hrnet_zoo.images import RGB, Picture, keep_ratio_size, normalise, read_image, resize
@@ -122,6 +123,12 @@ def make_mask(
 
     `probabilities` (classes, height, width) is filled if it is given; `max_memory` is that of `predict`.
     """
+    device = maps[0].windows[0].scores.device
+    if probabilities is None and device.type == "cuda" and kernels.installed(device):
+        from hrnet_zoo.kernels import masking
+
+        if masking.feasible(maps) and masking.usable(device):
+            return masking.best_classes(maps, height, width).cpu().numpy()
     mask = np.empty((height, width), np.uint8)
     for rows, scores in pieces(maps, height, width, max_memory):
         mask[rows] = scores.argmax(dim=2).to("cpu", torch.uint8).numpy()

@@ -93,7 +93,9 @@ def _part_siblings(plan: fx.GraphModule) -> None:
         merged = split.args[0]
         step = cast(Convolution, step_of(plan, merged))
         sizes = cast(list[int], split.args[1])
-        for place, (weight, bias) in enumerate(zip(step.weight.split(sizes), step.bias.split(sizes), strict=True)):
+        for place, (weight, bias) in enumerate(
+            zip(torch.split(step.weight, sizes), torch.split(step.bias, sizes), strict=True)
+        ):
             own = Convolution(weight.clone(), bias.clone(), step.stride, step.relu)
             parts[place].replace_all_uses_with(_insert(plan, merged, own, merged.args[0]))
     plan.graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output"))
@@ -146,7 +148,7 @@ def _move_bias(plan: fx.GraphModule, node: fx.Node) -> None:
         if not isinstance(taker, Sum) and not adds:
             return
         takers.append(cast(Sum, taker))
-    for taker, bias in zip(takers, step.bias.split(sizes or [len(step.bias)]), strict=True):
+    for taker, bias in zip(takers, torch.split(step.bias, sizes or [len(step.bias)]), strict=True):
         taker.bias = taker.bias + bias
     step.bias = torch.zeros_like(step.bias)
 

@@ -14,7 +14,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
-import torch
 from torch import Tensor
 
 MOST = 16  # six scales, whole pictures, windows: what one data set needs, and another beside it
@@ -116,8 +115,9 @@ class Graphs:
         try:
             captured = self._capture(x)
         except RuntimeError as error:
-            reason = str(first_cause(error)).splitlines()[0][:200]
-            logger.warning("no CUDA graph of %s, its steps are started one by one: %s", _words(shape), reason)
+            logger.warning(
+                "no CUDA graph of %s, its steps are started one by one: %s", _words(shape), first_line(error)
+            )
             self._remember(shape, False)
             return None
         while captured.size + sum(each.captured.size for each in self._kept.values()) > self._budget:
@@ -150,15 +150,9 @@ class Graphs:
             self._worth.popitem(last=False)
 
 
-def first_cause(error: BaseException) -> BaseException:
-    """Return want of memory if that is what an error comes from, else what came first.
-
-    A capture that ends by an error complains of its own unfinished state last.
-    """
-    chain = [error]
-    while (before := chain[-1].__cause__ or chain[-1].__context__) is not None and before not in chain:
-        chain.append(before)
-    return next((each for each in chain if isinstance(each, torch.OutOfMemoryError)), chain[-1])
+def first_line(error: BaseException) -> str:
+    """Return what an error says, in a line."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 def _words(shape: Shape) -> str:

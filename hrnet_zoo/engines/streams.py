@@ -60,14 +60,14 @@ class _Clock:
 
 
 def schedule(graph: fx.Graph, lanes: int = LANES) -> list[Turn]:
-    """Give each step of a plan its lane. Inputs are ready in lane 0, and in lane 0 the output is waited for, and all.
+    """Give each step of a plan its lane. The input is ready in lane 0.
 
     A step goes on in the lane of a map that it reads, if nothing else has yet; else in one that it waits for anyhow, or
     in a new one; where there is none left, in that with the shortest chain behind it.
     """
     planning = _Planning(graph, lanes)
     turns = [planning.turn(node) for node in graph.nodes if node.op not in ("placeholder", "output")]
-    marked = {node for turn in turns for node in turn.waits} | set(planning.last_steps())
+    marked = {node for turn in turns for node in turn.waits}
     return [Turn(each.node, each.lane, each.waits, each.node in marked, each.releases) for each in turns]
 
 
@@ -85,24 +85,24 @@ def carry_out(plan: fx.GraphModule, turns: Sequence[Turn], x: Tensor, lanes: Lan
     (sink,) = (node for node in plan.graph.nodes if node.op == "output")
     values: dict[fx.Node, Any] = {source: x}
     marks: dict[fx.Node, Any] = {}
-    last: dict[int, fx.Node] = {}
+    forked: list[int] = []
     beginning = lanes.mark(0)
-    for turn in turns:
-        with lanes.use(turn.lane):
-            if turn.lane and turn.lane not in last:
-                lanes.wait(turn.lane, beginning)
-            for node in turn.waits:
-                lanes.wait(turn.lane, marks[node])
-            values[turn.node] = _call(plan, turn.node, values)
-            if turn.marked:
-                marks[turn.node] = lanes.mark(turn.lane)
-        last[turn.lane] = turn.node
-        for node in turn.releases:
-            del values[node]
-    with lanes.use(0):
-        for lane, node in last.items():
-            if lane:
-                lanes.wait(0, marks[node])
+    try:
+        for turn in turns:
+            with lanes.use(turn.lane):
+                if turn.lane and turn.lane not in forked:
+                    lanes.wait(turn.lane, beginning)
+                    forked.append(turn.lane)
+                for node in turn.waits:
+                    lanes.wait(turn.lane, marks[node])
+                values[turn.node] = _call(plan, turn.node, values)
+                if turn.marked:
+                    marks[turn.node] = lanes.mark(turn.lane)
+            for node in turn.releases:
+                del values[node]
+    finally:  # also after an error: a capture whose lanes do not come together cannot even be ended
+        for lane in forked:
+            lanes.wait(0, lanes.mark(lane))
     result: Tensor = values[sink.args[0]]
     return result
 
@@ -153,10 +153,6 @@ class _Planning:
         self.depth[node] = lane.depth = 1 + max([lane.depth, *(self.depth[each] for each in inputs)])
         self.held.append(node)
         return Turn(node, number, tuple(waits), False, self._releases())
-
-    def last_steps(self) -> list[fx.Node]:
-        """Return the last step of each lane."""
-        return [lane.last for lane in self.lanes if lane.last is not None]
 
     def _lane(self, node: fx.Node, inputs: list[fx.Node]) -> int:
         if self.root[node] is not node:

@@ -29,6 +29,7 @@ def neighbours(position, scale, last):
 
 @triton.jit
 def blend(near, far, share):
+    """Return what lies between two values; each step is rounded."""
     return near * (1.0 - share) + far * share
 
 
@@ -40,10 +41,10 @@ def resized(base, row, column, scale_y, scale_x, height, width, PIXEL: tl.conste
     """
     top, bottom, down = neighbours(row, scale_y, height - 1)
     left, right, across = neighbours(column, scale_x, width - 1)
-    a = tl.load(base + (top * width + left) * PIXEL, mask=valid, other=0.0).to(tl.float32)
-    b = tl.load(base + (bottom * width + left) * PIXEL, mask=valid, other=0.0).to(tl.float32)
-    c = tl.load(base + (top * width + right) * PIXEL, mask=valid, other=0.0).to(tl.float32)
-    d = tl.load(base + (bottom * width + right) * PIXEL, mask=valid, other=0.0).to(tl.float32)
+    a = tl.load(base + (top * width + left).to(tl.int64) * PIXEL, mask=valid, other=0.0).to(tl.float32)
+    b = tl.load(base + (bottom * width + left).to(tl.int64) * PIXEL, mask=valid, other=0.0).to(tl.float32)
+    c = tl.load(base + (top * width + right).to(tl.int64) * PIXEL, mask=valid, other=0.0).to(tl.float32)
+    d = tl.load(base + (bottom * width + right).to(tl.int64) * PIXEL, mask=valid, other=0.0).to(tl.float32)
     return blend(blend(a, b, down), blend(c, d, down), across)
 
 
@@ -56,7 +57,7 @@ def _term(base, n, pixel, row, column, channel, valid, height, width, large_y, l
     """
     base += n.to(tl.int64) * h * w * PIXEL + channel
     if FACTOR == 1:
-        return tl.load(base + pixel * PIXEL, mask=valid, other=0.0).to(tl.float32)
+        return tl.load(base + pixel.to(tl.int64) * PIXEL, mask=valid, other=0.0).to(tl.float32)
     scale = 1.0 / FACTOR
     if not TWICE:
         return resized(base, row, column, scale, scale, h, w, PIXEL, valid)
@@ -86,8 +87,8 @@ def _sum_kernel(out, x, bias, height, width,
     inside = tl.minimum(pixel, height * width - 1)
     row = inside // width
     column = inside % width
-    start = n.to(tl.int64) * height * width
-    total = tl.load(x + start * PIXEL + pixel * PIXEL + channel, mask=valid, other=0.0).to(tl.float32)
+    place = n.to(tl.int64) * height * width + pixel  # offsets of elements may go beyond 32 bits
+    total = tl.load(x + place * PIXEL + channel, mask=valid, other=0.0).to(tl.float32)
     total += tl.load(bias + channel, mask=channel < C, other=0.0)
     if F1 > 0:
         total += _term(x1, n, pixel, row, column, channel, valid, height, width, large_y1, large_x1, h1, w1, F1, T1, P1)
@@ -96,7 +97,7 @@ def _sum_kernel(out, x, bias, height, width,
     if F3 > 0:
         total += _term(x3, n, pixel, row, column, channel, valid, height, width, large_y3, large_x3, h3, w3, F3, T3, P3)
     total = tl.maximum(total, 0.0, propagate_nan=tl.PropagateNan.ALL)
-    tl.store(out + start * C + pixel * C + channel, total.to(out.dtype.element_ty), mask=valid)
+    tl.store(out + place * C + channel, total.to(out.dtype.element_ty), mask=valid)
 
 
 def total(x: Tensor, others: tuple[Tensor, ...], factors: tuple[int, ...], bias: Tensor) -> Tensor:
@@ -136,12 +137,13 @@ CHANNELS_LAST = torch.channels_last
 
 def pixelwise(x: Tensor) -> tuple[Tensor, int]:
     """Return a map (N, C, H, W) whose pixels lie at a constant distance, and that: itself, a part of one, or a copy."""
-    _, _, height, width = x.shape
-    batches, channels, rows, pixels = x.stride()
-    dense = (channels == 1 or x.shape[1] == 1) and rows == width * pixels and batches == height * rows
-    if x.shape[1] > 1 and dense and pixels >= x.shape[1]:
-        return x, pixels
-    return x.contiguous(memory_format=CHANNELS_LAST), x.shape[1]
+    batch, channels, height, width = x.shape
+    batches, between, rows, pixels = x.stride()
+    pixel = pixels if width > 1 else rows if height > 1 else batches if batch > 1 else channels
+    dense = (height == 1 or rows == width * pixel) and (batch == 1 or batches == height * width * pixel)
+    if (channels == 1 or between == 1) and dense and pixel >= channels:
+        return x, pixel
+    return x.contiguous(memory_format=CHANNELS_LAST), channels
 
 
 def scale_of(old: int, new: int) -> float:
