@@ -22,6 +22,7 @@ class Copy:
         self.closed = False
 
     def replay(self, x: Tensor) -> Tensor:
+        """Double the input, by way of the buffer."""
         assert not self.closed
         self.inside += 1
         assert self.inside == 1, "one replay at a time"
@@ -33,6 +34,7 @@ class Copy:
         return result
 
     def close(self) -> None:
+        """End."""
         assert not self.closed
         self.closed = True
 
@@ -48,10 +50,12 @@ class Recorder:
         self.graphs = Graphs(self.run, self.capture, **{"budget": 1 << 40, **options})
 
     def run(self, x: Tensor) -> Tensor:
+        """Double the input."""
         self.runs += 1
         return x * 2
 
     def capture(self, x: Tensor) -> Copy:
+        """Return a capture, or fail."""
         if self.failure is not None:
             raise self.failure
         self.captures.append(Copy(self, x))
@@ -65,10 +69,12 @@ class Recorder:
 
     @property
     def sides(self) -> list[int]:
+        """Sides of the shapes that are captured."""
         return [shape[2] for shape in self.graphs.shapes]
 
     @property
     def counts(self) -> tuple[int, int, int]:
+        """Runs step by step, captures, replays."""
         return self.runs, len(self.captures), self.replays
 
 

@@ -30,8 +30,19 @@ def by_kernel(maps: list[ScoreMap], height: int, width: int) -> torch.Tensor:
     return found.cpu()
 
 
-@pytest.mark.parametrize(("inner", "outer"), [*SIZES[:4], ((33, 41), (66, 83)), *SIZES[5:]])
-@pytest.mark.parametrize("classes", [5, 19, 150])
+# The interpreter takes some milliseconds for each row.
+@pytest.mark.parametrize(
+    ("inner", "outer", "classes"),
+    [
+        *((inner, outer, 5) for inner, outer in (SIZES[1], SIZES[6])),
+        ((16, 24), (19, 29), 5),
+        ((16, 24), (16, 37), 8),
+        ((5, 7), (20, 31), 1),
+        ((17, 21), (18, 22), 19),
+        ((9, 13), (10, 11), 150),
+        ((8, 16), (8, 16), 60),
+    ],
+)
 def test_kernel_masks_are_the_argmax(inner: tuple[int, int], outer: tuple[int, int], classes: int) -> None:
     scores = smooth(classes, -(-inner[0] // 4), -(-inner[1] // 4))
     for dtype, mirrored in ((torch.float32, False), (torch.float16, True)):
@@ -39,6 +50,7 @@ def test_kernel_masks_are_the_argmax(inner: tuple[int, int], outer: tuple[int, i
         assert torch.equal(by_kernel([each], *outer), by_scores([each], *outer))
 
 
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")  # the interpreter is NumPy
 def test_kernel_takes_the_first_of_equals_and_nan_above_all() -> None:
     scores = torch.zeros(3, 4, 6)
     scores[0] = torch.tensor([1.0, 2, 2, 0, 2, 1])
@@ -56,21 +68,20 @@ def test_kernel_reads_padded_scores_where_they_lie() -> None:
     padded = torch.full((8, 9, 24), 1e4)
     padded[..., :19] = smooth(19, 8, 9)
     each = view(padded[..., :19], 30, 36)
-    (part,), pixel = masking._pixels([padded[..., :19]])
-    assert pixel == 24
-    assert part.data_ptr() == padded.data_ptr()
-    assert torch.equal(by_kernel([each], 45, 54), by_scores([each], 45, 54))
+    assert masking.flat(padded[..., :19]).data_ptr() == padded.data_ptr()
+    assert masking.flat(padded[..., 5:]).data_ptr() != padded.data_ptr() + 20  # it would read beyond the end
+    assert torch.equal(by_kernel([each], 21, 26), by_scores([each], 21, 26))
     swapped = view(smooth(19, 9, 8).permute(1, 0, 2), 30, 36)
-    assert torch.equal(by_kernel([swapped], 45, 54), by_scores([swapped], 45, 54))
+    assert torch.equal(by_kernel([swapped], 21, 26), by_scores([swapped], 21, 26))
 
 
 def test_kernel_of_several_views() -> None:
     views = [
         view(smooth(19, 8, 9, seed), height, width, mirrored=bool(seed % 2))
-        for seed, (height, width) in enumerate([(30, 36), (30, 36), (45, 54), (32, 33)])
+        for seed, (height, width) in enumerate([(30, 36), (30, 36), (21, 26), (32, 33)])
     ]
-    found, expected = by_kernel(views, 45, 54), by_scores(views, 45, 54)
-    (scores,) = (each for _, each in pieces(views, 45, 54, 1 << 40))
+    found, expected = by_kernel(views, 21, 26), by_scores(views, 21, 26)
+    (scores,) = (each for _, each in pieces(views, 21, 26, 1 << 40))
     best, second = scores.topk(2, dim=2).values.unbind(2)
     assert not ((found != expected) & (best - second > 1e-6)).any()
     assert (found != expected).sum() <= 2

@@ -6,20 +6,22 @@ import torch
 from hrnet_zoo.engines.gpu_plan import Sum
 from tests.kernel_device import kernel_device, maps
 
-SIZES = [(8, 16), (13, 17), (1, 5), (7, 1), (1, 1), (30, 30)]
+SIZES = [(8, 16), (13, 17), (1, 5), (7, 1), (1, 1)]
 
 
 def coarser(size: tuple[int, int], factor: int) -> tuple[int, int]:
     return -(-size[0] // factor), -(-size[1] // factor)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(
+    ("size", "dtype"),
+    [*((size, torch.float16) for size in SIZES), (SIZES[1], torch.float32), (SIZES[1], torch.bfloat16)],
+)
 def test_kernel_sums_as_torch(size: tuple[int, int], dtype: torch.dtype) -> None:
     from hrnet_zoo.kernels import resizing
 
     device = kernel_device()
-    for channels, factors in ((24, (2, 4, 8)), (40, (1, 2)), (72, (1, 1, 1)), (8, ())):
+    for channels, factors in ((24, (2, 4, 8)), (40, (1, 2)), (8, (1, 1, 1)), (8, ())):
         shapes = [(2, channels, *(size if factor == 1 else coarser(size, factor))) for factor in (1, *factors)]
         x, *others = maps(*shapes, dtype=dtype)
         bias = torch.linspace(-1, 1, channels, device=device)

@@ -94,22 +94,27 @@ class Late:
 
     @contextmanager
     def use(self, lane: int) -> Iterator[None]:
+        """Let what is started belong to a lane."""
         self.current, outer = lane, self.current
         yield
         self.current = outer
 
     def mark(self, lane: int) -> object:
+        """Return what is finished when the lane has come so far."""
         token = object()
         self.queues.setdefault(lane, []).append(("mark", token))
         return token
 
     def wait(self, lane: int, mark: object) -> None:
+        """Let a lane wait for a mark."""
         self.queues.setdefault(lane, []).append(("wait", mark))
 
     def start(self, work: Any) -> None:
+        """Put work into the current lane."""
         self.queues.setdefault(self.current, []).append(("work", work))
 
     def finish(self) -> None:
+        """Do all work."""
         while any(self.queues.values()):
             ready = [
                 lane for lane, queue in self.queues.items() if queue and (queue[0][0] != "wait" or self.done(queue[0]))
@@ -121,6 +126,7 @@ class Late:
                 self.finished.add(what)
 
     def done(self, entry: tuple[str, object]) -> bool:
+        """Tell whether the mark that an entry waits for is finished."""
         return entry[1] in self.finished
 
 

@@ -12,6 +12,7 @@ import functools
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -20,14 +21,14 @@ from hrnet_zoo.kernels import right
 from hrnet_zoo.kernels.resizing import blend, neighbours, resized, scale_of
 from hrnet_zoo.scores import ScoreMap, Window, pieces
 
-TILE = 2048  # scores that one program makes at a time
+TILE = 1024  # scores that one program makes at a time
 
 
 @triton.jit
 def _view(scores, table, scales, view, row, column, classes, valid, TWICE: tl.constexpr, PIXEL: tl.constexpr):
     """Return the scores (pixels, classes) of one view at positions of the picture, float32."""
     facts = table + view * 7
-    offset = tl.load(facts)
+    offset = tl.multiple_of(tl.load(facts), 8)
     h = tl.load(facts + 1).to(tl.int32)
     w = tl.load(facts + 2).to(tl.int32)
     height = tl.load(facts + 3).to(tl.int32)
@@ -55,11 +56,11 @@ def _view(scores, table, scales, view, row, column, classes, valid, TWICE: tl.co
 def _mask_kernel(mask, scores, table, scales, width,
                  CLASSES: tl.constexpr, PIXEL: tl.constexpr, TWICE: tl.constexpr, VIEWS: tl.constexpr,
                  BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr):  # fmt: skip
-    row = tl.program_id(1)
-    column = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)[:, None]
+    row = tl.program_id(0)
+    column = tl.program_id(1) * BLOCK_P + tl.arange(0, BLOCK_P)[:, None]
     classes = tl.arange(0, BLOCK_C)[None, :]
     there = classes < CLASSES
-    valid = (column < width) & there
+    valid = (column < width) & (classes < PIXEL)  # what lies behind the classes is read, in whole words, and not used
     inside = tl.minimum(column, width - 1)
     if VIEWS > 1:
         total = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
@@ -89,36 +90,43 @@ def best_classes(maps: Sequence[ScoreMap], height: int, width: int) -> Tensor:
         width: of the picture.
 
     """
-    parts, pixel = _pixels([view.windows[0].scores for view in maps])
+    parts = [flat(view.windows[0].scores) for view in maps]
     table, scales, start = [], [], 0
     for view, part in zip(maps, parts, strict=True):
-        h, w = part.shape[:2]
+        h, w, classes = view.windows[0].scores.shape
         table += [start, h, w, view.height, view.width, int(view.mirrored), width - 1]
         scales += [scale_of(h, view.height), scale_of(w, view.width)]
         scales += [scale_of(view.height, height), scale_of(view.width, width)]
         start += part.numel()
-    flat = parts[0] if len(parts) == 1 else torch.cat([part.reshape(-1) for part in parts])
-    device, classes = flat.device, parts[0].shape[2]
+    scores = parts[0] if len(parts) == 1 else torch.cat(parts)
+    device = scores.device
     mask = torch.empty((height, width), dtype=torch.uint8, device=device)
     block = max(16, 1 << (classes - 1).bit_length())
     pixels = max(1, TILE // block)
     twice = any((view.height, view.width) != (height, width) for view in maps)
-    _mask_kernel[(triton.cdiv(width, pixels), height)](
-        mask, flat, _moved(torch.tensor(table), device), _moved(torch.tensor(scales, dtype=torch.float32), device),
-        width, CLASSES=classes, PIXEL=pixel, TWICE=twice, VIEWS=len(maps),
+    _mask_kernel[(height, triton.cdiv(width, pixels))](
+        mask, scores, _moved(torch.tensor(table), device), _moved(torch.tensor(scales, dtype=torch.float32), device),
+        width, CLASSES=classes, PIXEL=pixel_of(classes), TWICE=twice, VIEWS=len(maps),
         BLOCK_P=pixels, BLOCK_C=block, enable_fp_fusion=False,
     )  # fmt: skip
     return mask
 
 
-def _pixels(parts: list[Tensor]) -> tuple[list[Tensor], int]:
-    """Return scores (h, w, classes) of views, and the distance of their pixels: one view as it lies, if it can be."""
-    if len(parts) == 1:
-        h, w, classes = parts[0].shape
-        rows, pixel, between = parts[0].stride()
-        if between == 1 and pixel >= classes and (h == 1 or rows == w * pixel):
-            return parts, pixel
-    return [part.contiguous() for part in parts], parts[0].shape[2]
+def flat(scores: Tensor) -> Tensor:
+    """Return scores (h, w, classes) pixel by pixel, (h * w * `pixel_of(classes)`,): as they lie if they lie so."""
+    h, w, classes = scores.shape
+    rows, pixels, between = scores.stride()
+    pixel = pixel_of(classes)
+    lies = (classes == 1 or between == 1) and (w == 1 or pixels == pixel) and (h == 1 or rows == w * pixel)
+    room = scores.untyped_storage().nbytes() // scores.element_size() - scores.storage_offset()
+    if lies and room >= h * w * pixel:
+        return scores.as_strided((h * w * pixel,), (1,))
+    return F.pad(scores, (0, pixel - classes)).reshape(-1)
+
+
+def pixel_of(classes: int) -> int:
+    """Return the distance of pixels: a multiple of 8, so that words of 16 bytes are loaded."""
+    return -(-classes // 8) * 8
 
 
 def _moved(x: Tensor, device: torch.device) -> Tensor:
