@@ -2,6 +2,7 @@
 
 import logging
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -45,7 +46,7 @@ class Recorder:
     def __init__(self, **options: Any) -> None:
         self.runs = self.replays = 0
         self.captures: list[Copy] = []
-        self.during = lambda: None
+        self.during: Callable[[], None] = lambda: None
         self.failure: Exception | None = None
         self.graphs = Graphs(self.run, self.capture, **{"budget": 1 << 40, **options})
 
@@ -62,6 +63,7 @@ class Recorder:
         return self.captures[-1]
 
     def __call__(self, side: int, value: float = 1.0) -> Tensor:
+        """Run a picture of that side, of one value."""
         x = torch.full((1, 3, side, side), value)
         result = self.graphs(x)
         assert torch.equal(result, x * 2)

@@ -86,6 +86,6 @@ def scores(
         out, x, mix, bias, classifier, bias2, height, width, *coarser,
         C=classes, PIXEL=pixel, N=len(bias), K=channels,
         BLOCK_P=PIXELS, BLOCK_N=MIXED, BLOCK_C=columns, BLOCK_K=block(channels),
-        num_warps=4 if columns <= 64 else 8, enable_fp_fusion=False,
+        num_warps=8, num_stages=1, enable_fp_fusion=False,
     )  # fmt: skip
     return out
