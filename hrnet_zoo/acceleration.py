@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx
 
 from hrnet_zoo.costs import enough_memory
-from hrnet_zoo.engines import onednn
+from hrnet_zoo.engines import cuda, onednn
 from hrnet_zoo.engines.plan import make_plan
 from hrnet_zoo.engines.pytorch import PyTorchEngine
 from hrnet_zoo.errors import ConfigError, ImageError
@@ -215,9 +215,13 @@ def optimize(model: FCNHRNet, *, engine: str | None = None, dtype: torch.dtype |
         raise _refusal(f"dtype={dtype}", f"dtype is one of {', '.join(map(str, DTYPES))}")
     if engine is None:
         engine = "onednn" if device.type == "cpu" and onednn.usable(chosen) else "pytorch"
+        engine = "cuda" if cuda.usable(device) else engine
     if engine == "onednn" and (device.type != "cpu" or not onednn.usable(chosen)):
         raise _refusal(f"engine={engine!r}", f"it computes on CPUs whose oneDNN can do {chosen}, not on {device}")
+    if engine == "cuda" and not cuda.usable(device):
+        raise _refusal(f"engine={engine!r}", f"it computes on NVIDIA's GPUs, and the network is on {device}")
     builds: dict[str, Build] = {
+        "cuda": lambda plan: cuda.CudaEngine(plan, device, chosen),
         "onednn": lambda plan: onednn.OneDNNEngine(plan, chosen),
         "pytorch": lambda plan: PyTorchEngine(plan, device, chosen),
     }

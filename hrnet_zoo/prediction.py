@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from hrnet_zoo import kernels
 from hrnet_zoo.datasets import Dataset
 from hrnet_zoo.errors import ConfigError, ImageError
 from hrnet_zoo.images import RGB, Picture, keep_ratio_size, normalise_on, read_image, resize
@@ -202,6 +203,12 @@ def make_mask(
     `probabilities` (classes, height, width) is filled if it is given, from all scores; without it few of them are made,
     and the mask is the same. `max_memory` is that of `predict`.
     """
+    device = maps[0].windows[0].scores.device
+    if probabilities is None and device.type == "cuda" and kernels.installed(device):
+        from hrnet_zoo.kernels import masking
+
+        if masking.feasible(maps) and masking.usable(device):
+            return masking.best_classes(maps, height, width).cpu().numpy()
     if probabilities is None:
         return best_classes(maps, height, width, max_memory)
     mask = np.empty((height, width), np.uint8)
