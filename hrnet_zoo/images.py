@@ -16,7 +16,7 @@ from typing import IO, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, ImageFile, ImageOps, PngImagePlugin
+from PIL import ExifTags, Image, ImageFile, ImageOps, PngImagePlugin
 
 from hrnet_zoo.errors import ImageError, ImageTooLargeError, UnreadableImageError, UnsupportedImageError
 
@@ -237,7 +237,9 @@ def _from_pil(image: Image.Image, source: str) -> RGB:
 
 def _upright(image: Image.Image, source: str) -> Image.Image:
     try:
-        return ImageOps.exif_transpose(image)
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+        # Else `exif_transpose` would copy the picture.
+        return ImageOps.exif_transpose(image) if orientation in range(2, 9) else image
     except DECODER_FAULTS as error:  # the pixels are whole: cameras and editors do write broken EXIF
         _logger.warning("%s has broken EXIF data (%s) and was taken as it is stored", source, error)
         return image
@@ -254,7 +256,7 @@ def _rgb(image: Image.Image) -> RGB:
         rgba = image.convert("RGBA")
         image = Image.new("RGB", rgba.size, BACKGROUND)
         image.paste(rgba, mask=rgba)
-    return np.array(image.convert("RGB"))
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def _from_array(array: npt.NDArray[Any]) -> RGB:

@@ -151,7 +151,8 @@ def score_maps(model: FCNHRNet, images: Sequence[RGB], *, slide: bool, mirror: b
         coarse: list[Tensor] = []
         for start in range(0, len(views), batch):
             crops = [x[view, :, rows, columns] for (rows, columns), view in views[start : start + batch]]
-            stacked = torch.stack(crops).contiguous(memory_format=torch.channels_last)
+            stacked = torch.stack(crops) if len(crops) > 1 else crops[0][None]  # which copies nothing
+            stacked = stacked.contiguous(memory_format=torch.channels_last)
             coarse += model.decode_head(model.backbone(stacked)).permute(0, 2, 3, 1)
         for view in range(len(x)):
             scores = coarse[view * len(places) : (view + 1) * len(places)]
