@@ -258,8 +258,8 @@ def score_maps(model: Network, images: Sequence[RGB], *, slide: bool, mirror: bo
         coarse: list[Tensor] = []
         for start in range(0, len(views), batch):
             crops = [x[view, :, rows, columns] for (rows, columns), view in views[start : start + batch]]
-            stacked = torch.stack(crops).contiguous(memory_format=torch.channels_last)
-            coarse += model.quarter_scores(stacked)
+            stacked = torch.stack(crops) if len(crops) > 1 else crops[0][None]  # which copies nothing
+            coarse += model.quarter_scores(stacked.contiguous(memory_format=torch.channels_last))
         for view in range(len(x)):
             scores = coarse[view * len(places) : (view + 1) * len(places)]
             windows = tuple(Window(*place, each) for place, each in zip(places, scores, strict=True))

@@ -3,13 +3,14 @@
 from itertools import product
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from hrnet_zoo.errors import ConfigError
-from hrnet_zoo.scores import CPU_BYTES, CUDA_BYTES, ScoreMap, Window, _budget, check_budget, pieces
+from hrnet_zoo.scores import CPU_BYTES, CUDA_BYTES, ScoreMap, Window, _budget, check_budget, mean, pieces
 
 # Network input, picture: enlarged, reduced, one axis alone, not at all, odd, tiny.
 SIZES = [
@@ -82,6 +83,17 @@ def test_the_same_bits_however_they_are_cut(inner: tuple[int, int], outer: tuple
         at_once = assembled(maps, *outer, max_memory=1 << 40)
         for max_memory in (None, row, 3 * row, 7 * row + 1):
             assert torch.equal(assembled(maps, *outer, max_memory=max_memory), at_once)
+
+
+@pytest.mark.parametrize(("inner", "outer"), SIZES)
+def test_some_rows_and_columns_are_those_of_all(inner: tuple[int, int], outer: tuple[int, int]) -> None:
+    random = np.random.default_rng(0)
+    rows, columns = (np.flatnonzero(random.random(length) < 0.5) for length in outer)
+    rows, columns = (each if len(each) else np.array([0]) for each in (rows, columns))
+    views = [whole(*inner, seed=seed, mirrored=seed == 1) for seed in range(3)]
+    for maps in (views[:1], views[1:2], views, *([[slid(*inner)]] if inner[0] > 9 else [])):
+        found = mean(maps, rows, columns, *outer)
+        assert torch.equal(found, assembled(maps, *outer)[rows][:, columns])
 
 
 def test_several_views_are_a_mean_of_probabilities() -> None:
