@@ -38,3 +38,12 @@ def test_a_folder_that_holds_something(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"holds something already, notes\.txt"):
         write_dataset(tmp_path, seeds=[0], progress=False)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_a_folder_that_cannot_be_looked_into(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(OutputError, match=r"Permission denied[\s\S]*name another folder"):
+        write_dataset(tmp_path, seeds=[0], progress=False)

@@ -1,12 +1,14 @@
 """What a training tells of itself."""
 
+import errno
+import io
 import json
 from pathlib import Path
 
 import pytest
 
 from hrnet_zoo.errors import ConfigError, OutputError
-from hrnet_zoo.logs import parse_log, training_log
+from hrnet_zoo.logs import OWN_LOG, parse_log, training_log
 from hrnet_zoo.training.history import History
 
 LINES = [
@@ -100,5 +102,22 @@ def test_without_tensorboard_it_is_refused(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_a_folder_that_is_none_is_our_error(tmp_path: Path) -> None:
-    with pytest.raises(OutputError):
+    with pytest.raises(OutputError, match=r"metrics\.jsonl[\s\S]*no file was made"):
         History(tmp_path / "absent", "a", 0, 0, tensorboard=False)
+
+
+def test_a_log_that_cannot_be_read_or_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "one" / OWN_LOG).mkdir(parents=True)
+    with pytest.raises(OutputError, match=r"Is a directory[\s\S]*the training was stopped"):
+        History(tmp_path / "one", "a", 3, 0, tensorboard=False)
+
+    class Full(io.BytesIO):
+        def flush(self) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with History(tmp_path, "a", 0, 0, tensorboard=False) as history:
+        history._file.close()
+        monkeypatch.setattr(history, "_file", full := Full())
+        with pytest.raises(OutputError, match=r"No space left on device[\s\S]*the training was stopped"):
+            history.add({"mode": "train"})
+        monkeypatch.setattr(full, "flush", lambda: None)

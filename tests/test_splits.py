@@ -8,6 +8,7 @@ import pytest
 
 from hrnet_zoo.datasets import ADE20K, CITYSCAPES
 from hrnet_zoo.datasets.layouts import LabelledFolder
+from hrnet_zoo.demo.dataset import write_dataset
 from hrnet_zoo.errors import ConfigError, DatasetError
 from hrnet_zoo.training.splits import find_training_data
 from tests.label_folders import ade20k, cityscapes, own, pascal_context, voc12
@@ -132,6 +133,12 @@ def test_val_by_another_folder(forty: Path, tmp_path: Path) -> None:
     (other / "classes.txt").write_text("sky\nroad\ntree")
     with pytest.raises(DatasetError, match="'tree' where 'car' is expected"):
         find_training_data(forty, val=other)
+
+
+def test_val_of_another_data_set(forty: Path, tmp_path: Path) -> None:
+    write_dataset(tmp_path / "scenes", seeds=[0], progress=False)
+    with pytest.raises(DatasetError, match="which is another data set than the classes asked for"):
+        find_training_data(forty, val=tmp_path / "scenes")
 
 
 def test_a_picture_in_both_parts(forty: Path, tmp_path: Path) -> None:
