@@ -93,7 +93,8 @@ def predict(
         progress: show a bar over several pictures on a terminal.
         max_memory: bytes that scores may take at a time while they are brought to the picture's size, which is done in
             pieces, of one row at least; the result does not depend on it. None: 12 MiB on a CPU, where more is slower;
-            on CUDA a quarter of what is free, at most 512 MiB.
+            on CUDA a quarter of what is free, at most 512 MiB. Where the kernel for masks can be used (CUDA, Triton, no
+            sliding window, no probabilities) no scores are made at the picture's size, and this is not needed.
         on_error: what one of several pictures does that cannot be read: "raise" ends all; with "skip" its error stands
             in its place in the list, and a warning tells how many there are. A single picture always raises.
 

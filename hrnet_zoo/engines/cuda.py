@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import gc
 import logging
+import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
@@ -27,6 +28,7 @@ from hrnet_zoo.engines.plan import Convolution, Head, lower
 from hrnet_zoo.engines.streams import LANES, Turn, carry_out, schedule
 from hrnet_zoo.prediction import full_precision
 
+_CAPTURING = threading.Lock()  # one capture at a time in this process
 GRAPH_SHARE = 4  # graphs may keep a quarter of the device's memory
 
 logger = logging.getLogger("hrnet_zoo")
@@ -56,6 +58,7 @@ class CudaEngine:
         with torch.cuda.device(self.device), self._settings():
             self._plan, self._classes = lowered(plan, self.device, dtype)
             self._turns = schedule(self._plan.graph)
+            self._lanes = _Streams(self.device)
             self._graphs = Graphs(self._run, self._captured, torch.cuda.mem_get_info()[1] // GRAPH_SHARE)
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -92,7 +95,8 @@ class CudaEngine:
         return scores
 
     def _captured(self, x: Tensor) -> _Graph:
-        return _Graph(self._plan, self._turns, x, self.dtype)
+        with _CAPTURING:
+            return _Graph(self._plan, self._turns, x, self.dtype, self._lanes)
 
 
 class _Graph:
@@ -101,16 +105,18 @@ class _Graph:
     Its memory is a pool of its own: nothing but its replays touches it, and it comes back when the graph goes.
     """
 
-    def __init__(self, plan: fx.GraphModule, turns: Sequence[Turn], x: Tensor, dtype: torch.dtype) -> None:
+    def __init__(
+        self, plan: fx.GraphModule, turns: Sequence[Turn], x: Tensor, dtype: torch.dtype, lanes: _Streams
+    ) -> None:
         # No inference tensors, which could not be written to outside of inference mode.
         with torch.inference_mode(False), torch.no_grad():
             self._input = widened(x.to(dtype))
-            lanes = _Streams(x.device)
             here = torch.cuda.current_stream()
             lanes.streams[0].wait_stream(here)
             with torch.cuda.stream(lanes.streams[0]):
                 plan(self._input)  # what is made at the first run of a shape in a thread cannot be made in a capture
             here.wait_stream(lanes.streams[0])
+            torch.cuda.empty_cache()
             before = torch.cuda.memory_reserved()
             self._graph = torch.cuda.CUDAGraph()
             # thread_local: what other threads do meanwhile, allocations for instance, does no harm.
@@ -138,10 +144,14 @@ class _Graph:
 
 
 class _Streams:
-    """CUDA streams as lanes."""
+    """CUDA streams as lanes.
+
+    Torch hands streams out of a few dozen, again and again; whose work came into a stream while we capture it would be
+    captured. Those of high priority are others than those that one gets without asking.
+    """
 
     def __init__(self, device: torch.device) -> None:
-        self.streams = [torch.cuda.Stream(device) for _ in range(LANES)]  # type: ignore[no-untyped-call]
+        self.streams = [torch.cuda.Stream(device, priority=-1) for _ in range(LANES)]  # type: ignore[no-untyped-call]
 
     def use(self, lane: int) -> AbstractContextManager[object]:
         return torch.cuda.stream(self.streams[lane])

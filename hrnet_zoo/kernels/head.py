@@ -12,13 +12,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from hrnet_zoo.kernels.resizing import CHANNELS_LAST, pixelwise, resized, scale_of
+from hrnet_zoo.kernels.resizing import CHANNELS_LAST, SIZES, pixelwise, resized, scale_of
 
 MIXED = 32  # of the mixed channels, that one program makes at a time: they are padded to multiples of it
 PIXELS = 64
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def _head_kernel(out, x, mix, bias, classifier, bias2, height, width,
                  y1, h1, w1, sy1, sx1, y2, h2, w2, sy2, sx2, y3, h3, w3, sy3, sx3,
                  C: tl.constexpr, PIXEL: tl.constexpr, N: tl.constexpr, K: tl.constexpr,

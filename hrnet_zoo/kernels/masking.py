@@ -52,7 +52,7 @@ def _view(scores, table, scales, view, row, column, classes, valid, TWICE: tl.co
     return blend(blend(a, b, down), blend(c, d, down), across)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["width"])  # else a compilation for widths divisible by 16, and one for others
 def _mask_kernel(mask, scores, table, scales, width,
                  CLASSES: tl.constexpr, PIXEL: tl.constexpr, TWICE: tl.constexpr, VIEWS: tl.constexpr,
                  BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr):  # fmt: skip

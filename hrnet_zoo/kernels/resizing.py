@@ -70,7 +70,11 @@ def _term(base, n, pixel, row, column, channel, valid, height, width, large_y, l
     return blend(blend(a, b, down), blend(c, d, down), across)
 
 
-@triton.jit
+# Else each combination of sizes, divisible by 16 or not, would be compiled anew.
+SIZES = ["height", "width", *(f"{side}{slot}" for side in "hw" for slot in (1, 2, 3))]
+
+
+@triton.jit(do_not_specialize=SIZES)
 def _sum_kernel(out, x, bias, height, width,
                 x1, large_y1, large_x1, h1, w1,
                 x2, large_y2, large_x2, h2, w2,
