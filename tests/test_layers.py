@@ -62,6 +62,8 @@ LISTING = [
     "engines.plan",
     "engines.pytorch",
     "engines.onednn",
+    "engines.openvino",
+    "engines.quantization",
     "acceleration",
     "ranks",
     "reading",
