@@ -73,6 +73,8 @@ LISTING = [
     "engines.graphs",
     "engines.cudnn",
     "engines.cuda",
+    "engines.openvino",
+    "engines.quantization",
     "acceleration",
     "ranks",
     "scorecard",
