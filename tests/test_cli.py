@@ -424,11 +424,19 @@ def test_with_warnings_as_errors(tmp_path: Path) -> None:
 def test_signals(sent: signal.Signals, code: int, tmp_path: Path) -> None:
     """In the middle of its work a command ends with the signal's code, leaves whole files alone, and shows no trace."""
     command = [sys.executable, "-W", "error", "-m", "hrnet_zoo", "demo", "--scenes", "1000", "--device", "cpu"]
-    child = subprocess.Popen([*command, "--out", str(tmp_path / "out")], stderr=subprocess.PIPE, text=True)  # noqa: S603
+    child = subprocess.Popen(  # noqa: S603
+        [*command, "--out", str(tmp_path / "out")],
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background ignores it
+    )
     while child.poll() is None and len(list(tmp_path.glob("out/scene_*.png"))) < 2:
         time.sleep(0.02)
     child.send_signal(sent)
-    _, err = child.communicate()
+    try:
+        _, err = child.communicate(timeout=60)
+    finally:
+        child.kill()  # if it did not end
     assert child.returncode == code, err
     assert err.strip() == ("interrupted" if sent == signal.SIGINT else "")
     made = list((tmp_path / "out").iterdir())
