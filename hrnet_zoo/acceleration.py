@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx
 
 from hrnet_zoo.costs import enough_memory
-from hrnet_zoo.engines import onednn, openvino
+from hrnet_zoo.engines import cuda, onednn, openvino
 from hrnet_zoo.engines.plan import make_plan
 from hrnet_zoo.engines.pytorch import PyTorchEngine
 from hrnet_zoo.engines.quantization import Quantization, calibration_pictures
@@ -201,8 +201,8 @@ def optimize(
 
     Batch norm is folded into the convolutions, what can be is one step, and an engine carries it out where the network
     is: "onednn" on a CPU, "cuda" on a GPU, and "pytorch", the plan in PyTorch's own operations, wherever one of these
-    cannot be used (one log line says so). "openvino", on a CPU, is faster still and an extra package
-    (`pip install 'hrnet-zoo[openvino]'`); `hrnet_zoo.engines.openvino` says what else it does.
+    cannot be used (one log line says so). "openvino", on a CPU, is an extra package
+    (`pip install 'hrnet-zoo[openvino]'`) and may be faster still: `hrnet-zoo benchmark NAME --against` tells.
 
     The plan in float32 differs from the network by rounding: some millionths of the largest score. bfloat16 and float16
     round more; `agreement` measures what it costs.
@@ -226,8 +226,11 @@ def optimize(
         raise _refusal(f"dtype={dtype}", f"dtype is one of {', '.join(map(str, DTYPES))}")
     if engine is None:
         engine = "onednn" if device.type == "cpu" and onednn.usable(chosen) else "pytorch"
+        engine = "cuda" if cuda.usable(device) else engine
     if engine == "onednn" and (device.type != "cpu" or not onednn.usable(chosen)):
         raise _refusal(f"engine={engine!r}", f"it computes on CPUs whose oneDNN can do {chosen}, not on {device}")
+    if engine == "cuda" and not cuda.usable(device):
+        raise _refusal(f"engine={engine!r}", f"it computes on NVIDIA's GPUs, and the network is on {device}")
     if engine == "openvino":
         if device.type != "cpu":
             raise _refusal(f"engine={engine!r}", f"it computes on CPUs, not on {device}")
@@ -240,6 +243,7 @@ def optimize(
     pictures = None if calibration is None else calibration_pictures(calibration)
     quantize = None if pictures is None else Quantization(pictures, model.dataset.box)
     builds: dict[str, Build] = {
+        "cuda": lambda plan: cuda.CudaEngine(plan, device, chosen),
         "onednn": lambda plan: onednn.OneDNNEngine(plan, chosen),
         "openvino": lambda plan: openvino.OpenVINOEngine(plan, chosen, quantize),
         "pytorch": lambda plan: PyTorchEngine(plan, device, chosen),

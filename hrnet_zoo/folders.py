@@ -5,7 +5,8 @@ from __future__ import annotations
 import glob
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +18,12 @@ from hrnet_zoo.datasets.pairing import SUFFIXES
 from hrnet_zoo.errors import ImageError, OutputError, UnreadableImageError
 from hrnet_zoo.models.fcn import FCNHRNet
 from hrnet_zoo.outputs import make_folder, refuse_existing, write_file
-from hrnet_zoo.results import png
+from hrnet_zoo.prediction import check_mode, evaluating, predict_each
+from hrnet_zoo.reading import beside
+from hrnet_zoo.results import SegmentationResult, png
+from hrnet_zoo.scores import check_budget
+
+RESULTS_BEHIND = 2  # pictures whose results may wait to be written while the network goes on
 
 
 @dataclass(frozen=True)
@@ -82,6 +88,9 @@ def predict_files(
 
     A picture that cannot be read is left out ("skip"), or ends the work there ("raise"): what was written stays.
 
+    While the network computes, threads read the next pictures and write the last results. An error or an interruption
+    is passed on when what was computed before is written.
+
     Returns:
         For each picture done: picture, labels, overlay (paths or None), and fractions by class name.
         For each that failed: its path and the error.
@@ -92,16 +101,25 @@ def predict_files(
         OutputError: a result cannot be written.
 
     """
+    check_mode(mode)
+    check_budget(max_memory)
     done: list[dict[str, Any]] = []
     failed: dict[str, ImageError] = {}
-    for job in tqdm(jobs, desc="predict", unit="picture", disable=None if progress else True):
-        try:
-            result = model.predict(job.picture, mode=mode, ms_flip=ms_flip, max_memory=max_memory)
-        except ImageError as error:
-            if on_error == "raise":
-                raise
-            failed[str(job.picture)] = error
-            continue
+
+    def computed() -> Generator[tuple[Job, SegmentationResult], None, None]:
+        pictures = (job.picture for job in jobs)
+        with closing(predict_each(model, pictures, mode, ms_flip, max_memory=max_memory)) as results:
+            pairs = zip(jobs, results, strict=True)
+            for job, result in tqdm(pairs, "predict", len(jobs), unit="picture", disable=None if progress else True):
+                if isinstance(result, ImageError):
+                    if on_error == "raise":
+                        raise result
+                    failed[str(job.picture)] = result
+                else:
+                    yield job, result
+
+    def write(each: tuple[Job, SegmentationResult]) -> dict[str, Any]:
+        job, result = each
         for target in (job.labels, job.overlay):
             if target:
                 make_folder(target.parent)
@@ -109,18 +127,23 @@ def predict_files(
             result.save(job.labels)
         if job.overlay:
             write_file(job.overlay, png(result.overlay(alpha=alpha)))
-        done.append(
-            {
-                "picture": str(job.picture),
-                "labels": job.labels and str(job.labels),
-                "overlay": job.overlay and str(job.overlay),
-                "fractions": result.fractions(),
-            }
-        )
+        return {
+            "picture": str(job.picture),
+            "labels": job.labels and str(job.labels),
+            "overlay": job.overlay and str(job.overlay),
+            "fractions": result.fractions(),
+        }
+
+    with (
+        evaluating(model),
+        closing(computed()) as results,
+        closing(beside(results, write, threads=1, ahead=RESULTS_BEHIND, finish=True)) as written,
+    ):
+        done.extend(written)
     return done, failed
 
 
-def _pictures(text: str, out: Path) -> Iterator[tuple[Path, Path]]:
+def _pictures(text: str, out: Path) -> Generator[tuple[Path, Path], None, None]:
     """Yield the pictures that one argument stands for, each with its place in the output folder."""
     path = Path(text)
     if text and os.path.isdir(text):  # noqa: PTH112 - never raises, as Path.is_dir does for a name too long

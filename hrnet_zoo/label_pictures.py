@@ -110,8 +110,6 @@ def _check_size(path: Path, image: Image.Image) -> None:
             height=image.height,
             limit=MAX_PIXELS,
         )
-    if image.width * image.height == 0:
-        raise _unreadable(path, "no pixels")
 
 
 def _unreadable(path: Path, found: str) -> UnreadableImageError:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+import threading
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from functools import partial
 from itertools import product
 from typing import Literal, Protocol
 
@@ -12,13 +14,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from hrnet_zoo import kernels
 from hrnet_zoo.datasets import Dataset
 from hrnet_zoo.errors import ConfigError, ImageError
-from hrnet_zoo.images import RGB, Picture, keep_ratio_size, normalise, read_image, resize
+from hrnet_zoo.images import RGB, Picture, keep_ratio_size, normalise_on, read_image, resize
 from hrnet_zoo.masks import best_classes
+from hrnet_zoo.reading import beside
 from hrnet_zoo.results import SegmentationResult
 from hrnet_zoo.scores import ScoreMap, Window, check_budget, pieces
 
@@ -28,6 +33,15 @@ MS_RATIOS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 # On CUDA windows and mirror images go through the network together up to here: it would wait for the next kernel most
 # of the time.
 CUDA_BATCH_PIXELS = 1 << 21
+
+# Of several pictures the next ones are read meanwhile: two at a time, and so few that they take little memory.
+READERS, PICTURES_AHEAD = 2, 3
+
+# A PIL picture reads its file when it is first used, and the same one may be in a list twice.
+_pil = threading.Lock()
+
+# A picture, and itself at the sizes that the network gets it in.
+Prepared = tuple[RGB, list[RGB]]
 
 logger = logging.getLogger("hrnet_zoo")
 
@@ -92,13 +106,7 @@ def predict(
 
     """
     check_budget(max_memory)
-    if mode not in (None, "whole", "slide"):
-        raise ConfigError(
-            asked=f"predict with mode={mode!r}",
-            found="mode is 'whole', 'slide', or None for what the model's data set asks for",
-            done="nothing was computed",
-            advice="use one of these, or leave mode out",
-        )
+    check_mode(mode)
     if on_error not in ("raise", "skip"):
         raise ConfigError(
             asked=f"predict with on_error={on_error!r}",
@@ -106,30 +114,78 @@ def predict(
             done="nothing was computed",
             advice="use one of these, or leave on_error out",
         )
-    slide = model.dataset.slides if mode is None else mode == "slide"
     with evaluating(model):
         if isinstance(image, list | tuple) or (isinstance(image, Tensor) and image.ndim == 4):
-            bar = tqdm(image, desc="predict", unit="picture", disable=None if progress else True)
             results: list[SegmentationResult | ImageError] = []
-            for picture in bar:
-                try:
-                    results.append(_predict_one(model, picture, slide, ms_flip, probabilities, max_memory))
-                except ImageError as error:
-                    if on_error == "raise":
-                        raise
-                    results.append(error)
+            with closing(predict_each(model, image, mode, ms_flip, probabilities, max_memory)) as each:
+                for result in tqdm(each, "predict", len(image), unit="picture", disable=None if progress else True):
+                    if isinstance(result, ImageError) and on_error == "raise":
+                        raise result
+                    results.append(result)
             if skipped := [each for each in results if isinstance(each, ImageError)]:
                 logger.warning("%d of %d pictures were skipped; the first: %s", len(skipped), len(results), skipped[0])
             return results
-        return _predict_one(model, image, slide, ms_flip, probabilities, max_memory)
+        prepared = _prepare(image, model.dataset.box, ms_flip)
+        return _predict_one(model, prepared, mode, ms_flip, probabilities, max_memory)
+
+
+def predict_each(
+    model: Network,
+    pictures: Iterable[Picture],
+    mode: str | None = None,
+    ms_flip: bool = False,
+    probabilities: bool = False,
+    max_memory: int | None = None,
+) -> Generator[SegmentationResult | ImageError, None, None]:
+    """Yield the result of each picture, or the error why it cannot be read, while threads read the next ones.
+
+    Arguments are those of `predict`, and were checked; the caller is within `evaluating`.
+    """
+    prepare = partial(_prepared_or_error, box=model.dataset.box, ms_flip=ms_flip)
+    with closing(beside(pictures, prepare, threads=READERS, ahead=PICTURES_AHEAD)) as ready:
+        for each in ready:
+            if isinstance(each, ImageError):
+                yield each
+            else:
+                yield _predict_one(model, each, mode, ms_flip, probabilities, max_memory)
+
+
+def _prepared_or_error(picture: Picture, box: tuple[int, int], ms_flip: bool) -> Prepared | ImageError:
+    try:
+        return _prepare(picture, box, ms_flip)
+    except ImageError as error:
+        return error
+
+
+def _prepare(picture: Picture, box: tuple[int, int], ms_flip: bool) -> Prepared:
+    with _pil if isinstance(picture, Image.Image) else nullcontext():
+        image = read_image(picture)
+    return image, resized(image, box, ms_flip)
+
+
+def check_mode(mode: str | None) -> None:
+    """Refuse another mode than those of `predict`.
+
+    Raises:
+        ConfigError: there is no such mode.
+
+    """
+    if mode not in (None, "whole", "slide"):
+        raise ConfigError(
+            asked=f"predict with mode={mode!r}",
+            found="mode is 'whole', 'slide', or None for what the model's data set asks for",
+            done="nothing was computed",
+            advice="use one of these, or leave mode out",
+        )
 
 
 def _predict_one(
-    model: Network, picture: Picture, slide: bool, ms_flip: bool, probabilities: bool, max_memory: int | None
+    model: Network, prepared: Prepared, mode: str | None, ms_flip: bool, probabilities: bool, max_memory: int | None
 ) -> SegmentationResult:
-    image = read_image(picture)
+    image, views = prepared
     height, width = image.shape[:2]
-    maps = score_maps(model, resized(image, model.dataset.box, ms_flip), slide=slide, mirror=ms_flip)
+    slide = model.dataset.slides if mode is None else mode == "slide"
+    maps = score_maps(model, views, slide=slide, mirror=ms_flip)
     kept = np.empty((len(model.dataset.classes), height, width), np.float32) if probabilities else None
     mask = make_mask(maps, height, width, max_memory, kept)
     return SegmentationResult(image, mask, model.dataset.classes, model.dataset.palette, kept)
@@ -147,6 +203,12 @@ def make_mask(
     `probabilities` (classes, height, width) is filled if it is given, from all scores; without it few of them are made,
     and the mask is the same. `max_memory` is that of `predict`.
     """
+    device = maps[0].windows[0].scores.device
+    if probabilities is None and device.type == "cuda" and kernels.installed(device):
+        from hrnet_zoo.kernels import masking
+
+        if masking.feasible(maps) and masking.usable(device):
+            return masking.best_classes(maps, height, width).cpu().numpy()
     if probabilities is None:
         return best_classes(maps, height, width, max_memory)
     mask = np.empty((height, width), np.uint8)
@@ -187,7 +249,7 @@ def score_maps(model: Network, images: Sequence[RGB], *, slide: bool, mirror: bo
     maps = []
     for image in images:
         height, width = image.shape[:2]
-        x = normalise(image).to(model.device, model.dtype, memory_format=torch.channels_last)
+        x = normalise_on(image, model.device).to(model.dtype, memory_format=torch.channels_last)
         x = torch.cat((x, x.flip(3))) if mirror else x
         side, stride = model.dataset.window if slide else (max(height, width), 1)
         places = list(product(_windows(height, side, stride), _windows(width, side, stride)))

@@ -1,4 +1,4 @@
-"""Files read in worker processes, ahead of who uses them."""
+"""Work done ahead of who uses it, or behind: in worker processes, or in threads of this one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import threading
 import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from types import FrameType
@@ -19,6 +19,7 @@ from typing import TypeVar
 from hrnet_zoo.datasets.pairing import Sample
 from hrnet_zoo.errors import WorkerError
 
+Item = TypeVar("Item")
 S = TypeVar("S", bound=Sample)
 T = TypeVar("T")
 
@@ -49,21 +50,21 @@ def read_ahead(
     # and compute with numpy, which is safe beside the threads of torch; newer Pythons warn of any threads.
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_serve)
-    waiting: deque[tuple[S, Future[T]]] = deque()
-    coming = iter(samples)
 
-    def submit(number: int) -> None:
-        waiting.extend((sample, pool.submit(load, sample)) for sample in islice(coming, number))
+    def submit(sample: S) -> Future[T]:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)
+                return pool.submit(load, sample)
+        except BrokenProcessPool as error:  # said in this sample's turn; earlier ones may be done
+            failed = Future[T]()
+            failed.set_exception(error)
+            return failed
 
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
-            submit(workers + 1 if ahead is None else ahead)
-        while waiting:
-            sample, future = waiting.popleft()
+        for sample, future in _in_turn(samples, submit, workers + 1 if ahead is None else ahead):
             try:
                 result = future.result()
-                submit(1)
             except BrokenProcessPool as error:
                 raise WorkerError(
                     asked=f"pictures read by {workers} worker processes",
@@ -75,6 +76,43 @@ def read_ahead(
             yield result
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def beside(
+    items: Iterable[Item], work: Callable[[Item], T], *, threads: int, ahead: int, finish: bool = False
+) -> Generator[T, None, None]:
+    """Yield what `work` makes of each item, in order, while threads go on with the next ones.
+
+    Args:
+        items: taken as they are needed, in the thread that asks for results; so they may be made there meanwhile.
+        work: something that leaves Python's lock alone for most of its time: decoding, compressing, writing. What it
+            raises is raised here, in its turn.
+        threads: how many.
+        ahead: how many items they are ahead.
+        finish: when closed, or left behind after an error, do what was begun to the end, instead of dropping it.
+
+    Closing it, or leaving it behind after an error, ends the threads.
+
+    """
+    pool = ThreadPoolExecutor(threads, "hrnet-zoo")
+    try:
+        for _, future in _in_turn(items, lambda item: pool.submit(work, item), ahead):
+            yield future.result()
+    finally:
+        pool.shutdown(cancel_futures=not finish)
+
+
+def _in_turn(
+    items: Iterable[Item], submit: Callable[[Item], Future[T]], ahead: int
+) -> Generator[tuple[Item, Future[T]], None, None]:
+    """Yield each item with its future, in order; the `ahead` next ones are submitted by then."""
+    waiting: deque[tuple[Item, Future[T]]] = deque()
+    coming = iter(items)
+    waiting.extend((item, submit(item)) for item in islice(coming, ahead))
+    while waiting:
+        turn = waiting.popleft()
+        waiting.extend((item, submit(item)) for item in islice(coming, 1))
+        yield turn
 
 
 def _serve() -> None:

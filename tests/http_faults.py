@@ -2,7 +2,6 @@
 
 import gzip
 import random
-import re
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler
 
@@ -16,8 +15,6 @@ from hrnet_zoo.errors import (
 )
 from tests.http_server import Answer, chunked, drip, ranged, reset, stall, status, whole
 
-STALL_S = 2.0  # longer than the timeout that tests set
-
 
 @dataclass(frozen=True)
 class Fault:
@@ -27,7 +24,7 @@ class Fault:
     ends_in: type[HRNetZooError] | None = None
 
 
-def faults(body: bytes, path: str) -> dict[str, Fault]:
+def faults(body: bytes, path: str, stall_s: float) -> dict[str, Fault]:
     """Every fault by name; `body` is the right file of more than 300 kB, `path` where it should be."""
     cut, half = 100_000, len(body) // 2
     wrong = random.Random(0).randbytes(len(body))  # noqa: S311 - any bytes will do
@@ -67,7 +64,7 @@ def faults(body: bytes, path: str) -> dict[str, Fault]:
         "500 once": Fault((status(500), ranged(body))),
         "503 once": Fault((status(503), ranged(body))),
         "reset in the middle": Fault((reset(body, cut), ranged(body))),
-        "stall in the middle": Fault((stall(body, cut, STALL_S), ranged(body))),
+        "stall in the middle": Fault((stall(body, cut, stall_s), ranged(body))),
         "broken off once": Fault((ranged(body, stop=cut), ranged(body))),
         "broken off twice, halfway each time": Fault((slices(half), slices(half), ranged(body))),
         "broken off in a chunk": Fault((chunked(body[:cut], finished=False), ranged(body))),
@@ -103,8 +100,3 @@ def faults(body: bytes, path: str) -> dict[str, Fault]:
         "short for ever, without a length": Fault((status(200, body=body[:cut], length=None),), HashMismatchError),
         "wrong bytes of the right size": Fault((whole(wrong),), HashMismatchError),
     }
-
-
-def path_for(name: str, stem: str) -> str:
-    """Where a fault is played."""
-    return f"/{re.sub('[^a-z0-9]+', '-', name.lower())}/{stem}.pth"

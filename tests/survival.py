@@ -394,6 +394,7 @@ def _threads(host: Host) -> int:
 def crowds_that_die(host: Host, count: int, dice: random.Random) -> dict[str, Any]:
     """Let six processes ask at once and kill five of them at random; the sixth always has its model."""
     kills = 0
+    cache.LOCK_NOTICE_S = 1.0  # for the lock file that a killed process has made and not yet written
     for turn in range(count):
         with fresh(), flock(list(LOCKS)[turn % len(LOCKS)]):
             survivor, *others = together(lambda: load(host.url + PATH), 6)
@@ -476,25 +477,29 @@ def _edge(ends: dict[int, int]) -> dict[str, float]:
 # --- pruning and reading ---------------------------------------------------------------------------------------------
 
 
-def pruned(host: Host, count: int) -> dict[str, Any]:
-    """Let one process load for ever while another clears, damages and sweeps; every load has the right values."""
+def pruned(host: Host, count: int, dice: random.Random) -> dict[str, Any]:
+    """Let one process load while another clears and sweeps, once in each load; every load has the right values."""
     with fresh():
+        asked, answered = os.pipe(), os.pipe()
 
         def loads() -> None:
             for _ in range(count):
+                os.write(asked[1], b"!")
                 load(host.url + PATH)
+                os.read(answered[0], 1)
 
         def clears() -> None:
-            while True:
+            while os.read(asked[0], 1):
+                time.sleep(dice.uniform(0, 0.03))
                 cache.clear(STEM)
                 cache.sweep()
-                time.sleep(0.02)
+                os.write(answered[1], b"!")
 
         loading, clearing = fork(loads), fork(clears)
         ended = end(loading)
         os.kill(clearing, signal.SIGKILL)
         end(clearing)
-        check()
+        settle()
     return {"loads": count, "end": ended}
 
 
@@ -503,7 +508,6 @@ def main() -> None:
     what, count, seed = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     dice = random.Random(seed)  # noqa: S311 - times of kills
     host = Host()
-    cache.LOCK_NOTICE_S = 1.0  # for the lock file that a killed process has made and not yet written
     warnings.filterwarnings("ignore", "flock not supported")  # the library's own words on ENOSYS
     logging.getLogger("hrnet_zoo").setLevel(logging.ERROR)
     try:
@@ -517,7 +521,7 @@ def main() -> None:
             "dying crowds": lambda: crowds_that_die(host, count, dice),
             "full disk": lambda: full_disk(host, count),
             "small files": lambda: small_files(host, count),
-            "pruned": lambda: pruned(host, count),
+            "pruned": lambda: pruned(host, count, dice),
         }
         began = time.monotonic()
         found = trials[what]()

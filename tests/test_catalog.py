@@ -142,3 +142,9 @@ def test_the_demo_is_found_but_not_listed() -> None:
     assert DEMO.sha256.startswith(DEMO.sha256_prefix)
     assert "demo" not in list_models()
     assert recognise(DEMO.sha256) is DEMO
+
+
+@pytest.mark.parametrize("name", ["local-dir:runs/a", "hf-hub:me/street"])
+def test_a_saved_model_is_in_no_row(name: str) -> None:
+    with pytest.raises(UnknownModelError, match="the published table knows nothing"):
+        model_info(name)

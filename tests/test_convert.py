@@ -1,5 +1,6 @@
 """From a checkpoint to safetensors and back: bit for bit what was stored, or an error that says what differs."""
 
+import errno
 import hashlib
 import json
 import math
@@ -29,6 +30,7 @@ from hrnet_zoo.weights.convert import (
     to_safetensors,
     verify_data,
 )
+from hrnet_zoo.weights.gate import inspect_safetensors
 from tests.checkpoints import (
     ATTACKS,
     Member,
@@ -289,6 +291,19 @@ def test_verifies_only_what_states_a_digest(tmp_path: Path) -> None:
         verify_data(tmp_path / "a.safetensors")
     with pytest.raises(CheckpointNotFoundError):
         verify_data(tmp_path / "none.safetensors")
+
+
+def test_a_disk_that_fails_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "a.safetensors", dict(stand_in(SHAPES)))
+    header = inspect_safetensors(path, "")
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("hrnet_zoo.weights.convert.inspect_safetensors", lambda *_: header)
+    monkeypatch.setattr(Path, "open", fail)
+    with pytest.raises(CheckpointNotFoundError, match=r"to its end: Input/output error[\s\S]*check the disk"):
+        verify_data(path)
 
 
 @pytest.mark.skipif(not (SHARED / "golden").is_dir(), reason="the golden checkpoint lies outside the repository")

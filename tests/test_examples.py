@@ -55,9 +55,52 @@ def execute(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, **replaced
 def test_every_example_is_tested() -> None:
     names = {path.name for path in EXAMPLES.iterdir() if path.suffix in {".py", ".ipynb"}}
     assert names == {
-        *("batch_predict_ray.py", "finetune.ipynb", "finetune_own_classes.py", "label_a_photo.py"),
-        *("quickstart.ipynb", "shares_to_csv.py", "train_demo.py"),
+        *(
+            "batch_predict_ray.py",
+            "benchmark_cuda.py",
+            "compare_creation.py",
+            "finetune.ipynb",
+            "finetune_own_classes.py",
+        ),
+        *("label_a_photo.py", "quickstart.ipynb", "shares_to_csv.py", "train_demo.py"),
     }
+
+
+def test_benchmark_cuda() -> None:
+    """Whether it runs; figures of a CPU mean nothing."""
+    options = "--device cpu --engine pytorch --archs hr18s --batches 2 --size 32 32 --seconds 0"
+    table = run("benchmark_cuda.py", *options.split())
+    lines = [line for line in table.splitlines() if line.startswith("|")]
+    assert {line.count("|") for line in lines} == {7}
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[2:]]
+    assert [row[0] for row in rows] == [
+        *["hr18s, batch 2"] * 3,
+        *["scores to mask, 5 classes, 32x64 to 48x96"] * 2,
+        *["predict, hr18s"] * 2,
+        *["predict, hr18s, scales and flips"] * 2,
+    ]
+    assert all(float(row[2]) > 0 for row in rows)
+    assert float(rows[2][5].rpartition("off by ")[2]) < 1e-4
+    assert rows[4][5].endswith("; 100.0000% of pixels alike")
+
+
+def test_the_roof_of_the_benchmark_is_that_of_exact_counts() -> None:
+    """By hand 34.2 and 344 GF for the network's own channels; padding adds much to hr18s and little to hr48."""
+    code = (
+        "import torch; from hrnet_zoo import create_model; from benchmark_cuda import roof\n"
+        "for arch in ('hr18s', 'hr48'):\n"
+        "    model = create_model(f'fcn_{arch}_cityscapes_40k', pretrained=False, device='cpu')\n"
+        "    print(roof(model, (1, 3, 512, 1024), torch.float16, (790e12, 4.3e12)).operations)"
+    )
+    found = subprocess.run(  # noqa: S603
+        [sys.executable, "-c", code],
+        check=True,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT), str(EXAMPLES)))},
+    ).stdout.split()
+    assert 34.2e9 < float(found[0]) < 1.4 * 34.2e9
+    assert 344e9 < float(found[1]) < 1.03 * 344e9
 
 
 def test_label_a_photo(tmp_path: Path) -> None:
@@ -75,6 +118,12 @@ def test_shares_to_csv(tmp_path: Path) -> None:
     table = list(csv.DictReader(io.StringIO(run("shares_to_csv.py", tmp_path, "road", "sky"))))
     assert [row["picture"] for row in table] == ["0.jpg", "1.jpg"]
     assert all(0 < float(row["road"]) < 1 for row in table)
+
+
+def test_compare_creation() -> None:
+    ways = run("compare_creation.py", "demo", "--times", "1").splitlines()
+    assert [line.split()[0] for line in ways[:2]] == ["hrnet-zoo", "plain"]
+    assert all(re.fullmatch(r"[\w-]+ +[\d.]+ ms +(-?[\d.]+|nan) MB +[\d.]+x", line) for line in ways)
 
 
 def test_train_demo_writes_a_checkpoint_of_the_published_form(tmp_path: Path) -> None:

@@ -1,15 +1,19 @@
 """Files, folders and globs to results on disk."""
 
 import dataclasses
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
 from hrnet_zoo.creation import create_model
-from hrnet_zoo.errors import ConfigError, OutputError, UnreadableImageError
-from hrnet_zoo.folders import Job, plan, predict_files
+from hrnet_zoo.errors import ConfigError, ImageError, OutputError, UnreadableImageError
+from hrnet_zoo.folders import RESULTS_BEHIND, Job, plan, predict_files
 from hrnet_zoo.models.fcn import FCNHRNet
+from hrnet_zoo.prediction import score_maps
+from hrnet_zoo.results import png
 
 
 @pytest.fixture
@@ -106,6 +110,72 @@ def test_a_bad_picture_does_not_stop_the_others(pictures: Path, tmp_path: Path, 
         assert labels.mode == "P"
         assert overlay.width > 8
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["b_labels.png", "b_overlay.png", "deep"]
+
+
+def run(model: FCNHRNet, jobs: list[Job]) -> tuple[list[dict[str, Any]], dict[str, ImageError]]:
+    return predict_files(model, jobs, mode=None, ms_flip=False, alpha=0.5, max_memory=None, progress=False)
+
+
+def many(folder: Path, number: int) -> list[Job]:
+    """Plan the prediction of so many different pictures, one of each size."""
+    folder.mkdir()
+    for index in range(number):
+        Image.new("RGB", (8 + index, 8), (index, 99, 0)).save(folder / f"{index:02}.png")
+    return planned([folder], folder / "out")
+
+
+def threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("hrnet-zoo")]
+
+
+def test_results_are_in_order_and_those_of_one_at_a_time(tmp_path: Path, model: FCNHRNet) -> None:
+    jobs = many(tmp_path / "in", 9)
+    done, failed = run(model, jobs)
+    assert not failed
+    assert [each["picture"] for each in done] == [str(job.picture) for job in jobs]
+    for job, each in zip(jobs, done, strict=True):
+        assert job.labels is not None
+        assert job.overlay is not None
+        alone = model.predict(job.picture)
+        alone.save(tmp_path / "alone.png")
+        assert job.labels.read_bytes() == (tmp_path / "alone.png").read_bytes()
+        assert job.overlay.read_bytes() == png(alone.overlay(alpha=0.5))
+        assert each["fractions"] == alone.fractions()
+    assert not threads()
+
+
+def test_what_cannot_be_written_stops_the_run_soon(tmp_path: Path, model: FCNHRNet) -> None:
+    jobs = many(tmp_path / "in", 9)
+    target = jobs[1].labels
+    assert target is not None
+    target.mkdir(parents=True)
+    with pytest.raises(OutputError, match=r"01_labels\.png"):
+        run(model, jobs)
+    written = sorted(path.name for path in target.parent.iterdir() if path.is_file())
+    assert written[:2] == ["00_labels.png", "00_overlay.png"]
+    assert len(written) <= 2 * (2 + RESULTS_BEHIND)
+    assert not threads()
+
+
+def test_what_was_computed_before_an_interruption_is_written(
+    tmp_path: Path, model: FCNHRNet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs, seen = many(tmp_path / "in", 9), 0
+
+    def interrupted(*args: Any, **kwargs: Any) -> Any:
+        nonlocal seen
+        seen += 1
+        if seen == 4:
+            raise KeyboardInterrupt
+        return score_maps(*args, **kwargs)
+
+    monkeypatch.setattr("hrnet_zoo.prediction.score_maps", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(model, jobs)
+    assert sorted(path.name for path in (tmp_path / "in/out").glob("*_labels.png")) == [
+        f"{index:02}_labels.png" for index in range(3)
+    ]
+    assert not threads()
 
 
 def test_no_memory_allowed_is_refused_before_any_picture(pictures: Path, tmp_path: Path, model: FCNHRNet) -> None:

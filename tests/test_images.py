@@ -17,7 +17,17 @@ from PIL import Image, PngImagePlugin
 from safetensors.torch import load_file
 
 from hrnet_zoo.errors import ImageError, ImageTooLargeError, UnreadableImageError, UnsupportedImageError
-from hrnet_zoo.images import MEAN, STD, Picture, keep_ratio_size, normalise, read_image, resize
+from hrnet_zoo.images import (
+    MEAN,
+    STD,
+    Picture,
+    _standardise,
+    keep_ratio_size,
+    normalise,
+    normalise_on,
+    read_image,
+    resize,
+)
 from tests.pictures import (
     WHITE,
     Bad,
@@ -476,6 +486,25 @@ def test_normalise() -> None:
     assert tensor.is_contiguous(memory_format=torch.channels_last)
     expected = (image.astype(np.float64) - MEAN) / STD
     assert np.allclose(tensor[0].permute(1, 2, 0).numpy(), expected, rtol=0, atol=1e-6)
+
+
+def test_normalise_on_a_device_gives_the_same_bits() -> None:
+    """Every level of every channel, by what CUDA computes with."""
+    image = np.repeat(np.arange(256, dtype=np.uint8)[:, None, None], 3, axis=2).repeat(2, axis=1)
+    for found in (_standardise(torch.from_numpy(image)), normalise_on(image, torch.device("cpu"))):
+        assert torch.equal(found, normalise(image))
+        assert found.stride() == normalise(image).stride()
+        assert found.dtype == torch.float32
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_normalise_on_cuda_gives_the_same_bits() -> None:
+    image = pattern(300, 500)
+    found = normalise_on(image, torch.device("cuda"))
+    assert found.device.type == "cuda"
+    assert torch.equal(found.cpu(), normalise(image))
+    assert torch.equal(found.half().cpu(), normalise(image).half())
 
 
 @pytest.mark.parametrize("name", ["3dogs.jpg", "color.jpg", "frankfurt_000000_000294_leftImg8bit.png"])

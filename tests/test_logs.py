@@ -467,3 +467,8 @@ def test_cache_commands(mirror: FaultServer, cache: Path, capsys: pytest.Capture
     read(mirror, body(plain_log()))
     assert run(capsys, "cache", "clear", "--all")[0].startswith("removed 1 files")
     assert logs_in(cache) == []
+
+
+def test_a_folder_without_a_log(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"metrics\.jsonl cannot be read: No such file[\s\S]*finetune` made"):
+        training_log(f"local-dir:{tmp_path}")

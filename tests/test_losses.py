@@ -239,3 +239,9 @@ def test_what_cannot_be_used(loss: Any, weights: Tensor | None, words: str) -> N
 def test_a_function_that_returns_no_scalar(value: Any) -> None:
     with pytest.raises(ConfigError, match="not a scalar tensor"):
         make_loss(lambda scores, labels: value)(*batch())
+
+
+def test_a_function_that_looks_at_nothing() -> None:
+    scores, labels = batch()
+    with pytest.raises(ConfigError, match="does not depend on the scores"):
+        make_loss(lambda scores, labels: torch.tensor(0.5))(scores.requires_grad_(), labels)

@@ -167,11 +167,17 @@ def test_what_is_no_object_of_json_is_refused(text: str, tmp_path: Path) -> None
     with pytest.raises(ModelConfigError) as caught:
         read_config(path)
     assert caught.value.json_path == "$"
+    assert "no JSON" in str(caught.value) or "nests too deep" in str(caught.value) or "$: " in str(caught.value)
+
+
+def test_a_header_does_not_state_its_own_digest() -> None:
+    with pytest.raises(ModelConfigError, match="the unknown key 'data_sha256'"):
+        parse_config(CONFIG.to_json(), "a.safetensors", SHA)
 
 
 def test_no_file(tmp_path: Path) -> None:
     for path in (tmp_path / "absent", tmp_path, Path("a\0b")):
-        with pytest.raises(ModelConfigError):
+        with pytest.raises(ModelConfigError, match=r"no readable file|a folder, pipe or device"):
             read_config(path)
 
 

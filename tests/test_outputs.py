@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from hrnet_zoo.errors import OutputError
-from hrnet_zoo.outputs import check_place, make_folder, refuse_existing, write_file
+from hrnet_zoo.outputs import check_place, make_folder, refuse_existing, sweep_parts, write_file
 
 
 def test_writes_and_replaces(tmp_path: Path) -> None:
@@ -66,3 +66,8 @@ def test_files_that_would_be_replaced(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="it exists already, as do 1 others") as caught:
         refuse_existing(paths)
     assert caught.value.path == paths[1]
+
+
+def test_parts_that_cannot_be_swept(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"remove unfinished files[\s\S]*No such file or directory"):
+        sweep_parts(tmp_path / "absent")

@@ -2,9 +2,12 @@
 
 import dataclasses
 import io
+import itertools
 import os
 import subprocess
 import sys
+import threading
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +22,17 @@ from hrnet_zoo.catalog import model_info
 from hrnet_zoo.creation import create_model
 from hrnet_zoo.demo.scenes import scene
 from hrnet_zoo.errors import ConfigError, UnreadableImageError, UnsupportedImageError
-from hrnet_zoo.images import normalise, read_image
+from hrnet_zoo.images import RGB, Picture, normalise, read_image
 from hrnet_zoo.models.fcn import FCNHRNet
-from hrnet_zoo.prediction import _windows, evaluating, full_precision, resized, score_maps
+from hrnet_zoo.prediction import (
+    PICTURES_AHEAD,
+    _windows,
+    evaluating,
+    full_precision,
+    predict_each,
+    resized,
+    score_maps,
+)
 from hrnet_zoo.results import SegmentationResult
 from tests.tables import ROOT
 from tests.test_fcn import GOLDEN
@@ -232,6 +243,68 @@ def test_a_list_of_mixed_sizes_keeps_its_order(demo: FCNHRNet) -> None:
     for picture, result in zip(pictures, results, strict=True):
         assert np.array_equal(demo.predict(picture).mask, result.mask)
     assert demo.predict([]) == []
+
+
+def threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("hrnet-zoo")]
+
+
+def test_pictures_are_read_meanwhile_in_other_threads(demo: FCNHRNet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few of them, and no more before they are wanted."""
+    read: list[str] = []
+
+    def spy(picture: Picture) -> RGB:
+        read.append(threading.current_thread().name)
+        return read_image(picture)
+
+    monkeypatch.setattr("hrnet_zoo.prediction.read_image", spy)
+    with evaluating(demo), closing(predict_each(demo, itertools.repeat(scene(0, 64, 64).image))) as results:
+        for turn in range(1, 4):
+            assert isinstance(next(results), SegmentationResult)
+            assert turn <= len(read) <= turn + PICTURES_AHEAD
+    assert all(name.startswith("hrnet-zoo") for name in read)
+    assert not threads()
+
+
+def test_a_picture_that_cannot_be_read_is_an_error_in_its_turn(demo: FCNHRNet, monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures: list[Picture] = [scene(0, 64, 64).image, Path("absent.png"), scene(1, 64, 64).image, b"nothing"]
+    with evaluating(demo):
+        found = list(predict_each(demo, pictures))
+    kinds = [SegmentationResult, UnreadableImageError, SegmentationResult, UnreadableImageError]
+    assert [type(each) for each in found] == kinds
+    seen = 0
+
+    def spy(*args: Any, **kwargs: Any) -> Any:
+        nonlocal seen
+        seen += 1
+        return score_maps(*args, **kwargs)
+
+    monkeypatch.setattr("hrnet_zoo.prediction.score_maps", spy)
+    with pytest.raises(UnreadableImageError, match=r"absent\.png"):
+        demo.predict(pictures)
+    assert seen == 1
+    assert not threads()
+
+
+def test_an_interruption_leaves_no_thread(demo: FCNHRNet, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hrnet_zoo.prediction.score_maps", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        demo.predict([scene(0, 64, 64).image] * 9)
+    assert not threads()
+    assert not torch.is_inference_mode_enabled()
+
+
+def test_one_pil_picture_many_times(demo: FCNHRNet, tmp_path: Path) -> None:
+    """It reads its file when it is first used, whichever thread is first."""
+    drawn = scene(1, 96, 160)
+    Image.fromarray(drawn.image).save(tmp_path / "a.png")
+    mask = demo.predict(drawn.image).mask
+    with Image.open(tmp_path / "a.png") as picture:
+        results = demo.predict([picture] * 6)
+    assert all(np.array_equal(result.mask, mask) for result in results)
 
 
 def test_probabilities_are_those_of_the_mask(demo: FCNHRNet) -> None:

@@ -1,5 +1,6 @@
 """Push and pull over a Hub on this machine."""
 
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -91,15 +92,23 @@ def test_no_token_and_no_right(hub: Hub, saved: Path, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("repo", ["street", "a/b/c", "../x", "me/str eet", "me/x\r\nHost: y", ""])
 def test_impossible_names(repo: str, hub: Hub, saved: Path) -> None:
-    with pytest.raises(ConfigError):
+    with pytest.raises(ConfigError, match=r"write hf-hub:ORG/NAME"):
         push(saved, repo)
     assert not hub.requests
 
 
 def test_nothing_leaves_offline(hub: Hub, saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HRNET_ZOO_OFFLINE", "1")
-    with pytest.raises(OfflineError):
+    with pytest.raises(OfflineError, match="switches the network off"):
         push(saved, "me/street")
+    assert not hub.requests
+
+
+def test_a_card_of_another_model_is_not_pushed(hub: Hub, saved: Path, tmp_path: Path) -> None:
+    made = Path(shutil.copytree(saved, tmp_path / "copy"))
+    (made / CARD_FILE).write_text("# Another model")
+    with pytest.raises(ConfigError, match="does not name the weights beside it by their SHA-256"):
+        push(made, "me/street")
     assert not hub.requests
 
 

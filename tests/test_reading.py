@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from itertools import count, islice
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from hrnet_zoo import reading
 from hrnet_zoo.datasets.pairing import Sample
 from hrnet_zoo.errors import UnreadableImageError, WorkerError
 from hrnet_zoo.images import read_image
-from hrnet_zoo.reading import read_ahead
+from hrnet_zoo.reading import beside, read_ahead
 
 ROOT = Path(__file__).parents[1]
 
@@ -171,3 +172,90 @@ def test_but_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "LAST_SECONDS", 1)
     with pytest.raises(WorkerError):
         list(read_ahead(samples(5), told_to_end_and_stuck, 2))
+
+
+# --- threads ---------------------------------------------------------------------------------------------------------
+
+
+def ours() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("hrnet-zoo")]
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("number", [0, 1, 7])
+def test_threads_keep_the_order(threads: int, number: int) -> None:
+    found = list(beside(range(number), lambda item: (item, threading.current_thread().name), threads=threads, ahead=2))
+    assert [item for item, _ in found] == list(range(number))
+    assert all(name.startswith("hrnet-zoo") for _, name in found)
+    assert not ours()
+
+
+def test_a_thread_s_error_comes_in_its_turn() -> None:
+    ahead = beside(range(9), lambda item: 1 // (item - 3), threads=2, ahead=4)
+    assert [next(ahead) for _ in range(3)] == [-1, -1, -1]
+    with pytest.raises(ZeroDivisionError):
+        next(ahead)
+    assert not ours()
+
+
+def test_no_further_ahead_than_asked_and_items_are_made_here() -> None:
+    taken: list[tuple[int, str]] = []
+
+    def items() -> Iterator[int]:
+        for item in count():
+            taken.append((item, threading.current_thread().name))
+            yield item
+
+    ahead = beside(items(), lambda item: item, threads=2, ahead=3)
+    assert not taken
+    assert next(ahead) == 0
+    assert taken == [(item, threading.current_thread().name) for item in range(4)]
+    assert next(ahead) == 1
+    assert len(taken) == 5
+    ahead.close()
+    assert not ours()
+
+
+def test_the_work_is_done_meanwhile() -> None:
+    """The second item is made while the first is worked on."""
+    made = threading.Event()
+
+    def items() -> Iterator[str]:
+        yield "first"
+        made.set()
+        yield "second"
+
+    def work(item: str) -> str:
+        assert made.wait(timeout=30)
+        return item
+
+    assert list(beside(items(), work, threads=1, ahead=1)) == ["first", "second"]
+
+
+@pytest.mark.parametrize(("finish", "worked"), [(False, [0]), (True, [0, 1, 2])])
+def test_who_stops_early_drops_or_finishes_what_waits(finish: bool, worked: list[int]) -> None:
+    begun, going_on = threading.Event(), threading.Event()
+    done: list[int] = []
+
+    def items() -> Iterator[int]:
+        yield from (0, 1, 2)
+        assert begun.wait(timeout=30)
+        threading.Timer(0.2, going_on.set).start()
+        raise KeyboardInterrupt
+
+    def work(item: int) -> None:
+        begun.set()
+        assert going_on.wait(timeout=30)
+        done.append(item)
+
+    with pytest.raises(KeyboardInterrupt):
+        list(beside(items(), work, threads=1, ahead=4, finish=finish))
+    assert done == worked
+    assert not ours()
+
+
+def test_a_pool_that_broke_early_is_told_in_its_turn() -> None:
+    """Nothing can be handed to it any more, and what was handed in is lost: the first sample says so."""
+    endless = (Sample("3", Path("3.png"), Path("3_labels.png")) for _ in count())
+    with pytest.raises(WorkerError, match=r"3\.png"):
+        list(read_ahead(endless, die_at_3, 1, ahead=2000))

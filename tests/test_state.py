@@ -77,6 +77,7 @@ def test_another_recipe_is_refused_by_the_name_of_what_differs(tmp_path: Path, n
     with pytest.raises(ResumeError) as caught:
         read_state(tmp_path / "s", dataclasses.replace(RECIPE, **{name: CHANGED[name]}))
     assert caught.value.field == name
+    assert f"{name} was " in caught.value.found
 
 
 def cut(data: bytes) -> bytes:
@@ -99,14 +100,23 @@ def beyond(data: bytes) -> bytes:
     return data.replace(b'\\"step\\": 3', b'\\"step\\": -', 1)
 
 
-@pytest.mark.parametrize("damage", [cut, flip, foreign, future, beyond])
-def test_a_damaged_or_foreign_file_is_refused(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (cut, "missing|describes"),
+        (flip, "but the header says"),
+        (foreign, "no training that hrnet-zoo began"),
+        (future, "this release writes"),
+        (beyond, "no training that hrnet-zoo began"),
+    ],
+)
+def test_a_damaged_or_foreign_file_is_refused(tmp_path: Path, damage: Callable[[bytes], bytes], words: str) -> None:
     file = tmp_path / "s"
     write_state(file, RECIPE, Progress(step=3), TENSORS)
     data = file.read_bytes()
     file.write_bytes(damage(data))
     assert file.read_bytes() != data
-    with pytest.raises(ResumeError):
+    with pytest.raises(ResumeError, match=words):
         read_state(file, RECIPE)
 
 
@@ -116,7 +126,7 @@ def test_a_damaged_or_foreign_file_is_refused(tmp_path: Path, damage: Callable[[
 )
 def test_progress_of_other_types_is_refused(tmp_path: Path, progress: Progress) -> None:
     write_state(tmp_path / "s", RECIPE, progress, TENSORS)
-    with pytest.raises(ResumeError):
+    with pytest.raises(ResumeError, match="no training that hrnet-zoo began"):
         read_state(tmp_path / "s", RECIPE)
 
 

@@ -67,8 +67,8 @@ def test_many_ask_for_one_model() -> None:
     assert len(found) == 8
     assert [facts["failures"] for facts in found.values()] == [0] * 8
     for name, facts in found.items():
-        working = name.endswith(("flock", "ENOSYS"))  # filelock has lock files where there is no flock
-        assert facts["gets"] == 1 if working else 1 <= facts["gets"] <= 64, name
+        # ENOSYS: filelock makes lock files then, which take turns well, and are no proof of it.
+        assert 1 <= facts["gets"] <= (1 if name.endswith(", flock") else 64), name
 
 
 def test_crowds_that_die() -> None:
@@ -90,7 +90,7 @@ def test_loading_while_another_clears() -> None:
 
 
 SMALL = f"/{STEM}.pth"
-FAULTS = faults(BODY, SMALL)
+FAULTS = faults(BODY, SMALL, stall_s=2.0)  # longer than the timeout below
 
 
 @pytest.mark.parametrize("name", FAULTS)
