@@ -201,8 +201,8 @@ def optimize(
 
     Batch norm is folded into the convolutions, what can be is one step, and an engine carries it out where the network
     is: "onednn" on a CPU, "cuda" on a GPU, and "pytorch", the plan in PyTorch's own operations, wherever one of these
-    cannot be used (one log line says so). "openvino", on a CPU, is faster still and an extra package
-    (`pip install 'hrnet-zoo[openvino]'`); `hrnet_zoo.engines.openvino` says what else it does.
+    cannot be used (one log line says so). "openvino", on a CPU, is an extra package
+    (`pip install 'hrnet-zoo[openvino]'`) and may be faster still: `hrnet-zoo benchmark NAME --against` tells.
 
     The plan in float32 differs from the network by rounding: some millionths of the largest score. bfloat16 and float16
     round more; `agreement` measures what it costs.

@@ -147,9 +147,9 @@ def benchmark(
         ConfigError: there are no pictures of this size, or the device's memory does not suffice.
 
     """
-    height, width = _usable(size or _input_size(model.dataset), batch)
+    height, width = usable_size(size or input_size(model.dataset), batch)
     weight = model.decode_head.conv_seg.weight
-    picture = _noise(height, width)
+    picture = noise(height, width)
     with evaluating(model), enough_memory(f"benchmark {model.name} on {batch} x {height} x {width} pixels"):
         one = normalise(picture).to(weight.device, weight.dtype)
         x = one.repeat(batch, 1, 1, 1).contiguous(memory_format=torch.channels_last)
@@ -204,7 +204,7 @@ def benchmark_table(
         published.train_memory_gb,
         machine,
         PICTURES[info.data.key],
-        _input_size(info.data),
+        input_size(info.data),
         info.data.slides,
         inference,
         info.data.crop,
@@ -220,7 +220,7 @@ def _time_inference(
         model = create_model(info.name, pretrained=False, device=device, dtype=torch.float32)
     weight = model.decode_head.conv_seg.weight
     with evaluating(model), enough_memory(f"the fps of {info.name}"):
-        x = normalise(_noise(*_input_size(info.data))).to(weight.device, memory_format=torch.channels_last)
+        x = normalise(noise(*input_size(info.data))).to(weight.device, memory_format=torch.channels_last)
         runs = {"inference": lambda: infer(model, x, PICTURES[info.data.key])}
         return machine_of(weight), measure(runs, weight.device, seconds, progress)["inference"]
 
@@ -277,13 +277,14 @@ def _train(info: ModelInfo, device: torch.device, progress: bool) -> None:
         optimiser.step()
 
 
-def _input_size(dataset: Dataset) -> tuple[int, int]:
-    """Size of the data set's pictures in its box; the whole box where no size is known."""
+def input_size(dataset: Dataset) -> tuple[int, int]:
+    """Return the size of the data set's pictures in its box; the whole box where no size is known."""
     long, short = dataset.box
     return keep_ratio_size(*PICTURES.get(dataset.key, (short, long)), dataset.box)
 
 
-def _noise(height: int, width: int) -> RGB:
+def noise(height: int, width: int) -> RGB:
+    """Return a picture of noise, always the same."""
     return np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
 
 
@@ -301,7 +302,13 @@ def _published(info: ModelInfo) -> ModelInfo:
     return found[0]
 
 
-def _usable(size: tuple[int, int], batch: int) -> tuple[int, int]:
+def usable_size(size: tuple[int, int], batch: int) -> tuple[int, int]:
+    """Return (height, width) if there are pictures of it.
+
+    Raises:
+        ConfigError: it is no size, or too large; or there is no such batch.
+
+    """
     numbers = (*size, batch)
     whole = len(numbers) == 3 and all(isinstance(number, int) and number >= 1 for number in numbers)
     if not whole or size[0] * size[1] > MAX_PIXELS:

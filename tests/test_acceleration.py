@@ -159,7 +159,7 @@ def test_falls_back_to_pytorch(demo: FCNHRNet, monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"engine": "tensorrt"}, "the engines are 'cuda'"),
+        ({"engine": "tensorrt"}, "the engines are 'cuda', 'onednn', 'openvino', 'pytorch'"),
         ({"dtype": torch.float64}, "dtype is one of"),
         ({"dtype": torch.int8}, "dtype is one of"),
     ],

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from hrnet_zoo.benchmarking import PICTURES, _input_size, _published, _starts, benchmark, benchmark_table, infer
+from hrnet_zoo.benchmarking import PICTURES, _published, _starts, benchmark, benchmark_table, infer, input_size
 from hrnet_zoo.catalog import ModelInfo, list_models, model_info
 from hrnet_zoo.costs import MIN_RUNS
 from hrnet_zoo.creation import create_model
@@ -107,15 +107,15 @@ def test_the_model_is_left_as_it_was(demo: FCNHRNet) -> None:
 
 
 def test_sizes_follow_the_data_set() -> None:
-    sizes = {key: _input_size(dataset) for key, dataset in DATASETS.items()}
+    sizes = {key: input_size(dataset) for key, dataset in DATASETS.items()}
     assert sizes == {
         "cityscapes": (1024, 2048),
         "ade20k": (512, 683),
         "voc12aug": (512, 683),
         "pascal_context": (390, 520),
     }
-    assert _input_size(SCENES) == (384, 768)
-    assert _input_size(dataclasses.replace(SCENES, key="mine")) == (384, 768)
+    assert input_size(SCENES) == (384, 768)
+    assert input_size(dataclasses.replace(SCENES, key="mine")) == (384, 768)
     assert set(PICTURES) == set(DATASETS)
 
 

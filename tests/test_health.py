@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,24 @@ def test_benchmark_beside_the_table(run: Run, monkeypatch: pytest.MonkeyPatch) -
     facts = json.loads(run("benchmark", row.name, "--table", "--device", "cpu", "--json"))
     assert facts["published_fps"] == 23.74
     assert facts["crop"] == [64, 64]
+
+
+def test_benchmark_against_its_fast_forms(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from hrnet_zoo import comparison
+
+    real = comparison.compare
+    monkeypatch.setattr(comparison, "compare", lambda *a, **k: real(*a, **k, seconds=0))
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    lines = run("benchmark", "demo", "--against", "--device", "cpu").splitlines()
+    assert lines[1].split() == ["picture", "of", "64", "x", "128", "network", "prediction"]
+    assert lines[2].startswith("exact float32 ")
+    assert lines[2].count(" 1.00x ") == 2
+    assert lines[3].startswith("onednn float32 ")
+    assert any(line.startswith("skipped: openvino float32: OpenVINO cannot be imported") for line in lines)
+    facts = json.loads(run("benchmark", "demo", "--against", "--size", "32x64", "--device", "cpu", "--json"))
+    assert (facts["height"], facts["width"], facts["contenders"][0]["network_times_as_fast"]) == (32, 64, 1)
+    for wrong in (("--against", "--table"), ("--against", "--batch", "2"), ("--compile",)):
+        run("benchmark", "demo", *wrong, code=2)
 
 
 def test_benchmark_bad_arguments(run: Run) -> None:

@@ -110,6 +110,7 @@ LISTING = [
     "demo.tour",
     "demo.dataset",
     "benchmarking",
+    "comparison",
     "fingerprints",
     "reachability",
     "diagnosis",

@@ -14,6 +14,7 @@ from hrnet_zoo.cli.options import as_json, model_options
 
 if TYPE_CHECKING:
     from hrnet_zoo.benchmarking import TableTiming, Timing
+    from hrnet_zoo.comparison import Comparison
     from hrnet_zoo.costs import Cost
     from hrnet_zoo.diagnosis import Health, Report
 
@@ -31,6 +32,8 @@ def _size(_: click.Context, option: click.Parameter, text: str | None) -> tuple[
 @click.option("--size", callback=_size, metavar="HxW", help="Of the pictures, in pixels; default: the data set's.")
 @click.option("--batch", type=click.IntRange(1), help="Pictures at once through the network; default: 1.")
 @click.option("--table", is_flag=True, help="The published Mem and fps columns, and the same measured here.")
+@click.option("--against", is_flag=True, help="Beside its fast forms: each engine and precision that works here.")
+@click.option("--compile", "compiled", is_flag=True, help="With --against: torch.compile too, a minute of waiting.")
 @model_options
 @as_json
 def benchmark(
@@ -38,6 +41,8 @@ def benchmark(
     size: tuple[int, int] | None,
     batch: int | None,
     table: bool,
+    against: bool,
+    compiled: bool,
     device: str | None,
     dtype: str | None,
     as_json: bool,
@@ -50,21 +55,30 @@ def benchmark(
         raise click.UsageError(
             "--table has its own size, batch and dtype (float32): leave --size, --batch, --dtype out"
         )
+    if against and (table or batch):
+        raise click.UsageError("--against measures one picture at a time: leave --table and --batch out")
+    if compiled and not against:
+        raise click.UsageError("--compile goes with --against")
     import torch
 
     from hrnet_zoo.benchmarking import benchmark, benchmark_table
+    from hrnet_zoo.comparison import compare
     from hrnet_zoo.costs import enough_memory
     from hrnet_zoo.creation import create_model
 
-    timing: Timing | TableTiming
+    timing: Timing | TableTiming | Comparison
     if table:
         timing = benchmark_table(name, device=device)
         lines = _table_lines(timing)
     else:
         with enough_memory(f"benchmark {name}"):
             model = create_model(name, pretrained=False, device=device, dtype=getattr(torch, dtype) if dtype else None)
-        timing = benchmark(model, size=size, batch=batch or 1)
-        lines = _timing_lines(timing)
+        if against:
+            timing = compare(model, size=size, compiled=compiled)
+            lines = _comparison_lines(timing)
+        else:
+            timing = benchmark(model, size=size, batch=batch or 1)
+            lines = _timing_lines(timing)
     facts = timing.to_dict()
     if as_json:
         click.echo(json.dumps(facts, indent=1))
@@ -100,6 +114,17 @@ def _table_lines(timing: TableTiming) -> list[str]:
         f"{'training, GB':<14} {timing.published_memory_gb:>10} {_gb(timing.training_memory):>10}   "
         f"{timing.pictures_per_gpu} crops of {crop}",
     ]
+
+
+def _comparison_lines(found: Comparison) -> list[str]:
+    lines = [f"{'picture of ' + f'{found.height} x {found.width}':<26} {'network':<28} prediction"]
+    for each in found.contenders:
+        cells = [
+            f"{1000 * cost.median:,.1f} ms {ratio:.2f}x {_gb(cost.peak_memory)} GB" if cost and ratio else "-"
+            for cost, ratio in zip((each.network, each.prediction), found.ratios(each), strict=True)
+        ]
+        lines.append(f"{each.name + ' ' + each.dtype:<26} {cells[0]:<28} {cells[1]}")
+    return [*lines, *(f"skipped: {name}: {why}" for name, why in found.skipped.items())]
 
 
 def _cost(cost: Cost) -> str:

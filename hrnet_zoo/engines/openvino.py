@@ -1,18 +1,17 @@
-"""A plan on a CPU with OpenVINO: the fastest here, with an extra package (`pip install 'hrnet-zoo[openvino]'`).
+"""A plan on a CPU with OpenVINO, an extra package (`pip install 'hrnet-zoo[openvino]'`).
 
 The plan's steps are written down in OpenVINO's own operations, which takes milliseconds; its converter of PyTorch
-models would trace the network once more, for longer than a minute. One compiled model serves pictures of all sizes, so
-that weights are there once and no size has to be waited for: models of one size each are a few per cent faster at
-their size, and cost half a second and the weights' memory for each.
-
-`import openvino` sends usage statistics to its makers, unless `opt_in_out --opt_out` (a command that comes with it) was
-run once or the variable CI is "true".
+models would trace the network once more, for longer than half a minute. One compiled model serves pictures of all
+sizes, so that weights are there once and no size has to be waited for: models of one size each are at most a few per
+cent faster at theirs, and cost half a second and the weights' memory for each.
 """
 
 from __future__ import annotations
 
+import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -172,11 +171,26 @@ def _type(dtype: torch.dtype) -> Any:  # noqa: ANN401 - OpenVINO's
     return getattr(_openvino().Type, _NAMES[dtype])
 
 
+@contextmanager
+def unreported() -> Iterator[None]:
+    """Import a package of Intel's without its sending of usage statistics, which it leaves out of automated tests."""
+    before = os.environ.get("CI")
+    os.environ["CI"] = "true"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["CI"]
+        else:
+            os.environ["CI"] = before
+
+
 def _openvino() -> Any:  # noqa: ANN401 - a module that may not be there
     try:
-        import openvino
-        import openvino.opset13
-        import openvino.preprocess
+        with unreported():
+            import openvino
+            import openvino.opset13
+            import openvino.preprocess
     except ImportError as error:
         raise ConfigError(
             asked="optimize with engine='openvino'",

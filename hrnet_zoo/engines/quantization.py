@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from hrnet_zoo.datasets.pairing import SUFFIXES
+from hrnet_zoo.engines.openvino import unreported
 from hrnet_zoo.errors import ConfigError
 from hrnet_zoo.images import normalise, read_image
 from hrnet_zoo.prediction import resized
@@ -91,7 +92,8 @@ def calibration_pictures(given: Sequence[Picture] | str | os.PathLike[str]) -> S
 
 def _nncf() -> Any:  # noqa: ANN401 - a module that may not be there
     try:
-        import nncf
+        with unreported():
+            import nncf
     except ImportError as error:
         raise ConfigError(
             asked="optimize with calibration, for 8 bits",
