@@ -59,6 +59,7 @@ def test_every_example_is_tested() -> None:
             "batch_predict_ray.py",
             "benchmark_cuda.py",
             "compare_creation.py",
+            "compare_with_peers.py",
             "finetune.ipynb",
             "finetune_own_classes.py",
         ),
@@ -82,6 +83,26 @@ def test_benchmark_cuda() -> None:
     assert all(float(row[2]) > 0 for row in rows)
     assert float(rows[2][5].rpartition("off by ")[2]) < 1e-4
     assert rows[4][5].endswith("; 100.0000% of pixels alike")
+
+
+def test_compare_with_peers() -> None:
+    """Whether it runs with whatever is installed here; figures of such sizes mean nothing."""
+    options = "--rows network picture ms-flip mask counts --shrink 16 --seconds 0"
+    table = run("compare_with_peers.py", *options.split())
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line.startswith("|")][2:]
+    assert {len(row) for row in rows} == {8}
+    assert all(float(row[2]) >= float(row[3]) > 0 for row in rows)
+    for title in ("network, hr18s, 32x64", "picture, hr18s, 64x128", "ms-flip, hr18s, 32x64"):
+        found = {row[1]: row[7] for row in rows if row[0] == title}
+        assert {"exact", "optimize", "optimize float32"} <= set(found)
+        if title.startswith("network"):
+            assert float(found["optimize float32"].removeprefix("scores off by ")) < 1e-4
+        else:
+            assert float(found["optimize float32"].removesuffix("% alike")) > 99.9
+    masks = [row for row in rows if row[0].startswith("scores to mask")]
+    assert [row[1] for row in masks] == ["make_mask", "interpolate + argmax"] * 3
+    assert all(float(row[7].removesuffix("% alike")) > 99.9 for row in masks)
+    assert "not measured: torch.compile: not asked for" in table
 
 
 def test_the_roof_of_the_benchmark_is_that_of_exact_counts() -> None:
