@@ -229,9 +229,11 @@ class Peers:
     def _or_skip(self, name: str, make: Callable[[], Any]) -> Any:  # noqa: ANN401 - whatever is made
         try:
             return make()
-        except (ImportError, ConfigError) as error:
+        except ImportError as error:
             self.skipped[name] = str(error).splitlines()[0]
-            return None
+        except ConfigError as error:
+            self.skipped[name] = error.found
+        return None
 
 
 def network_row(peers: Peers, size: tuple[int, int]) -> Iterator[Contender]:
@@ -344,7 +346,7 @@ def table(title: str, contenders: list[Contender], seconds: float) -> Iterator[s
         memory = "?" if cost.peak_memory is None else f"{cost.peak_memory / 1e6:,.0f}"
         ratio = f"{costs[peers[0]].median / cost.median:.2f}" if peers else "-"
         yield (
-            f"| {title} | {contender.name} | {1000 * cost.median:.1f} | {1000 * cost.minimum:.1f} "
+            f"| {title} | {contender.name} | {1000 * cost.median:.4g} | {1000 * cost.minimum:.4g} "
             f"| {ratio} | {cost.median / costs[ours].median:.2f} | {memory} | {distance(result, results[0])} |"
         )
 
