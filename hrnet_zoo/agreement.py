@@ -97,7 +97,7 @@ def undecided(maps: Sequence[ScoreMap], leaders: Labels, work: Work) -> Flags:
         np.copyto(leaders, labels, where=leaders == UNKNOWN)
         agrees = labels == leaders
         agrees &= labels != UNKNOWN
-        gaps += (gap + np.uint16(WHOLE)) * agrees
+        gaps += np.add(gap, WHOLE, dtype=np.uint16) * agrees  # NumPy 1 would add a small number in 8 bits
     return np.less(gaps, int(1.01 * WHOLE * len(maps)) + 1)
 
 
