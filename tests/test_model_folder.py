@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, load_file, save_file
 
 from hrnet_zoo.creation import create_model
 from hrnet_zoo.errors import (
@@ -101,7 +101,7 @@ def test_what_is_no_model_folder(folder: Path, tmp_path: Path) -> None:
 
 def test_a_header_that_lies(folder: Path) -> None:
     path = folder / WEIGHTS_FILE
-    state, metadata = load_file(path), inspect_safetensors(path, "").metadata
+    state, metadata = load(path.read_bytes()), inspect_safetensors(path, "").metadata  # no pages of what is rewritten
     (folder / CONFIG_FILE).unlink()
 
     def rewrite(change: dict[str, object]) -> None:
