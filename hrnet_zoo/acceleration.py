@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx
 
 from hrnet_zoo.costs import enough_memory
-from hrnet_zoo.engines import cuda, onednn, openvino
+from hrnet_zoo.engines import cuda, heap, onednn, openvino
 from hrnet_zoo.engines.plan import make_plan
 from hrnet_zoo.engines.pytorch import PyTorchEngine
 from hrnet_zoo.engines.quantization import Quantization, calibration_pictures
@@ -83,6 +83,8 @@ class OptimizedModel:
         self._build = build
         self._stamp = _Stamp(model)
         self._engine = build(make_plan(model))
+        if self.device.type == "cpu":
+            heap.keep(self)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -112,6 +114,7 @@ class OptimizedModel:
     def quarter_scores(self, x: Tensor) -> Tensor:
         """Score normalised RGB pictures (N, 3, H, W): (N, ceil(H/4), ceil(W/4), classes), in this dtype."""
         with enough_memory(f"score {tuple(x.shape)} pixels with {self}", done="nothing was labelled"):
+            heap.used()
             return self._engine(x)
 
     @contextmanager
@@ -206,6 +209,9 @@ def optimize(
 
     The plan in float32 differs from the network by rounding: some millionths of the largest score. bfloat16 and float16
     round more; `agreement` measures what it costs.
+
+    On a CPU with glibc the whole process keeps freed memory for the next prediction, as long as the result exists, up
+    to 2 GiB and not for long: see `hrnet_zoo.engines.heap`.
 
     Args:
         model: the network; it is left as it is, and may be deleted.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import platform
 import re
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from hrnet_zoo.engines import heap
 from hrnet_zoo.errors import ConfigError
 
 MIN_RUNS = 5
@@ -68,9 +68,10 @@ def peak_memory(run: Callable[[], object], device: torch.device) -> int | None:
 def measure(
     runs: Mapping[str, Callable[[], object]], device: torch.device, seconds: float, progress: bool
 ) -> dict[str, Cost]:
-    """Run each of several things once for its memory and once more to warm up, then all in turns for their time.
+    """Run each of several things once for its memory, then all in turns for their time.
 
-    In turns, so that what else the machine does meets all alike: separate runs differ by 10 to 25 %.
+    In turns, so that what else the machine does meets all alike: separate runs differ by 10 to 25 %. A turn is two
+    runs, of which the second is timed: none finds the caches and the memory as another left them.
 
     Args:
         runs: what to run, by name.
@@ -84,13 +85,13 @@ def measure(
     with tqdm(desc="benchmark", unit="run", disable=None if progress else True) as bar:
         for name, run in runs.items():
             peaks[name] = peak_memory(run, device)
-            run()
-            bar.update(2)
+            bar.update()
         start, rounds = time.perf_counter(), 0
         while rounds < MIN_RUNS or time.perf_counter() - start < seconds:
             for name, run in runs.items():
+                run()
                 taken[name].append(_seconds(run, device))
-                bar.update()
+                bar.update(2)
             rounds += 1
     return {name: _cost(times, peaks[name]) for name, times in taken.items()}
 
@@ -116,9 +117,7 @@ def _cost(times: Sequence[float], peak: int | None) -> Cost:
 
 def _forget_resident_peak() -> int | None:
     """Set this process's peak of resident memory to what is resident now, and return that."""
-    with suppress(OSError, AttributeError):  # no Linux, or a C library other than glibc
-        # What malloc keeps of freed memory is resident, and would be used again unseen.
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    heap.give_back()  # what malloc keeps of freed memory is resident, and would be used again unseen
     try:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # proc(5)
     except OSError:  # no Linux, or a sandbox that forbids it

@@ -68,7 +68,7 @@ def test_runs_take_turns() -> None:
     calls: list[str] = []
     runs: dict[str, Callable[[], object]] = {name: lambda name=name: calls.append(name) for name in "ab"}  # type: ignore[misc]
     costs = measure(runs, CPU, seconds=0, progress=False)
-    assert "".join(calls) == "aabb" + "ab" * MIN_RUNS
+    assert "".join(calls) == "ab" + "aabb" * MIN_RUNS  # of each two the second is timed
     for cost in costs.values():
         assert cost.runs == MIN_RUNS
         assert 0 <= cost.minimum <= cost.p10 <= cost.median <= cost.p90 <= cost.maximum
