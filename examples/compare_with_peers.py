@@ -7,7 +7,7 @@ Peers are taken as they are installed, and left out, with a line that says so, w
 - the reference, mmsegmentation, in float32 (tests/test_reference.py says how to install it);
 - ONNX Runtime and OpenVINO with the network as torch.onnx exports it, and `F.interpolate` and `argmax` for the mask
   (`pip install onnx onnxscript onnxruntime openvino`);
-- torch.compile, with --compile, which takes minutes.
+- torch.compile, and `optimize(compile=True)`, with --compile, which takes minutes.
 
 All have the same random weights and get the same picture of noise, which makes rounding errors look larger than those
 of trained networks on photographs. All contenders of a row take turns, so that what else the machine does meets all
@@ -207,6 +207,8 @@ class Peers:
         self.fast["optimize float32"] = optimize(self.model, dtype=torch.float32)
         if other := self._or_skip("engine='openvino'", lambda: optimize(self.model, engine="openvino")):
             self.fast["engine='openvino'"] = other
+        if compiled and (other := self._or_skip("compile=True", lambda: optimize(self.model, compile=True))):
+            self.fast["compile=True"] = other
 
     def others(self, x: Tensor) -> Iterator[tuple[str, Callable[[Tensor], Tensor]]]:
         """Yield what scores normalised pictures of this size at a quarter of it, with the names of others' runtimes."""
@@ -339,7 +341,7 @@ def distance(found: Any, expected: Any) -> str:  # noqa: ANN401 - scores, masks 
 
 def ours(contender: Contender) -> bool:
     """Tell whether it is a fast form, for which memory is kept; others are to have what they have without us."""
-    return contender.name.startswith(("optimize", "engine="))
+    return contender.name.startswith(("optimize", "engine=", "compile="))
 
 
 def table(title: str, contenders: list[Contender], seconds: float) -> Iterator[str]:

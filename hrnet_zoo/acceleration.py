@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, fx
 
 from hrnet_zoo.costs import enough_memory
-from hrnet_zoo.engines import cuda, heap, onednn, openvino
+from hrnet_zoo.engines import cuda, heap, inductor, onednn, openvino
 from hrnet_zoo.engines.plan import make_plan
 from hrnet_zoo.engines.pytorch import PyTorchEngine
 from hrnet_zoo.engines.quantization import Quantization, calibration_pictures
@@ -68,7 +69,7 @@ class OptimizedModel:
         dataset: its classes, colours, box and window.
         info: the catalog row that its weights come from, if any.
         provenance: what the weights' file says of its origin.
-        engine: what computes: "onednn", "pytorch", "cuda" or "openvino".
+        engine: what computes: "onednn", "pytorch", "cuda", "openvino", or "inductor" where it is compiled.
         device: where.
         dtype: of the arithmetic.
 
@@ -199,6 +200,7 @@ def optimize(
     engine: str | None = None,
     dtype: torch.dtype | None = None,
     calibration: Sequence[Picture] | str | os.PathLike[str] | None = None,
+    compile: bool = False,  # noqa: A002 - what torch calls it
 ) -> OptimizedModel:
     """Make a network fast: the same function of the picture, as a plan that is made once.
 
@@ -221,9 +223,12 @@ def optimize(
         calibration: with "openvino", compute in 8 bits where it costs little (`pip install 'hrnet-zoo[int8]'`), in
             ranges of values that these pictures show: a list of some dozens, or a folder. It takes minutes, and one
             log line says which share of their pixels is labelled as by the network.
+        compile: on a CPU with a C++ compiler, compile the plan when it first meets a size of picture, up to 8 of them:
+            half a minute or more each, once, as the cache keeps what is compiled. About a tenth faster then.
 
     Raises:
-        ConfigError: there is no such engine, it cannot run here, or not in this dtype; or there are no pictures.
+        ConfigError: there is no such engine, it cannot run here, or not in this dtype; or there are no pictures, or
+            there is no compiler.
 
     """
     device = model.device
@@ -246,6 +251,10 @@ def optimize(
             chosen = able[0]
     elif calibration is not None:
         raise _refusal(f"calibration and engine={engine!r}", "8 bits are what engine='openvino' can do")
+    if compile:
+        if device.type != "cpu" or engine not in ("onednn", "pytorch"):
+            raise _refusal(f"compile=True, engine={engine!r} on {device}", "plans of PyTorch are compiled, on a CPU")
+        inductor.compiler()
     pictures = None if calibration is None else calibration_pictures(calibration)
     quantize = None if pictures is None else Quantization(pictures, model.dataset.box)
     builds: dict[str, Build] = {
@@ -256,8 +265,12 @@ def optimize(
     }
     if engine not in builds:
         raise _refusal(f"engine={engine!r}", f"the engines are {', '.join(map(repr, builds))}")
+    build = builds[engine]
+    if compile:
+        plain, name = build, model.name
+        build = lambda plan: inductor.InductorEngine(copy.deepcopy(plan), chosen, plain(plan), name)  # noqa: E731
     with enough_memory(f"optimize {model.name}", done="the network was left as it is"):
-        fast = OptimizedModel(model, builds[engine])
+        fast = OptimizedModel(model, build)
     if pictures is not None:
         share = agreement(model, fast, pictures)
         logger.warning("in 8 bits %.2f %% of the pixels are labelled as by %s itself", 100 * share, model.name)
@@ -274,11 +287,11 @@ def optimized(model: FCNHRNet) -> OptimizedModel:
 _KEPT: weakref.WeakKeyDictionary[FCNHRNet, OptimizedModel] = weakref.WeakKeyDictionary()
 
 
-def agreement(model: FCNHRNet, fast: OptimizedModel, pictures: Sequence[Picture]) -> float:
-    """Return the share (0 to 1) of the pictures' pixels that the network and what was made of it label alike."""
+def agreement(model: FCNHRNet, other: FCNHRNet | OptimizedModel, pictures: Sequence[Picture]) -> float:
+    """Return the share (0 to 1) of the pictures' pixels that a network and another form of it label alike."""
     same = total = 0
     for picture in pictures:
-        results = [each.predict(picture) for each in (model, fast)]
+        results = [each.predict(picture) for each in (model, other)]
         masks = [each.mask for each in results if isinstance(each, SegmentationResult)]
         same += int((masks[0] == masks[1]).sum())
         total += masks[0].size

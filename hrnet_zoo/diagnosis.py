@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from hrnet_zoo.fingerprints import Deviation
     from hrnet_zoo.images import RGB
     from hrnet_zoo.models.fcn import FCNHRNet
+    from hrnet_zoo.prediction import Network
 
 T = TypeVar("T")
 
@@ -46,6 +47,7 @@ class Fidelity:
         dtype: without "torch.".
         pixels: share of the scene's pixels with the same class, 0 to 1.
         worst_score: largest difference of a score relative to the largest score; None: a score is not finite.
+        engine: of `optimize`; None: the network itself.
 
     """
 
@@ -53,6 +55,7 @@ class Fidelity:
     dtype: str
     pixels: float
     worst_score: float | None
+    engine: str | None = None
 
     @property
     def fine(self) -> bool:
@@ -70,6 +73,7 @@ class Health:
         same_data: whether that is the recorded one; None: nothing is recorded of this model.
         deviation: from the recorded fingerprint; None: nothing is recorded of this model.
         fidelity: of the device and dtype asked for; None: they cannot be used, and `Report.errors` says why.
+        fast: the same of what `optimize` makes of the network there, in its own dtype.
 
     """
 
@@ -78,6 +82,7 @@ class Health:
     same_data: bool | None
     deviation: Deviation | None
     fidelity: Fidelity | None
+    fast: Fidelity | None
 
 
 @dataclass(frozen=True)
@@ -107,8 +112,9 @@ class Report:
         if self.health and self.health.deviation:
             values = {name: _finite(value) for name, value in facts["health"]["deviation"].items()}
             facts["health"]["deviation"] = {**values, "fine": self.health.deviation.fine}
-        if self.health and self.health.fidelity:
-            facts["health"]["fidelity"]["fine"] = self.health.fidelity.fine
+        for form in ("fidelity", "fast") if self.health else ():
+            if facts["health"][form]:
+                facts["health"][form]["fine"] = getattr(self.health, form).fine
         return {**facts, "errors": [{"kind": type(error).__name__, "message": str(error)} for error in self.errors]}
 
 
@@ -124,8 +130,8 @@ def doctor(
 
     Args:
         name: also look at this model, published or saved: its file against its digest, its fingerprint against the
-            recorded one (of a published one), and `device` and `dtype` against float32 on the CPU. It is fetched if it
-            is not in the cache.
+            recorded one (of a published one), and `device` and `dtype`, and the fast form there, against float32 on
+            the CPU. It is fetched if it is not in the cache.
         device: as in `create_model`.
         dtype: as in `create_model`.
         network: also ask for the checkpoint and the log of this model, or of all, at all their addresses.
@@ -267,10 +273,11 @@ def _health(
         deviation = compare(found, known, info.classes) if known else None
         if deviation and not deviation.fine:
             errors.append(_mismatch(info, deviation, same=bool(same)))
-    fidelity = _attempt(errors, lambda: _fidelity(origin.name, model, device, dtype, progress))
-    if fidelity and not fidelity.fine:
-        errors.append(_astray(origin.name, fidelity))
-    return Health(origin.name, model.provenance["data_sha256"], same, deviation, fidelity)
+    asked = _attempt(errors, lambda: _created(origin.name, device, dtype, progress))
+    exact = _attempt(errors, lambda: _fidelity(model, asked, fast=False)) if asked else None
+    fast = _attempt(errors, lambda: _fidelity(model, asked, fast=True)) if asked and exact else None
+    errors += [_astray(origin.name, each) for each in (exact, fast) if each and not each.fine]
+    return Health(origin.name, model.provenance["data_sha256"], same, deviation, exact, fast)
 
 
 def _mismatch(info: ModelInfo, deviation: Deviation, *, same: bool) -> CheckpointError:
@@ -290,7 +297,7 @@ def _mismatch(info: ModelInfo, deviation: Deviation, *, same: bool) -> Checkpoin
 def _astray(name: str, fidelity: Fidelity) -> FidelityError:
     finite = "" if fidelity.worst_score is not None else ", and scores that are not finite"
     return FidelityError(
-        asked=f"{name} on {fidelity.device} in {fidelity.dtype}",
+        asked=f"{name} on {fidelity.device} in {fidelity.dtype}" + (", fast" if fidelity.engine else ""),
         found=f"{fidelity.pixels:.3%} of a street scene's pixels as float32 on the CPU has them{finite}; "
         f"from {FINE_PIXELS:.1%} on it is fine",
         done=OTHERS,
@@ -300,48 +307,45 @@ def _astray(name: str, fidelity: Fidelity) -> FidelityError:
     )
 
 
-def _fidelity(
-    name: str,
-    reference: FCNHRNet,
-    device: str | torch.device | None,
-    dtype: torch.dtype | None,
-    progress: bool,
-) -> Fidelity:
+def _created(name: str, device: str | torch.device | None, dtype: torch.dtype | None, progress: bool) -> FCNHRNet:
     from hrnet_zoo.costs import enough_memory
     from hrnet_zoo.creation import create_model
+
+    with enough_memory(f"load {name} on the device asked for", done=OTHERS):
+        return create_model(name, device=device, dtype=dtype, progress=progress)
+
+
+def _fidelity(reference: FCNHRNet, model: FCNHRNet, *, fast: bool) -> Fidelity:
+    from hrnet_zoo.acceleration import agreement, optimize
+    from hrnet_zoo.costs import enough_memory
     from hrnet_zoo.demo.scenes import scene
 
     picture = scene(0).image
-    with enough_memory(f"load {name} on the device asked for", done=OTHERS):
-        model = create_model(name, device=device, dtype=dtype, progress=progress)
-    weight = model.decode_head.conv_seg.weight
-    where, precision = str(weight.device), str(weight.dtype).removeprefix("torch.")
+    form = optimize(model) if fast else model
+    where, precision = str(form.device), str(form.dtype).removeprefix("torch.")
     try:
-        with enough_memory(f"check {name} on {where} in {precision}", done=OTHERS):
-            masks = [each.predict(picture).mask for each in (reference, model)]
-            scores = [_scores(each, picture) for each in (reference, model)]
+        with enough_memory(f"check {model.name} on {where} in {precision}", done=OTHERS):
+            pixels = agreement(reference, form, [picture])
+            scores = [_scores(each, picture) for each in (reference, form)]
     except RuntimeError as error:  # a kernel or memory that this device lacks: torch has no class for it
         raise DeviceError(
-            asked=f"check {name} on {where} in {precision}",
+            asked=f"check {model.name} on {where} in {precision}",
             found=f"torch cannot compute it: {str(error).splitlines()[0][:200]}",
             done=OTHERS,
             advice="another dtype or device; a build of torch that knows this device",
         ) from error
     worst = float((scores[1] - scores[0]).abs().max() / scores[0].abs().max())
-    agreeing = float((masks[0] == masks[1]).mean())
-    return Fidelity(where, precision, agreeing, worst if math.isfinite(worst) else None)
+    return Fidelity(where, precision, pixels, worst if math.isfinite(worst) else None, getattr(form, "engine", None))
 
 
-def _scores(model: FCNHRNet, picture: RGB) -> torch.Tensor:
+def _scores(form: Network, picture: RGB) -> torch.Tensor:
     """Scores of all classes at a quarter of the size that the picture has in the data set's box, float32 on the CPU."""
     import torch
 
     from hrnet_zoo.images import normalise
     from hrnet_zoo.prediction import resized
 
-    (image,) = resized(picture, model.dataset.box, ms_flip=False)
-    weight = model.decode_head.conv_seg.weight
+    (image,) = resized(picture, form.dataset.box, ms_flip=False)
     with torch.inference_mode():
-        x = normalise(image).to(weight.device, weight.dtype, memory_format=torch.channels_last)
-        scores: torch.Tensor = model.decode_head(model.backbone(x))
-        return scores.float().cpu()
+        x = normalise(image).to(form.device, form.dtype, memory_format=torch.channels_last)
+        return form.quarter_scores(x).float().cpu()

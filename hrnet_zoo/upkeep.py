@@ -22,7 +22,7 @@ from hrnet_zoo.errors import (
     StateDictMismatchError,
 )
 from hrnet_zoo.logs import log_stem, parse_log
-from hrnet_zoo.weights import cache
+from hrnet_zoo.weights import cache, packages
 from hrnet_zoo.weights.build import entries
 from hrnet_zoo.weights.convert import CONVERTER_VERSION, verify_data
 from hrnet_zoo.weights.gate import inspect_safetensors
@@ -126,7 +126,7 @@ def forget(info: ModelInfo) -> list[cache.CacheEntry]:
 
 
 def _finished() -> list[cache.CacheEntry]:
-    return [entry for entry in cache.entries() if entry.kind in {"model", "log"}]
+    return [entry for entry in cache.entries() if entry.kind in {"model", "log", "package"}]
 
 
 def _rows() -> dict[str, ModelInfo]:
@@ -152,6 +152,8 @@ def _check(entry: cache.CacheEntry, path: Path) -> None:
     if entry.kind == "log":
         with disk_errors(path, f"read {path}"):
             parse_log(path.read_bytes(), str(path), entry.stem)
+    elif entry.kind == "package":
+        packages.check(path)
     elif row:
         _verify_published(row, path)
     else:

@@ -92,6 +92,13 @@ def test_the_bundled_model_is_healthy() -> None:
     facts = json.loads(json.dumps(report.to_dict()))["health"]
     assert facts["deviation"]["fine"]
     assert facts["fidelity"]["fine"]
+    fast = report.health.fast
+    assert fast is not None
+    assert fast.engine in ("onednn", "pytorch")
+    assert (fast.fine, facts["fast"]["fine"]) == (True, True)
+    assert FINE_PIXELS <= fast.pixels <= 1
+    assert fast.worst_score is not None
+    assert 0 < fast.worst_score < 0.1
 
 
 @pytest.mark.usefixtures("small")
@@ -189,8 +196,11 @@ def test_a_device_that_strays_too_far_is_an_error(factor: float, words: str, mon
     monkeypatch.setattr("hrnet_zoo.creation.create_model", wrong)
     monkeypatch.setattr("hrnet_zoo.fingerprints.create_model", create_model)
     report = of_demo(dtype=torch.bfloat16)
-    (error,) = report.errors
+    error, of_fast = report.errors
     assert isinstance(error, FidelityError)
+    assert isinstance(of_fast, FidelityError)  # which is made of the network as it is
+    assert of_fast.asked.endswith(", fast")
+    assert words in of_fast.found
     assert error.exit_code == 1
     assert error.asked == "demo on cpu in bfloat16"
     assert words in error.found
@@ -256,7 +266,7 @@ def test_a_device_that_is_not_here() -> None:
     assert [type(error) for error in report.errors] == [DeviceError]
     assert report.health is not None
     assert report.health.deviation is not None
-    assert report.health.fidelity is None
+    assert (report.health.fidelity, report.health.fast) == (None, None)
 
 
 @pytest.mark.usefixtures("small")

@@ -33,7 +33,9 @@ def _size(_: click.Context, option: click.Parameter, text: str | None) -> tuple[
 @click.option("--batch", type=click.IntRange(1), help="Pictures at once through the network; default: 1.")
 @click.option("--table", is_flag=True, help="The published Mem and fps columns, and the same measured here.")
 @click.option("--against", is_flag=True, help="Beside its fast forms: each engine and precision that works here.")
-@click.option("--compile", "compiled", is_flag=True, help="With --against: torch.compile too, a minute of waiting.")
+@click.option(
+    "--compile", "compiled", is_flag=True, help="With --against: also what has to be compiled, minutes of waiting."
+)
 @model_options
 @as_json
 def benchmark(
@@ -218,10 +220,12 @@ def _show(report: Report) -> None:
         click.echo(report.health.model)
         _line("weights", f"SHA-256 {report.health.data_sha256}")
         _line("fingerprint", _fingerprint(report.health))
-        if fidelity := report.health.fidelity:
+        for fidelity in filter(None, (report.health.fidelity, report.health.fast)):
             score = "not finite" if fidelity.worst_score is None else f"{fidelity.worst_score:.2g} of the largest"
             _line(
-                f"{fidelity.device} {fidelity.dtype}",
+                f"fast: {fidelity.engine} {fidelity.dtype}"
+                if fidelity.engine
+                else f"{fidelity.device} {fidelity.dtype}",
                 f"{'fine' if fidelity.fine else 'NOT FINE'}: {fidelity.pixels:.3%} of a street scene's pixels as "
                 f"float32 on the CPU has them (fine: from {FINE_PIXELS:.1%}); worst score off by {score}",
             )
