@@ -61,7 +61,7 @@ def peak_memory(run: Callable[[], object], device: torch.device) -> int | None:
         return torch.cuda.max_memory_allocated(device)
     before = _forget_resident_peak() if device.type == "cpu" else None
     run()
-    peak = _resident("VmHWM") if before is not None else None
+    peak = resident("VmHWM") if before is not None else None
     return None if before is None or peak is None else max(0, peak - before)
 
 
@@ -122,11 +122,11 @@ def _forget_resident_peak() -> int | None:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # proc(5)
     except OSError:  # no Linux, or a sandbox that forbids it
         return None
-    return _resident("VmRSS")
+    return resident("VmRSS")
 
 
-def _resident(field: str) -> int | None:
-    """Read VmRSS or VmHWM in bytes."""
+def resident(field: str) -> int | None:
+    """Return this process's resident bytes ("VmRSS") or their peak ("VmHWM"); None where the system does not tell."""
     line = re.search(rf"^{field}:\s*(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"), re.MULTILINE)
     return int(line[1]) * 1024 if line else None
 
