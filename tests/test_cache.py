@@ -575,6 +575,32 @@ def test_a_lock_keeps_others_out() -> None:
     assert most == [1] * 8
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+@pytest.mark.parametrize("leaves", ["at once", "in order"])
+def test_a_fork_does_not_open_the_lock(leaves: str, cache: Path) -> None:
+    """As a worker that is forked while its parent fetches: killed or not, the lock stays the parent's."""
+    child = (
+        "import filelock, sys\n"
+        "try:\n    filelock.FileLock(sys.argv[1]).acquire(timeout=0)\n"
+        "except filelock.Timeout:\n    sys.exit(3)"
+    )
+    look = [sys.executable, "-c", child, str(cache / "v1" / "locks" / "a.lock")]
+    forked = -1
+    try:
+        with files.lock("a"):
+            forked = os.fork()
+            if forked:
+                os.waitpid(forked, 0)
+                assert subprocess.run(look, check=False).returncode == 3  # noqa: S603 - our own
+            elif leaves == "at once":
+                os._exit(0)
+    finally:
+        if not forked:
+            os._exit(0)
+    assert subprocess.run(look, check=False).returncode == 0  # noqa: S603 - our own
+
+
 @pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOLCK, errno.EACCES, errno.EIO, None])
 @pytest.mark.parametrize("action", ["error", "ignore"])
 def test_a_broken_lock_only_costs_bandwidth(monkeypatch: pytest.MonkeyPatch, code: int | None, action: str) -> None:

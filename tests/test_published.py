@@ -86,6 +86,29 @@ def test_second_call_opens_no_socket_and_writes_nothing(
     assert {path: path.stat().st_mtime_ns for path in cache.rglob("*")} == before
 
 
+def test_two_versions_share_a_cache(
+    row: ModelInfo, hr18s: bytes, host: FaultServer, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each has its own file, and neither touches the other's."""
+    host.play(path_of(row), whole(hr18s))
+    monkeypatch.setenv("HRNET_ZOO_MIRRORS", host.url)
+    load_published(row, NETWORK, progress=False)
+    (ours,) = cache.rglob("*-c2.safetensors")
+    before = (ours.read_bytes(), ours.stat().st_mtime_ns, ours.stat().st_ino)
+    with monkeypatch.context() as newer:
+        for module in ("published", "build"):
+            newer.setattr(f"hrnet_zoo.weights.{module}.CONVERTER_VERSION", 3)
+        _, provenance = load_published(row, NETWORK, progress=False)
+        assert provenance["converter_version"] == "3"
+        (theirs,) = cache.rglob("*-c3.safetensors")
+    assert len(host.requests) == 2
+    _, provenance = load_published(row, NETWORK, progress=False)
+    assert provenance["converter_version"] == "2"
+    assert len(host.requests) == 2
+    assert (ours.read_bytes(), ours.stat().st_mtime_ns, ours.stat().st_ino) == before
+    assert theirs.exists()
+
+
 def test_wrong_hash_is_refused(hr18s: bytes, host: FaultServer, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The stand-in under the published address: right size, right names, not the file that the row states."""
     info = model_info(NAME)
