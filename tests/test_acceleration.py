@@ -169,6 +169,28 @@ def test_refused(demo: FCNHRNet, options: dict[str, object], words: str) -> None
         optimize(demo, **options)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"engine": "openvino"}, "it computes on CPUs, not on meta"),
+        ({"engine": "onednn"}, "it computes on CPUs whose oneDNN can do torch.float32, not on meta"),
+        ({"engine": "cuda"}, "it computes on NVIDIA's GPUs, and the network is on meta"),
+        ({"compile": True}, "plans of PyTorch are compiled, on a CPU"),
+    ],
+)
+def test_engines_of_another_device(demo: FCNHRNet, options: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        optimize(demo.to("meta"), **options)
+
+
+def test_what_engines_cannot_do(demo: FCNHRNet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hrnet_zoo.engines.openvino.dtypes", lambda: (torch.float32,))
+    with pytest.raises(ConfigError, match=r"OpenVINO computes in torch\.float32 on this processor"):
+        optimize(demo, engine="openvino", dtype=torch.bfloat16)
+    with pytest.raises(ConfigError, match="8 bits are what engine='openvino' can do"):
+        optimize(demo, engine="onednn", dtype=torch.float32, calibration="photos")
+
+
 def test_too_little_memory_is_told(demo: FCNHRNet, monkeypatch: pytest.MonkeyPatch) -> None:
     fast = optimize(demo)
 

@@ -16,14 +16,16 @@ from PIL import Image
 
 from hrnet_zoo.catalog import DEMO
 from hrnet_zoo.creation import create_model
+from hrnet_zoo.datasets import CITYSCAPES
 from hrnet_zoo.datasets.layouts import find_samples
 from hrnet_zoo.datasets.rules import CITYSCAPES_IDS
 from hrnet_zoo.demo.dataset import write_dataset
 from hrnet_zoo.demo.scenes import scene
 from hrnet_zoo.errors import ConfigError, DatasetError, UnreadableImageError
-from hrnet_zoo.evaluation import PICTURES_A_ROUND, _summary, default_workers, evaluate
+from hrnet_zoo.evaluation import PICTURES_A_ROUND, _load, _same_everywhere, _summary, default_workers, evaluate
 from hrnet_zoo.metrics import count_matrix
 from hrnet_zoo.models.fcn import FCNHRNet
+from hrnet_zoo.ranks import Ranks
 from hrnet_zoo.scorecard import Evaluation
 from tests.label_folders import own
 from tests.tables import ROOT
@@ -425,3 +427,29 @@ def test_wrong_folders_and_arguments(small: FCNHRNet, tmp_path: Path) -> None:
 def test_cuda_is_within_a_tenth_of_a_point(demo: FCNHRNet, scenes: Path, ms_flip: bool) -> None:
     there = score(create_model("demo", device="cuda"), scenes, ms_flip=ms_flip, workers=2)
     assert there.miou == pytest.approx(score(demo, scenes, ms_flip=ms_flip).miou, abs=0.1)
+
+
+# --- what no run of one process on checked data meets -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("names", [("x",), ("x", "z")])
+def test_ranks_that_see_other_pictures(names: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here, there = (find_samples(own(tmp_path / str(len(each)), each), None) for each in (("x", "y"), names))
+    monkeypatch.setattr(Ranks, "together", lambda self, work: [work(), there])
+    with pytest.raises(DatasetError, match="process 0 sees 2 pictures there, process 1 sees") as caught:
+        _same_everywhere(Ranks(0, 2, torch.device("cpu")), lambda: here)
+    assert caught.value.advice == "give every machine the same copy of the data"
+
+
+def test_labels_that_changed_since_they_were_checked(tmp_path: Path) -> None:
+    folder = find_samples(own(tmp_path / "data", ("x",)), CITYSCAPES.with_classes(("a", "b", "c")))
+    (sample,) = folder.samples
+    with Image.open(sample.picture) as picture:
+        width, height = picture.size
+    Image.fromarray(np.zeros((height, width + 1), np.uint8)).save(sample.labels)
+    with pytest.raises(DatasetError, match=rf"picture has {width} x {height} pixels, the labels have {width + 1} x"):
+        _load(sample, box=(64, 64), ms_flip=False, rule=folder.rule)
+    Image.fromarray(np.full((height, width), 77, np.uint8)).save(sample.labels)
+    with pytest.raises(DatasetError, match="the values 77 are no class; the rule here: ") as caught:
+        _load(sample, box=(64, 64), ms_flip=False, rule=folder.rule)
+    assert "the run was stopped" in caught.value.done

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -29,7 +30,7 @@ from hrnet_zoo.errors import (
     ResumeError,
     TrainingError,
 )
-from hrnet_zoo.finetuning import FineTuning, finetune
+from hrnet_zoo.finetuning import FineTuning, _begin, finetune
 from hrnet_zoo.training import run
 from hrnet_zoo.training.losses import cross_entropy
 from tests import label_folders
@@ -471,3 +472,23 @@ def test_two_processes_learn_as_one_does(data: Path, tmp_path: Path) -> None:
     more = [[line["loss"] for line in lines(tmp_path / f"{out}-more", "train")] for out in ("one", "two")]
     assert len(more[0]) == 3
     assert more[1] == pytest.approx(more[0], rel=1e-5)
+
+
+# --- what no run of one process on a good disk meets ------------------------------------------------------------------
+
+
+def test_processes_that_stand_elsewhere(tmp_path: Path) -> None:
+    run = SimpleNamespace(
+        team=SimpleNamespace(size=2, ranks=SimpleNamespace(together=lambda work: [(3, "recipe"), (5, "recipe")])),
+        trainer=None,
+        out=tmp_path,
+    )
+    with pytest.raises(ConfigError, match="process 0 stands at update 3, process 1 at 5") as caught:
+        _begin(run, resume=True)  # type: ignore[arg-type]
+    assert "a shared folder for what is made" in caught.value.advice
+
+
+def test_a_folder_that_cannot_be_locked(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "out" / ".lock").mkdir(parents=True)
+    with pytest.raises(OutputError, match=r"(?s)fine-tune into .*found: .*done:  nothing was computed"):
+        finetune("demo", data, tmp_path / "out", steps=1, device="cpu", progress=False)

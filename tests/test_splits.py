@@ -141,6 +141,13 @@ def test_val_of_another_data_set(forty: Path, tmp_path: Path) -> None:
         find_training_data(forty, val=tmp_path / "scenes")
 
 
+def test_val_of_other_classes_than_an_official_part(tmp_path: Path) -> None:
+    home = cityscapes(tmp_path / "streets", split="train")
+    with pytest.raises(DatasetError, match="its 0 classes are not the 19 of") as caught:
+        find_training_data(home, val=own(tmp_path / "other", ("x",)))
+    assert "labelled with the classes of the training" in caught.value.advice
+
+
 def test_a_picture_in_both_parts(forty: Path, tmp_path: Path) -> None:
     other = own(tmp_path / "other", ("x",))
     (other / "images/y.jpg").symlink_to(forty / "images/003.jpg")

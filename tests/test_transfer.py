@@ -14,6 +14,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 import traceback
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
+import requests
 from tqdm import tqdm
 
 from hrnet_zoo.errors import (
@@ -711,9 +713,67 @@ def test_folder_as_mirror(tmp_path: Path, part: Path) -> None:
 
 def test_folder_without_the_file(tmp_path: Path, part: Path) -> None:
     os.mkfifo(tmp_path / "pipe.pth")
-    for name in ("absent.pth", "pipe.pth", ""):
-        with pytest.raises(DownloadError):
+    for name, words in (
+        ("absent.pth", "absent.pth cannot be read: No such file"),
+        ("pipe.pth", "pipe.pth is not a regular file"),
+        ("", "is not a regular file"),
+    ):
+        with pytest.raises(DownloadError, match=words):
             bring((tmp_path / name).as_uri(), part=part)
+
+
+# --- why it is tried again -------------------------------------------------------------------------------------------
+
+
+def stolen(part: Path) -> Answer:
+    """Take the part away when the beginning of the body is in it."""
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        status(200, body=BODY[:1000], length=len(BODY))(handler)
+        handler.wfile.flush()
+        while not note_path(part).exists():
+            time.sleep(0.001)
+        part.rename(part.with_name("stolen"))
+        handler.wfile.write(BODY[1000:])
+
+    return answer
+
+
+AGAIN: dict[str, Callable[[Path], list[Answer]]] = {
+    "HTTP status 503": lambda _: [status(503)],
+    "the host cannot continue at the byte asked for": lambda _: [ranged(BODY, stop=1000), status(416)],
+    "the host answered with another slice than the one asked for": lambda _: [
+        ranged(BODY, stop=1000),
+        status(206, {"Content-Range": "bytes 7-299999/300000", "ETag": '"v1"'}, BODY[7:]),
+    ],
+    "the body broke off at 2,000 of 300,000 bytes": lambda _: [
+        ranged(BODY, stop=1000),
+        status(206, {"Content-Range": "bytes 1000-299999/300000", "ETag": '"v1"'}, BODY[1000:2000]),
+    ],
+    "the body broke off (": lambda _: [chunked(BODY[:1000], finished=False)],
+    "another process took the part over": lambda part: [stolen(part)],
+    "the host cannot be reached (": lambda _: [lambda handler: handler.connection.close()],
+}
+
+
+@pytest.mark.parametrize("words", AGAIN)
+def test_the_log_says_why_it_is_tried_again(
+    words: str, host: FaultServer, part: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = host.play(PATH, *AGAIN[words](part), ranged(BODY))
+    with caplog.at_level("INFO"):
+        bring(url, part=part)
+    assert f": {words}" in caplog.text
+    assert "; next try in " in caplog.text
+
+
+def test_what_requests_cannot_ask(part: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise requests.exceptions.InvalidHeader("a header that is none")
+
+    monkeypatch.setattr(requests.Session, "get", refused)
+    with pytest.raises(DownloadError, match="found: a header that is none"):
+        bring("https://localhost/a.pth", part=part)
 
 
 # --- the user's switch -----------------------------------------------------------------------------------------------

@@ -93,10 +93,13 @@ def test_a_file_under_anothers_name(row: ModelInfo, hr18s: bytes, monkeypatch: p
     (found,) = [each for each in verify() if each.name == row.name]
     assert isinstance(found.error, HashMismatchError)
     assert found.error.expected == "0" * 64
+    assert f"it was made of a file with SHA-256 {found.error.actual}; the row states {'0' * 64}" in found.error.found
     monkeypatch.setattr(upkeep, "model_info", lambda _: row)
     monkeypatch.setattr(upkeep, "entries", lambda arch, classes: entries("hr18", classes))
     (found,) = [each for each in verify() if each.name == row.name]
     assert isinstance(found.error, StateDictMismatchError)
+    assert found.error.found == "names or shapes that are not the network's"
+    assert "backbone.stage2.0.branches.0.2.bn1.bias" in found.error.missing
 
 
 def test_repair(row: ModelInfo, hr18s: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
