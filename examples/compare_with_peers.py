@@ -20,6 +20,7 @@ import argparse
 import datetime
 import importlib
 import importlib.metadata
+import os
 import sys
 import tempfile
 import warnings
@@ -394,6 +395,7 @@ def main() -> None:
             print(line, flush=True)
 
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
+        os.environ["HRNET_ZOO_CACHE"] = folder  # what is compiled here is of no use to anybody
         for arch in options.archs if {"network", "picture", "ms-flip"} & set(options.rows) else ():
             peers = Peers(arch, Path(folder), skipped, compiled=options.compile)
             for row, size, contenders in (

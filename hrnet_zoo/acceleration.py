@@ -42,7 +42,7 @@ class Engine(Protocol):
     """What carries out a plan.
 
     Attributes:
-        name: as `optimize` takes it.
+        name: as `optimize` takes it, or "inductor" where it is compiled.
         device: where.
         dtype: of the arithmetic.
 
@@ -115,7 +115,8 @@ class OptimizedModel:
     def quarter_scores(self, x: Tensor) -> Tensor:
         """Score normalised RGB pictures (N, 3, H, W): (N, ceil(H/4), ceil(W/4), classes), in this dtype."""
         with enough_memory(f"score {tuple(x.shape)} pixels with {self}", done="nothing was labelled"):
-            heap.used()
+            if self.device.type == "cpu":
+                heap.used()
             return self._engine(x)
 
     @contextmanager
@@ -212,8 +213,8 @@ def optimize(
     The plan in float32 differs from the network by rounding: some millionths of the largest score. bfloat16 and float16
     round more; `agreement` measures what it costs.
 
-    On a CPU with glibc the whole process keeps freed memory for the next prediction, as long as the result exists, up
-    to 2 GiB and not for long: see `hrnet_zoo.engines.heap`.
+    On a CPU with glibc the whole process keeps freed memory for the next predictions, as long as the result exists; at
+    every 64th what is free then goes back. See `hrnet_zoo.engines.heap`.
 
     Args:
         model: the network; it is left as it is, and may be deleted.
@@ -224,7 +225,8 @@ def optimize(
             ranges of values that these pictures show: a list of some dozens, or a folder. It takes minutes, and one
             log line says which share of their pixels is labelled as by the network.
         compile: on a CPU with a C++ compiler, compile the plan when it first meets a size of picture, up to 8 of them:
-            half a minute or more each, once, as the cache keeps what is compiled. About a tenth faster then.
+            half a minute or more each, and a moment where the cache has kept what was compiled (not on Windows; the
+            latest 16, with the weights). About a tenth faster then.
 
     Raises:
         ConfigError: there is no such engine, it cannot run here, or not in this dtype; or there are no pictures, or

@@ -96,8 +96,7 @@ def compare(
     Args:
         model: the network; left as it was.
         size: (height, width) of the picture; None: that of the data set's pictures in its box.
-        compiled: also `torch.compile`, and on a CPU `optimize(model, compile=True)`; each takes a minute before all
-            else.
+        compiled: also `torch.compile`, which takes a minute before anything is measured.
         seconds: go on at least so long, and for at least 5 runs of each.
         progress: show a bar on a terminal.
 
@@ -111,7 +110,7 @@ def compare(
     skipped: dict[str, str] = {}
     with evaluating(model), enough_memory(f"compare {model.name} on {height} x {width} pixels"):
         forms: dict[str, Network] = {"exact": model}
-        forms |= {f"{each.engine} {_name(each.dtype)}": each for each in _fast(model, skipped, compiled=compiled)}
+        forms |= {f"{each.engine} {_name(each.dtype)}": each for each in _fast(model, skipped)}
         x = normalise(picture).to(weight.device, memory_format=torch.channels_last)
         runs: dict[str, Callable[[], object]] = {}
         for name, form in forms.items():
@@ -120,7 +119,7 @@ def compare(
         if compiled:
             runs["network torch.compile"] = partial(torch.compile(model.quarter_scores), x.to(model.dtype))
         else:
-            skipped["torch.compile, inductor"] = "a minute each before they run; --compile includes them"
+            skipped["torch.compile"] = "it takes a minute before it runs; --compile includes it"
         for name, run in runs.items():
             if name.endswith((" exact", " torch.compile")):
                 runs[name] = heap.as_usual()(run)
@@ -138,7 +137,7 @@ def compare(
     return Comparison(model.name, not model.provenance, machine, height, width, contenders, skipped)
 
 
-def _fast(model: FCNHRNet, skipped: dict[str, str], *, compiled: bool) -> Iterator[OptimizedModel]:
+def _fast(model: FCNHRNet, skipped: dict[str, str]) -> Iterator[OptimizedModel]:
     """Yield the network's fast forms that this machine can do; note which it cannot, and why."""
     on_cpu = model.device.type == "cpu"
     yield optimize(model, dtype=torch.float32)
@@ -151,11 +150,6 @@ def _fast(model: FCNHRNet, skipped: dict[str, str], *, compiled: bool) -> Iterat
             yield optimize(model, engine="openvino", dtype=dtype)
         except ConfigError as error:  # it is not installed, or cannot do this dtype
             skipped[f"openvino {_name(dtype)}"] = f"{error.found}; {error.advice}"
-    if compiled and on_cpu:
-        try:
-            yield optimize(model, compile=True)
-        except ConfigError as error:  # there is no compiler
-            skipped["inductor"] = f"{error.found}; {error.advice}"
 
 
 def _name(dtype: torch.dtype) -> str:

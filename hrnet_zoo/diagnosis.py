@@ -73,7 +73,8 @@ class Health:
         same_data: whether that is the recorded one; None: nothing is recorded of this model.
         deviation: from the recorded fingerprint; None: nothing is recorded of this model.
         fidelity: of the device and dtype asked for; None: they cannot be used, and `Report.errors` says why.
-        fast: the same of what `optimize` makes of the network there, in its own dtype.
+        fast: the same of what `optimize` makes of the network there, in its own dtype; it is for the user to judge, who
+            can do without or ask for float32, and no error.
 
     """
 
@@ -237,7 +238,7 @@ def _cache(errors: list[HRNetZooError]) -> dict[str, Any]:
     found = _attempt(errors, cache.entries) or []
     leftovers: dict[str, dict[str, int]] = {}
     for entry in found:
-        if entry.kind != "model":
+        if entry.kind not in ("model", "package"):
             kind = leftovers.setdefault(entry.kind, {"files": 0, "bytes": 0})
             kind["files"] += 1
             kind["bytes"] += entry.size
@@ -276,7 +277,8 @@ def _health(
     asked = _attempt(errors, lambda: _created(origin.name, device, dtype, progress))
     exact = _attempt(errors, lambda: _fidelity(model, asked, fast=False)) if asked else None
     fast = _attempt(errors, lambda: _fidelity(model, asked, fast=True)) if asked and exact else None
-    errors += [_astray(origin.name, each) for each in (exact, fast) if each and not each.fine]
+    if exact and not exact.fine:
+        errors.append(_astray(origin.name, exact))
     return Health(origin.name, model.provenance["data_sha256"], same, deviation, exact, fast)
 
 
@@ -297,7 +299,7 @@ def _mismatch(info: ModelInfo, deviation: Deviation, *, same: bool) -> Checkpoin
 def _astray(name: str, fidelity: Fidelity) -> FidelityError:
     finite = "" if fidelity.worst_score is not None else ", and scores that are not finite"
     return FidelityError(
-        asked=f"{name} on {fidelity.device} in {fidelity.dtype}" + (", fast" if fidelity.engine else ""),
+        asked=f"{name} on {fidelity.device} in {fidelity.dtype}",
         found=f"{fidelity.pixels:.3%} of a street scene's pixels as float32 on the CPU has them{finite}; "
         f"from {FINE_PIXELS:.1%} on it is fine",
         done=OTHERS,
@@ -321,10 +323,10 @@ def _fidelity(reference: FCNHRNet, model: FCNHRNet, *, fast: bool) -> Fidelity:
     from hrnet_zoo.demo.scenes import scene
 
     picture = scene(0).image
-    form = optimize(model) if fast else model
-    where, precision = str(form.device), str(form.dtype).removeprefix("torch.")
+    where, precision = str(model.device), str(model.dtype).removeprefix("torch.")
     try:
         with enough_memory(f"check {model.name} on {where} in {precision}", done=OTHERS):
+            form = optimize(model) if fast else model
             pixels = agreement(reference, form, [picture])
             scores = [_scores(each, picture) for each in (reference, form)]
     except RuntimeError as error:  # a kernel or memory that this device lacks: torch has no class for it
@@ -335,7 +337,9 @@ def _fidelity(reference: FCNHRNet, model: FCNHRNet, *, fast: bool) -> Fidelity:
             advice="another dtype or device; a build of torch that knows this device",
         ) from error
     worst = float((scores[1] - scores[0]).abs().max() / scores[0].abs().max())
-    return Fidelity(where, precision, pixels, worst if math.isfinite(worst) else None, getattr(form, "engine", None))
+    engine = getattr(form, "engine", None)
+    precision = str(form.dtype).removeprefix("torch.")
+    return Fidelity(where, precision, pixels, worst if math.isfinite(worst) else None, engine)
 
 
 def _scores(form: Network, picture: RGB) -> torch.Tensor:

@@ -116,13 +116,14 @@ def prune() -> list[cache.CacheEntry]:
 
 
 def forget(info: ModelInfo) -> list[cache.CacheEntry]:
-    """Remove a row's weights, its training log, and what was begun of both; return what went.
+    """Remove a row's weights, its training log, what was begun of both, and what was compiled; return what went.
 
     Raises:
         CacheError: the cache cannot be written.
 
     """
-    return cache.clear(cached_stem(info)) + (cache.clear(log_stem(info.log_url)) if info.log_url else [])
+    log = cache.clear(log_stem(info.log_url)) if info.log_url else []
+    return cache.clear(cached_stem(info)) + log + packages.forget(info.name)
 
 
 def _finished() -> list[cache.CacheEntry]:

@@ -33,9 +33,7 @@ def _size(_: click.Context, option: click.Parameter, text: str | None) -> tuple[
 @click.option("--batch", type=click.IntRange(1), help="Pictures at once through the network; default: 1.")
 @click.option("--table", is_flag=True, help="The published Mem and fps columns, and the same measured here.")
 @click.option("--against", is_flag=True, help="Beside its fast forms: each engine and precision that works here.")
-@click.option(
-    "--compile", "compiled", is_flag=True, help="With --against: also what has to be compiled, minutes of waiting."
-)
+@click.option("--compile", "compiled", is_flag=True, help="With --against: torch.compile too, a minute of waiting.")
 @model_options
 @as_json
 def benchmark(

@@ -5,7 +5,9 @@ next ones: measured, a quarter to two fifths of a fast prediction of a 1024 x 20
 allocator of their own against that; torch on a CPU has malloc's. Hence, as long as something fast exists, malloc is
 told (mallopt(3)) to keep what is freed, for the whole process, and now and then to hand back what was not used again.
 
-Other C libraries and systems have no such switch; there nothing is done.
+Blocks above 64 MiB are kept for the process's main thread alone; glibc has it so. What its settings were before
+(MALLOC_... in the environment) counts no more from then on. Other C libraries and systems have no such switch: there
+nothing is done.
 """
 
 import ctypes
@@ -60,10 +62,14 @@ def as_usual() -> Iterator[None]:
 
 
 def _leave(user: int) -> None:
-    _users.discard(user)
+    if user not in _users:
+        return
+    _users.remove(user)
     if not _users:
         _tell(_USUAL)
         give_back()
+        if _users:  # another thread has just begun
+            _tell(_KEEPING)
 
 
 def _tell(settings: dict[int, int]) -> None:
