@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
-from hrnet_zoo.blocks import UNKNOWN, Flags, Floats, Labels, Piece, in_cache, pieces_of, same, shared, sure_labels
+from hrnet_zoo.blocks import UNKNOWN, Flags, Floats, Labels, in_cache, pieces_of, same, sure_labels
 from hrnet_zoo.scores import ScoreMap, Taps, axis_taps
 
 # Of scores up to this magnitude what float32 makes is off by less than 0.0003 (half of `slack`), so that probabilities
@@ -44,13 +44,11 @@ class Work(NamedTuple):
     Attributes:
         slack: by how much a class must be ahead.
         max_memory: bytes for the scores of a piece in float32.
-        threads: that share the work.
 
     """
 
     slack: np.float32
     max_memory: int
-    threads: int
 
 
 class Known(NamedTuple):
@@ -104,12 +102,10 @@ def undecided(maps: Sequence[ScoreMap], leaders: Labels, work: Work) -> Flags:
 def _known(scores: Tensor, inner: tuple[int, int], outer: tuple[int, int], work: Work) -> Known:
     known = Known(*(np.empty(outer, np.uint8) for _ in Known._fields))
 
-    def look(piece: Piece) -> None:
-        scores = piece.scores()
-        known.labels[piece.rows] = piece.spread(piece.combined(sure_labels(scores, work.slack), same))
-        known.gaps[piece.rows] = piece.spread(piece.combined(_gaps(scores), np.minimum))
-
-    shared(look, pieces_of(scores, inner, outer, work.max_memory, work.threads), work.threads)
+    for piece in pieces_of(scores, inner, outer, work.max_memory):
+        part = piece.scores()
+        known.labels[piece.rows] = piece.spread(piece.combined(sure_labels(part, work.slack), same))
+        known.gaps[piece.rows] = piece.spread(piece.combined(_gaps(part), np.minimum))
     return known
 
 

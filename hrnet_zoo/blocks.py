@@ -8,8 +8,7 @@ a block: 4 x 4 pixels where scores are enlarged four times, and one resize is al
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain, pairwise
 from typing import NamedTuple
@@ -30,7 +29,7 @@ UNKNOWN = 255
 # Numbers worked on together, which stay in a core's cache: smaller parts cost calls, larger ones memory traffic.
 CACHED = 1 << 18
 
-# Up to here torch works with one thread, as it should where threads share the work already.
+# Up to here torch works with one thread, which is faster for what stays in the cache.
 UNSHARED = 1 << 15
 
 
@@ -170,9 +169,7 @@ class Piece:
         return np.repeat(blocks.take(columns, axis=1), self.down.lengths[self.bands], axis=0)
 
 
-def pieces_of(
-    scores: Tensor, inner: tuple[int, int], outer: tuple[int, int], max_memory: int, least: int
-) -> Iterator[Piece]:
+def pieces_of(scores: Tensor, inner: tuple[int, int], outer: tuple[int, int], max_memory: int) -> Iterator[Piece]:
     """Cut a picture into pieces.
 
     Args:
@@ -180,31 +177,18 @@ def pieces_of(
         inner: height and width of the network's input.
         outer: of the picture.
         max_memory: bytes that the scores of a piece may take in float32; one band of rows is a piece in any case.
-        least: the number of pieces that there should be, unless they become too small.
 
     """
     down, across = (axis_of(*sizes) for sizes in zip(scores.shape[:2], inner, outer, strict=True))
     row = scores.shape[1] * scores.shape[2]
     count = len(down.split)
     # A band is made of up to three rows, and the next one of one more at most.
-    step = max(1, min(max_memory // (4 * row) - 2, max(-(-count // least), UNSHARED // row)))
+    step = max(1, max_memory // (4 * row) - 2)
     for start in range(0, count, step):
         bands = slice(start, min(start + step, count))
         top = min(int(place[bands].min()) for place in down.places.distinct)
         bottom = max(int(place[bands].max()) for place in down.places.distinct)
         yield Piece(down, across, bands, scores[top : bottom + 1], top)
-
-
-def shared(work: Callable[[Piece], None], pieces: Iterable[Piece], threads: int) -> None:
-    """Do something to all pieces, with several threads: NumPy lets others run while it works on an array."""
-    pieces = list(pieces)
-    if threads == 1 or len(pieces) == 1:
-        for piece in pieces:
-            work(piece)
-    else:
-        with ThreadPoolExecutor(threads) as pool:
-            for _ in pool.map(work, pieces):
-                pass
 
 
 def sure_labels(scores: Floats, slack: np.float32) -> Labels:

@@ -10,7 +10,7 @@ from hrnet_zoo.blocks import UNKNOWN
 from hrnet_zoo.scores import ScoreMap, Taps, Window, _blend, mean
 from tests.score_maps import any_view, noise, seen, smooth
 
-WORK = Work(np.float32(1e-3), 1 << 20, 1)
+WORK = Work(np.float32(1e-3), 1 << 20)
 
 
 def test_rounding_stays_within_the_slack(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,10 +58,9 @@ def test_split_bands_are_between_others_and_made_of_three() -> None:
 
 
 @pytest.mark.parametrize("max_memory", [1, 5000, 1 << 30])
-@pytest.mark.parametrize("least", [1, 3])
-def test_pieces_cover_the_picture(max_memory: int, least: int) -> None:
+def test_pieces_cover_the_picture(max_memory: int) -> None:
     scores = torch.arange(16 * 24 * 3).reshape(16, 24, 3).to(torch.bfloat16)
-    pieces = list(pieces_of(scores, (64, 96), (75, 113), max_memory, least))
+    pieces = list(pieces_of(scores, (64, 96), (75, 113), max_memory))
     assert [piece.rows.start for piece in pieces] == [0, *(piece.rows.stop for piece in pieces[:-1])]
     assert pieces[-1].rows.stop == 75
     for piece in pieces:
@@ -77,7 +76,7 @@ def test_labels_are_told_of_blocks_and_their_pixels() -> None:
     scores = torch.zeros(2, 4, 2)
     scores[:, 2:, 1] = 1
     scores[:, :2, 0] = 1
-    (piece,) = pieces_of(scores, (8, 16), (8, 16), 1 << 20, 1)
+    (piece,) = pieces_of(scores, (8, 16), (8, 16), 1 << 20)
     labels = sure_labels(piece.scores(), np.float32(0.5))
     assert labels.tolist() == [0, 0, 1, 1] * 2
     told = piece.spread(piece.combined(labels, same))
