@@ -247,8 +247,10 @@ def score_maps(model: Network, images: Sequence[RGB], *, slide: bool, mirror: bo
         The scores of every view, at a quarter of its size and in the weights' dtype, on the model's device.
 
     """
-    maps = []
-    for image in images:
+    maps: dict[int, list[ScoreMap]] = {}
+    # The largest first, so that the memory that it leaves is large enough for all others.
+    for number in sorted(range(len(images)), key=lambda number: -images[number].size):
+        image = images[number]
         height, width = image.shape[:2]
         x = normalise_on(image, model.device).to(model.dtype, memory_format=torch.channels_last)
         x = torch.cat((x, x.flip(3))) if mirror else x
@@ -261,11 +263,12 @@ def score_maps(model: Network, images: Sequence[RGB], *, slide: bool, mirror: bo
             crops = [x[view, :, rows, columns] for (rows, columns), view in views[start : start + batch]]
             stacked = torch.stack(crops) if len(crops) > 1 else crops[0][None]  # which copies nothing
             coarse += model.quarter_scores(stacked.contiguous(memory_format=torch.channels_last))
+        maps[number] = []
         for view in range(len(x)):
             scores = coarse[view * len(places) : (view + 1) * len(places)]
             windows = tuple(Window(*place, each) for place, each in zip(places, scores, strict=True))
-            maps.append(ScoreMap(windows, height, width, mirrored=view == 1))
-    return maps
+            maps[number].append(ScoreMap(windows, height, width, mirrored=view == 1))
+    return [each for number in range(len(images)) for each in maps[number]]
 
 
 def batch_size(device: torch.device, area: int) -> int:
