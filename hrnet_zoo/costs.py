@@ -147,6 +147,13 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
+def is_want_of_memory(error: BaseException) -> bool:
+    """Tell whether it is what Python or torch say when memory is short."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and bool(re.search("out of memory|DefaultCPUAllocator", str(error)))
+    )
+
+
 @contextmanager
 def enough_memory(
     asked: str,
@@ -163,9 +170,9 @@ def enough_memory(
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        words = str(error)
-        if not isinstance(error, MemoryError) and not re.search("out of memory|DefaultCPUAllocator", words):
+        if not is_want_of_memory(error):
             raise
+        words = str(error)
         raise ConfigError(
             asked=asked,
             found=f"the device has too little memory: {words.splitlines()[0][:200] if words else 'none is left'}",

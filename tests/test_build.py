@@ -62,6 +62,9 @@ def test_read_file(tmp_path: Path) -> None:
         read_file(tmp_path / "b.pth")
     with pytest.raises(CheckpointNotFoundError, match="a folder or special file"):
         read_file(tmp_path)
+    os.truncate(tmp_path / "a.pth", 1 << 42)  # of which the disk holds nothing
+    with pytest.raises(CheckpointNotFoundError, match="a file of 4,398,046,511,104 bytes; no checkpoint"):
+        read_file(tmp_path / "a.pth")
     with pytest.raises(CheckpointNotFoundError, match="too long"):
         read_file(tmp_path / ("x" * 1000))
 

@@ -168,6 +168,7 @@ BAD_HEADERS: dict[str, tuple[bytes, str]] = {
     "a true side": (header(entry(shape=(True, 4))), "impossible shape"),
     "a broken side": (header(entry(shape=(4.0,))), "impossible shape"),
     "a negative side": (header(entry(shape=(-2, -2))), "impossible shape"),
+    "sides that overflow": (header(entry(shape=(0, 10**17, 10**17), span=(0, 0)), b""), "impossible shape"),
     "dimensions": (header(entry(shape=[1] * 17 + [4])), "impossible shape"),
     "a shape too large": (header(entry(shape=(5,))), "shape (5,) in 16 bytes"),
     "a gap": (header(entry(span=(4, 20)), bytes(20)), "leave a gap at data byte 0"),

@@ -17,6 +17,7 @@ from hrnet_zoo.errors import (
     CheckpointError,
     CheckpointFormatError,
     CheckpointNotFoundError,
+    ConfigError,
     HashMismatchError,
     HTTPStatusError,
     OfflineError,
@@ -158,6 +159,32 @@ def test_broken_off_and_resumed_by_the_next_call(
     load_published(row, NETWORK, progress=False)
     assert host.requests[-1].headers["Range"] == f"bytes={half}-"
     assert not list(cache.rglob("*.part"))
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: can't allocate")]
+)
+def test_want_of_memory_is_no_damage(
+    error: Exception, row: ModelInfo, hr18s: bytes, host: FaultServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What was fetched stays, and serves the next call; a file that was fetched by hand is told of alike."""
+
+    def greedy(*_: object, **__: object) -> None:
+        raise error
+
+    host.play(path_of(row), whole(hr18s))
+    monkeypatch.setenv("HRNET_ZOO_MIRRORS", host.url)
+    monkeypatch.setattr("hrnet_zoo.weights.published.recognise", lambda _: row)
+    (tmp_path / row.file_name).write_bytes(hr18s)
+    with monkeypatch.context() as short:
+        short.setattr(torch, "load", greedy)
+        with pytest.raises(ConfigError, match="too little memory") as caught:
+            load_published(row, NETWORK, progress=False)
+        assert "what was fetched stays in " in caught.value.done
+        with pytest.raises(ConfigError, match="nothing was imported"):
+            import_file(tmp_path / row.file_name)
+    load_published(row, NETWORK, progress=False)
+    assert len(host.requests) == 1
 
 
 def test_a_login_page_is_refused(

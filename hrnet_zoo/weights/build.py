@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from hrnet_zoo import __version__
+from hrnet_zoo.costs import enough_memory
 from hrnet_zoo.datasets import CITYSCAPES
 from hrnet_zoo.errors import (
     CacheSpaceError,
@@ -50,6 +51,9 @@ Entries = Mapping[str, torch.Size]
 EntriesOf = Callable[[int], Entries]
 # A state dict and the provenance in its file's header.
 Weights = tuple[dict[str, Tensor], dict[str, str]]
+
+MOST_BYTES = 2 << 30  # of a file that the user names: W48's with what an optimizer keeps of it have half as many
+ROOM = "close what else takes memory: a conversion needs twice the file's size"
 
 logger = logging.getLogger("hrnet_zoo")
 
@@ -120,6 +124,7 @@ def fetch_into_cache(
         DownloadError: the file cannot be had.
         CheckpointError: it is not the file stated, or `convert` refuses it.
         CacheError: the cache cannot be used.
+        ConfigError: there is too little memory.
 
     """
     final = cache.model_path(stem)
@@ -129,7 +134,8 @@ def fetch_into_cache(
         if not cache.is_cached(stem):  # another process may have been faster
             bodies, part = fetch_verified(stem, urls, stated, max_bytes=max_bytes, progress=progress)
             try:
-                _publish_in_place_of(part, stem, convert(bodies, part))
+                with enough_memory(f"convert {stem}", done=f"what was fetched stays in {part}", advice=ROOM):
+                    _publish_in_place_of(part, stem, convert(bodies, part))
             except CheckpointError:
                 discard(part)  # the host may have a better file next time
                 raise
@@ -249,13 +255,17 @@ def read_file(path: Path) -> bytes:
     """Read a checkpoint that the user named.
 
     Raises:
-        CheckpointNotFoundError: there is no regular, readable file.
+        CheckpointNotFoundError: there is no regular, readable file, or it is far too large.
 
     """
     try:
-        if stat.S_ISREG(path.stat().st_mode):
+        facts = path.stat()
+        if not stat.S_ISREG(facts.st_mode):
+            found = "a folder or special file"
+        elif facts.st_size > MOST_BYTES:
+            found = f"a file of {facts.st_size:,} bytes; no checkpoint for these networks has more than {MOST_BYTES:,}"
+        else:
             return path.read_bytes()
-        found = "a folder or special file"
     except FileNotFoundError:
         found = "no such file"
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path

@@ -15,6 +15,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from hrnet_zoo.costs import is_want_of_memory
 from hrnet_zoo.errors import (
     CheckpointFormatError,
     CheckpointNotFoundError,
@@ -64,6 +65,8 @@ def read_checkpoint(data: bytes, source: str) -> Checkpoint:
     try:
         content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # whatever it is: torch leaks 13 classes, and its words recommend unsafe loading
+        if is_want_of_memory(error):
+            raise
         raise _no_checkpoint(source, f"content that torch.load refuses ({type(error).__name__})") from error
     state = content.get("state_dict", content) if isinstance(content, dict) else content
     if not isinstance(state, dict) or not state:

@@ -300,7 +300,13 @@ def _parse_header(text: bytes, size: int) -> SafetensorsHeader:
         if dtype not in _DTYPE_SIZES:
             raise Refusal(f"the tensor {show(name)} of type {show(dtype)}; known are {', '.join(_DTYPE_SIZES)}")
         numbers = begin, end, *shape
-        if len(shape) > _MAX_DIMS or {*map(type, numbers)} != {int} or min(numbers) < 0:
+        # 62 bits: of a tensor without elements, too, torch counts in 64 how far its rows would lie apart.
+        if (
+            len(shape) > _MAX_DIMS
+            or {*map(type, numbers)} != {int}
+            or min(numbers) < 0
+            or (0 in shape and math.prod(filter(None, shape)) >> 62)
+        ):
             raise Refusal(f"the tensor {show(name)} with an impossible shape or place")
         if end - begin != math.prod(shape) * _DTYPE_SIZES[dtype]:
             raise Refusal(f"the tensor {show(name)} of shape {tuple(shape)} in {end - begin} bytes")

@@ -10,10 +10,12 @@ from urllib.parse import urlsplit
 import safetensors.torch
 import torch
 
+from hrnet_zoo.costs import enough_memory
 from hrnet_zoo.errors import StateDictMismatchError
 from hrnet_zoo.weights import cache
 from hrnet_zoo.weights.addresses import addresses, redact
 from hrnet_zoo.weights.build import (
+    ROOM,
     Entries,
     EntriesOf,
     Weights,
@@ -118,12 +120,13 @@ def _from_address(address: str, arch: str, expected: EntriesOf, *, max_bytes: in
 
 def _from_file(path: Path, arch: str, expected: EntriesOf) -> Path:
     """Return the cached file of a .pth with these very bytes; convert it if it is not there."""
-    bodies = [read_file(path)]
-    stem = _stem(path.name, arch, hashlib.sha256(bodies[0]).hexdigest())
-    with cache.lock(stem):
-        if not cache.is_cached(stem):
-            # Only the name: a header that travels with the weights tells nobody the user's folders.
-            publish(stem, convert_checkpoint(bodies, str(path), expected, {"source_url": path.name}))
+    with enough_memory(f"convert {path}", done="nothing was loaded", advice=ROOM):
+        bodies = [read_file(path)]
+        stem = _stem(path.name, arch, hashlib.sha256(bodies[0]).hexdigest())
+        with cache.lock(stem):
+            if not cache.is_cached(stem):
+                # Only the name: a header that travels with the weights tells nobody the user's folders.
+                publish(stem, convert_checkpoint(bodies, str(path), expected, {"source_url": path.name}))
     return cache.model_path(stem)
 
 

@@ -12,11 +12,13 @@ from urllib.parse import urlsplit
 import torch
 
 from hrnet_zoo.catalog import ModelInfo, list_models, model_info, recognise
+from hrnet_zoo.costs import enough_memory
 from hrnet_zoo.errors import HashMismatchError, UnknownModelError
 from hrnet_zoo.outputs import make_folder, write_file
 from hrnet_zoo.weights import cache, first_seen
 from hrnet_zoo.weights.addresses import addresses
 from hrnet_zoo.weights.build import (
+    ROOM,
     Entries,
     Weights,
     check_hash,
@@ -82,9 +84,14 @@ def import_file(path: Path) -> tuple[ModelInfo, Path]:
         CheckpointFormatError, UnsafeCheckpointError: it is no checkpoint, or one that nobody should load.
         HashMismatchError: its name is that of a row, its content is not; or another file was accepted before.
         UnknownModelError: it is none of the published files.
+        ConfigError: there is too little memory.
 
     """
-    bodies = [read_file(path)]
+    with enough_memory(f"import {path}", done="nothing was imported", advice=ROOM):
+        return _import(path, [read_file(path)])
+
+
+def _import(path: Path, bodies: list[bytes]) -> tuple[ModelInfo, Path]:
     digest = hashlib.sha256(bodies[0]).hexdigest()
     info = recognise(digest)
     if info is None:
