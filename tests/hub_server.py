@@ -41,6 +41,7 @@ class Hub:
         damage: how; by default one byte of the last value is flipped.
         break_at: a request whose path has this in it loses its connection.
         forbid: whether the token has no right to write.
+        fail: what every question is answered, if anything.
 
     """
 
@@ -52,6 +53,7 @@ class Hub:
     damage: Callable[[bytes], bytes] = lambda content: content[:-1] + bytes([content[-1] ^ 1])
     break_at: str = ""
     forbid: bool = False
+    fail: "Reply | None" = None
 
     def add(self, name: str, files: dict[str, bytes], branch: str = "main") -> str:
         """Commit files beside those that are there; return the commit's hash."""
@@ -106,7 +108,7 @@ def serve_hub() -> Iterator[Hub]:
                 self.connection.close()
                 return
             parts = [part for part in path.split("/") if part]
-            reply = _answer(hub, self.command, parts, self.headers.get("Authorization", ""), body)
+            reply = hub.fail or _answer(hub, self.command, parts, self.headers.get("Authorization", ""), body)
             content = reply.content if isinstance(reply.content, bytes) else json.dumps(reply.content or {}).encode()
             self.send_response(reply.status)
             for name, value in {"Content-Length": str(len(content)), "Connection": "close", **reply.headers}.items():

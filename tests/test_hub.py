@@ -14,6 +14,7 @@ from hrnet_zoo.errors import (
     CheckpointFormatError,
     ConfigError,
     HashMismatchError,
+    HubAuthError,
     HubError,
     HubNotFoundError,
     ModelConfigError,
@@ -21,7 +22,7 @@ from hrnet_zoo.errors import (
 )
 from hrnet_zoo.model_config import CONFIG_FILE, WEIGHTS_FILE
 from hrnet_zoo.models.fcn import FCNHRNet
-from tests.hub_server import TOKEN, Hub, connected
+from tests.hub_server import TOKEN, Hub, Reply, connected
 from tests.tables import ROOT
 
 
@@ -202,3 +203,25 @@ def test_a_hub_that_is_down(
         pull("me/other")
     assert type(caught.value) is HubError
     assert time.monotonic() - began < 10  # no retries of half a minute where nothing is to be had
+
+
+def test_a_gated_repository(hub: Hub) -> None:
+    hub.fail = Reply(403, headers={"X-Error-Code": "GatedRepo", "X-Error-Message": "Access is restricted"})
+    with pytest.raises(HubAuthError, match=r"refuses access to me/street at .* \(HTTP status 403\)") as caught:
+        pull("me/street")
+    assert "accept its terms" in caught.value.advice
+    assert TOKEN not in str(caught.value)
+
+
+@pytest.mark.parametrize("code", [429, 500, 503])
+def test_a_hub_that_has_no_time(code: int, hub: Hub, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is asked again for a while, by huggingface_hub; a commit that is here needs no answer."""
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    commit = hub.add("me/street", files)
+    pull(f"me/street@{commit}")
+    hub.fail = Reply(code)
+    pull(f"me/street@{commit}")
+    with pytest.raises(HubError, match=f"HTTP status {code} for me/other") as caught:
+        pull("me/other")
+    assert type(caught.value) is HubError
+    assert "run the same again later" in caught.value.advice

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import pickle
 import random
 import signal
 import time
@@ -108,6 +109,7 @@ def beyond(data: bytes) -> bytes:
         (foreign, "no training that hrnet-zoo began"),
         (future, "this release writes"),
         (beyond, "no training that hrnet-zoo began"),
+        (lambda _: pickle.dumps({"step": 3}), "safetensors"),
     ],
 )
 def test_a_damaged_or_foreign_file_is_refused(tmp_path: Path, damage: Callable[[bytes], bytes], words: str) -> None:

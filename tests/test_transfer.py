@@ -111,6 +111,7 @@ RECOVERED: dict[str, tuple[list[Answer], int]] = {  # fault: (answers, requests 
     "more than its length": ([status(200, body=BODY + b"surplus", length=len(BODY))], 1),
     "503 once": ([status(503), ranged(BODY)], 2),
     "each status worth a retry": ([*map(status, (408, 425, 429, 500)), ranged(BODY)], 5),
+    "and of a gateway": ([*map(status, (502, 504)), ranged(BODY)], 3),
     "reset": ([reset(BODY, 200_000), ranged(BODY)], 2),
     "cut short once": ([ranged(BODY, stop=100_000), ranged(BODY)], 2),
     "cut short in a chunk": ([chunked(BODY[:1000], finished=False), ranged(BODY)], 2),
