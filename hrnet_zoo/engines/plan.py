@@ -103,8 +103,10 @@ class Head(nn.Module):
 
     def forward(self, x: Tensor, *coarser: Tensor) -> Tensor:
         """Return the scores (N, classes, H, W), H and W of the finest map `x`."""
-        maps = [x, *(fit(each, x.shape[-2:]) for each in coarser)]
-        scores: Tensor = self.classifier(self.mix(torch.cat(maps, dim=1)))
+        # Nothing of this has a name: each map's memory is free as soon as it was read.
+        scores: Tensor = self.classifier(
+            self.mix(torch.cat([x, *(fit(each, x.shape[-2:]) for each in coarser)], dim=1))
+        )
         return scores
 
 
