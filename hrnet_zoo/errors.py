@@ -3,13 +3,47 @@
 Each carries a message in four parts (what was asked, what was found, what was done, what to do next), its facts as
 attributes, and the exit code with which the command line answers it:
 1 other, 2 usage, 3 network, 4 integrity or unsafe file, 5 bad input, 6 cache or disk.
+
+Names of files and classes come from anywhere, and terminals obey control characters: `printable` quotes what stands in
+messages, log lines and the commands' output. Attributes keep the exact text.
 """
 
 import functools
+import logging
+import os
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
+
+_CONTROLS = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # control, format (bidi, zero width), lone surrogate, line separators
+
+
+def printable(text: object) -> str:
+    r"""Return a text on one line, with escapes (\x1b, \u202e) for every character that controls a terminal."""
+    return "".join(
+        letter.encode("unicode_escape").decode() if unicodedata.category(letter) in _CONTROLS else letter
+        for letter in str(text)
+    )
+
+
+class _Quoting(logging.Filter):
+    """Quote the texts that our log lines are filled in with."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if isinstance(record.args, tuple):
+            record.args = tuple(map(_quoted, record.args))
+        return True
+
+
+def _quoted(value: object) -> object:
+    """Quote a text; our own errors quote themselves, and numbers are numbers."""
+    foreign = isinstance(value, str | os.PathLike | BaseException) and not isinstance(value, HRNetZooError)
+    return printable(value) if foreign else value
+
+
+logging.getLogger("hrnet_zoo").addFilter(_Quoting())
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -31,7 +65,8 @@ class HRNetZooError(Exception):
     advice: str
 
     def __str__(self) -> str:
-        return f"{self.asked}\n  found: {self.found}\n  done:  {self.done}\n  next:  {self.advice}"
+        asked, found, done, advice = map(printable, (self.asked, self.found, self.done, self.advice))
+        return f"{asked}\n  found: {found}\n  done:  {done}\n  next:  {advice}"
 
     def __reduce__(self) -> tuple[Callable[[], "HRNetZooError"], tuple[()]]:
         """Survive pickling, so that an error raised in a worker process arrives whole."""

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from hrnet_zoo.errors import ConfigError, OutputError
+from hrnet_zoo.errors import ConfigError, OutputError, printable
 from hrnet_zoo.outputs import write_file
 
 _NOTEBOOK_SIDE = 1600  # pixels: wider than a notebook's column, and a few MB at most
@@ -105,7 +105,7 @@ class SegmentationResult:
 
     def __repr__(self) -> str:
         height, width = self.mask.shape
-        top = [f"{name} {_percent(share)}" for name, share in list(self.fractions().items())[:3]]
+        top = [f"{printable(name)} {_percent(share)}" for name, share in list(self.fractions().items())[:3]]
         return f"SegmentationResult({width} x {height} pixels: {', '.join(top)})"
 
     def _repr_png_(self) -> bytes:

@@ -11,6 +11,7 @@ import numpy as np
 
 from hrnet_zoo.datasets import CITYSCAPES, Dataset
 from hrnet_zoo.datasets.rules import CITYSCAPES_IDS
+from hrnet_zoo.errors import printable
 from hrnet_zoo.metrics import Counts, class_accuracy, class_iou, mean, pixel_accuracy
 from hrnet_zoo.outputs import write_file
 
@@ -96,18 +97,23 @@ class Evaluation:
 
     def __str__(self) -> str:
         """Return the figures as a table."""
+        return "\n".join(map(printable, self.lines()))
+
+    def lines(self) -> list[str]:
+        """Return the lines of that table; names of classes as they are."""
         wide = max(map(len, (*self.classes, "mean")))
         lines = [f"{'class':<{wide}} {'IoU':>7} {'Acc':>7}"]
         for name, (iou, accuracy) in self.per_class.items():
             lines.append(f"{name:<{wide}} {_cell(iou)} {_cell(accuracy)}")
         lines.append(f"{'mean':<{wide}} {_cell(self.miou)} {_cell(self.macc)}")
-        lines.append(f"\n{self.model}: mIoU {self.miou:.2f}, mAcc {self.macc:.2f}, aAcc {self.aacc:.2f}")
+        lines.append("")
+        lines.append(f"{self.model}: mIoU {self.miou:.2f}, mAcc {self.macc:.2f}, aAcc {self.aacc:.2f}")
         if self.published is not None and self.difference is not None:
             lines[-1] += f"; published {self.published:.2f} on {self.published_on}, difference {self.difference:+.2f}"
         whole = self.protocol.get("val_pictures")  # that the published figures are of
         count = f"{self.pictures} of {whole}" if whole and self.pictures != whole else str(self.pictures)
         part = " (a part only)" if self.protocol.get("limit") else ""
-        return "\n".join([*lines, f"{count} pictures{part}; {self.protocol.get('summary', '')}"])
+        return [*lines, f"{count} pictures{part}; {self.protocol.get('summary', '')}"]
 
 
 def suspicion(counts: Counts, dataset: Dataset) -> str | None:

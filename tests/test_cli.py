@@ -225,6 +225,49 @@ def test_predict_bad_arguments(run: Run, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+HOSTILE = "a\x1b]52;c;Y3VybA\x07\x1b[2K\rerror: nothing is wrong\nb\u202e"  # as archives and shared folders bring it
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="names that Windows cannot have")
+def test_foreign_names_reach_no_terminal_raw(
+    run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of files, folders, classes, models and options: OSC 52 would write the clipboard, a line break forge a line."""
+    monkeypatch.chdir(tmp_path)
+    for folder in ("in", "data/images", "data/masks"):
+        Path(folder).mkdir(parents=True)
+        Image.new("L", (16, 16)).save(f"{folder}/{HOSTILE}.png")
+    Path(f"in/{HOSTILE}.jpg").write_text("x")
+    Path(f"data/images/{HOSTILE}2.png").write_text("x")
+    Path("data/classes.txt").write_text("cl\x1b[31mred\nb\n")
+    cases: list[tuple[int, tuple[str, ...]]] = [
+        (5, ("predict", "demo", "in", "--out", "out", "--device", "cpu")),
+        (5, ("predict", "demo", f"nothing{HOSTILE}", "--out", "out2")),
+        (5, ("predict", "demo", f"in/{HOSTILE}.png", "--checkpoint", f"x{HOSTILE}.pth", "--out", "out2")),
+        (0, ("predict", "demo", f"in/{HOSTILE}.png", "--classes", f"{HOSTILE},b", "--out", HOSTILE)),
+        (2, ("predict", "demo", f"in/{HOSTILE}.png", f"--{HOSTILE}")),
+        (5, ("check-data", "data")),
+        (5, ("check-data", HOSTILE)),
+        (5, ("evaluate", "demo", "data")),
+        (5, ("finetune", "demo", "--data", "data", "--out", "ft")),
+        (4, ("import", f"in/{HOSTILE}.jpg")),
+        (2, ("info", HOSTILE)),
+        (2, ("info", "demo", HOSTILE)),
+        (2, (HOSTILE,)),
+        (5, ("info", f"local-dir:{HOSTILE}")),
+        (2, ("list", "--dataset", HOSTILE)),
+        (2, ("doctor", "demo", "--device", HOSTILE)),
+    ]
+    for code, arguments in cases:
+        out = run(*arguments, code=code)
+        text = f"{out}\n{run.err}\n{caplog.text}"
+        assert not set(text) & set("\x1b\x07\r\u202e"), arguments
+        assert "\nerror: nothing" not in text, arguments
+        caplog.clear()
+    (done,) = json.loads(run("predict", "demo", "in", "--out", "out3", "--json", "--device", "cpu", code=5))["pictures"]
+    assert done["picture"] == f"in/{HOSTILE}.png"  # JSON is exact
+
+
 def test_unwritable_cache(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("HRNET_ZOO_CACHE", str(tmp_path / "file"))

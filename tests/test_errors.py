@@ -1,10 +1,13 @@
 """Errors: four parts, facts, exit codes, and a safe journey between processes."""
 
+import logging
 import pickle
 from pathlib import Path
 
+import pytest
+
 from hrnet_zoo import errors
-from hrnet_zoo.errors import CacheSpaceError, HashMismatchError, HRNetZooError
+from hrnet_zoo.errors import CacheSpaceError, HashMismatchError, HRNetZooError, printable
 
 EVERY = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, HRNetZooError)]
 
@@ -12,6 +15,30 @@ EVERY = [kind for kind in vars(errors).values() if isinstance(kind, type) and is
 def test_message_has_four_parts() -> None:
     error = HRNetZooError(asked="a model", found="none", done="nothing", advice="look elsewhere")
     assert str(error) == "a model\n  found: none\n  done:  nothing\n  next:  look elsewhere"
+
+
+def test_what_controls_a_terminal_is_quoted() -> None:
+    """Control characters, bidi and zero-width ones, line separators, lone surrogates; nothing else, and only once."""
+    shown = printable("a\x1b]52;c;eA\x07\r\nb\x9b\u202e\u200b\u2028\udce4\ufeff")
+    assert shown == r"a\x1b]52;c;eA\x07\r\nb\x9b\u202e\u200b\u2028\udce4\ufeff"
+    assert printable(shown) == shown
+    plain = "C:\\Straße 水\u3000\u202f👍.png"
+    assert printable(plain) == plain
+    assert printable(Path("a\n")) == r"a\n"
+
+
+def test_all_four_parts_are_quoted_and_attributes_are_exact() -> None:
+    error = HRNetZooError(asked="a\nb", found="\x1b[2J", done="\r", advice="\u202e")
+    assert str(error) == "a\\nb\n  found: \\x1b[2J\n  done:  \\r\n  next:  \\u202e"
+    assert error.asked == "a\nb"
+
+
+def test_log_lines_are_quoted(caplog: pytest.LogCaptureFixture) -> None:
+    error = HRNetZooError(asked="a", found="\x1b", done="c", advice="d")
+    log = logging.getLogger("hrnet_zoo")
+    log.warning("%d files, %s: %s; %s; %s", 3, "x\x1b\ny", Path("p\r"), OSError("q\x07"), error)
+    log.warning("no values")
+    assert caplog.messages == [rf"3 files, x\x1b\ny: p\r; q\x07; {error}", "no values"]
 
 
 def test_facts_and_pickling() -> None:

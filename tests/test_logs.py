@@ -428,7 +428,7 @@ def test_command(mirror: FaultServer, tmp_path: Path, capsys: pytest.CaptureFixt
         "  MMCV: 0.6.0",
         "  MMSegmentation: 0.5.0+b57fb2b",
         "  seed: 7",
-        "  exp_name: a?[2J",
+        "  exp_name: a\\x1b[2J",
         "iterations  350",
         f"last loss   {40 / 350}",
         "best mIoU   0.62 at iteration 400",

@@ -20,7 +20,8 @@ import click
 
 from hrnet_zoo import __version__
 from hrnet_zoo.cli import data, evaluating, files, finetuning, health, labelling, listing, locking, logs, sharing
-from hrnet_zoo.errors import HRNetZooError
+from hrnet_zoo.cli.options import say, say_errors
+from hrnet_zoo.errors import HRNetZooError, printable
 
 INTERRUPTED, TERMINATED = 130, 143  # 128 + SIGINT and SIGTERM, as shells have it
 NO_READER = 1  # what stdout leads to takes nothing more
@@ -60,9 +61,11 @@ def _run(arguments: Sequence[str] | None) -> int:
     try:
         return cli.main(args=arguments, prog_name="hrnet-zoo", standalone_mode=False) or 0
     except HRNetZooError as error:
-        _say(f"error: {error}")
+        with _heard():
+            say_errors([error])
         return error.exit_code
     except click.ClickException as error:
+        error.message = printable(error.message)  # type: ignore[misc]  # final; it may quote what was typed
         with _heard():
             error.show()
         return error.exit_code
@@ -89,7 +92,7 @@ def _unwritten(error: OSError) -> int:
 
 def _say(text: str) -> None:
     with _heard():
-        click.echo(text, err=True)
+        say(text, err=True)
 
 
 @contextmanager

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from hrnet_zoo.cli.options import as_json, parse_classes
+from hrnet_zoo.cli.options import as_json, leave, parse_classes, say, say_json
 from hrnet_zoo.datasets import DATASETS
 
 if TYPE_CHECKING:
@@ -33,12 +32,15 @@ def check_data(folder: Path, dataset: str | None, classes: str | None, split: st
     from hrnet_zoo import checking
 
     report = checking.check_data(folder, dataset=dataset, classes=parse_classes(classes), split=split, progress=True)
-    click.echo(json.dumps(report.to_dict(), indent=1) if as_json else _text(report))
+    if as_json:
+        say_json(report.to_dict())
+    else:
+        say(*_lines(report))
     if not report.ok:
-        raise click.exceptions.Exit(BAD_INPUT)
+        leave(BAD_INPUT)
 
 
-def _text(report: DataReport) -> str:
+def _lines(report: DataReport) -> list[str]:
     split = f", {report.split}" if report.split else ""
     lines = [
         f"{report.title}{split} in {report.root}",
@@ -57,4 +59,4 @@ def _text(report: DataReport) -> str:
         lines += [f"  and {len(problem.files) - _SHOWN} more"] if len(problem.files) > _SHOWN else []
         lines += [f"  next: {problem.advice}"]
     errors = sum(problem.error for problem in report.problems)
-    return "\n".join([*lines, "", f"{errors} kinds of errors" if errors else "no errors"])
+    return [*lines, "", f"{errors} kinds of errors" if errors else "no errors"]

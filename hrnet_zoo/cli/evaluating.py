@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
@@ -17,6 +16,8 @@ from hrnet_zoo.cli.options import (
     load_optimized,
     max_memory_option,
     parse_classes,
+    say,
+    say_json,
 )
 from hrnet_zoo.datasets.layouts import check_root
 from hrnet_zoo.outputs import check_place
@@ -74,6 +75,9 @@ def evaluate(
     if not is_first():  # the others have the same figures
         return
     # First of all they are shown: the file may fail even now.
-    click.echo(json.dumps(figures.to_dict(), indent=1, allow_nan=False) if as_json else figures)
+    if as_json:
+        say_json(figures.to_dict())
+    else:
+        say(*figures.lines())
     if save:
         figures.to_json(save)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 from hrnet_zoo.catalog import ModelInfo, list_models, model_info
-from hrnet_zoo.cli.options import as_json
+from hrnet_zoo.cli.options import as_json, leave, say, say_errors, say_json
 from hrnet_zoo.errors import HRNetZooError
 
 if TYPE_CHECKING:
@@ -70,7 +69,7 @@ def cache_path() -> None:
     """Print the cache folder."""
     from hrnet_zoo.weights.cache import root
 
-    click.echo(root())
+    say(root())
 
 
 @cache.command("show")
@@ -82,11 +81,11 @@ def cache_show(as_json: bool) -> None:
     found = entries()
     if as_json:
         facts = [{"kind": e.kind, "name": e.stem, "path": str(e.path), "bytes": e.size} for e in found]
-        click.echo(json.dumps(facts, indent=1))
+        say_json(facts)
         return
     for entry in found:
-        click.echo(f"{entry.kind:<6} {entry.size / 1e6:>9.1f} MB  {entry.path.name}")
-    click.echo(f"{sum(entry.size for entry in found) / 1e6:.1f} MB in {root()}")
+        say(f"{entry.kind:<6} {entry.size / 1e6:>9.1f} MB  {entry.path.name}")
+    say(f"{sum(entry.size for entry in found) / 1e6:.1f} MB in {root()}")
 
 
 @cache.command("clear")
@@ -119,9 +118,9 @@ def cache_repair() -> None:
 
     verdicts = repair(progress=True)
     for each in verdicts:
-        click.echo(f"{each.name}: was damaged; {'removed' if each.error else 'removed or made anew'}")
+        say(f"{each.name}: was damaged; {'removed' if each.error else 'removed or made anew'}")
     if not verdicts:
-        click.echo("nothing is damaged")
+        say("nothing is damaged")
     _fail_with([each.error for each in verdicts if each.error])
 
 
@@ -141,23 +140,22 @@ def verify(names: tuple[str, ...], everything: bool, as_json: bool) -> None:
             {"name": v.name, "path": str(v.path) if v.path else None, "found": v.error.found if v.error else "whole"}
             for v in verdicts
         ]
-        click.echo(json.dumps(facts, indent=1))
+        say_json(facts)
     else:
         for each in verdicts:
-            click.echo(f"{each.name}: {'not whole' if each.error else 'whole'}")
+            say(f"{each.name}: {'not whole' if each.error else 'whole'}")
     _fail_with([each.error for each in verdicts if each.error])
 
 
 def _say_removed(gone: Sequence[CacheEntry]) -> None:
-    click.echo(f"removed {len(gone)} files, {sum(entry.size for entry in gone) / 1e6:.1f} MB")
+    say(f"removed {len(gone)} files, {sum(entry.size for entry in gone) / 1e6:.1f} MB")
 
 
 def _fail_with(errors: Sequence[HRNetZooError]) -> None:
     """Print errors, and exit with the first one's code."""
-    for error in errors:
-        click.echo(f"error: {error}", err=True)
+    say_errors(errors)
     if errors:
-        raise click.exceptions.Exit(errors[0].exit_code)
+        leave(errors[0].exit_code)
 
 
 def _for_each(take: Callable[[T], tuple[ModelInfo, Path]], items: Sequence[T], as_json: bool) -> None:
@@ -170,7 +168,7 @@ def _for_each(take: Callable[[T], tuple[ModelInfo, Path]], items: Sequence[T], a
             failed.append(failure)
         else:
             if not as_json:
-                click.echo(f"{taken[-1][0].name} {taken[-1][1]}")
+                say(f"{taken[-1][0].name} {taken[-1][1]}")
     if as_json:
-        click.echo(json.dumps([{"name": row.name, "path": str(path)} for row, path in taken], indent=1))
+        say_json([{"name": row.name, "path": str(path)} for row, path in taken])
     _fail_with(failed)

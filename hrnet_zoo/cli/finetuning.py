@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import click
 
-from hrnet_zoo.cli.options import as_json
+from hrnet_zoo.cli.options import as_json, say, say_json
 
 
 def _sides(_: click.Context, option: click.Parameter, text: str | None) -> tuple[int, int] | None:
@@ -86,7 +85,7 @@ def finetune(name: str, data: Path, out: Path, classes: str | None, as_json: boo
         return
     facts = {"folder": str(made.folder), "steps": made.steps, "miou": made.miou, "loss": made.loss}
     if as_json:
-        click.echo(json.dumps(facts))
+        say_json(facts)
     else:
         figure = "no validation pictures" if made.miou is None else f"mIoU {made.miou:.2f} on the validation pictures"
-        click.echo(f'{made.folder}: {made.steps} updates, {figure}; create_model("local-dir:{made.folder}")')
+        say(f'{made.folder}: {made.steps} updates, {figure}; create_model("local-dir:{made.folder}")')

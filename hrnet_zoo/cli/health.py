@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hrnet_zoo.catalog import is_saved, list_models
-from hrnet_zoo.cli.options import as_json, model_options
+from hrnet_zoo.cli.options import as_json, leave, model_options, say, say_errors, say_json
 
 if TYPE_CHECKING:
     from hrnet_zoo.benchmarking import TableTiming, Timing
@@ -81,17 +80,14 @@ def benchmark(
             lines = _timing_lines(timing)
     facts = timing.to_dict()
     if as_json:
-        click.echo(json.dumps(facts, indent=1))
+        say_json(facts)
         return
     machine = timing.machine
-    click.echo(
+    say(
         f"{timing.model} with random weights, {machine.dtype} on {machine.device} ({machine.device_name}), "
         f"{machine.threads} CPU threads, torch {machine.torch}"
     )
-    for line in lines:
-        click.echo(line)
-    for figure, meaning in facts["about"].items():
-        click.echo(f"{figure}: {meaning}")
+    say(*lines, *(f"{figure}: {meaning}" for figure, meaning in facts["about"].items()))
 
 
 def _timing_lines(timing: Timing) -> list[str]:
@@ -175,13 +171,12 @@ def doctor(
         precision = getattr(torch, dtype)
     report = doctor(name, device=device, dtype=precision, network=network)
     if as_json:
-        click.echo(json.dumps(report.to_dict(), indent=1))
+        say_json(report.to_dict())
     else:
         _show(report)
-    for error in report.errors:
-        click.echo(f"error: {error}", err=True)
+    say_errors(report.errors)
     if report.errors:
-        raise click.exceptions.Exit(report.errors[0].exit_code)
+        leave(report.errors[0].exit_code)
 
 
 def _record(name: str | None, target: str) -> None:
@@ -192,30 +187,30 @@ def _record(name: str | None, target: str) -> None:
         click.echo(to_json(fingerprints), nl=False)
     else:
         save(fingerprints, Path(target))
-        click.echo(f"recorded {', '.join(fingerprints)} in {target}")
+        say(f"recorded {', '.join(fingerprints)} in {target}")
 
 
 def _show(report: Report) -> None:
     """Print a report for people."""
     from hrnet_zoo.diagnosis import FINE_PIXELS
 
-    click.echo("environment")
+    say("environment")
     for key, value in report.environment.items():
         _line(key.replace("_", " "), value)
-    click.echo("settings")
+    say("settings")
     for key, value in report.settings.items():
         _line(key, value)
-    click.echo("cache")
+    say("cache")
     for key, value in report.cache.items():
         _line(key.replace("_", " "), value)
     if report.network is not None:
-        click.echo("network")
+        say("network")
         for each in report.network:
             state = {True: "ok", False: "FAILS", None: "off"}[each.reachable]
             size = f", {each.size / 1e6:.1f} MB" if each.size is not None else ""
-            click.echo(f"  {state:<5} {each.model} {each.file}: {each.url}: {each.found}{size}")
+            say(f"  {state:<5} {each.model} {each.file}: {each.url}: {each.found}{size}")
     if report.health is not None:
-        click.echo(report.health.model)
+        say(report.health.model)
         _line("weights", f"SHA-256 {report.health.data_sha256}")
         _line("fingerprint", _fingerprint(report.health))
         for fidelity in filter(None, (report.health.fidelity, report.health.fast)):
@@ -246,13 +241,13 @@ def _fingerprint(health: Health) -> str:
 def _line(key: str, value: Any) -> None:  # noqa: ANN401 - whatever a report holds
     """Print one fact; lists and mappings in lines of their own."""
     if isinstance(value, list) and value:
-        click.echo(f"  {key}")
+        say(f"  {key}")
         for each in value:
-            click.echo("    " + ", ".join(f"{name} {fact}" for name, fact in each.items()))
+            say("    " + ", ".join(f"{name} {fact}" for name, fact in each.items()))
     elif isinstance(value, dict) and value:
-        click.echo(f"  {key}")
+        say(f"  {key}")
         for name, facts in value.items():
-            click.echo(f"    {name}: " + ", ".join(f"{fact} {number}" for fact, number in facts.items()))
+            say(f"    {name}: " + ", ".join(f"{fact} {number}" for fact, number in facts.items()))
     else:
         shown = ("yes" if value else "no") if isinstance(value, bool) else value
-        click.echo(f"  {key:<20} {'-' if value in (None, [], {}) else shown}")
+        say(f"  {key:<20} {'-' if value in (None, [], {}) else shown}")

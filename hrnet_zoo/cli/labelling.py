@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Literal
@@ -13,11 +12,15 @@ from hrnet_zoo.cli.options import (
     as_json,
     fast_option,
     force_option,
+    leave,
     load_model,
     load_optimized,
     max_memory_option,
     model_options,
     parse_classes,
+    say,
+    say_errors,
+    say_json,
 )
 from hrnet_zoo.outputs import refuse_existing
 
@@ -79,16 +82,15 @@ def predict(
         model, jobs, mode=mode, ms_flip=ms_flip, alpha=alpha, max_memory=max_memory, progress=True, on_error=on_error
     )
     if as_json:
-        click.echo(json.dumps({"pictures": done, "failed": {path: str(error) for path, error in failed.items()}}))
+        say_json({"pictures": done, "failed": {path: str(error) for path, error in failed.items()}})
     else:
         for picture in done:
             shares = ", ".join(f"{name} {share:.0%}" for name, share in list(picture["fractions"].items())[:5])
-            click.echo(f"{picture['picture']}: {shares}")
-    for error in failed.values():
-        click.echo(f"error: {error}", err=True)
+            say(f"{picture['picture']}: {shares}")
+    say_errors(list(failed.values()))
     if failed:
-        click.echo(f"{len(failed)} of {len(jobs)} pictures failed", err=True)
-        raise click.exceptions.Exit(BAD_INPUT)
+        say(f"{len(failed)} of {len(jobs)} pictures failed", err=True)
+        leave(BAD_INPUT)
 
 
 @click.command()
@@ -118,7 +120,10 @@ def demo(
         from hrnet_zoo.demo.dataset import write_dataset
 
         write_dataset(out, seeds=range(seed, seed + scenes), progress=True)
-        click.echo(json.dumps({"data": str(out), "pictures": scenes}) if as_json else f"{scenes} scenes in {out}")
+        if as_json:
+            say_json({"data": str(out), "pictures": scenes})
+        else:
+            say(f"{scenes} scenes in {out}")
         return
     from hrnet_zoo.demo.tour import places, tour
 
@@ -127,9 +132,9 @@ def demo(
         refuse_existing(places(out, seeds))
     report = tour(load_model("demo", device, dtype), out, seeds=seeds, progress=True)
     if as_json:
-        click.echo(json.dumps(report.to_dict()))
+        say_json(report.to_dict())
         return
     for name, iou in report.iou.items():
-        click.echo(f"{name:<14} {iou:7.2%} {'#' * round(30 * iou)}")
-    click.echo(f"{'mIoU':<14} {report.miou:7.2%} on {scenes} scenes never seen in training")
-    click.echo(f"pictures: {out}{os.sep}scene_*.png")
+        say(f"{name:<14} {iou:7.2%} {'#' * round(30 * iou)}")
+    say(f"{'mIoU':<14} {report.miou:7.2%} on {scenes} scenes never seen in training")
+    say(f"pictures: {out}{os.sep}scene_*.png")

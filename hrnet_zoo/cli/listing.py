@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 import click
 
 from hrnet_zoo.catalog import ARCHS, is_saved, list_models, model_info
-from hrnet_zoo.cli.options import as_json
+from hrnet_zoo.cli.options import as_json, say, say_json
 from hrnet_zoo.datasets import DATASETS
 
 if TYPE_CHECKING:
@@ -24,14 +23,12 @@ def list_(pattern: str, dataset: str | None, arch: str | None, as_json: bool) ->
     """Name the published checkpoints; PATTERN as in "*cityscapes*"."""
     rows = [model_info(name) for name in list_models(pattern, dataset=dataset, arch=arch)]
     if as_json:
-        click.echo(json.dumps([row.to_dict() for row in rows], indent=1))
+        say_json([row.to_dict() for row in rows])
         return
-    click.echo(f"{'name':<28} {'backbone':<19} {'data set':<22} {'params':>8} {'mIoU':>6} {'ms+flip':>8}")
+    say(f"{'name':<28} {'backbone':<19} {'data set':<22} {'params':>8} {'mIoU':>6} {'ms+flip':>8}")
     for row in rows:
         size = f"{row.parameters / 1e6:.1f} M"
-        click.echo(
-            f"{row.name:<28} {row.backbone:<19} {row.dataset:<22} {size:>8} {row.miou:>6.2f} {row.miou_ms_flip:>8.2f}"
-        )
+        say(f"{row.name:<28} {row.backbone:<19} {row.dataset:<22} {size:>8} {row.miou:>6.2f} {row.miou_ms_flip:>8.2f}")
 
 
 @click.command()
@@ -49,21 +46,21 @@ def info(name: str, as_json: bool) -> None:
     row = model_info(name)
     facts = {**row.to_dict(), "aliases": row.aliases, "classes": row.classes, "palette": row.palette}
     if as_json:
-        click.echo(json.dumps(facts, indent=1))
+        say_json(facts)
         return
     del facts["palette"]
     for key, value in facts.items():
         shown = ", ".join(value) if isinstance(value, tuple) else "-" if value is None else value
-        click.echo(f"{key:<23} {shown}")
+        say(f"{key:<23} {shown}")
 
 
 def _show_saved(config: ModelConfig, name: str, as_json: bool) -> None:
     facts = {"name": name, **config.to_dict(), "data_sha256": config.data_sha256}
     if as_json:
-        click.echo(json.dumps(facts, indent=1))
+        say_json(facts)
         return
     facts["classes"] = ", ".join(config.classes)
     for key, value in facts.items():
         parts = {f"{key} {part}": each for part, each in value.items()} if isinstance(value, dict) else {key: value}
         for title, shown in parts.items():
-            click.echo(f"{title:<23} {'-' if shown is None else shown}")
+            say(f"{title:<23} {'-' if shown is None else shown}")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
 
-from hrnet_zoo.cli.options import as_json, force_option
+from hrnet_zoo.cli.options import as_json, force_option, say, say_json
 from hrnet_zoo.outputs import check_place
 
 
@@ -35,7 +34,7 @@ def lock(target: Path | None, force: bool, source: Path | None, as_json: bool) -
         found = export(target)
     if as_json:
         facts = [{"name": each.info.name, "sha256": each.sha256, "authority": each.authority} for each in found]
-        click.echo(json.dumps(facts, indent=1))
+        say_json(facts)
         return
     for each in found:
-        click.echo(f"{each.info.name:<28} {each.authority:<9} {each.sha256}")
+        say(f"{each.info.name:<28} {each.authority:<9} {each.sha256}")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
 
-from hrnet_zoo.cli.options import as_json, force_option
+from hrnet_zoo.cli.options import as_json, force_option, say, say_json
 from hrnet_zoo.outputs import check_place
 
 # Of env_info's many lines, those that tell what the training ran on.
@@ -29,27 +28,27 @@ def log(name: str, plot: Path | None, force: bool, as_json: bool) -> None:
     if plot:
         found.save_plot(plot)
     if as_json:
-        click.echo(json.dumps(found.to_dict()))
+        say_json(found.to_dict())
         return
-    click.echo(found.name)
+    say(found.name)
     for line in str(found.environment.get("env_info", "")).splitlines():
         if line.startswith(SHOWN):
-            click.echo(f"  {_printable(line)}")
+            say(f"  {_short(line)}")
     for key in ("seed", "exp_name"):
         if key in found.environment:
-            click.echo(f"  {key}: {_printable(found.environment[key])}")
+            say(f"  {key}: {_short(found.environment[key])}")
     for key, title in (("iter", "iterations"), ("loss", "last loss")):
-        click.echo(f"{title:<11} {_printable((found.train.get(key) or ['-'])[-1])}")
+        say(f"{title:<11} {_short((found.train.get(key) or ['-'])[-1])}")
     if found.best:
-        click.echo("{:<11} {:g} at iteration {:g}".format("best mIoU", found.best[1], found.best[0]))
+        say("{:<11} {:g} at iteration {:g}".format("best mIoU", found.best[1], found.best[0]))
     keys = [key for key in ("iter", "mIoU", "mAcc", "aAcc") if key in found.val]
-    click.echo("".join(f"{key:>10}" for key in keys) or "no validation")
+    say("".join(f"{key:>10}" for key in keys) or "no validation")
     for row in zip(*(found.val[key] for key in keys), strict=True):
-        click.echo("".join(f" {_printable(figure):>9}" for figure in row))
+        say("".join(f" {_short(figure):>9}" for figure in row))
     if plot:
-        click.echo(f"plot: {plot}")
+        say(f"plot: {plot}")
 
 
-def _printable(value: object) -> str:
-    """Show what stands in a log on one short line; nobody vouches for a log, and terminals obey control characters."""
-    return "".join(letter if letter.isprintable() else "?" for letter in str(value)[:100])
+def _short(value: object) -> str:
+    """Keep what stands in a log short; nobody vouches for a log."""
+    return str(value)[:100]

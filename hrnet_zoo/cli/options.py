@@ -1,15 +1,44 @@
-"""What several commands share: options, and the model that they make."""
+"""What several commands share: options, the model that they make, and the one way to print.
+
+Names of files and classes are quoted in whatever is printed for people; JSON escapes them itself, and keeps them exact.
+"""
 
 from __future__ import annotations
 
+import json
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
+from hrnet_zoo.errors import HRNetZooError, printable
+
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from hrnet_zoo.acceleration import OptimizedModel
     from hrnet_zoo.models.fcn import FCNHRNet
+
+
+def say(*lines: object, err: bool = False) -> None:
+    """Print lines for people, on stdout or stderr."""
+    click.echo("\n".join(map(printable, lines)), err=err)
+
+
+def say_json(facts: object) -> None:
+    """Print facts for programs."""
+    click.echo(json.dumps(facts, indent=1, allow_nan=False))
+
+
+def say_errors(errors: Sequence[HRNetZooError]) -> None:
+    """Print errors, which quote themselves."""
+    for error in errors:
+        click.echo(f"error: {error}", err=True)
+
+
+def leave(code: int) -> NoReturn:
+    """End the command with this exit code."""
+    raise click.exceptions.Exit(code)
 
 
 def _bytes(_: click.Context, option: click.Parameter, text: str | None) -> int | None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
 
-from hrnet_zoo.cli.options import as_json
+from hrnet_zoo.cli.options import as_json, say, say_json
 
 
 @click.command()
@@ -36,4 +35,7 @@ def push(what: tuple[str, ...], published: bool, public: bool, revision: str | N
         else [publishing.push(Path(what[0]), what[1], public=public, revision=revision)]
     )
     for commit in commits:
-        click.echo(json.dumps(commit.to_dict()) if as_json else f"{commit.name}\n  {commit.url}")
+        if as_json:
+            say_json(commit.to_dict())
+        else:
+            say(commit.name, f"  {commit.url}")

@@ -54,7 +54,7 @@ _NAMES: dict[tuple[str, str], Kind] = {
     ("downloads", rf"\.(?P<stem>{_STEM})\.{owner.PATTERN}\.tmp"): "temp",
     ("locks", rf"(?P<stem>{_STEM})\.lock"): "lock",
 }
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("hrnet_zoo")
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from hrnet_zoo.errors import (
     OfflineError,
     TransferError,
     UnexpectedContentError,
+    printable,
 )
 from hrnet_zoo.weights.addresses import is_offline, redact
 from hrnet_zoo.weights.part import (
@@ -62,7 +63,7 @@ _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19}|\*)
 _LENGTH = re.compile(r"[0-9]{1,19}")
 _LFS_POINTER = b"version https://git-lfs"
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("hrnet_zoo")
 
 
 def fetch(
@@ -289,7 +290,7 @@ class _Bar(tqdm):  # type: ignore[type-arg] # which the class takes only in its 
 def _bar(job: Job, start: int, total: int | None) -> contextlib.AbstractContextManager[_Bar | None]:
     if not job.progress or sys.stderr is None or not sys.stderr.isatty():
         return contextlib.nullcontext()
-    return _Bar(desc=job.name, total=total, initial=start, unit="B", unit_scale=True)
+    return _Bar(desc=printable(job.name), total=total, initial=start, unit="B", unit_scale=True)
 
 
 def _oversize(job: Job, found: str) -> DownloadError:
