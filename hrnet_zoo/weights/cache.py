@@ -132,35 +132,23 @@ def is_cached(stem: str, kind: Finished = "model") -> bool:
 def lock(stem: str) -> Iterator[None]:
     """Keep other processes and threads off one stem where the file system can; go on without after LOCK_WAIT_S."""
     path = _folder("locks") / f"{_checked(stem)}.lock"
-    held = filelock.FileLock(path)
+    # No file in place of a lock where there is no flock: who is killed leaves it, and all others wait for nobody.
+    held = filelock.FileLock(path, fallback_to_soft=False)
     try:
         try:
             held.acquire(timeout=LOCK_NOTICE_S)
         except filelock.Timeout:
             _log.warning("waiting for another process or thread that works on %s (lock %s)", stem, path)
-            if isinstance(held, filelock.SoftFileLock):
-                _remove_nobodys(path)
             held.acquire(timeout=LOCK_WAIT_S - LOCK_NOTICE_S)
     except filelock.Timeout:
         _log.warning("went on without the lock %s after %.0f s", path, LOCK_WAIT_S)
-    except (OSError, NotImplementedError, UserWarning) as error:
-        # No locks on this file system; the warning is filelock's, where -W error makes it an exception.
+    except (OSError, NotImplementedError) as error:  # no locks on this file system
         _log.info("went on without the lock %s: %s", path, error)
     try:
         yield
     finally:
         with contextlib.suppress(OSError):  # a file system that cannot unlock; the lock ends with the process
             held.release()
-
-
-def _remove_nobodys(path: Path) -> None:
-    """Remove a lock file that names no holder: filelock's way where there is no flock, and its maker was killed.
-
-    A living one writes its name at once; nobody would ever remove this one, and all would wait for it.
-    """
-    with contextlib.suppress(OSError):
-        if not path.stat().st_size:
-            path.unlink()
 
 
 def claim_part(stem: str, kind: Finished = "model") -> Path:

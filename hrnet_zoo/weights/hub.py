@@ -19,7 +19,11 @@ from pathlib import Path
 
 from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.errors import LocalEntryNotFoundError
-from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+from huggingface_hub.utils import (  # type: ignore[attr-defined]
+    are_progress_bars_disabled,
+    disable_progress_bars,
+    enable_progress_bars,
+)
 
 from hrnet_zoo.errors import CheckpointError, CheckpointFormatError, HashMismatchError, HubError, OfflineError
 from hrnet_zoo.model_config import CONFIG_FILE, WEIGHTS_FILE, ModelConfig, read_config

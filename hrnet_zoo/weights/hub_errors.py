@@ -24,8 +24,11 @@ from hrnet_zoo.errors import CacheError, ConfigError, HubAuthError, HubError, Hu
 from hrnet_zoo.weights.addresses import redact
 
 # What the Hub's HTTP library raises for a host out of reach: httpx of huggingface_hub 1, httpx2 of 2. The class of the
-# Hub's own answers derives from it in both.
-TRANSPORT_ERROR: type[Exception] = HfHubHTTPError.__bases__[0]
+# Hub's own answers derives from it in both, in whatever order.
+TRANSPORT_ERRORS: tuple[type[Exception], ...] = tuple(
+    base for base in HfHubHTTPError.__mro__ if issubclass(base, Exception) and base not in (OSError, Exception)
+)
+_RAISED: tuple[type[Exception], ...] = (*TRANSPORT_ERRORS, OSError, ValueError, RuntimeError, EntryNotFoundError)
 
 
 @contextmanager
@@ -33,7 +36,7 @@ def hub_errors(repo: str, asked: str, done: str = "nothing was loaded") -> Itera
     """Make our errors of what huggingface_hub raises; no token and no signed address gets into them."""
     try:
         yield
-    except (TRANSPORT_ERROR, OSError, ValueError, RuntimeError, EntryNotFoundError) as error:
+    except _RAISED as error:
         raise _translated(error, repo, asked, done) from error
 
 
@@ -60,7 +63,7 @@ def _translated(error: BaseException, repo: str, asked: str, done: str) -> HubEr
         advice = "log in with `hf auth login`, or set HF_TOKEN, to a token that has the right; accept its terms if any"
     elif status is not None:
         found = f"HTTP status {status} for {where}"
-    elif isinstance(cause, (TRANSPORT_ERROR, ConnectionError, TimeoutError, LocalEntryNotFoundError)):
+    elif isinstance(cause, (*TRANSPORT_ERRORS, ConnectionError, TimeoutError, LocalEntryNotFoundError)):
         found, advice = f"no answer for {where} ({_words(cause)})", "check the network, and HF_ENDPOINT if it is set"
     elif isinstance(cause, OSError) and cause.errno is not None:
         return CacheError(

@@ -284,7 +284,8 @@ class _Bar(tqdm):  # type: ignore[type-arg] # which the class takes only in its 
     ever (1 of about 500 kills of such did).
     """
 
-    _lock = threading.RLock()
+
+_Bar.set_lock(threading.RLock())
 
 
 def _bar(job: Job, start: int, total: int | None) -> contextlib.AbstractContextManager[_Bar | None]:
