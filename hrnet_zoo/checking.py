@@ -111,7 +111,8 @@ def check_data(
         root: see `hrnet_zoo.datasets.layouts.find_samples`.
         dataset: which of the four data sets it should be ("cityscapes", "ade20k", "voc12aug", "pascal_context"), or
             a model's `dataset`; None: whichever is recognised.
-        classes: names, or number, of the classes of a folder of one's own; None: `classes.txt` says, or nothing.
+        classes: names, or number, of the classes: the folder is then one's own, whatever its layout. None:
+            `classes.txt` says, or nothing.
         split: which part, "val" or "train" for instance.
         progress: show a bar.
 
@@ -120,7 +121,9 @@ def check_data(
         ConfigError: there is no such data set, or the classes are none, over 255, or not all different.
 
     """
-    return check_folder(find_samples(root, _dataset(dataset, classes), split), progress=progress)
+    return check_folder(
+        find_samples(root, _dataset(dataset, classes), split, own=classes is not None), progress=progress
+    )
 
 
 def check_folder(folder: LabelledFolder, *, progress: bool = True) -> DataReport:

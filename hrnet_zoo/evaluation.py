@@ -23,7 +23,7 @@ from hrnet_zoo import __version__
 from hrnet_zoo.acceleration import OptimizedModel, optimized
 from hrnet_zoo.checking import check_masks
 from hrnet_zoo.costs import enough_memory
-from hrnet_zoo.datasets.layouts import OWN, LabelledFolder, find_samples
+from hrnet_zoo.datasets.layouts import LabelledFolder, find_samples
 from hrnet_zoo.datasets.pairing import Sample
 from hrnet_zoo.datasets.rules import LabelRule
 from hrnet_zoo.errors import ConfigError, DatasetError
@@ -250,7 +250,7 @@ def _summary(
 ) -> Evaluation:
     dataset, info = model.dataset, model.info
     weights = model.provenance
-    whole = dataset.val_pictures if folder.title != OWN else 0
+    whole = dataset.val_pictures if folder.key else 0
     published = None
     if info is not None and weights.get("model") == info.name and not limit and len(folder.samples) == whole:
         published = info.miou_ms_flip if ms_flip else info.miou

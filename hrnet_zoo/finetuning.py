@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 from hrnet_zoo.checking import DataReport, check_folder
 from hrnet_zoo.creation import create_model, usable_device
 from hrnet_zoo.datasets import DATASETS
-from hrnet_zoo.datasets.layouts import OWN, LabelledFolder
+from hrnet_zoo.datasets.layouts import LabelledFolder
 from hrnet_zoo.errors import DatasetError, OutputError
 from hrnet_zoo.evaluation import default_workers
 from hrnet_zoo.model_config import WEIGHTS_FILE
@@ -346,7 +346,7 @@ def _network(
             raise misuse(f"fine-tune {model.arch}", found, "create_model(..., classes=[the names])")
         network = copy.deepcopy(model).to(place)
         network.requires_grad_(True)  # what is frozen is for `freeze` to say
-    official = [each for each in DATASETS.values() if train.title != OWN and each.classes == names]
+    official = [each for each in DATASETS.values() if each.key == train.key]
     started = network.dataset
     if official:
         dataset = replace(official[0], title=train.title)  # VOC 2012 has a name of its own without the augmented labels

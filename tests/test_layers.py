@@ -16,6 +16,7 @@ LISTING = [
     "datasets",
     "datasets.rules",
     "datasets.pairing",
+    "datasets.class_list",
     "datasets.layouts",
     "catalog",
     "strict_json",

@@ -197,7 +197,7 @@ def test_listed_files_that_are_not_there(tmp_path: Path) -> None:
         ("listed file missing", ("none", "gone")),
         ("picture without mask", ("JPEGImages/2011_2.jpg",)),
     ]
-    (tmp_path / "ImageSets/Segmentation/val.txt").write_bytes(b"\xff\xfe")
+    (tmp_path / "ImageSets/Segmentation/val.txt").write_bytes(b"\xff")
     with pytest.raises(DatasetError, match=r"val\.txt[\s\S]*not UTF-8"):
         find_samples(tmp_path, VOC12AUG)
 
@@ -343,6 +343,71 @@ def test_class_lists_of_splits(place: str, tmp_path: Path) -> None:
     (tmp_path / place).write_text("wood\nstone\n")
     for root in (tmp_path, tmp_path / "val"):
         assert find_samples(root, None).classes == ("wood", "stone")
+
+
+@pytest.mark.parametrize("key", list(DATASETS))
+def test_a_class_list_makes_any_layout_ones_own(key: str, tmp_path: Path) -> None:
+    official, make, *_, rule, names = CASES[key]
+    home = make(tmp_path / "data")
+    (home / "classes.txt").write_text("\n".join(NAMES))
+    for dataset in (None, CITYSCAPES.with_classes(NAMES)):
+        folder = find_samples(home, dataset)
+        assert (folder.key, folder.classes, folder.rule) == ("", tuple(NAMES), identity(3))
+        assert folder.title == f"your own classes in the folders of {DATASETS[key].title}".replace(" + Aug", "")
+        assert tuple(sample.name for sample in folder.samples) == names
+    for dataset in (official, next(each for each in DATASETS.values() if each is not official)):
+        with pytest.raises(DatasetError, match="name 1 is 'wood' where"):
+            find_samples(home, dataset)
+    (home / "classes.txt").write_text("\n".join(official.classes))
+    folder = find_samples(home, None)
+    assert (folder.key, folder.classes, folder.rule) == (key, official.classes, rule)
+    other = next(each for each in DATASETS.values() if each is not official)
+    with pytest.raises(DatasetError, match=f"where {other.classes[0]!r} is expected"):
+        find_samples(home, other)
+
+
+@pytest.mark.parametrize("key", list(DATASETS))
+def test_classes_stated_for_a_folder_make_it_ones_own(key: str, tmp_path: Path) -> None:
+    official, make, *_, rule, _ = CASES[key]
+    home, few = make(tmp_path / "data"), CITYSCAPES.with_classes(NAMES)
+    folder = find_samples(home, few, own=True)
+    assert (folder.key, folder.classes, folder.rule) == ("", tuple(NAMES), identity(3))
+    with pytest.raises(DatasetError, match="another data set") as caught:
+        find_samples(home, few)
+    assert "name these in classes.txt" in caught.value.advice
+    assert find_samples(home, official, own=True).rule == rule
+
+
+def test_own_classes_in_cityscapes_folders_are_read_from_train_ids_or_plain_names(tmp_path: Path) -> None:
+    few = CITYSCAPES.with_classes(NAMES)
+    for kind in ("Ids", "TrainIds"):
+        cityscapes(tmp_path / "both", kind=kind)
+    ends = {sample.labels.stem[-13:] for sample in find_samples(tmp_path / "both", few, own=True).samples}
+    assert ends == {"labelTrainIds"}  # those that mmsegmentation trains on
+    picture(tmp_path / "plain/leftImg8bit/val/a.png")
+    labels(tmp_path / "plain/gtFine/val/a.png", mask(3))
+    assert [sample.name for sample in find_samples(tmp_path / "plain", few, own=True).samples] == ["a"]
+
+
+@pytest.mark.parametrize("word", ["valid", "validation", "val"])
+def test_other_words_for_val(word: str, tmp_path: Path) -> None:
+    for split in ("train", word, "test"):
+        own(tmp_path / split, [split])
+    folder = find_samples(tmp_path, None)
+    assert (folder.split, [sample.name for sample in folder.samples]) == (word, [word])
+    assert set(folder.splits) == {"train", word, "test"}
+    own(tmp_path / ("val" if word != "val" else "valid"))
+    with pytest.raises(DatasetError, match="more than once"):
+        find_samples(tmp_path, None)
+
+
+def test_test_stands_for_val_where_there_is_none(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        own(tmp_path / split, [split])
+    assert find_samples(tmp_path, None).split == "test"
+    cityscapes(tmp_path / "c", split="test")  # the official one has no labels
+    with pytest.raises(DatasetError, match="with the splits test"):
+        find_samples(tmp_path / "c", CITYSCAPES)
 
 
 def test_an_empty_folder_is_a_problem(tmp_path: Path) -> None:

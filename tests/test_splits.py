@@ -8,6 +8,7 @@ import pytest
 
 from hrnet_zoo.datasets import ADE20K, CITYSCAPES
 from hrnet_zoo.datasets.layouts import LabelledFolder
+from hrnet_zoo.datasets.rules import identity
 from hrnet_zoo.demo.dataset import write_dataset
 from hrnet_zoo.errors import ConfigError, DatasetError
 from hrnet_zoo.training.splits import find_training_data
@@ -80,6 +81,35 @@ def test_train_and_val_folders(parted: Path) -> None:
     assert val is not None
     assert val.classes == NAMES
     assert len(parts(parted, val=0.4)[0]) < 3  # a share is of the training part
+
+
+@pytest.mark.parametrize("word", ["valid", "validation", "test"])
+def test_other_words_for_the_part_to_validate_on(parted: Path, word: str) -> None:
+    (parted / "val").rename(parted / word)
+    train, val, _ = find_training_data(parted)
+    assert (names(train), names(val)) == (["a", "b", "c"], ["d", "e"])
+    assert val is not None
+    assert val.split == word
+
+
+def test_a_test_part_without_masks_is_of_no_use(parted: Path) -> None:
+    (parted / "val").rename(parted / "test")
+    shutil.rmtree(parted / "test/masks")
+    train, val = parts(parted)
+    assert sorted(train + val) == ["a", "b", "c"]
+
+
+def test_own_classes_in_official_folders(tmp_path: Path) -> None:
+    for split in ("training", "validation"):
+        ade20k(tmp_path / "a", (split,), split)
+    found = find_training_data(tmp_path / "a", classes=NAMES)
+    assert found[2] == found[0].classes == NAMES
+    assert (found[0].rule, found[1] and found[1].rule) == (identity(3), identity(3))
+    (tmp_path / "a/classes.txt").write_text("\n".join(NAMES))
+    assert find_training_data(tmp_path / "a") == found
+    voc12(tmp_path / "v", ("t", "u"), "train")
+    train, val = parts(tmp_path / "v", classes=NAMES)  # no val part is there
+    assert sorted(train + val) == ["t", "u"]
 
 
 def test_train_without_val(parted: Path) -> None:

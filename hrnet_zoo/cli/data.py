@@ -19,14 +19,15 @@ _SHOWN = 5  # files of each problem
 
 @click.command("check-data")
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--dataset", type=click.Choice(list(DATASETS)), help="Which it should be; default: what is recognised.")
-@click.option("--classes", help="Comma-separated names, or number, of the classes of a folder of your own.")
+@click.option("--dataset", type=click.Choice(list(DATASETS)), help="Which it should be; default: what is recognized.")
+@click.option("--classes", help="Comma-separated names, or number, of your own classes, whatever the layout.")
 @click.option("--split", default="val", show_default=True, help="Which part.")
 @as_json
 def check_data(folder: Path, dataset: str | None, classes: str | None, split: str, as_json: bool) -> None:
     """Tell everything that is wrong with a FOLDER of pictures and masks, and how often each class occurs.
 
-    Official downloads of the four data sets, or a folder with images/ and masks/ (and classes.txt, one name a line).
+    Official downloads of the four data sets, or a folder with images/ and masks/ (and classes.txt, one name a line;
+    beside an official layout it makes the folder your own).
     The exit code is 5 if something is wrong; notes alone are fine.
     """
     from hrnet_zoo import checking

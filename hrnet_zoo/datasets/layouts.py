@@ -5,6 +5,10 @@ ADE20K           images/SPLIT/*.jpg + annotations/SPLIT/*.png
 Pascal VOC 2012  JPEGImages/*.jpg + SegmentationClass/*.png + ImageSets/Segmentation/SPLIT.txt
 Pascal Context   JPEGImages/*.jpg + SegmentationClassContext/*.png + ImageSets/SegmentationContext/SPLIT.txt
 one's own        images/ + masks/, or SPLIT/images/ + SPLIT/masks/; classes.txt beside them is optional
+
+A `classes.txt` in the home of an official layout makes it a folder of one's own: label values are class indices, 255 is
+ignored. It stays official if the list has the official names in order. A list that contradicts the data set that was
+asked for is refused.
 """
 
 from __future__ import annotations
@@ -16,7 +20,8 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
-from hrnet_zoo.datasets import DATASETS, Dataset
+from hrnet_zoo.datasets import DATASETS, Colour, Dataset
+from hrnet_zoo.datasets.class_list import ClassList, read_class_list, read_text
 from hrnet_zoo.datasets.pairing import (
     Problem,
     Sample,
@@ -42,7 +47,8 @@ __all__ = ["OWN", "LabelledFolder", "Problem", "Sample", "check_root", "find_sam
 
 OWN = "images/ and masks/"  # title of a folder of one's own
 
-_SAME_SPLIT = (("val", "validation"), ("train", "training"), ("test", "testing"))
+_CLASSES = "classes.txt"
+_SAME_SPLIT = (("val", "validation", "valid"), ("train", "training"), ("test", "testing"))
 _KNOWN_SPLITS = tuple(name for names in _SAME_SPLIT for name in names)
 _LEVELS = 3  # how far above or below the folder that was given its data set may lie
 _MOST_FOLDERS = 500  # looked at below the folder that was given; a whole disk is never walked
@@ -53,21 +59,27 @@ class LabelledFolder:
     """Pictures with labels, as one data set keeps them.
 
     Attributes:
+        key: of the data set whose official labels these are; "" for a folder of one's own.
         title: which layout was recognised, such as "Cityscapes" or "images/ and masks/".
         root: the folder that holds it.
         split: name of the part, as it is on disk; "" for a folder without parts.
+        splits: the parts that are there.
         rule: what the values of the label files mean.
         classes: names by index; None if nothing says them.
+        colors: RGB by name, of those classes for which `classes.txt` states one.
         samples: the pairs, by name.
         problems: what the names alone show; the files of no pair among them.
 
     """
 
+    key: str
     title: str
     root: Path
     split: str
+    splits: tuple[str, ...]
     rule: LabelRule
     classes: tuple[str, ...] | None
+    colors: dict[str, Colour]
     samples: tuple[Sample, ...]
     problems: tuple[Problem, ...]
 
@@ -154,7 +166,7 @@ _OFFICIAL = (
 )
 
 
-def find_samples(root: str | Path, dataset: Dataset | None, split: str = "val") -> LabelledFolder:
+def find_samples(root: str | Path, dataset: Dataset | None, split: str = "val", *, own: bool = False) -> LabelledFolder:
     """Recognise a folder of labelled pictures and pair its files by name; no file but lists of names is opened.
 
     Args:
@@ -162,8 +174,9 @@ def find_samples(root: str | Path, dataset: Dataset | None, split: str = "val") 
             layout's own folders. Below `root`, 500 folders at most are looked at.
         dataset: what a model expects. Its official layout counts if the classes are the data set's own; a folder of
             one's own counts always, with file values that are indices of the classes. None: any of the five.
-        split: "val" and "validation" are the same, as are "train" and "training". A folder of one's own that has no
-            parts is taken whole.
+        split: "val", "validation" and "valid" are the same, as are "train" and "training". A folder of one's own that
+            has no parts is taken whole; where it has no val part, "test" stands for it.
+        own: `dataset` states the classes of this very folder, which is one's own, whatever its layout.
 
     Raises:
         DatasetError: no such folder, nothing recognised, several data sets, another one, no such split, a class list
@@ -175,16 +188,19 @@ def find_samples(root: str | Path, dataset: Dataset | None, split: str = "val") 
     if not re.fullmatch(r"\w[\w.-]*", split):
         raise _refusal(root, split, f"{split!r} is no name of a split", "use 'val' or 'train', for instance")
     official = [layout for layout in _OFFICIAL if dataset is None or _is_official(layout, dataset)]
-    recognised = _recognise(root, [*official, _OWN], prefer=official if dataset else [])
+    wanted = [*(_OFFICIAL if own else official), _OWN]
+    recognised = _recognise(root, wanted, prefer=official if dataset else [])
     if not recognised:
-        raise _unrecognised(root, split, [*official, _OWN])
+        raise _unrecognised(root, split, wanted)
     if len(recognised) > 1:
         homes = "; ".join(f"{layout.title} in {home}" for layout, home in recognised[:5])
         homes += f" and {len(recognised) - 5} more" if len(recognised) > 5 else ""
         raise _refusal(root, split, f"several data sets: {homes}", "name one of them")
     ((layout, home),) = recognised
     places = layout.parts(home, split)
-    inside = root == home or root in home.parents or root in layout.places(home, split)
+    if not places and split in _SAME_SPLIT[0] and (own or layout is _OWN):
+        places = layout.parts(home, "test")
+    inside = root == home or root in home.parents or any(root in layout.places(home, place[0]) for place in places)
     if len(places) != 1 or not inside:
         splits = layout.splits(home)
         found = f"{layout.title} in {home}, with " + (f"the splits {', '.join(splits)}" if splits else "no split")
@@ -193,7 +209,7 @@ def find_samples(root: str | Path, dataset: Dataset | None, split: str = "val") 
         elif places:
             found += f"; the folder given lies outside {places[0][0]!r}"
         raise _refusal(root, split, found, "name a split that is there, or the folder of one part")
-    return _read(layout, home, places[0], dataset)
+    return _read(layout, home, places[0], dataset, own)
 
 
 def check_root(root: str | Path) -> None:
@@ -240,10 +256,13 @@ def _homes(folders: Sequence[Path], layouts: Sequence[_Layout]) -> list[tuple[_L
     return [
         (layout, folder)
         for folder in folders
-        for layout in layouts
+        for layout in (*_OFFICIAL, _OWN)
         if any(_is_folder(folder / mark) for mark in layout.marks)
         and layout.splits(folder)
-        and not (layout.key == "voc12aug" and _is_other_year(folder))
+        and (
+            (folder / _CLASSES).is_file()
+            or (layout in layouts and not (layout.key == "voc12aug" and _is_other_year(folder)))
+        )
     ]
 
 
@@ -252,36 +271,46 @@ def _is_other_year(folder: Path) -> bool:
     return re.fullmatch(r"VOC20\d\d", folder.name) is not None and folder.name != "VOC2012"
 
 
-def _read(layout: _Layout, home: Path, place: tuple[str, Path, Path], dataset: Dataset | None) -> LabelledFolder:
+def _read(
+    layout: _Layout, home: Path, place: tuple[str, Path, Path], dataset: Dataset | None, own: bool
+) -> LabelledFolder:
     split, *folders = place
     (pictures, problems), (labels, more) = (find_pictures(folder, home) for folder in folders)
     problems += more
     name = stem
-    if layout.key:
-        classes: tuple[str, ...] | None = DATASETS[layout.key].classes
+    listed = _class_list(home, folders[0])
+    key, title, official = layout.key, layout.title, DATASETS[layout.key].classes if layout.key else None
+    stated = dataset.classes if own and dataset else listed.names if listed else None
+    if key and (stated in (None, official) or (dataset and _is_official(layout, dataset))):
+        classes, colors = official, {}
         problems = [problem for problem in problems if problem.kind != "not a picture"]  # expected there
     else:
-        classes = _own_classes(home, folders[0], dataset)
+        classes, colors = dataset.classes if dataset else stated, listed.colors if listed else {}
+        title, key = f"your own classes in the folders of {title}" if key else title, ""
+    _require_same(listed, classes)
+    _require_same(listed, dataset.classes if dataset else None)
     if layout.lists:
-        members = _lines(home / layout.lists / f"{split}.txt")
-        pictures, labels, more = only(members, (pictures, labels), (folders[0], folders[1]))
+        members = [line.strip() for line in read_text(home / layout.lists / f"{split}.txt").splitlines()]
+        pictures, labels, more = only([line for line in members if line], (pictures, labels), (folders[0], folders[1]))
         problems += more
-    if layout.key == "cityscapes":
+    rule = (layout.rule if key else None) or _own_rule(home, classes)
+    kinds = [path for path in labels if path.stem.endswith(("_labelIds", "_labelTrainIds"))]
+    if layout.key == "cityscapes" and (key or kinds):
         name = cityscapes_name
-        pictures = [path for path in pictures if path.stem.endswith("_leftImg8bit")]
-        labels, kind, more = one_kind(labels, folders[1], home)
+        labels, kind, more = one_kind(kinds, folders[1], home, official=bool(key))
         problems += more
-        rule = CITYSCAPES_IDS if kind == "_labelIds" else CITYSCAPES_TRAIN_IDS
-    else:
-        rule = layout.rule or _own_rule(home, classes)
+        if key:
+            pictures = [path for path in pictures if path.stem.endswith("_leftImg8bit")]
+            rule = CITYSCAPES_IDS if kind == "_labelIds" else CITYSCAPES_TRAIN_IDS
     samples, unpaired = pair(pictures, labels, (folders[0], folders[1]), home, name)
-    if layout.key == "cityscapes":  # of mixed kinds, each file has its problem by now and one rule can't read both
+    if name is cityscapes_name:  # of mixed kinds, each file has its problem by now and one rule can't read both
         samples = [sample for sample in samples if sample.labels.stem.endswith(kind)]
     problems += unpaired
     if not samples:
         found = f"no picture with a label file in {folders[0]} and {folders[1]}"
         problems.append(Problem("empty folder", found, "check that the data set was unpacked wholly"))
-    return LabelledFolder(layout.title, home, split, rule, classes, tuple(samples), tuple(problems))
+    splits = tuple(layout.splits(home))
+    return LabelledFolder(key, title, home, split, splits, rule, classes, colors, tuple(samples), tuple(problems))
 
 
 def _own_rule(home: Path, classes: tuple[str, ...] | None) -> LabelRule:
@@ -291,36 +320,24 @@ def _own_rule(home: Path, classes: tuple[str, ...] | None) -> LabelRule:
     return identity(len(classes) if classes else 255)
 
 
-def _own_classes(home: Path, pictures: Path, dataset: Dataset | None) -> tuple[str, ...] | None:
-    """Return the names that `classes.txt` or the data set says; they must agree."""
+def _class_list(home: Path, pictures: Path) -> ClassList | None:
+    """Read the nearest `classes.txt`."""
     above = [home.parent] if home.name in _KNOWN_SPLITS else []
-    files = [folder / "classes.txt" for folder in (pictures.parent, home, *above)]
+    files = [folder / _CLASSES for folder in (pictures.parent, home, *above)]
     file = next((file for file in files if file.is_file()), None)
-    expected = dataset.classes if dataset else None
-    if file is None:
-        return expected
-    names = tuple(_lines(file))
-    advice = "one name a line, in the order of the label values, UTF-8"
-    if not names or len(set(names)) < len(names):
-        twice = next((name for name in names if names.count(name) > 1), None)
-        raise _refusal(file, "", f"{twice!r} stands there more than once" if twice else "no names", advice)
-    if expected and names != expected:
-        line = next((i for i, pair in enumerate(zip(names, expected, strict=False)) if pair[0] != pair[1]), None)
-        found = f"{len(names)} names where {len(expected)} are expected"
-        if line is not None:
-            found = f"name {line + 1} is {names[line]!r} where {expected[line]!r} is expected ({found})"
-        raise _refusal(file, "", found, "use a model of these classes, or the class list of this model")
-    return names
+    return read_class_list(file) if file else None
 
 
-def _lines(file: Path) -> list[str]:
-    """Return the lines of a UTF-8 text, without blank ones."""
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        found = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else error.strerror or str(error)
-        raise _refusal(file, "", found, "mend the file") from error
-    return [line.strip() for line in text.splitlines() if line.strip()]
+def _require_same(listed: ClassList | None, expected: tuple[str, ...] | None) -> None:
+    """Refuse a class list that disagrees with the classes that were asked for."""
+    if listed is None or expected is None or listed.names == expected:
+        return
+    names = listed.names
+    line = next((i for i, pair in enumerate(zip(names, expected, strict=False)) if pair[0] != pair[1]), None)
+    found = f"{len(names)} names where {len(expected)} are expected"
+    if line is not None:
+        found = f"name {line + 1} is {names[line]!r} where {expected[line]!r} is expected ({found})"
+    raise _refusal(listed.file, "", found, "use a model of these classes, or the class list of this model")
 
 
 def _subfolders(folder: Path) -> list[Path]:
@@ -347,6 +364,7 @@ def _unrecognised(root: Path, split: str, layouts: Sequence[_Layout]) -> Dataset
     if others:
         other, home = others[0]
         found = f"{other.title} in {home}, which is another data set than the classes asked for; there are {found}"
+        advice += f"; or, if the label values there are the indices of the classes asked for, name these in {_CLASSES}"
     elif any(layout.key == "voc12aug" for layout in layouts) and (
         years := [folder.name for folder in (root, *_subfolders(root)) if _is_other_year(folder)]
     ):

@@ -206,30 +206,35 @@ def cityscapes_name(path: Path, folder: Path) -> str:
     return re.sub(r"_(leftImg8bit|gtFine_label(Train)?Ids)$", "", stem(path, folder))
 
 
-def one_kind(labels: Sequence[Path], folder: Path, home: Path) -> tuple[list[Path], str, list[Problem]]:
-    """Choose between the labelIds and the labelTrainIds files of Cityscapes: official ids if every picture has them.
+def one_kind(
+    labels: Sequence[Path], folder: Path, home: Path, *, official: bool = True
+) -> tuple[list[Path], str, list[Problem]]:
+    """Choose between the labelIds and the labelTrainIds files of Cityscapes.
+
+    Those with official ids are chosen if every picture has them; for classes of one's own (not `official`), the others.
 
     Returns:
         One file for each picture, the ending of the kind chosen, and what is wrong: files of the other kind then
         stand in where the chosen one is missing.
 
     """
-    ids, trains = (
+    kinds = ("_labelIds", "_labelTrainIds") if official else ("_labelTrainIds", "_labelIds")
+    first, second = (
         {cityscapes_name(path, folder): path for path in labels if path.stem.endswith(f"_gtFine{kind}")}
-        for kind in ("_labelIds", "_labelTrainIds")
+        for kind in kinds
     )
-    if ids.keys() >= trains.keys():
-        return list(ids.values()), "_labelIds", []
-    if trains.keys() >= ids.keys():
-        return list(trains.values()), "_labelTrainIds", []
-    others = [trains[name] for name in trains.keys() - ids.keys()]
+    if first.keys() >= second.keys():
+        return list(first.values()), kinds[0], []
+    if second.keys() >= first.keys():
+        return list(second.values()), kinds[1], []
+    others = [second[name] for name in second.keys() - first.keys()]
     problem = Problem(
         "mixed label kinds",
         "some pictures have labelIds alone, others labelTrainIds alone",
         "make one kind for all of them, and take the other away",
         _names(others, home),
     )
-    return [*ids.values(), *others], "_labelIds", [problem]
+    return [*first.values(), *others], kinds[0], [problem]
 
 
 def _core(name: str) -> str:

@@ -10,14 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from hrnet_zoo.datasets import CITYSCAPES, Dataset
-from hrnet_zoo.datasets.layouts import OWN, LabelledFolder, Sample, find_samples
+from hrnet_zoo.datasets.layouts import LabelledFolder, Sample, find_samples
 from hrnet_zoo.datasets.pairing import SUFFIXES
 from hrnet_zoo.errors import ConfigError, DatasetError
 
 FRACTION = 0.1  # held back where nothing else says what
 
 _MOST_CLASSES = 255  # 8-bit labels keep 255 for "ignored"
-_VAL_NAMES = ("val", "validation")
+_VAL_NAMES = ("val", "validation", "valid")
 
 
 def find_training_data(
@@ -28,10 +28,12 @@ def find_training_data(
     Args:
         root: a folder with `images/` and `masks/`, or with `train/` (and `val/`) that hold these, or an official
             download of one of the four data sets, as `hrnet_zoo.datasets.layouts` states them.
-        val: None: the val part if there is one, else a tenth of the pictures. A number between 0 and 1: that share of
-            the training part. A folder: its pictures. A text file: names of training pictures that are held back, one
-            a line, without or with their ending. 0: no validation.
-        classes: names by index, of a folder of one's own; None: `classes.txt` or the data set says them.
+        val: None: the val part (val, validation or valid; of one's own, else test) if there is one, else a tenth of
+            the pictures. A number between 0 and 1: that share of the training part. A folder: its pictures. A text
+            file: names of training pictures that are held back, one a line, without or with their ending. 0: no
+            validation.
+        classes: names by index: the folder is then one's own, whatever its layout; None: `classes.txt` or the data set
+            says them.
 
     Returns:
         Training part, validation part or None, names of the classes. Which pictures a share takes is decided for each
@@ -47,13 +49,13 @@ def find_training_data(
     root = Path(root)
     share = _share(val)
     expected = _named(classes)
-    found = _with_pictures(find_samples(root, expected, "train"))
+    found = _with_pictures(find_samples(root, expected, "train", own=expected is not None))
     names = _class_names(found)
     # From here on the val part has to have the same classes.
-    known = expected or (CITYSCAPES.with_classes(names) if found.title == OWN else None)
+    known = expected or (CITYSCAPES.with_classes(names) if not found.key else None)
     if val is None:
-        if found.split and (found.title != OWN or _has_val(found.root)):
-            held = _with_pictures(find_samples(found.root, known, "val"))
+        if found.split and _has_val(found):
+            held = _with_pictures(find_samples(found.root, known, "val", own=known is not None))
             return found, _same_labels(found, held, names), names
         share = FRACTION
     if share == 0:
@@ -124,9 +126,10 @@ def _class_names(folder: LabelledFolder) -> tuple[str, ...]:
     return folder.classes
 
 
-def _has_val(home: Path) -> bool:
-    places = (*(home / name for name in _VAL_NAMES), *(home / "images" / name for name in _VAL_NAMES))
-    return any(map(os.path.isdir, places))
+def _has_val(folder: LabelledFolder) -> bool:
+    """Tell whether there is, or should be, a part to validate on; of one's own, a test part stands for it."""
+    empty = (folder.root / place / name for place in ("", "images") for name in _VAL_NAMES)
+    return bool(folder.key or {*_VAL_NAMES, "test", "testing"} & {*folder.splits} or any(map(os.path.isdir, empty)))
 
 
 def _same_labels(train: LabelledFolder, held: LabelledFolder, names: tuple[str, ...]) -> LabelledFolder:

@@ -1,0 +1,141 @@
+"""`classes.txt`: the names of a folder's classes, and colors where it states them.
+
+One name a line, in the order of the label values; `name #rrggbb` also states a color. Lines that begin with `#` are
+comments. Other spellings are read where they mean one thing: `0: name` (in order), a YAML list, names in one line with
+commas between them, a byte order mark, invisible characters. Everything else is refused.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hrnet_zoo.errors import DatasetError
+
+Color = tuple[int, int, int]
+
+_FORM = "one name a line, in the order of the label values, as UTF-8"
+_INVISIBLE = "\u00ad\u200b\u200c\u200d\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2060\ufeff"
+_NUMBERED = re.compile(r"(\d+)(?:\s*[:=,;.)]\s*|\s+)(?=\S)")
+_COLOR = re.compile(r"\s#([0-9a-fA-F]{6})$")
+_RGB = re.compile(r"[,;\s]\s*\d{1,3}\s*[,;\s]\s*\d{1,3}\s*[,;\s]\s*\d{1,3}$")
+
+
+@dataclass(frozen=True)
+class ClassList:
+    """What a class list says.
+
+    Attributes:
+        file: that says it.
+        names: by index, all different.
+        colors: RGB by name, of those classes for which it states one.
+
+    """
+
+    file: Path
+    names: tuple[str, ...]
+    colors: dict[str, Color]
+
+
+def read_class_list(file: Path) -> ClassList:
+    """Read a class list.
+
+    Raises:
+        DatasetError: it cannot be read, holds no names or one twice, or can be understood in more than one way.
+
+    """
+    lines = [_clean(file, number, line) for number, line in enumerate(read_text(file).splitlines(), start=1)]
+    entries = _entries([line for line in lines if line and not line.startswith("#")])
+    entries = _unnumbered(file, [re.sub(r"\s+#\s.*$", "", entry) for entry in entries])
+    if keys := [entry for entry in entries if re.match(r"(names|nc|path|train|val|test)\s*:", entry)]:
+        raise _refusal(file, f"{keys[0]!r} is a setting, not a name", _FORM)
+    names, colors = list[str](), dict[str, Color]()
+    for entry in entries:
+        found = _COLOR.search(entry)
+        name = _unquoted(entry[: found.start()] if found else entry)
+        if "\t" in name:
+            raise _refusal(file, f"{name!r} holds a tab", _FORM)
+        if _RGB.search(name):
+            raise _refusal(file, f"{name!r} seems to state a color", "write colors as #rrggbb: road #804080")
+        if found:
+            red, green, blue = bytes.fromhex(found[1])
+            colors[name] = red, green, blue
+        names.append(name)
+    if not names:
+        raise _refusal(file, "no names", _FORM)
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise _refusal(file, f"{twice!r} stands there more than once", _FORM)
+    if "" in names:
+        raise _refusal(file, "an empty name", _FORM)
+    return ClassList(file, tuple(names), colors)
+
+
+def read_text(file: Path) -> str:
+    """Return a text in UTF-8, or in UTF-16 with a byte order mark (as Notepad may write it).
+
+    Raises:
+        DatasetError: it cannot be read, or is neither.
+
+    """
+    try:
+        data = file.read_bytes()
+        utf_16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        return data.decode("utf-16" if utf_16 else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise _refusal(file, "it is not UTF-8", "save it as UTF-8") from error
+    except OSError as error:
+        raise _refusal(file, error.strerror or str(error), "check the file and its permissions") from error
+
+
+def _clean(file: Path, number: int, line: str) -> str:
+    """Return a line without what nobody sees, and without a comma at its end."""
+    line = line.strip().strip(_INVISIBLE + " \t").rstrip(",; \t")
+    if bad := next((letter for letter in line if ord(letter) < 32 and letter != "\t"), None):
+        raise _refusal(file, f"line {number} holds the control character {bad!r}", f"take it away: {_FORM}")
+    return line
+
+
+def _entries(lines: Sequence[str]) -> list[str]:
+    """Return one entry for each class: of a YAML list, of names in one line, else the lines themselves."""
+    if lines and re.match(r"(names|classes)\s*:", lines[0]):
+        rest = lines[0].partition(":")[2].strip()
+        lines = [*([rest] if rest else []), *lines[1:]]
+    if lines and all(line.startswith("- ") for line in lines):
+        return [line[2:].strip() for line in lines]
+    if lines and lines[0][0] in "[{" and lines[-1][-1] in "]}":
+        lines = [",".join(lines)[1:-1]]
+    if len(lines) == 1 and not _RGB.search(lines[0]):  # one class alone is of no use
+        return [entry.strip() for entry in lines[0].strip(", ").split(",")]
+    return list(lines)
+
+
+def _unnumbered(file: Path, entries: Sequence[str]) -> list[str]:
+    """Return entries without the numbers 0, 1, 2, ... before them, if all have them."""
+    found = [_NUMBERED.match(entry) for entry in entries]
+    numbers = [int(match[1]) if match else None for match in found]
+    if not entries or None in numbers:
+        return list(entries)
+    if numbers != list(range(len(numbers))):
+        place = next(index for index, number in enumerate(numbers) if number != index)
+        text = f"{entries[place]!r} stands where the number {place} is expected"
+        raise _refusal(file, text, "number the names 0, 1, 2, ... in order, or leave the numbers out")
+    return [entry[match.end() :] for entry, match in zip(entries, found, strict=True) if match]
+
+
+def _unquoted(name: str) -> str:
+    name = name.strip()
+    return name[1:-1].strip() if len(name) > 1 and name[0] == name[-1] and name[0] in "\"'" else name
+
+
+def _refusal(file: Path, found: str, advice: str) -> DatasetError:
+    return DatasetError(
+        asked=f"read the class list {file}",
+        found=found,
+        done="no image was opened",
+        advice=advice,
+        path=file,
+        problems=(found,),
+    )
