@@ -7,7 +7,7 @@ Peers are taken as they are installed, and left out, with a line that says so, w
 - the reference, mmsegmentation, in float32 (tests/test_reference.py says how to install it);
 - ONNX Runtime and OpenVINO with the network as torch.onnx exports it, and `F.interpolate` and `argmax` for the mask
   (`pip install onnx onnxscript onnxruntime openvino`);
-- torch.compile, and `optimize(compile=True)`, with --compile, which takes minutes.
+- torch.compile, with --compile, which takes minutes.
 
 All have the same random weights and get the same picture of noise, which makes rounding errors look larger than those
 of trained networks on photographs. All contenders of a row take turns, so that what else the machine does meets all
@@ -20,7 +20,6 @@ import argparse
 import datetime
 import importlib
 import importlib.metadata
-import os
 import sys
 import tempfile
 import warnings
@@ -208,8 +207,6 @@ class Peers:
         self.fast["optimize float32"] = optimize(self.model, dtype=torch.float32)
         if other := self._or_skip("engine='openvino'", lambda: optimize(self.model, engine="openvino")):
             self.fast["engine='openvino'"] = other
-        if compiled and (other := self._or_skip("compile=True", lambda: optimize(self.model, compile=True))):
-            self.fast["compile=True"] = other
 
     def others(self, x: Tensor) -> Iterator[tuple[str, Callable[[Tensor], Tensor]]]:
         """Yield what scores normalised pictures of this size at a quarter of it, with the names of others' runtimes."""
@@ -342,7 +339,7 @@ def distance(found: Any, expected: Any) -> str:  # noqa: ANN401 - scores, masks 
 
 def ours(contender: Contender) -> bool:
     """Tell whether it is a fast form, for which memory is kept; others are to have what they have without us."""
-    return contender.name.startswith(("optimize", "engine=", "compile="))
+    return contender.name.startswith(("optimize", "engine="))
 
 
 def table(title: str, contenders: list[Contender], seconds: float) -> Iterator[str]:
@@ -395,7 +392,6 @@ def main() -> None:
             print(line, flush=True)
 
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
-        os.environ["HRNET_ZOO_CACHE"] = folder  # what is compiled here is of no use to anybody
         for arch in options.archs if {"network", "picture", "ms-flip"} & set(options.rows) else ():
             peers = Peers(arch, Path(folder), skipped, compiled=options.compile)
             for row, size, contenders in (

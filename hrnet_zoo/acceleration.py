@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor, fx
 
 from hrnet_zoo.costs import enough_memory
-from hrnet_zoo.engines import cuda, heap, inductor, onednn, openvino
+from hrnet_zoo.engines import cuda, heap, onednn, openvino
 from hrnet_zoo.engines.plan import make_plan
 from hrnet_zoo.engines.pytorch import PyTorchEngine
 from hrnet_zoo.engines.quantization import Quantization, calibration_pictures
@@ -42,7 +41,7 @@ class Engine(Protocol):
     """What carries out a plan.
 
     Attributes:
-        name: as `optimize` takes it, or "inductor" where it is compiled.
+        name: as `optimize` takes it.
         device: where.
         dtype: of the arithmetic.
 
@@ -69,7 +68,7 @@ class OptimizedModel:
         dataset: its classes, colours, box and window.
         info: the catalog row that its weights come from, if any.
         provenance: what the weights' file says of its origin.
-        engine: what computes: "onednn", "pytorch", "cuda", "openvino", or "inductor" where it is compiled.
+        engine: what computes: "onednn", "pytorch", "cuda" or "openvino".
         device: where.
         dtype: of the arithmetic.
 
@@ -201,7 +200,6 @@ def optimize(
     engine: str | None = None,
     dtype: torch.dtype | None = None,
     calibration: Sequence[Picture] | str | os.PathLike[str] | None = None,
-    compile: bool = False,  # noqa: A002 - what torch calls it
 ) -> OptimizedModel:
     """Make a network fast: the same function of the picture, as a plan that is made once.
 
@@ -224,13 +222,9 @@ def optimize(
         calibration: with "openvino", compute in 8 bits where it costs little (`pip install 'hrnet-zoo[int8]'`), in
             ranges of values that these pictures show: a list of some dozens, or a folder. It takes minutes, and one
             log line says which share of their pixels is labelled as by the network.
-        compile: on a CPU with a C++ compiler, compile the plan when it first meets a size of picture, up to 8 of them:
-            half a minute or more each, and a moment where the cache has kept what was compiled (not on Windows; the
-            latest 16, with the weights). About a tenth faster then.
 
     Raises:
-        ConfigError: there is no such engine, it cannot run here, or not in this dtype; or there are no pictures, or
-            there is no compiler.
+        ConfigError: there is no such engine, it cannot run here, or not in this dtype; or there are no pictures.
 
     """
     device = model.device
@@ -253,10 +247,6 @@ def optimize(
             chosen = able[0]
     elif calibration is not None:
         raise _refusal(f"calibration and engine={engine!r}", "8 bits are what engine='openvino' can do")
-    if compile:
-        if device.type != "cpu" or engine not in ("onednn", "pytorch"):
-            raise _refusal(f"compile=True, engine={engine!r} on {device}", "plans of PyTorch are compiled, on a CPU")
-        inductor.compiler()
     pictures = None if calibration is None else calibration_pictures(calibration)
     quantize = None if pictures is None else Quantization(pictures, model.dataset.box)
     builds: dict[str, Build] = {
@@ -268,9 +258,6 @@ def optimize(
     if engine not in builds:
         raise _refusal(f"engine={engine!r}", f"the engines are {', '.join(map(repr, builds))}")
     build = builds[engine]
-    if compile:
-        plain, name = build, model.name
-        build = lambda plan: inductor.InductorEngine(copy.deepcopy(plan), chosen, plain(plan), name)  # noqa: E731
     with enough_memory(f"optimize {model.name}", done="the network was left as it is"):
         fast = OptimizedModel(model, build)
     if pictures is not None:

@@ -238,7 +238,7 @@ def _cache(errors: list[HRNetZooError]) -> dict[str, Any]:
     found = _attempt(errors, cache.entries) or []
     leftovers: dict[str, dict[str, int]] = {}
     for entry in found:
-        if entry.kind not in ("model", "package"):
+        if entry.kind != "model":
             kind = leftovers.setdefault(entry.kind, {"files": 0, "bytes": 0})
             kind["files"] += 1
             kind["bytes"] += entry.size

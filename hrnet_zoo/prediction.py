@@ -18,7 +18,6 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from hrnet_zoo import kernels
 from hrnet_zoo.datasets import Dataset
 from hrnet_zoo.errors import ConfigError, ImageError
 from hrnet_zoo.images import RGB, Picture, keep_ratio_size, normalise_on, read_image, resize
@@ -93,8 +92,7 @@ def predict(
         progress: show a bar over several pictures on a terminal.
         max_memory: bytes that scores may take at a time while they are brought to the picture's size, which is done in
             pieces, of one row at least; the result does not depend on it. None: 12 MiB on a CPU, where more is slower;
-            on CUDA a quarter of what is free, at most 512 MiB. Where the kernel for masks can be used (CUDA, Triton, no
-            sliding window, no probabilities) no scores are made at the picture's size, and this is not needed.
+            on CUDA a quarter of what is free, at most 512 MiB.
         on_error: what one of several pictures does that cannot be read: "raise" ends all; with "skip" its error stands
             in its place in the list, and a warning tells how many there are. A single picture always raises.
 
@@ -204,12 +202,6 @@ def make_mask(
     `probabilities` (classes, height, width) is filled if it is given, from all scores; without it few of them are made,
     and the mask is the same. `max_memory` is that of `predict`.
     """
-    device = maps[0].windows[0].scores.device
-    if probabilities is None and device.type == "cuda" and kernels.installed(device):
-        from hrnet_zoo.kernels import masking
-
-        if masking.feasible(maps) and masking.usable(device):
-            return masking.best_classes(maps, height, width).cpu().numpy()
     if probabilities is None:
         return best_classes(maps, height, width, max_memory)
     mask = np.empty((height, width), np.uint8)

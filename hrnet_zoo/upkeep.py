@@ -22,7 +22,7 @@ from hrnet_zoo.errors import (
     StateDictMismatchError,
 )
 from hrnet_zoo.logs import log_stem, parse_log
-from hrnet_zoo.weights import cache, packages
+from hrnet_zoo.weights import cache
 from hrnet_zoo.weights.build import entries
 from hrnet_zoo.weights.convert import CONVERTER_VERSION, verify_data
 from hrnet_zoo.weights.gate import inspect_safetensors
@@ -116,18 +116,18 @@ def prune() -> list[cache.CacheEntry]:
 
 
 def forget(info: ModelInfo) -> list[cache.CacheEntry]:
-    """Remove a row's weights, its training log, what was begun of both, and what was compiled; return what went.
+    """Remove a row's weights, its training log, and what was begun of both; return what went.
 
     Raises:
         CacheError: the cache cannot be written.
 
     """
     log = cache.clear(log_stem(info.log_url)) if info.log_url else []
-    return cache.clear(cached_stem(info)) + log + packages.forget(info.name)
+    return cache.clear(cached_stem(info)) + log
 
 
 def _finished() -> list[cache.CacheEntry]:
-    return [entry for entry in cache.entries() if entry.kind in {"model", "log", "package"}]
+    return [entry for entry in cache.entries() if entry.kind in {"model", "log"}]
 
 
 def _rows() -> dict[str, ModelInfo]:
@@ -153,8 +153,6 @@ def _check(entry: cache.CacheEntry, path: Path) -> None:
     if entry.kind == "log":
         with disk_errors(path, f"read {path}"):
             parse_log(path.read_bytes(), str(path), entry.stem)
-    elif entry.kind == "package":
-        packages.check(path)
     elif row:
         _verify_published(row, path)
     else:

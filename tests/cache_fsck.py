@@ -3,8 +3,8 @@
 whole       a file under its final name is complete: its data have the digest in its header, names and shapes fit
 recorded    its header, and no second file, says where it came from
 private     no name and no header tells a folder of this machine
-permitted   modes follow the umask; compiled plans are for this user alone
-known       every file is a finished one (model, log, digest, package), a part, a temp or a lock
+permitted   modes follow the umask
+known       every file is a finished one (model, log, digest), a part, a temp or a lock
 settled     nothing but finished files and locks is left (asked for where a call has come back)
 """
 
@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from hrnet_zoo.logs import parse_log
-from hrnet_zoo.weights import cache, packages
+from hrnet_zoo.weights import cache
 from hrnet_zoo.weights.convert import verify_data
 from hrnet_zoo.weights.gate import inspect_safetensors
 
@@ -43,14 +43,11 @@ def fsck(
             parse_log(entry.path.read_bytes(), str(entry.path), "checked")
         elif entry.kind == "digest":
             assert re.fullmatch(r"[0-9a-f]{64}\n?", entry.path.read_text(encoding="ascii")), f"whole: {entry.path}"
-        elif entry.kind == "package":
-            packages.check(entry.path)
-            assert _mode(entry.path) == 0o600, f"permitted: {entry.path} has {_mode(entry.path):o}"
-        if entry.kind not in ("lock", "package"):
+        if entry.kind != "lock":
             assert _mode(entry.path) == 0o666 & ~_umask(), f"permitted: {entry.path} has {_mode(entry.path):o}"
     for folder in (root / "v1").iterdir() if (root / "v1").exists() else ():
-        assert _mode(folder) == (0o700 if folder.name == "packages" else 0o777 & ~_umask()), f"permitted: {folder}"
-    assert not settled or found.keys() <= {"model", "log", "digest", "package", "lock"}, f"settled: {found}"
+        assert _mode(folder) == 0o777 & ~_umask(), f"permitted: {folder}"
+    assert not settled or found.keys() <= {"model", "log", "digest", "lock"}, f"settled: {found}"
     return found
 
 

@@ -175,7 +175,6 @@ def test_refused(demo: FCNHRNet, options: dict[str, object], words: str) -> None
         ({"engine": "openvino"}, "it computes on CPUs, not on meta"),
         ({"engine": "onednn"}, "it computes on CPUs whose oneDNN can do torch.float32, not on meta"),
         ({"engine": "cuda"}, "it computes on NVIDIA's GPUs, and the network is on meta"),
-        ({"compile": True}, "plans of PyTorch are compiled, on a CPU"),
     ],
 )
 def test_engines_of_another_device(demo: FCNHRNet, options: dict[str, Any], words: str) -> None:

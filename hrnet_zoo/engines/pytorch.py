@@ -1,7 +1,7 @@
 """The plan as it is: runs wherever PyTorch does."""
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, nn
 
 
 class PyTorchEngine:
@@ -16,7 +16,7 @@ class PyTorchEngine:
 
     name = "pytorch"
 
-    def __init__(self, plan: fx.GraphModule, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, plan: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
         self.device = device
         self.dtype = dtype
         self._plan = plan.to(device=device, dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -4,7 +4,6 @@
     <root>/v1/models/<stem>.safetensors      finished files, never opened for writing
     <root>/v1/logs/<stem>.log.json           the same, of training logs
     <root>/v1/digests/<stem>.sha256          the same, of published files' digests; the first to be written stays
-    <root>/v1/packages/<stem>.pt2            the same, of compiled plans; the folder is for this user alone
     <root>/v1/models/.<stem>.<owner>.tmp     being written; in the others alike
     <root>/v1/downloads/<stem>.<owner>.part  being fetched, with its note <stem>.<owner>.json
     <root>/v1/locks/<stem>.lock
@@ -35,10 +34,10 @@ LOCK_WAIT_S = 600.0
 STALE_S = 15 * 60.0  # a transfer writes far more often: its longest silence is five tries of 30 s and waits of 60 s
 REPLACE_WAITS_S = (0.05, 0.1, 0.2, 0.4)  # a virus scanner holds a new file for about so long on Windows
 
-# What a finished file is: weights of a model, a training log, a digest, a compiled plan. No stem is used for two.
-Finished = Literal["model", "log", "digest", "package"]
-Kind = Literal["model", "log", "digest", "package", "part", "temp", "lock", "unknown"]
-_ENDINGS: dict[Finished, str] = {"model": "safetensors", "log": "log.json", "digest": "sha256", "package": "pt2"}
+# What a finished file is: weights of a model, a training log, a digest. No stem is used for two.
+Finished = Literal["model", "log", "digest"]
+Kind = Literal["model", "log", "digest", "part", "temp", "lock", "unknown"]
+_ENDINGS: dict[Finished, str] = {"model": "safetensors", "log": "log.json", "digest": "sha256"}
 
 _STEM = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,119}"
 _NAMES: dict[tuple[str, str], Kind] = {
@@ -48,8 +47,6 @@ _NAMES: dict[tuple[str, str], Kind] = {
     ("logs", rf"\.(?P<stem>{_STEM})\.{owner.PATTERN}\.tmp"): "temp",
     ("digests", rf"(?P<stem>{_STEM})\.sha256"): "digest",
     ("digests", rf"\.(?P<stem>{_STEM})\.{owner.PATTERN}\.tmp"): "temp",
-    ("packages", rf"(?P<stem>{_STEM})\.pt2"): "package",
-    ("packages", rf"\.(?P<stem>{_STEM})\.{owner.PATTERN}\.tmp"): "temp",
     ("downloads", rf"(?P<stem>{_STEM})\.{owner.PATTERN}\.(part|json)"): "part",
     ("downloads", rf"\.(?P<stem>{_STEM})\.{owner.PATTERN}\.tmp"): "temp",
     ("locks", rf"(?P<stem>{_STEM})\.lock"): "lock",
@@ -106,11 +103,6 @@ def log_path(stem: str) -> Path:
 def digest_path(stem: str) -> Path:
     """Where the digest recorded for `stem` lies or would lie; looks at nothing and makes nothing."""
     return _final(stem, "digest")
-
-
-def package_path(stem: str) -> Path:
-    """Where the compiled plan of `stem` lies or would lie; looks at nothing and makes nothing."""
-    return _final(stem, "package")
 
 
 def is_cached(stem: str, kind: Finished = "model") -> bool:
@@ -208,7 +200,7 @@ def publish(
         CacheError: the file cannot be written; whatever `write` and `check` raise also leaves nothing behind.
 
     """
-    final, folder = _final(stem, kind), _folder(f"{kind}s", 0o700 if kind == "package" else 0o777)
+    final, folder = _final(stem, kind), _folder(f"{kind}s")
     temp = folder / f".{stem}.{owner.token()}.tmp"
     try:
         with disk_errors(final, f"write the {kind} {stem} into the cache"):
@@ -329,8 +321,7 @@ def clear(stem: str | None = None) -> list[CacheEntry]:
             for entry in entries():
                 # A temp lives for seconds: one whose writer may live means that the lock excludes nobody here.
                 if entry.stem == each and (
-                    entry.kind in {"model", "log", "package", "part"}
-                    or (entry.kind == "temp" and _is_abandoned(entry.path))
+                    entry.kind in {"model", "log", "part"} or (entry.kind == "temp" and _is_abandoned(entry.path))
                 ):
                     with disk_errors(entry.path, f"remove {each} from the cache"):
                         entry.path.unlink(missing_ok=True)
@@ -358,7 +349,7 @@ def _checked(stem: str) -> str:
     return stem
 
 
-def _folder(name: str, mode: int = 0o777) -> Path:
+def _folder(name: str) -> Path:
     """Make a folder of the cache if absent, and tag the root as a cache when it is made."""
     top = root()
     folder = top / "v1" / name
@@ -366,7 +357,7 @@ def _folder(name: str, mode: int = 0o777) -> Path:
         if not folder.is_dir():
             fresh = not top.exists() or not any(top.iterdir())  # never tag a folder that holds other things
             folder.parent.mkdir(parents=True, exist_ok=True)
-            folder.mkdir(mode, exist_ok=True)
+            folder.mkdir(exist_ok=True)
             if fresh:
                 (top / "CACHEDIR.TAG").write_text(  # https://bford.info/cachedir/
                     "Signature: 8a477f597d28d172789f06886806bc55\n# Cache of hrnet-zoo; backups may leave it out.\n",
