@@ -1,12 +1,18 @@
-"""check_data: everything that is wrong with a folder of labelled pictures, in one pass and before any model is made."""
+"""check_data: everything that is wrong with a folder of labelled pictures, in one pass and before any model is made.
+
+`evaluate` and `finetune` ask the same functions: `survey` looks at files, `judge` says what is wrong with them, and
+`require_sound` refuses.
+"""
 
 from __future__ import annotations
 
+import logging
 import os
+import shlex
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,15 +21,19 @@ import numpy.typing as npt
 from PIL import ExifTags, Image, ImageFile
 from tqdm import tqdm
 
-from hrnet_zoo.datasets import CITYSCAPES, DATASETS, Dataset
-from hrnet_zoo.datasets.layouts import OWN, LabelledFolder, Problem, Sample, find_samples
+from hrnet_zoo.datasets import CITYSCAPES, DATASETS, Colour, Dataset
+from hrnet_zoo.datasets.layouts import LabelledFolder, Problem, Sample, find_samples
 from hrnet_zoo.datasets.pairing import relative_name
 from hrnet_zoo.datasets.rules import ADE20K_VALUES, CITYSCAPES_IDS
-from hrnet_zoo.errors import ConfigError, ImageError
+from hrnet_zoo.errors import ConfigError, DatasetError, ImageError
 from hrnet_zoo.images import DECODER_FAULTS, EIGHT_BIT_MODES
 from hrnet_zoo.label_pictures import EMPTY, label_fault, open_header, read_labels
 
 _SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
+_STRAY = 0.001  # of a mask: what a brush may leave behind
+_ABSENT, MOSTLY_ABSENT = "class that never occurs", "most classes never occur"
+
+logger = logging.getLogger("hrnet_zoo")
 
 
 @dataclass(frozen=True)
@@ -82,19 +92,67 @@ class DataReport:
         return {**asdict(self), "root": str(self.root), "problems": problems, "ok": self.ok}
 
 
-class _Survey(NamedTuple):
-    """What a folder showed: what is wrong, and of each of 256 values the pixels, and the masks that hold it."""
+@dataclass
+class Survey:
+    """What some pairs of a folder show; those that several processes make of their shares are judged together.
 
-    problems: list[Problem]
-    total: npt.NDArray[np.int64]
-    pictures: npt.NDArray[np.int64]
+    Attributes:
+        problems: of single files.
+        total: pixels of each of 256 values.
+        masks: how many masks hold each of them.
+        strange: masks by each value that means nothing.
+        binary: masks of 0 and 255 alone, but for stray pixels.
+        foreground: how many others hold a class beside 0.
+        partly_ignored: how many of these hold 255 too.
+        colors: of palettes: RGB -> index -> the first mask that has it so.
+
+    """
+
+    problems: list[Problem] = field(default_factory=list)
+    total: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(256, np.int64))
+    masks: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(256, np.int64))
+    strange: dict[int, list[str]] = field(default_factory=dict)
+    binary: list[str] = field(default_factory=list)
+    foreground: int = 0
+    partly_ignored: int = 0
+    colors: dict[Colour, dict[int, str]] = field(default_factory=dict)
+
+    def add(self, name: str, counts: npt.NDArray[np.int64], colors: dict[Colour, int], folder: LabelledFolder) -> None:
+        """Take in a mask: how many of its pixels have each of 256 values, and its palette."""
+        self.total += counts
+        self.masks += counts > 0
+        self.problems += _suspicions(name, counts, folder)
+        for value in folder.rule.unknown(np.flatnonzero(counts)):
+            self.strange.setdefault(value, []).append(name)
+        others = counts[1:255].sum()
+        if counts[0] and counts[255] and others <= _STRAY * counts.sum():
+            self.binary.append(name)
+        elif others:
+            self.foreground += 1
+            self.partly_ignored += bool(counts[255])
+        for color, index in colors.items():
+            self.colors.setdefault(color, {}).setdefault(index, name)
+
+    def merge(self, other: Survey) -> None:
+        """Take in another share of the same folder."""
+        self.problems += other.problems
+        self.total += other.total
+        self.masks += other.masks
+        self.binary += other.binary
+        self.foreground += other.foreground
+        self.partly_ignored += other.partly_ignored
+        for value, names in other.strange.items():
+            self.strange[value] = [*self.strange.get(value, ()), *names]
+        for color, indices in other.colors.items():
+            self.colors[color] = indices | self.colors.get(color, {})
 
 
 class _Seen(NamedTuple):
-    """What one pair of files showed: what is wrong, and the mask's pixels of each of 256 values if it was decoded."""
+    """What one pair of files showed: what is wrong, and of the mask, if it was decoded, values and palette."""
 
     problems: list[Problem]
     counts: npt.NDArray[np.int64] | None
+    colors: dict[Colour, int]
 
 
 def check_data(
@@ -121,27 +179,21 @@ def check_data(
         ConfigError: there is no such data set, or the classes are none, over 255, or not all different.
 
     """
-    return check_folder(
-        find_samples(root, _dataset(dataset, classes), split, own=classes is not None), progress=progress
-    )
+    folder = find_samples(root, _dataset(dataset, classes), split, own=classes is not None)
+    return check_parts(folder, progress=progress)[0]
 
 
-def check_folder(folder: LabelledFolder, *, progress: bool = True) -> DataReport:
-    """Do the same for a folder that was found already."""
-    found, total, pictures = _surveyed(folder, True, progress)
-    if folder.rule == ADE20K_VALUES and total[255] and not total[150]:
-        text = "255 occurs, which the official files never hold, and 150 does not: they hold 0 to 149 already"
-        found.append(Problem("off-by-one labels", text, "use the official files, whose 0 means 'other'"))
-    if folder.title == OWN and np.flatnonzero(total).tolist() == [0, 255]:
-        text, advice = "no value but 0 and 255 occurs, and 255 means ignored", "write 1 for the class, in place of 255"
-        found.append(Problem("255 as a class", text, advice))
-    problems = _gathered(found)
-    counted = _class_counts(folder, total, pictures)
-    never = tuple(each.name for each in counted if not each.pixels)
-    if never and total.any():
-        text, advice = f"{len(never)} of {len(counted)}", "their scores will be left out of the means"
-        problems.append(Problem("class that never occurs", text, advice, never, error=False))
-    pixels = int(total.sum())
+def check_parts(*parts: LabelledFolder, progress: bool = True) -> list[DataReport]:
+    """Do the same for parts that were found already; what 255 and palettes mean is judged by all of them together."""
+    surveys = [survey(part, decode=True, progress=progress) for part in parts]
+    together = Survey()
+    for seen in surveys:
+        together.merge(seen)
+    return [_report(part, seen, judge(part, seen, together)) for part, seen in zip(parts, surveys, strict=True)]
+
+
+def _report(folder: LabelledFolder, seen: Survey, problems: Sequence[Problem]) -> DataReport:
+    pixels = int(seen.total.sum())
     return DataReport(
         title=folder.title,
         root=folder.root,
@@ -149,22 +201,88 @@ def check_folder(folder: LabelledFolder, *, progress: bool = True) -> DataReport
         rule=folder.rule.title,
         pairs=len(folder.samples),
         pixels=pixels,
-        ignored=int(total[list(folder.rule.ignored)].sum()) / max(pixels, 1),
-        classes=counted,
-        problems=tuple(sorted(problems, key=lambda problem: not problem.error)),
+        ignored=int(seen.total[list(folder.rule.ignored)].sum()) / max(pixels, 1),
+        classes=_class_counts(folder, seen),
+        problems=tuple(problems),
     )
 
 
-def check_masks(folder: LabelledFolder, *, progress: bool = True) -> tuple[list[Problem], npt.NDArray[np.int64]]:
-    """Return what names, the masks and the pictures' headers show, and how many pixels have each of 256 values.
+def survey(folder: LabelledFolder, *, decode: bool, progress: bool = True) -> Survey:
+    """Look at every pair of a folder: at masks wholly, at the headers of pictures, or (`decode`) at all of them.
 
-    It is quick, for pictures are not decoded, and so to be done before long work. Beyond `folder.problems`: empty and
-    unreadable files, masks that cannot hold labels (colours, JPEG, more than 8 bits), values outside the classes,
-    masks that seem numbered otherwise than the rule says, and sizes that differ, the picture's taken as displayed
-    (EXIF orientation).
+    Without decoding pictures it is quick, and so to be done before long work. It finds empty and unreadable files,
+    masks that cannot hold labels (colours, JPEG, more than 8 bits), and sizes that differ, the picture's taken as
+    displayed (EXIF orientation).
     """
-    found, total, _ = _surveyed(folder, False, progress)
-    return _gathered(found), total
+    found = Survey()
+    for sample, seen in _inspected(folder, decode, progress):
+        found.problems += seen.problems
+        if seen.counts is not None:
+            found.add(relative_name(sample.labels, folder.root), seen.counts, seen.colors, folder)
+    return found
+
+
+def judge(folder: LabelledFolder, seen: Survey, together: Survey | None = None) -> list[Problem]:
+    """Say all that is wrong with a folder and with what was seen there: errors first, then notes.
+
+    Args:
+        folder: a part, or all.
+        seen: what it showed.
+        together: what it and the other parts showed.
+
+    """
+    together = together or seen
+    counted = _class_counts(folder, seen)
+    found = [
+        *folder.problems,
+        *_strange_values(folder, seen),
+        *seen.problems,
+        *_two_values(folder, seen, together),
+        *_palettes(together),
+        *_absent_classes(folder, counted),
+    ]
+    if folder.rule == ADE20K_VALUES and seen.total[255] and not seen.total[150]:
+        text = "255 occurs, which the official files never hold, and 150 does not: they hold 0 to 149 already"
+        advice = (
+            "use the official files, whose 0 means 'other'; or name the classes in classes.txt, if they are your own"
+        )
+        found.append(Problem("off-by-one labels", text, advice))
+    if seen.total.any() and not seen.total[list(folder.rule.of_class)].any():
+        text = f"no pixel of {len(folder.samples)} masks is of a class"
+        found.append(Problem("nothing to score", text, "compare the values of the masks with the rule"))
+    return sorted(_gathered(found), key=lambda problem: not problem.error)
+
+
+def require_sound(asked: str, found: Sequence[tuple[LabelledFolder, Sequence[Problem]]], *, tell: bool = True) -> None:
+    """Refuse folders with errors; otherwise log (`tell`) what is worth knowing of their labels.
+
+    Raises:
+        DatasetError: one of the problems is an error.
+
+    """
+    errors = [(folder, problem) for folder, problems in found for problem in problems if problem.error]
+    if errors:
+        folder = errors[0][0]
+        advice = list(dict.fromkeys(problem.advice for _, problem in errors))
+        texts = tuple(dict.fromkeys(f"{problem.kind}: {problem.found}" for _, problem in errors))
+        checks = " and ".join(dict.fromkeys(f"`{_command(folder)}`" for folder, _ in errors))
+        raise DatasetError(
+            asked=f"{asked} {folder.title} in {folder.root}",
+            found="; ".join(texts),
+            done="nothing was computed",
+            advice=f"{advice[0] if len(advice) == 1 else 'mend the data'}; {checks} shows all that is wrong",
+            path=folder.root,
+            problems=texts,
+        )
+    for folder, problems in found if tell else ():
+        for problem in problems:
+            if problem not in folder.problems and problem.kind != _ABSENT:
+                logger.warning("%s: %s", folder.root / folder.split, problem)
+
+
+def _command(folder: LabelledFolder) -> str:
+    part = f" --split {folder.split}" if folder.split else ""
+    return f"hrnet-zoo check-data {shlex.quote(str(folder.root))}{part}"
 
 
 def _dataset(dataset: str | Dataset | None, classes: int | Sequence[str] | None) -> Dataset | None:
@@ -193,10 +311,12 @@ def _misuse(given: str, wanted: str) -> ConfigError:
 def _inspect(sample: Sample, folder: LabelledFolder, decode: bool) -> _Seen:
     """Read a mask wholly, and the header of its picture; `decode`: the picture wholly too."""
     problems: list[Problem] = []
-    size = mask_size = values = None
+    size = mask_size = values = palette = None
     try:
         with open_header(sample.labels) as image:
             mask_size, fault = image.size, label_fault(image)
+            if image.format == "PNG" and image.mode == "P" and image.palette:
+                palette = bytes(image.palette.palette)
         if fault:
             problems.append(Problem(fault[0], "", fault[1], (relative_name(sample.labels, folder.root),)))
         else:
@@ -215,8 +335,19 @@ def _inspect(sample: Sample, folder: LabelledFolder, decode: bool) -> _Seen:
         problems.append(_unreadable("picture", sample.picture, folder, error))
     if size and mask_size and size != mask_size:
         problems.append(_sizes_differ(sample, folder, size, mask_size))
-    counts = None if values is None else np.array(Image.fromarray(values).histogram())
-    return _Seen(problems, counts)
+    if values is None:
+        return _Seen(problems, None, {})
+    counts = np.array(Image.fromarray(values).histogram())
+    return _Seen(problems, counts, _colors(counts, palette or b""))
+
+
+def _colors(counts: npt.NDArray[np.int64], palette: bytes) -> dict[Colour, int]:
+    """Return the index of each color that occurs, but of those that stand for several."""
+    found: dict[Colour, int | None] = {}
+    for index in np.flatnonzero(counts[: len(palette) // 3]).tolist():
+        red, green, blue = palette[3 * index : 3 * index + 3]
+        found[red, green, blue] = None if (red, green, blue) in found else index
+    return {color: index for color, index in found.items() if index is not None}
 
 
 def _unreadable(what: str, path: Path, folder: LabelledFolder, error: ImageError) -> Problem:
@@ -296,24 +427,6 @@ def _holds_train_ids(counts: npt.NDArray[np.int64]) -> bool:
 # --- all of them ---------------------------------------------------------------------------------------------------
 
 
-def _surveyed(folder: LabelledFolder, decode: bool, progress: bool) -> _Survey:
-    """Inspect every sample, and bring together what they show."""
-    total, pictures = np.zeros((2, 256), np.int64)
-    found: list[Problem] = []
-    strange: dict[int, list[str]] = {}  # a value that means nothing -> the masks in which it occurs
-    for sample, seen in _inspected(folder, decode, progress):
-        found += seen.problems
-        if seen.counts is None:
-            continue
-        total += seen.counts
-        pictures += seen.counts > 0
-        name = relative_name(sample.labels, folder.root)
-        found += _suspicions(name, seen.counts, folder)
-        for value in folder.rule.unknown(np.flatnonzero(seen.counts)):
-            strange.setdefault(value, []).append(name)
-    return _Survey([*folder.problems, *_strange_values(strange, total, folder), *found], total, pictures)
-
-
 def _inspected(folder: LabelledFolder, decode: bool, progress: bool) -> Iterator[tuple[Sample, _Seen]]:
     """Inspect every sample by threads, a few ahead: decoding lets other threads run."""
     threads = min(8, os.cpu_count() or 1)
@@ -341,33 +454,72 @@ def _gathered(found: Iterable[Problem]) -> list[Problem]:
     return [replace(same[0], files=tuple(name for each in same for name in each.files)) for same in kinds.values()]
 
 
-def _strange_values(
-    strange: dict[int, list[str]], total: npt.NDArray[np.int64], folder: LabelledFolder
-) -> list[Problem]:
-    if not strange:
+def _strange_values(folder: LabelledFolder, seen: Survey) -> list[Problem]:
+    if not seen.strange:
         return []
-    values = sorted(strange)
-    listed = ", ".join(f"{value} ({total[value]:,} pixels)" for value in values[:8])
+    values = sorted(seen.strange)
+    listed = ", ".join(f"{value} ({seen.total[value]:,} pixels)" for value in values[:8])
     listed += f" and {len(values) - 8} more" if len(values) > 8 else ""
-    files = tuple(dict.fromkeys(name for value in values for name in strange[value]))
+    files = tuple(dict.fromkeys(name for value in values for name in seen.strange[value]))
     count = len(folder.rule.of_class)
     advice = f"the rule is: {folder.rule.title}, for {count} classes; write 255 where nothing is meant"
-    if values == [count] and total[0]:
+    present = np.flatnonzero(seen.total[1:]) + 1
+    if values == [count] and seen.total[0]:
         advice += f"; if 0 means 'unlabelled' and {count} is the last class, subtract 1 and write 255 for 0"
+    elif len(values) > 32:
+        advice += (
+            "; so many values come from interpolation or lossy compression: export anew, resize by nearest neighbor"
+        )
+    elif present[0] > count:
+        advice += "; the values seem to be gray levels: write 0, 1, 2, ... in their place"
     return [Problem("value outside the classes", listed, advice, files)]
 
 
-def _class_counts(
-    folder: LabelledFolder, total: npt.NDArray[np.int64], pictures: npt.NDArray[np.int64]
-) -> tuple[ClassCount, ...]:
-    every = max(int(total.sum()), 1)
+def _two_values(folder: LabelledFolder, seen: Survey, together: Survey) -> list[Problem]:
+    """Tell of masks in which 255 seems to be a class: an error where no mask shows that it means "ignored"."""
+    if not seen.binary or folder.key not in ("", "voc12aug"):
+        return []
+    error = not together.partly_ignored and len(together.binary) >= together.foreground
+    text = "no value but 0 and 255 occurs in them (but for stray pixels), and 255 means ignored"
+    advice = "write 1 for the class, in place of 255" + ("" if error else ", if it is one there")
+    return [Problem("255 as a class", text, advice, tuple(seen.binary), error)]
+
+
+def _palettes(seen: Survey) -> list[Problem]:
+    """Tell of colors that stand for different indices in different masks, as if each had a numbering of its own."""
+    files = []
+    for color, indices in seen.colors.items():
+        if len(indices) > 1:
+            places = ", ".join(f"{index} in {name}" for index, name in list(indices.items())[:3])
+            files.append("#{:02x}{:02x}{:02x} is ".format(*color) + places)
+    text = "a color has different indices in different masks"
+    advice = "write the masks anew with one palette for all; or without palettes, if their values are right as they are"
+    return [Problem("palettes disagree", text, advice, tuple(files))] if files else []
+
+
+def _absent_classes(folder: LabelledFolder, counted: Sequence[ClassCount]) -> list[Problem]:
+    absent = tuple(each.name for each in counted if not each.pixels)
+    if not 0 < len(absent) < len(counted):
+        return []
+    advice = "their scores will be left out of the means"
+    if 2 * len(absent) > len(counted):
+        if folder.key:
+            advice += "; if the classes are your own, name them in classes.txt, one a line"
+        return [Problem(MOSTLY_ABSENT, f"{len(absent)} of {len(counted)}", advice, absent, error=False)]
+    if not folder.key and not counted[0].pixels:
+        advice += "; if the first class should occur, the labels begin at 1: subtract 1 from each value but 255"
+    return [Problem(_ABSENT, f"{len(absent)} of {len(counted)}", advice, absent, error=False)]
+
+
+def _class_counts(folder: LabelledFolder, seen: Survey) -> tuple[ClassCount, ...]:
+    every = max(int(seen.total.sum()), 1)
     return tuple(
         ClassCount(
             folder.classes[index] if folder.classes else str(value),
-            int(total[value]),
-            int(total[value]) / every,
-            int(pictures[value]),
+            int(seen.total[value]),
+            int(seen.total[value]) / every,
+            int(seen.masks[value]),
         )
         for index, value in enumerate(folder.rule.of_class)
-        if folder.classes or total[value]
+        if folder.classes or seen.total[value]
     )

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from hrnet_zoo import __version__
 from hrnet_zoo.acceleration import OptimizedModel, optimized
-from hrnet_zoo.checking import check_masks
+from hrnet_zoo.checking import MOSTLY_ABSENT, Survey, judge, require_sound, survey
 from hrnet_zoo.costs import enough_memory
 from hrnet_zoo.datasets.layouts import LabelledFolder, find_samples
 from hrnet_zoo.datasets.pairing import Sample
@@ -100,7 +100,7 @@ def evaluate(
         found = _same_everywhere(ranks, lambda: find_samples(data_root, model.dataset))
         limit = None if limit is None or limit >= len(found.samples) else limit  # of all pictures, it is no part
         folder = replace(found, samples=found.samples[:limit])
-        _refuse_faults(folder, ranks, progress)
+        _refuse_faults(folder, ranks, progress, limited=limit is not None)
         counts = count_pixels(
             *(model, folder, ranks), ms_flip=ms_flip, workers=workers, max_memory=max_memory, progress=progress
         )
@@ -176,30 +176,15 @@ def _same_everywhere(ranks: Ranks, find: Callable[[], LabelledFolder]) -> Labell
     return folders[ranks.rank]
 
 
-def _refuse_faults(folder: LabelledFolder, ranks: Ranks, progress: bool) -> None:
+def _refuse_faults(folder: LabelledFolder, ranks: Ranks, progress: bool, *, limited: bool) -> None:
     """Find what can be known to be wrong before the network runs; each rank looks at its share."""
     mine = replace(folder, samples=tuple(ranks.share(folder.samples)))
-
-    def look() -> npt.NDArray[np.int64]:
-        problems, pixels = check_masks(mine, progress=progress and ranks.rank == 0)
-        if faults := [problem for problem in problems if problem.error]:
-            raise _faulty(folder, tuple(f"{problem.kind}: {problem.found}" for problem in faults))
-        return pixels
-
-    pixels = sum(ranks.together(look), np.zeros(256, np.int64))
-    if not pixels[list(folder.rule.of_class)].any():
-        raise _faulty(folder, (f"no pixel of {len(folder.samples)} masks is of a class: all are ignored",))
-
-
-def _faulty(folder: LabelledFolder, problems: tuple[str, ...]) -> DatasetError:
-    return DatasetError(
-        asked=f"evaluate on {folder.title} in {folder.root}",
-        found="; ".join(problems),
-        done="nothing was computed",
-        advice=f"`hrnet-zoo check-data {folder.root}` tells everything that is wrong, and what to do",
-        path=folder.root,
-        problems=problems,
-    )
+    seen = Survey()
+    for share in ranks.together(lambda: survey(mine, decode=False, progress=progress and ranks.rank == 0)):
+        seen.merge(share)
+    # Of a few pictures, it is no wonder that most classes are absent.
+    problems = [problem for problem in judge(folder, seen) if not (limited and problem.kind == MOSTLY_ABSENT)]
+    require_sound("evaluate on", [(folder, problems)], tell=ranks.rank == 0)
 
 
 def _matrices(

@@ -14,11 +14,11 @@ from pathlib import Path
 import torch
 from filelock import FileLock, Timeout
 
-from hrnet_zoo.checking import DataReport, check_folder
+from hrnet_zoo.checking import DataReport, check_parts, require_sound
 from hrnet_zoo.creation import create_model, usable_device
 from hrnet_zoo.datasets import DATASETS
 from hrnet_zoo.datasets.layouts import LabelledFolder
-from hrnet_zoo.errors import DatasetError, OutputError
+from hrnet_zoo.errors import OutputError
 from hrnet_zoo.evaluation import default_workers
 from hrnet_zoo.model_config import WEIGHTS_FILE
 from hrnet_zoo.models.fcn import FCNHRNet
@@ -299,28 +299,9 @@ def _claimed(out: Path, resume: bool, team: Team) -> Iterator[None]:
 
 def _checked(train: LabelledFolder, held_out: LabelledFolder | None, progress: bool) -> DataReport:
     """Read all data once, before a night is spent on it; return what the training pictures hold."""
-    reports = [check_folder(folder, progress=progress) for folder in (train, held_out) if folder]
-    faults = [problem for report in reports for problem in report.problems if problem.error]
-    if faults:
-        lines = tuple(f"{problem.kind}: {problem.found}" for problem in faults)
-        raise DatasetError(
-            asked=f"fine-tune on {train.title} in {train.root}",
-            found="; ".join(lines),
-            done="nothing was computed",
-            advice=f"`hrnet-zoo check-data {train.root}` tells everything that is wrong, and what to do",
-            path=train.root,
-            problems=lines,
-        )
-    for part, report in zip((train, held_out), reports, strict=False):
-        if part and not any(each.pixels for each in report.classes):
-            raise DatasetError(
-                asked=f"fine-tune on {part.title} in {part.root}",
-                found=f"no pixel of the {len(part.samples)} masks of this part belongs to a class",
-                done="nothing was computed",
-                advice=f"`hrnet-zoo check-data {part.root}` tells what the masks hold",
-                path=part.root,
-                problems=("no pixel of a class",),
-            )
+    parts = [part for part in (train, held_out) if part]
+    reports = check_parts(*parts, progress=progress)
+    require_sound("fine-tune on", [(part, report.problems) for part, report in zip(parts, reports, strict=True)])
     return reports[0]
 
 

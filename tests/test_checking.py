@@ -3,16 +3,17 @@
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from hrnet_zoo.checking import check_data, check_masks
+from hrnet_zoo.checking import MOSTLY_ABSENT, Survey, check_data, judge, survey
 from hrnet_zoo.cli import main
 from hrnet_zoo.datasets import ADE20K, CITYSCAPES, SCENES, VOC12AUG
-from hrnet_zoo.datasets.layouts import Problem, find_samples
+from hrnet_zoo.datasets.layouts import LabelledFolder, Problem, find_samples
 from hrnet_zoo.datasets.rules import CITYSCAPES_IDS, CITYSCAPES_TRAIN_IDS
 from hrnet_zoo.demo.scenes import scene
 from hrnet_zoo.errors import ConfigError, DatasetError
@@ -27,6 +28,14 @@ def kinds(problems: tuple[Problem, ...] | list[Problem], error: bool = True) -> 
     found = [problem for problem in problems if problem.error is error]
     assert len({problem.kind for problem in found}) == len(found)
     return {problem.kind: problem.files for problem in found}
+
+
+def quick(folder: LabelledFolder) -> list[Problem]:
+    """Return what is found without decoding pictures, by two processes that share the pairs."""
+    seen = Survey()
+    for share in (folder.samples[::2], folder.samples[1::2]):
+        seen.merge(survey(replace(folder, samples=share), decode=False, progress=False))
+    return judge(folder, seen)
 
 
 def faulty(home: Path) -> Path:
@@ -102,13 +111,13 @@ def test_twelve_faults_in_one_report(tmp_path: Path) -> None:
 
 def test_masks_and_headers_tell_all_but_torn_pictures(tmp_path: Path) -> None:
     folder = find_samples(faulty(tmp_path), None)
-    problems, pixels = check_masks(folder, progress=False)
+    problems = quick(folder)
     found = kinds(problems)
     assert found.keys() == ERRORS.keys() - {"unreadable picture"}
     for kind in ("sizes differ", "value outside the classes", "off-by-one labels"):
-        assert found[kind] == ERRORS[kind]
-    assert pixels.shape == (256,)
-    assert (pixels[77], pixels[3]) == (96, 32)
+        assert sorted(found[kind]) == sorted(ERRORS[kind])
+    (outside,) = (problem for problem in problems if problem.kind == "value outside the classes")
+    assert outside.text == "3 (32 pixels), 77 (96 pixels)"
     assert {problem.kind for problem in folder.problems} <= {*found, *NOTES}
 
 
@@ -180,10 +189,10 @@ def test_orientation(orientation: int, ending: str, tmp_path: Path) -> None:
     picture(tmp_path / f"images/a.{ending}", exif=exif)
     labels(tmp_path / "masks/a.png", mask(3, upright))
     folder = find_samples(tmp_path, None)
-    assert check_masks(folder, progress=False)[0] == []
+    assert quick(folder) == []
     assert check_data(tmp_path, progress=False).ok
     labels(tmp_path / "masks/a.png", mask(3, upright[::-1]))
-    for problems in (check_masks(folder, progress=False)[0], list(check_data(tmp_path, progress=False).problems)):
+    for problems in (quick(folder), list(check_data(tmp_path, progress=False).problems)):
         ((kind, files),) = kinds(problems).items()
         assert kind == "sizes differ"
         assert f"picture {upright[0]} x {upright[1]}, mask {upright[1]} x {upright[0]}" in files[0]
@@ -195,7 +204,7 @@ def test_broken_exif_of_a_whole_picture(exif: bytes, tmp_path: Path) -> None:
     picture(tmp_path / "images/a.png", exif=exif)
     labels(tmp_path / "masks/a.png", mask(3))
     assert read_image(tmp_path / "images/a.png").shape == (8, 12, 3)
-    assert check_masks(find_samples(tmp_path, None))[0] == []
+    assert quick(find_samples(tmp_path, None)) == []
     assert check_data(tmp_path).ok
 
 
@@ -212,7 +221,7 @@ def test_pictures_that_predict_refuses(tmp_path: Path) -> None:
     own(tmp_path, ["a"])
     (tmp_path / "images/a.jpg").unlink()
     Image.new("F", (12, 8)).save(tmp_path / "images/a.tif")
-    for problems in (check_masks(find_samples(tmp_path, None))[0], check_data(tmp_path).problems):
+    for problems in (quick(find_samples(tmp_path, None)), check_data(tmp_path).problems):
         assert kinds(list(problems)) == {"unsupported picture": ("images/a.tif: mode F",)}
 
 
@@ -300,13 +309,109 @@ def test_labels_that_begin_at_one(tmp_path: Path) -> None:
     )
 
 
+def two(home: Path, **values: list[int]) -> Path:
+    """Write a folder of two classes, with a mask of equal shares of the values for each name."""
+    own(home, list(values), ["background", "crack"])
+    for name, some in values.items():
+        labels(home / f"masks/{name}.png", np.array(some, np.uint8)[mask(len(some))])
+    return home
+
+
+def stray(home: Path, name: str, beside: int = 0) -> None:
+    """Write a mask of one value (or of 0 and 255) with four pixels of 1."""
+    values = np.zeros((100, 100), np.uint8)
+    values[50:] = beside
+    values[:2, :2] = 1
+    labels(home / f"masks/{name}.png", values)
+    picture(home / f"images/{name}.jpg", (100, 100))
+
+
+def told(home: Path) -> tuple[dict[str, tuple[str, ...]], dict[str, tuple[str, ...]]]:
+    """Return errors and notes; the quick look finds the same."""
+    problems = check_data(home, progress=False).problems
+    folder = find_samples(home, None)
+    assert {(each.kind, each.error, each.text, frozenset(each.files)) for each in quick(folder)} == {
+        (each.kind, each.error, each.text, frozenset(each.files)) for each in problems
+    }
+    return kinds(problems), kinds(problems, error=False)
+
+
 def test_255_as_a_class(tmp_path: Path) -> None:
-    own(tmp_path, ["a", "b"], ["background", "crack"])
-    for name in ("a", "b"):
-        labels(tmp_path / f"masks/{name}.png", mask(2) * np.uint8(255))
-    (kind, *others) = kinds(check_data(tmp_path, progress=False).problems)
-    assert (kind, others) == ("255 as a class", [])
-    labels(tmp_path / "masks/a.png", mask(2))  # now 255 may well mean ignored
+    errors, _ = told(two(tmp_path, a=[0, 255], b=[0, 255], c=[0]))
+    assert errors == {"255 as a class": ("masks/a.png", "masks/b.png")}
+
+
+def test_stray_pixels_do_not_hide_it(tmp_path: Path) -> None:
+    two(tmp_path, a=[0, 255], b=[0, 255])
+    stray(tmp_path, "c")  # no 255 there, and a class
+    stray(tmp_path, "d", beside=255)
+    errors, _ = told(tmp_path)
+    assert errors == {"255 as a class": ("masks/a.png", "masks/b.png", "masks/d.png")}
+
+
+def test_masks_of_two_ways_of_writing(tmp_path: Path) -> None:
+    assert told(two(tmp_path / "half", a=[0, 255], b=[0, 1]))[0] == {"255 as a class": ("masks/a.png",)}
+    errors, notes = told(two(tmp_path / "few", a=[0, 255], b=[0, 1], c=[0, 1]))
+    assert (errors, notes) == ({}, {"255 as a class": ("masks/a.png",)})
+    errors, notes = told(two(tmp_path / "meant", a=[0, 255], b=[0, 255], c=[0, 1, 255]))  # a mask shows what 255 means
+    assert (errors, notes) == ({}, {"255 as a class": ("masks/a.png", "masks/b.png")})
+    assert told(two(tmp_path / "sound", a=[0, 1, 255], b=[0, 1], c=[0])) == ({}, {})
+
+
+def test_gray_levels(tmp_path: Path) -> None:
+    check_data(two(tmp_path, a=[0, 128, 255], b=[0, 128]), progress=False)
+    (problem,) = check_data(tmp_path, progress=False).problems[:1]
+    assert (problem.kind, problem.files) == ("value outside the classes", ("masks/a.png", "masks/b.png"))
+    assert "seem to be gray levels" in problem.advice
+    labels(tmp_path / "masks/a.png", np.arange(96, dtype=np.uint8).reshape(8, 12))
+    assert "interpolation" in check_data(tmp_path, progress=False).problems[0].advice
+
+
+def test_nothing_but_ignored_pixels(tmp_path: Path) -> None:
+    errors, notes = told(two(tmp_path, a=[255], b=[255]))
+    assert (list(errors), list(notes)) == (["nothing to score"], ["wholly ignored mask"])
+
+
+def test_labels_without_the_first_class(tmp_path: Path) -> None:
+    own(tmp_path, ["a", "b"], NAMES)
+    for name in "ab":
+        labels(tmp_path / f"masks/{name}.png", np.array([1, 2], np.uint8)[mask(2)])
+    (problem,) = check_data(tmp_path, progress=False).problems
+    assert (problem.kind, problem.files, problem.error) == ("class that never occurs", ("wood",), False)
+    assert "the labels begin at 1" in problem.advice
+
+
+@pytest.mark.parametrize(("make", "count"), [(ade20k, "147 of 150"), (voc12, "18 of 21")])
+def test_own_labels_in_official_folders_without_a_class_list(
+    make: Callable[[Path], Path], count: str, tmp_path: Path
+) -> None:
+    home = make(tmp_path)
+    for path in (*home.glob("annotations/*/*.png"), *home.glob("SegmentationClass/*.png")):
+        with Image.open(path) as image:
+            size = image.size
+        labels(path, mask(3, size) + np.uint8(make is ade20k))
+    report = check_data(home, progress=False)
+    (problem,) = report.problems
+    assert (problem.kind, problem.text, report.ok) == (MOSTLY_ABSENT, count, True)
+    assert "name them in classes.txt" in problem.advice
+
+
+def test_palettes_that_disagree(tmp_path: Path) -> None:
+    red, green, black = (255, 0, 0), (0, 255, 0), (0, 0, 0)
+    own(tmp_path, ["a", "b", "c", "d"], NAMES)
+    palettes = {"a": (black, red, green), "b": (black, red, green, red), "c": (black, green, red)}
+    for name, palette in palettes.items():
+        image = Image.fromarray(mask(3))
+        image.putpalette([level for color in palette for level in color])
+        image.save(tmp_path / f"masks/{name}.png")
+    (problem,) = check_data(tmp_path, progress=False).problems
+    assert (problem.kind, problem.error) == ("palettes disagree", True)
+    assert problem.files == (
+        "#ff0000 is 1 in masks/a.png, 2 in masks/c.png",
+        "#00ff00 is 2 in masks/a.png, 1 in masks/c.png",
+    )
+    (tmp_path / "masks/c.png").unlink()
+    (tmp_path / "images/c.jpg").unlink()
     assert check_data(tmp_path, progress=False).ok
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from filelock import FileLock
@@ -19,7 +20,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import hrnet_zoo
+from hrnet_zoo.checking import check_data, check_parts
 from hrnet_zoo.cli import main
+from hrnet_zoo.creation import create_model
 from hrnet_zoo.datasets import DATASETS
 from hrnet_zoo.errors import (
     ConfigError,
@@ -30,10 +33,13 @@ from hrnet_zoo.errors import (
     ResumeError,
     TrainingError,
 )
+from hrnet_zoo.evaluation import evaluate
 from hrnet_zoo.finetuning import FineTuning, _begin, finetune
 from hrnet_zoo.training import run
 from hrnet_zoo.training.losses import cross_entropy
+from hrnet_zoo.training.splits import find_training_data
 from tests import label_folders
+from tests.label_folders import labels, mask, own
 from tests.training_data import GROUPS, write_own_folder
 
 STEPS = 6
@@ -288,6 +294,34 @@ def test_wrong_data_is_refused_before_anything_is_computed(tmp_path: Path, spoil
         train(root, tmp_path / "out")
     assert str(tmp_path) in str(caught.value)
     assert not (tmp_path / "out" / "metrics.jsonl").exists()
+
+
+def test_evaluate_and_finetune_judge_labels_as_check_data_does(tmp_path: Path) -> None:
+    root = own(tmp_path / "data", [str(index) for index in range(12)], ["background", "crack", "spall"])
+    for index in range(8):
+        labels(root / f"masks/{index}.png", mask(2) * np.uint8(255))
+    (problem,) = check_data(root, progress=False).problems
+    model = create_model("demo", classes=["background", "crack", "spall"])
+    said = [f"255 as a class: {problem.found}"]
+    with pytest.raises(DatasetError) as caught:
+        evaluate(model, root, workers=0, progress=False)
+    assert list(caught.value.problems) == said
+    with pytest.raises(DatasetError) as caught:
+        finetune(model, root, tmp_path / "out", val=0, steps=1, device="cpu", workers=0, progress=False)
+    assert list(caught.value.problems) == said
+    assert problem.advice in caught.value.advice
+    with pytest.raises(DatasetError, match="255 as a class"):  # whichever part the others fall into
+        finetune(model, root, tmp_path / "out", val=0.3, steps=1, device="cpu", workers=0, progress=False)
+
+
+def test_a_background_that_is_partly_ignored_is_no_fault(tmp_path: Path) -> None:
+    """Not even if it is all there is to validate on."""
+    root = own(tmp_path, ["train/a", "train/b", "val/c"], ["background", "crack", "spall"])
+    labels(root / "masks/val/c.png", mask(2) * np.uint8(255))
+    train_part, val_part, _ = find_training_data(root)
+    assert val_part
+    assert [report.ok for report in check_parts(train_part, val_part, progress=False)] == [True, True]
+    assert not check_parts(val_part, progress=False)[0].ok
 
 
 @pytest.mark.parametrize(
