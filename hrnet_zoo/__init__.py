@@ -75,10 +75,19 @@ _HOMES = {
     "doctor": "diagnosis",
 }
 
+_INSTEAD = {  # what people of other libraries type
+    **dict.fromkeys(("from_pretrained", "load_model", "load", "get_model", "init_model", "AutoModel"), "create_model"),
+    **dict.fromkeys(("predict", "inference_model", "pipeline"), "create_model(name).predict(image)"),
+    **dict.fromkeys(("train", "fit"), "finetune"),
+    **dict.fromkeys(("val", "validate", "test"), "evaluate"),
+    "list_pretrained": "list_models",
+}
+
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - what a module holds
     if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        hint = f"; use hrnet_zoo.{_INSTEAD[name]}" if name in _INSTEAD else ""
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}{hint}")
     return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
@@ -235,7 +237,7 @@ def list_models(pattern: str = "*", *, dataset: str | None = None, arch: str | N
     """Name the published checkpoints, in the published table's order.
 
     Args:
-        pattern: `fnmatch` pattern on the name, such as "*cityscapes*".
+        pattern: `fnmatch` pattern on the name, such as "*_160k"; without `*`, `?` and `[`, a part of it: "cityscapes".
         dataset: keep one data set: "cityscapes", "ade20k", "voc12aug" or "pascal_context".
         arch: keep one network: "hr18s", "hr18" or "hr48".
 
@@ -251,6 +253,9 @@ def list_models(pattern: str = "*", *, dataset: str | None = None, arch: str | N
                 done="nothing was listed",
                 advice=f"use one of these, or leave {what} out",
             )
+    pattern = pattern.lower()
+    if not set(pattern) & set("*?["):
+        pattern = f"*{pattern}*"
     return [
         row.name
         for row in _ROWS
@@ -278,28 +283,55 @@ def model_info(name: str) -> ModelInfo:
             asked=f"the published model {name[:100]!r}",
             found="the name of a saved model, of which the published table knows nothing",
             done="nothing was downloaded or changed",
-            advice="name one of `hrnet-zoo list`",
+            advice=f"`hrnet-zoo info {name[:100]}` tells everything about it; so do model.classes, model.palette and "
+            "model.dataset after create_model",
             name=name,
             nearest=(),
         )
     if row is None:
-        near = tuple(difflib.get_close_matches(name[:200], rows, n=3, cutoff=0.4))
-        names = tuple(dict.fromkeys(rows[match].name for match in near))
+        names = _nearest(name)
         shown = name if len(name) <= 100 else f"{name[:100]}..."
         raise UnknownModelError(
             asked=f"the model {shown!r}",
             found="no model has this name" + (f"; the nearest are {', '.join(names)}" if names else ""),
             done="nothing was downloaded or changed",
-            advice="`hrnet-zoo list` or hrnet_zoo.list_models() names them all",
+            advice=_advice(shown),
             name=name,
             nearest=names,
         )
     return row
 
 
+def _nearest(name: str) -> tuple[str, ...]:
+    """Name the rows that may be meant: similar names, or the best ones of the network and data set named in it."""
+    rows, text = _rows_by_name(), name[:200].lower()
+    near = difflib.get_close_matches(text, rows, n=3, cutoff=0.7)
+    small = re.search("18s|small", text)
+    arch = "hr48" if "48" in text else ("hr18s" if small else "hr18") if "18" in text else None
+    words = {"cityscapes": "city", "ade20k": "ade", "voc12aug": "voc", "pascal_context": "context"}
+    dataset = next((key for key, word in words.items() if word in text), None)
+    if not near and (arch or dataset):
+        for key in [dataset] if dataset else DATASETS:
+            near += sorted(list_models(dataset=key, arch=arch), key=lambda each: rows[each].miou)[-1:]
+    near = near or difflib.get_close_matches(text, rows, n=3, cutoff=0.4)
+    return tuple(dict.fromkeys(rows[match].name for match in near))
+
+
+def _advice(name: str) -> str:
+    """Say what to type instead of something that is no model's name, but may be another thing."""
+    if name.lower().endswith((".pth", ".pt", ".bin", ".ckpt", ".safetensors")):
+        return f"weights go into a network that has a name: create_model(NAME, checkpoint={name!r}), or --checkpoint"
+    if os.path.isfile(name):  # noqa: PTH113 - never raises, as Path.is_file does
+        return f"the model comes first: hrnet-zoo predict demo {name}"
+    if match := re.fullmatch(r"(?:https://huggingface\.co/|hf://|hf_hub:)?([\w.-]+/[\w.-]+)", name):
+        return f"a repository on the Hub is named {HUB}{match[1]}, and a folder has to be there"
+    return "`hrnet-zoo list` or hrnet_zoo.list_models() names them all"
+
+
 def is_saved(name: str) -> bool:
-    """Tell whether this is the name of a model folder or of a repository on the Hub, not one of the catalog's."""
-    return name.startswith((LOCAL, HUB))
+    """Tell whether this names a model folder (by its path too) or a repository on the Hub, and no row."""
+    folder = os.path.expanduser(name)  # noqa: PTH111 - never raises, as Path.expanduser does
+    return name.startswith((LOCAL, HUB)) or (name not in _rows_by_name() and os.path.isdir(folder))  # noqa: PTH112
 
 
 def recognise(sha256: str) -> ModelInfo | None:

@@ -7,14 +7,14 @@ import operator
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 
 from hrnet_zoo.collector import collector_paused
 from hrnet_zoo.datasets import PASCAL_CONTEXT
-from hrnet_zoo.errors import ConfigError, DeviceError
+from hrnet_zoo.errors import ConfigError, DeviceError, no_such_argument
 from hrnet_zoo.models.empty import empty_layers
 from hrnet_zoo.models.fcn import FCNHRNet
 from hrnet_zoo.weights.addresses import redact
@@ -25,19 +25,28 @@ from hrnet_zoo.weights.own import load_own
 
 MAX_CLASSES = 255  # of a label picture's 256 values, 255 is kept for pixels without a label
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_INSTEAD = {
+    **dict.fromkeys(("num_classes", "nc", "n_classes"), "classes=: names, or their number"),
+    **dict.fromkeys(("weights", "ckpt", "checkpoint_path", "path"), "checkpoint=: path or address of a file"),
+    **dict.fromkeys(("torch_dtype", "precision"), "dtype="),
+    "device_map": "device=",
+    "revision": 'the name: "hf-hub:ORG/NAME@REVISION"',
+    "features_only": "model.backbone(x): maps at four strides",
+}
 
 logger = logging.getLogger("hrnet_zoo")
 
 
 def create_model(
-    name: str,
+    name: str | Path,
     pretrained: bool = True,
     *,
     checkpoint: str | Path | None = None,
     classes: int | Sequence[str] | None = None,
     device: str | torch.device | None = None,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | str | None = None,
     progress: bool = True,
+    **wrong: NoReturn,
 ) -> FCNHRNet:
     """Create a network with its weights, in eval mode.
 
@@ -48,9 +57,10 @@ def create_model(
     is copied before it is used, and writing to the weights does not alter the file.
 
     Args:
-        name: catalog name or alias (`hrnet_zoo.model_info` says which), or "demo"; or a model that was saved:
-            "local-dir:PATH", a folder of `save_pretrained`; "hf-hub:ORG/NAME", a repository on the Hub of Hugging Face
-            with such a folder's files, or "hf-hub:ORG/NAME@REVISION": commit, branch or tag.
+        name: catalog name or alias (`hrnet_zoo.model_info` says which), or "demo"; or a model that was saved: the path
+            of a folder of `save_pretrained` ("local-dir:PATH" where a row has the same name); "hf-hub:ORG/NAME", a
+            repository on the Hub of Hugging Face with such a folder's files, or "hf-hub:ORG/NAME@REVISION": commit,
+            branch or tag.
         pretrained: the published (or saved) weights; else random ones, drawn from torch's default generator.
         checkpoint: path or address of a .pth or .safetensors to load instead of the published file, into the network
             that `name` describes.
@@ -58,8 +68,10 @@ def create_model(
             rows of names that the pretrained one knows are copied and the others are random. With `checkpoint`: the
             classes that the file's own classifier has, where they are not those of `name`.
         device: None: CUDA if there is one, else the CPU.
-        dtype: of the weights, and so of the arithmetic; None: float16 on CUDA, float32 elsewhere.
+        dtype: of the weights, and so of the arithmetic; torch's, or its name ("bfloat16"). None: float16 on CUDA,
+            float32 elsewhere.
         progress: show a bar for a download on a terminal.
+        wrong: no other argument is taken; the error for those of other libraries says what to use.
 
     Raises:
         UnknownModelError: no row has this name.
@@ -70,10 +82,19 @@ def create_model(
         CacheError: the cache cannot be used.
 
     """
+    if wrong:
+        raise no_such_argument("create_model", wrong, _INSTEAD)
+    if not isinstance(pretrained, bool):
+        raise ConfigError(
+            asked=f"a model with pretrained={pretrained!r}",
+            found="pretrained is True or False",
+            done="nothing was created",
+            advice="use checkpoint= for a file of weights, device= for a device",
+        )
     device = usable_device(device)
     dtype = _usable_dtype(dtype, device)
     names = _class_names(classes)
-    origin = find(name, progress=progress)
+    origin = find(str(name), progress=progress)
     arch, info = origin.arch, origin.info
     dataset = origin.data.with_classes(names) if names else origin.data
     if not pretrained:
@@ -208,10 +229,12 @@ def usable_device(device: str | torch.device | None) -> torch.device:
     return chosen
 
 
-def _usable_dtype(dtype: torch.dtype | None, device: torch.device) -> torch.dtype:
+def _usable_dtype(dtype: torch.dtype | str | None, device: torch.device) -> torch.dtype:
     if dtype is None:
         return torch.float16 if device.type == "cuda" else torch.float32
-    if dtype not in DTYPES:
+    if isinstance(dtype, str):
+        dtype = getattr(torch, dtype.removeprefix("torch."), dtype)
+    if not isinstance(dtype, torch.dtype) or dtype not in DTYPES:
         raise ConfigError(
             asked=f"a model with dtype={dtype!r}",
             found=f"dtype is one of {', '.join(map(str, DTYPES))}",

@@ -123,7 +123,7 @@ def doctor(
     name: str | None = None,
     *,
     device: str | torch.device | None = None,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | str | None = None,
     network: bool = False,
     progress: bool = True,
 ) -> Report:
@@ -254,7 +254,7 @@ def _cache(errors: list[HRNetZooError]) -> dict[str, Any]:
 def _health(
     name: str,
     device: str | torch.device | None,
-    dtype: torch.dtype | None,
+    dtype: torch.dtype | str | None,
     progress: bool,
     errors: list[HRNetZooError],
 ) -> Health:
@@ -309,7 +309,7 @@ def _astray(name: str, fidelity: Fidelity) -> FidelityError:
     )
 
 
-def _created(name: str, device: str | torch.device | None, dtype: torch.dtype | None, progress: bool) -> FCNHRNet:
+def _created(name: str, device: str | torch.device | None, dtype: torch.dtype | str | None, progress: bool) -> FCNHRNet:
     from hrnet_zoo.costs import enough_memory
     from hrnet_zoo.creation import create_model
 

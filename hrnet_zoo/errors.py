@@ -12,7 +12,7 @@ import functools
 import logging
 import os
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
@@ -132,6 +132,17 @@ class UnknownModelError(ConfigError):
 
     name: str
     nearest: tuple[str, ...]
+
+
+def no_such_argument(call: str, given: Iterable[str], instead: Mapping[str, str]) -> ConfigError:
+    """Return the error for arguments that other libraries have and `call` has not; `instead` says what to type."""
+    name = next(iter(given))
+    return ConfigError(
+        asked=f"{call}(..., {name}=)",
+        found=f"{call} has no argument {name}",
+        done="nothing was computed",
+        advice=f"use {instead[name]}" if name in instead else f"help({call}) lists its arguments",
+    )
 
 
 # --- network (exit code 3) -----------------------------------------------------------------------------------------

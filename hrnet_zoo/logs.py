@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
-from hrnet_zoo.catalog import LOCAL, model_info
+from hrnet_zoo.catalog import LOCAL, is_saved, model_info
 from hrnet_zoo.errors import ConfigError, DownloadError, UnexpectedContentError
 from hrnet_zoo.outputs import write_file
 from hrnet_zoo.weights import cache
@@ -120,7 +120,7 @@ def training_log(name: str, *, progress: bool = True) -> TrainingLog:
     published: what can be checked is that it is one, every line of it.
 
     Args:
-        name: catalog name or alias; or "local-dir:PATH", a folder that `finetune` made.
+        name: catalog name or alias; or the path of a folder that `finetune` made ("runs/a", "local-dir:runs/a").
         progress: show a bar for a download on a terminal.
 
     Raises:
@@ -130,7 +130,7 @@ def training_log(name: str, *, progress: bool = True) -> TrainingLog:
         CacheError: the cache cannot be used.
 
     """
-    if name.startswith(LOCAL):
+    if is_saved(name):
         return _own_log(Path(name.removeprefix(LOCAL)))
     info = model_info(name)
     if info.log_url is None:

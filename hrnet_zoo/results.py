@@ -4,16 +4,24 @@ import io
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageShow
 
 from hrnet_zoo.errors import ConfigError, OutputError, printable
 from hrnet_zoo.outputs import write_file
 
 _NOTEBOOK_SIDE = 1600  # pixels: wider than a notebook's column, and a few MB at most
 _LONGEST_NAME = 32  # characters; more of a name is cut in the legend
+_INSTEAD = {  # what people of other libraries type
+    **dict.fromkeys(("plot", "render", "visualize", "draw"), "overlay()"),
+    **dict.fromkeys(("masks", "pred_sem_seg", "seg_map", "labels", "argmax"), "mask"),
+    **dict.fromkeys(("names", "CLASSES", "id2label"), "classes"),
+    **dict.fromkeys(("probs", "logits", "seg_logits", "conf"), "probabilities, after predict(..., probabilities=True)"),
+    "PALETTE": "palette",
+}
 _FEWEST_ROWS = 8  # of a legend column, however flat the picture
 
 
@@ -50,6 +58,35 @@ class SegmentationResult:
                 done="nothing was made",
                 advice="the mask is uint8 (height, width) of the picture's size and holds indices of the classes; "
                 "each class has a colour; there are at most 256",
+            )
+
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
+        """Be the mask for NumPy: `np.asarray(result)`."""
+        return np.array(self.mask, dtype, copy=copy)
+
+    def __getitem__(self, index: object) -> NoReturn:
+        raise TypeError(f"one image gives one result, and only a list of images a list: leave [{index}] out")
+
+    if not TYPE_CHECKING:  # where a wrong name is an error already
+
+        def __getattr__(self, name: str) -> NoReturn:
+            """Tell what other libraries' names are called here."""
+            hint = f"; use .{_INSTEAD[name]}" if name in _INSTEAD else ""
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}{hint}")
+
+    def show(self) -> None:
+        """Open the overlay with legend in the system's image viewer; a notebook shows a result by itself.
+
+        Raises:
+            ConfigError: there is no viewer.
+
+        """
+        if not ImageShow.show(self.overlay()):
+            raise ConfigError(
+                asked="show a segmentation result",
+                found="Pillow finds no image viewer on this machine",
+                done="no window was opened",
+                advice='use result.overlay().save("overlay.png")',
             )
 
     def fractions(self) -> dict[str, float]:

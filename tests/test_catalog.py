@@ -71,6 +71,8 @@ def test_lists_by_pattern_data_set_and_network() -> None:
     assert list_models(dataset="pascal_context") == ["fcn_hr48_pascal_context_40k", "fcn_hr48_pascal_context_80k"]
     assert list_models("*_160k", dataset="ade20k", arch="hr18") == ["fcn_hr18_ade20k_160k"]
     assert list_models("nothing like this") == []
+    assert list_models("cityscapes") == list_models("Cityscapes") == list_models("*cityscapes*")
+    assert list_models("fcn_hr18_ade20k_80k") == ["fcn_hr18_ade20k_80k"]
     with pytest.raises(ConfigError, match="dataset is one of cityscapes, ade20k, voc12aug, pascal_context"):
         list_models(dataset="coco")
     with pytest.raises(ConfigError, match="arch is one of hr18s, hr18, hr48"):
@@ -84,6 +86,11 @@ def test_lists_by_pattern_data_set_and_network() -> None:
         ("fcn_hr18_ade20k", "fcn_hr18_ade20k_80k"),
         ("hr48_voc12aug_40k", "fcn_hr48_voc12aug_40k"),
         ("fcn_hr48_512x512_160k_cityscapes", "fcn_hr48_cityscapes_160k"),
+        ("hrnet_w48", "fcn_hr48_ade20k_160k"),
+        ("hrnet_w18_small_v2.ms_in1k", "fcn_hr18s_cityscapes_160k"),
+        ("HRNetV2-W48-ADE20K", "fcn_hr48_ade20k_160k"),
+        ("FCN-HR18-Cityscapes-160k", "fcn_hr18_cityscapes_160k"),
+        ("cityscapes", "fcn_hr48_cityscapes_160k"),
     ],
 )
 def test_a_wrong_name_gets_the_nearest(wrong: str, nearest: str) -> None:
@@ -93,6 +100,26 @@ def test_a_wrong_name_gets_the_nearest(wrong: str, nearest: str) -> None:
     assert nearest in str(caught.value)
     assert wrong in str(caught.value)
     assert "hrnet-zoo list" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "advice"),
+    [
+        ("runs/best.pth", "create_model(NAME, checkpoint='runs/best.pth'), or --checkpoint"),
+        ("photo.jpg", "the model comes first: hrnet-zoo predict demo photo.jpg"),
+        ("my-org/cracks", "hf-hub:my-org/cracks"),
+        ("https://huggingface.co/my-org/cracks", "hf-hub:my-org/cracks"),
+        ("nonsense", "hrnet-zoo list"),
+    ],
+)
+def test_what_is_no_name_but_another_thing(
+    wrong: str, advice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("photo.jpg").touch()
+    with pytest.raises(UnknownModelError) as caught:
+        model_info(wrong)
+    assert advice in caught.value.advice
 
 
 @pytest.mark.parametrize("name", ["", "../../etc/passwd", "a\0b", "http://[", "https://", "x" * 10_000])
@@ -146,5 +173,5 @@ def test_the_demo_is_found_but_not_listed() -> None:
 
 @pytest.mark.parametrize("name", ["local-dir:runs/a", "hf-hub:me/street"])
 def test_a_saved_model_is_in_no_row(name: str) -> None:
-    with pytest.raises(UnknownModelError, match="the published table knows nothing"):
+    with pytest.raises(UnknownModelError, match=f"the published table knows nothing[\\s\\S]*hrnet-zoo info {name}"):
         model_info(name)

@@ -77,6 +77,9 @@ def test_list_is_the_published_table(run: Run) -> None:
 def test_list_filters(run: Run) -> None:
     assert len(run("list", "*voc*", "--arch", "hr48").splitlines()) == 3
     run("list", "--dataset", "coco", code=2)
+    assert run("list", "cityscapes") == run("list", "*cityscapes*")
+    assert run("list", "nothing") == ""
+    assert "no model's name has 'nothing' in it" in run.err
 
 
 def test_info(run: Run) -> None:
@@ -225,6 +228,47 @@ def test_predict_bad_arguments(run: Run, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("train",), "Use: hrnet-zoo finetune NAME"),
+        (("export", "demo"), "torch.export.export"),
+        (("serve",), "model.predict"),
+        (("evalute",), "Use: hrnet-zoo evaluate"),
+        (("x" * 30,), "Use: hrnet-zoo --help"),
+        (("predict", "street.jpg"), "hrnet-zoo predict demo street.jpg"),
+        (("predict", "street.jpg", "other.jpg"), "hrnet-zoo predict demo street.jpg"),
+        (("predict", "demo", "https://example.org/street.jpg"), "fetch the address first"),
+        (("predict", "demo", "street.jpg", "--out", "labelled.png"), "--out labelled"),
+        (("predict", "model.pth", "street.jpg"), "--checkpoint"),
+        (("info", "hrnet_w48"), "fcn_hr48_cityscapes_160k"),
+        (("benchmark", "absent/model"), "hf-hub:absent/model"),
+    ],
+)
+def test_what_people_type_elsewhere_leads_to_what_to_type_here(
+    arguments: tuple[str, ...], words: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("street.jpg", "other.jpg"):
+        Image.new("RGB", (8, 8)).save(name)
+    run(*arguments, code=2)
+    assert words in run.err
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name != "cache") == ["other.jpg", "street.jpg"]
+
+
+def test_a_folder_is_a_name_everywhere(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    hrnet_zoo.create_model("demo", device="cpu").save_pretrained("runs/a")
+    Image.new("RGB", (32, 16)).save("a.png")
+    assert run("info", "runs/a").splitlines()[0].split() == ["name", "local-dir:runs/a"]
+    run("predict", "runs/a", "a.png", "--device", "cpu")
+    assert run("verify", "runs/a") == "local-dir:runs/a: whole\n"
+    run("log", "runs/a", code=2)
+    assert "runs/a" in run.err
+    run("info", "runs", code=5)
+    assert "no model.safetensors there" in run.err
+
+
 HOSTILE = "a\x1b]52;c;Y3VybA\x07\x1b[2K\rerror: nothing is wrong\nb\u202e"  # as archives and shared folders bring it
 
 
@@ -251,7 +295,7 @@ def test_foreign_names_reach_no_terminal_raw(
         (5, ("evaluate", "demo", "data")),
         (5, ("finetune", "demo", "--data", "data", "--out", "ft")),
         (4, ("import", f"in/{HOSTILE}.jpg")),
-        (2, ("info", HOSTILE)),
+        (2, ("info", f"{HOSTILE}!")),
         (2, ("info", "demo", HOSTILE)),
         (2, (HOSTILE,)),
         (5, ("info", f"local-dir:{HOSTILE}")),
@@ -279,12 +323,16 @@ def test_demo(run: Run, tmp_path: Path) -> None:
     text = run("demo", "--out", tmp_path / "out", "--scenes", "2", "--device", "cpu")
     assert "mIoU" in text
     assert "on 2 scenes never seen in training" in text
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["scene_0000.png", "scene_0001.png"]
+    made = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert made == ["scene_0000.png", "scene_0001.png", "street.jpg"]
+    photo = (tmp_path / "out" / "street.jpg").read_bytes()
     facts = json.loads(
         run("demo", "--out", tmp_path / "out", "--scenes", "1", "--seed", "7", "--json", "--device", "cpu")
     )
     assert 0 < facts["miou"] <= 1
     assert facts["pictures"] == [str(tmp_path / "out" / "scene_0007.png")]
+    assert facts["photo"] == str(tmp_path / "out" / "street.jpg")
+    assert (tmp_path / "out" / "street.jpg").read_bytes() == photo  # one that is there stays
 
 
 def test_evaluate_generated_scenes(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

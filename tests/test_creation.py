@@ -9,8 +9,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 import hrnet_zoo
@@ -315,6 +317,12 @@ def test_dtype(dtype: torch.dtype) -> None:
         (lambda: create_model(5), UnknownModelError, "5"),  # type: ignore[arg-type]
         (lambda: create_model(NAME, classes=3.5), ConfigError, "from 2 to 255"),  # type: ignore[arg-type]
         (lambda: create_model(NAME, dtype=torch.int8), ConfigError, "torch.int8"),
+        (lambda: create_model(NAME, dtype="int8"), ConfigError, "torch.float16, torch.bfloat16"),
+        (lambda: create_model(NAME, dtype="nn"), ConfigError, "torch.float16, torch.bfloat16"),
+        (lambda: create_model(NAME, "x.pth"), ConfigError, "use checkpoint="),  # type: ignore[arg-type]
+        (lambda: create_model(NAME, num_classes=3), ConfigError, "use classes="),  # type: ignore[arg-type]
+        (lambda: create_model(NAME, colour=3), ConfigError, "has no argument colour"),  # type: ignore[arg-type]
+        (lambda: create_model("x.pth"), UnknownModelError, "checkpoint='x.pth'"),
         (lambda: create_model(NAME, classes=1), ConfigError, "name the background too"),
         (lambda: create_model(NAME, classes=10**9), ConfigError, "from 2 to 255"),
         (lambda: create_model(NAME, classes=["a", "a"]), ConfigError, "different names"),
@@ -327,6 +335,21 @@ def test_bad_arguments(call: Callable[[], object], error: type[Exception], text:
     with pytest.raises(error, match=text):
         call()
     assert not cache.exists()
+
+
+def test_a_dtype_by_name() -> None:
+    for text, dtype in (("float16", torch.float16), ("torch.bfloat16", torch.bfloat16), ("half", torch.float16)):
+        assert create_model("demo", device="cpu", dtype=text).dtype == dtype
+
+
+def test_a_picture_is_no_input_of_the_network_itself() -> None:
+    model = create_model("demo", device="cpu")
+    pictures = ("street.jpg", Path("street.jpg"), np.zeros((8, 8, 3), np.uint8), Image.new("RGB", (8, 8)), [1])
+    for picture in pictures:
+        with pytest.raises(ConfigError, match=r"model\.predict\(image\)"):
+            model(picture)
+    with pytest.raises(ConfigError, match="use image="):
+        model.predict(source="street.jpg")  # type: ignore[call-overload]
 
 
 def test_is_the_public_function() -> None:

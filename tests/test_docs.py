@@ -1,22 +1,20 @@
 """The documents are true: tables are fresh, code runs, commands parse, links lead somewhere."""
 
+import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import click
 import pytest
-from PIL import Image
 
 import hrnet_zoo
 from hrnet_zoo.cli import cli
-from hrnet_zoo.demo.dataset import write_dataset
-from hrnet_zoo.demo.scenes import scene
 from tests.tables import ROOT, TABLES, with_tables
-from tests.training_data import write_own_folder
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -30,37 +28,54 @@ def test_tables_are_fresh(document: str) -> None:
     assert with_tables(document) == (ROOT / document).read_text(encoding="utf-8"), "run: python -m tests.tables"
 
 
-def test_python_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All of them, in order, as one session."""
-    monkeypatch.chdir(tmp_path)
-    Image.fromarray(scene(0).image).save("street.jpg")
-    write_dataset(Path("scenes"), seeds=[0], progress=False)
-    write_own_folder(Path("my_data"), 4)
-    session: dict[str, object] = {}
-    for block in blocks("python"):
-        exec(compile(block, "README.md", "exec"), session)  # noqa: S102 - our own document
-    assert sorted(path.name for path in tmp_path.glob("*.*")) == [
-        *("labels.png", "overlay.png", "scores.json", "street.jpg"),
-    ]
-    assert tuple(session["scores"].shape) == (1, 3, 64, 96)  # type: ignore[attr-defined]
+NEWCOMER = """
+import json, subprocess, sys
+session = {}
+for kind, text in json.load(sys.stdin):
+    if kind == "python":
+        exec(compile(text, "README.md", "exec"), session)
+    else:
+        subprocess.run(["/bin/sh", "-ec", text], check=True)
+assert tuple(session["scores"].shape) == (1, 3, 64, 96)
+"""
+OFFLINE = ("cache show", "verify --all", "lock")  # of the console blocks; the others need a host or somebody's files
 
 
-def test_shell_blocks_run(tmp_path: Path) -> None:
-    """Run what needs no connection; `.ci/run` runs the two that install."""
-    install, *others = blocks("sh")
-    assert install == "pip install . && hrnet-zoo demo\n"
-    assert others.pop(0) == "pip install '.[test]' && pytest\n"
-    Image.fromarray(scene(0, 96, 192).image).save(tmp_path / "street.jpg")
-    (tmp_path / "bin").mkdir()
-    command = tmp_path / "bin" / "hrnet-zoo"
-    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m hrnet_zoo "$@"\n')
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX shell")
+def test_blocks_run_as_a_newcomer_runs_them(tmp_path: Path) -> None:
+    """In order, in an empty folder, with the installed package: shell blocks, and Python blocks as one session."""
+    steps = re.findall(r"```(sh|python|console)\n(.*?)```", README, flags=re.DOTALL)
+    assert steps[:2] == [("sh", "pip install . && hrnet-zoo demo\n"), ("sh", "pip install '.[test]' && pytest\n")]
+    steps[:2] = [("sh", "hrnet-zoo demo --scenes 2\n")]  # `.ci/run` runs both
+    for number, (kind, text) in enumerate(steps):
+        if kind == "console":
+            commands = [line.removeprefix("$ ") for line in text.splitlines()]
+            here = [each for each in commands if each.startswith(tuple(f"hrnet-zoo {name}" for name in OFFLINE))]
+            steps[number] = ("sh", "\n".join(here))
+    scripts, folder = tmp_path / "bin", tmp_path / "empty"
+    scripts.mkdir()
+    folder.mkdir()
+    installed = shutil.which("hrnet-zoo", path=Path(sys.executable).parent)
+    command = scripts / "hrnet-zoo"
+    command.write_text(f'#!/bin/sh\nexec "{installed or sys.executable}" {"" if installed else "-m hrnet_zoo"} "$@"\n')
     command.chmod(0o755)
-    environment = dict(os.environ, PYTHONPATH=str(ROOT), HRNET_ZOO_OFFLINE="1")
-    environment["PATH"] = f"{command.parent}:{environment['PATH']}"
-    for block in others:
-        shell = ["/bin/sh", "-ec", block]
-        subprocess.run(shell, check=True, cwd=tmp_path, env=environment, capture_output=True)  # noqa: S603
-    assert (tmp_path / "segmented" / "street_overlay.png").is_file()
+    environment = dict(os.environ, HRNET_ZOO_OFFLINE="1", PATH=f"{scripts}:{os.environ['PATH']}")
+    done = subprocess.run(  # noqa: S603
+        [sys.executable, "-W", "error", "-c", NEWCOMER],
+        input=json.dumps(steps),
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=1800,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    made = {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
+    assert {"overlay.png", "labels.png", "scores.json", "SHA256SUMS", "demo-out/street.jpg"} <= made
+    assert {f"segmented{name}/street_overlay.png" for name in ("", "-fast", "-own")} <= made
+    assert {"runs/a/model.safetensors", "runs/b/metrics.jsonl", "my_model/README.md"} <= made
 
 
 def test_console_blocks_parse() -> None:

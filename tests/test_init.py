@@ -42,3 +42,6 @@ def test_public_names_resolve() -> None:
 def test_unknown_attribute() -> None:
     with pytest.raises(AttributeError, match="no attribute 'create_modle'"):
         hrnet_zoo.create_modle  # noqa: B018
+    for name, hint in (("from_pretrained", "create_model"), ("train", "finetune"), ("predict", r"predict\(image\)")):
+        with pytest.raises(AttributeError, match=f"use hrnet_zoo.{hint}|use .*{hint}"):
+            getattr(hrnet_zoo, name)

@@ -33,10 +33,25 @@ def test_a_folder(name: str) -> None:
         origin.verify()
 
 
-def test_only_prefixes_make_a_saved_name(name: str) -> None:
-    assert [is_saved(each) for each in (name, "hf-hub:a/b", "demo", "local-dir", "a/local-dir:b")] == [
-        *(True, True, False, False, False)
+def test_prefixes_and_folders_make_a_saved_name(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("demo").mkdir()  # a row's name stays the row's
+    assert [is_saved(each) for each in (name, "hf-hub:a/b", "a", "demo", "local-dir", "a/local-dir:b")] == [
+        *(True, True, True, False, False, False)
     ]
+
+
+def test_a_path_is_the_name_of_its_folder(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a text, a Path, relative, and with the home folder's sign."""
+    path = Path(name.removeprefix("local-dir:"))
+    monkeypatch.chdir(path.parent)
+    monkeypatch.setenv("HOME", str(path.parent))
+    for each in (str(path), path, "a", Path("a"), "./a/", "~/a"):
+        model = create_model(each, device="cpu")
+        assert model.name == f"local-dir:{each}"
+        assert torch.equal(
+            model.decode_head.conv_seg.weight, create_model("demo", device="cpu").decode_head.conv_seg.weight
+        )
 
 
 def test_what_is_no_name(tmp_path: Path) -> None:
@@ -45,8 +60,10 @@ def test_what_is_no_name(tmp_path: Path) -> None:
     for wrong in (f"local-dir:{tmp_path}/absent", "local-dir:~nobody-of-this-name/x", "local-dir:a\0b"):
         with pytest.raises(CheckpointNotFoundError):
             find(wrong)
-    with pytest.raises(UnknownModelError):
+    with pytest.raises(CheckpointNotFoundError, match=r"no model\.safetensors there"):
         find(str(tmp_path))
+    with pytest.raises(UnknownModelError):
+        find(f"{tmp_path}/absent")
 
 
 def test_a_folder_takes_every_argument_of_create_model(name: str, tmp_path: Path) -> None:

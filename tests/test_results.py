@@ -2,13 +2,15 @@
 
 import io
 import os
+import pickle
 import stat
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageShow
 
 from hrnet_zoo.errors import ConfigError, OutputError
 from hrnet_zoo.results import SegmentationResult
@@ -178,6 +180,44 @@ def test_notebook_picture(height: int, width: int) -> None:
     assert max(picture.size) <= 1600
     full = made.overlay()
     assert picture.width / picture.height == pytest.approx(full.width / full.height, rel=0.02)
+
+
+def test_numpy_takes_the_mask() -> None:
+    made = result()
+    assert np.array_equal(np.asarray(made), made.mask)
+    assert np.asarray(made).dtype == np.uint8
+    assert np.array(made, dtype=np.int64).dtype == np.int64
+    copied = np.array(made)
+    copied[:] = 0
+    assert made.mask.any()
+
+
+def test_show_opens_a_viewer_or_says_that_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[Image.Image] = []
+
+    class Viewer(ImageShow.Viewer):
+        def show(self, image: Image.Image, **_: object) -> int:
+            shown.append(image)
+            return 1
+
+    monkeypatch.setattr(ImageShow, "_viewers", [Viewer()])
+    result().show()
+    assert np.array_equal(np.asarray(shown[0]), np.asarray(result().overlay()))
+    monkeypatch.setattr(ImageShow, "_viewers", [])
+    with pytest.raises(ConfigError, match=r"overlay\(\)\.save"):
+        result().show()
+
+
+def test_names_of_other_libraries_lead_here() -> None:
+    made: Any = result()
+    for name, hint in (("plot", r"\.overlay\(\)"), ("masks", r"\.mask"), ("names", r"\.classes"), ("xyz", "'xyz'$")):
+        with pytest.raises(AttributeError, match=hint):
+            getattr(made, name)
+    with pytest.raises(TypeError, match=r"leave \[0\] out"):
+        made[0]
+    with pytest.raises(TypeError, match="one image gives one result"):
+        list(made)
+    assert pickle.loads(pickle.dumps(made)).classes == made.classes  # noqa: S301 - made on this line
 
 
 def test_repr_is_short() -> None:

@@ -25,6 +25,9 @@ def test_scores_are_those_of_the_masks(tmp_path: Path) -> None:
     with Image.open(path) as sheet:
         assert np.array_equal(np.asarray(sheet)[:384, :768], drawn.image)
         assert sheet.height == 2 * 384
+    with Image.open(report.photo) as photo:
+        assert (photo.format, photo.size) == ("JPEG", (768, 384))
+        assert abs(np.asarray(photo).astype(int) - drawn.image).mean() < 3
 
 
 def test_the_bundled_network_is_a_trained_one(tmp_path: Path) -> None:

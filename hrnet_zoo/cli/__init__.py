@@ -5,6 +5,7 @@ Data goes to stdout, progress and errors to stderr. Everything heavy is imported
 
 from __future__ import annotations
 
+import difflib
 import io
 import os
 import signal
@@ -27,7 +28,34 @@ INTERRUPTED, TERMINATED = 130, 143  # 128 + SIGINT and SIGTERM, as shells have i
 NO_READER = 1  # what stdout leads to takes nothing more
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+_INSTEAD = {  # what people of other tools type
+    **dict.fromkeys(("train", "fit", "fine-tune"), "hrnet-zoo finetune NAME --data DATA --out OUT"),
+    **dict.fromkeys(("val", "validate", "test", "eval", "score"), "hrnet-zoo evaluate NAME DATA"),
+    **dict.fromkeys(("segment", "infer", "inference", "label", "run"), "hrnet-zoo predict NAME PICTURES"),
+    **dict.fromkeys(("models", "ls", "search"), "hrnet-zoo list"),
+    **dict.fromkeys(("pull", "fetch", "get"), "hrnet-zoo download NAME"),
+    **dict.fromkeys(("upload", "share"), "hrnet-zoo push DIR ORG/NAME"),
+    **dict.fromkeys(("check", "validate-data"), "hrnet-zoo check-data FOLDER"),
+    "export": "torch.export.export(create_model(NAME), (x,)) in Python; there is no command yet",
+    "serve": "model.predict(bytes) in a server of your own; there is no command",
+    "version": "hrnet-zoo --version",
+    "help": "hrnet-zoo --help",
+}
+
+
+class _Commands(click.Group):
+    def resolve_command(
+        self, context: click.Context, words: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(context, words)
+        except click.UsageError:
+            near = difflib.get_close_matches(words[0], self.commands, n=1)
+            hint = _INSTEAD.get(words[0]) or "".join(f"hrnet-zoo {name}" for name in near) or "hrnet-zoo --help"
+            raise click.UsageError(f"There is no command {words[0]!r}. Use: {hint}", context) from None
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="hrnet-zoo")
 def cli() -> None:
     """Pretrained HRNet for semantic segmentation: a name becomes a network, a photo a labelled picture."""

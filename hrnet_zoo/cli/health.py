@@ -58,8 +58,6 @@ def benchmark(
         raise click.UsageError("--against measures one picture at a time: leave --table and --batch out")
     if compiled and not against:
         raise click.UsageError("--compile goes with --against")
-    import torch
-
     from hrnet_zoo.benchmarking import benchmark, benchmark_table
     from hrnet_zoo.comparison import compare
     from hrnet_zoo.costs import enough_memory
@@ -71,7 +69,7 @@ def benchmark(
         lines = _table_lines(timing)
     else:
         with enough_memory(f"benchmark {name}"):
-            model = create_model(name, pretrained=False, device=device, dtype=getattr(torch, dtype) if dtype else None)
+            model = create_model(name, pretrained=False, device=device, dtype=dtype)
         if against:
             timing = compare(model, size=size, compiled=compiled)
             lines = _comparison_lines(timing)
@@ -164,12 +162,7 @@ def doctor(
         return
     from hrnet_zoo.diagnosis import doctor
 
-    precision = None
-    if dtype:
-        import torch  # only here: a report on a machine where torch is broken is worth having
-
-        precision = getattr(torch, dtype)
-    report = doctor(name, device=device, dtype=precision, network=network)
+    report = doctor(name, device=device, dtype=dtype, network=network)
     if as_json:
         say_json(report.to_dict())
     else:

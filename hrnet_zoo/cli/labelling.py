@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -29,7 +30,7 @@ BAD_INPUT = 5
 
 @click.command()
 @click.argument("name")
-@click.argument("pictures", nargs=-1, required=True)
+@click.argument("pictures", nargs=-1, metavar="PICTURES...")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path("segmented"), show_default=True)
 @click.option("--labels/--no-labels", default=True, help="Write NAME_labels.png: palette picture of class indices.")
 @click.option("--overlay/--no-overlay", default=True, help="Write NAME_overlay.png: photo, colours and legend.")
@@ -73,6 +74,12 @@ def predict(
 
     A picture that cannot be read is reported at the end; the others are done, and the exit code is 5 in any case.
     """
+    if not pictures:
+        raise click.UsageError(f"a model and pictures are needed: hrnet-zoo predict demo {name}")
+    if any(re.match("https?://", text) for text in pictures):
+        raise click.UsageError("pictures are files: fetch the address first (curl -O ADDRESS), then name the file")
+    if out.suffix.lower() in (".png", ".jpg", ".jpeg") and not out.is_dir():
+        raise click.UsageError(f"--out names a folder, and results are called after the pictures: --out {out.stem}")
     from hrnet_zoo.folders import plan, predict_files
 
     jobs = plan(pictures, out, labels=labels, overlay=overlay, force=force)
@@ -137,4 +144,4 @@ def demo(
     for name, iou in report.iou.items():
         say(f"{name:<14} {iou:7.2%} {'#' * round(30 * iou)}")
     say(f"{'mIoU':<14} {report.miou:7.2%} on {scenes} scenes never seen in training")
-    say(f"pictures: {out}{os.sep}scene_*.png")
+    say(f"what it sees: {out}{os.sep}scene_*.png; a photo to try things on: {report.photo}")

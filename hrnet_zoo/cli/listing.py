@@ -20,15 +20,18 @@ if TYPE_CHECKING:
 @click.option("--arch", type=click.Choice(list(ARCHS)), help="Only this network.")
 @as_json
 def list_(pattern: str, dataset: str | None, arch: str | None, as_json: bool) -> None:
-    """Name the published checkpoints; PATTERN as in "*cityscapes*"."""
+    """Name the published checkpoints; PATTERN as in cityscapes or "*hr48*160k"."""
     rows = [model_info(name) for name in list_models(pattern, dataset=dataset, arch=arch)]
     if as_json:
         say_json([row.to_dict() for row in rows])
         return
-    say(f"{'name':<28} {'backbone':<19} {'data set':<22} {'params':>8} {'mIoU':>6} {'ms+flip':>8}")
+    if not rows:
+        say(f"no model's name has {pattern!r} in it with these options; all: hrnet-zoo list", err=True)
+        return
+    say(f"{'name':<28} {'data set':<22} {'params':>7} {'mIoU':>6} {'ms+flip':>8}")
     for row in rows:
         size = f"{row.parameters / 1e6:.1f} M"
-        say(f"{row.name:<28} {row.backbone:<19} {row.dataset:<22} {size:>8} {row.miou:>6.2f} {row.miou_ms_flip:>8.2f}")
+        say(f"{row.name:<28} {row.dataset:<22} {size:>7} {row.miou:>6.2f} {row.miou_ms_flip:>8.2f}")
 
 
 @click.command()

@@ -91,8 +91,6 @@ def load_model(
     classes: int | list[str] | None = None,
 ) -> FCNHRNet:
     """Create the model that a command's options describe."""
-    import torch
-
     from hrnet_zoo.creation import create_model
 
     return create_model(
@@ -100,7 +98,7 @@ def load_model(
         checkpoint=checkpoint,
         classes=classes,
         device=device,
-        dtype=getattr(torch, dtype) if dtype else None,
+        dtype=dtype,
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,11 +27,13 @@ class Report:
     Attributes:
         iou: intersection over union, 0 to 1, by the name of every class that occurs.
         pictures: what was written.
+        photo: the first scene alone, for trying things.
 
     """
 
     iou: dict[str, float]
     pictures: tuple[Path, ...]
+    photo: Path
 
     @property
     def miou(self) -> float:
@@ -38,7 +42,8 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
-        return {"miou": self.miou, "iou": self.iou, "pictures": [str(path) for path in self.pictures]}
+        pictures = [str(path) for path in self.pictures]
+        return {"miou": self.miou, "iou": self.iou, "pictures": pictures, "photo": str(self.photo)}
 
 
 def places(out: Path, seeds: Sequence[int]) -> tuple[Path, ...]:
@@ -49,7 +54,8 @@ def places(out: Path, seeds: Sequence[int]) -> tuple[Path, ...]:
 def tour(model: FCNHRNet, out: Path, *, seeds: Sequence[int], progress: bool) -> Report:
     """Draw a scene for each seed, label it, write `scene_SEED.png`, and score all of them together.
 
-    Each picture shows the scene above, and the prediction with its legend below.
+    Each picture shows the scene above, and the prediction with its legend below. The first scene alone becomes
+    `street.jpg`, unless there is one.
 
     Raises:
         OutputError: `out` cannot be written.
@@ -64,8 +70,13 @@ def tour(model: FCNHRNet, out: Path, *, seeds: Sequence[int], progress: bool) ->
         result = model.predict(drawn.image)
         counts += count_matrix(drawn.mask, result.mask, len(model.classes))
         write_file(picture, png(_sheet(result)))
+    photo = out / "street.jpg"
+    if not os.path.lexists(photo):
+        stream = io.BytesIO()
+        Image.fromarray(scene(seeds[0]).image).save(stream, "JPEG", quality=90)
+        write_file(photo, stream.getvalue())
     iou = {name: float(value) for name, value in zip(model.classes, class_iou(counts), strict=True) if value == value}
-    return Report(iou, pictures)
+    return Report(iou, pictures, photo)
 
 
 def _sheet(result: SegmentationResult) -> Image.Image:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, overload
 
 import torch
 from torch import Tensor, nn
 
 from hrnet_zoo.datasets import Dataset
+from hrnet_zoo.errors import ConfigError, no_such_argument
 from hrnet_zoo.models.empty import batch_norm, conv2d
 from hrnet_zoo.models.hrnet import SPECS, HRNet, fit
 
@@ -26,6 +27,15 @@ if TYPE_CHECKING:
     from hrnet_zoo.images import Picture
     from hrnet_zoo.prediction import Network
     from hrnet_zoo.results import SegmentationResult
+
+
+_INSTEAD = {
+    **dict.fromkeys(("source", "img", "images", "inputs", "x"), "image=: a path, picture or array, or a list of them"),
+    **dict.fromkeys(("conf", "iou"), "probabilities=True, and what result.probabilities holds"),
+    **dict.fromkeys(("save", "out", "out_dir"), "result.save(path) for the labels, result.overlay().save(path)"),
+    **dict.fromkeys(("augment", "tta"), "ms_flip=True"),
+    **dict.fromkeys(("device", "dtype", "half"), "create_model(name, device=, dtype=)"),
+}
 
 
 class FCNHRNet(nn.Module):
@@ -108,7 +118,17 @@ class FCNHRNet(nn.Module):
         Returns:
             (N, classes, H, W), in the weights' dtype.
 
+        Raises:
+            ConfigError: it is a picture and no tensor.
+
         """
+        if not hasattr(x, "dim"):
+            raise ConfigError(
+                asked=f"model({type(x).__name__})",
+                found="the network itself takes a normalized tensor (N, 3, H, W), and returns scores",
+                done="nothing was computed",
+                advice="model.predict(image) takes paths, pictures and arrays",
+            )
         return fit(self.decode_head(self.backbone(x)), x.shape[-2:])
 
     @overload
@@ -166,7 +186,7 @@ class FCNHRNet(nn.Module):
 
     def predict(
         self,
-        image: Picture | list[Picture] | tuple[Picture, ...],
+        image: Picture | list[Picture] | tuple[Picture, ...] = "",
         mode: str | None = None,
         ms_flip: bool = False,
         probabilities: bool = False,
@@ -174,12 +194,15 @@ class FCNHRNet(nn.Module):
         max_memory: int | None = None,
         fast: bool = False,
         on_error: Literal["raise", "skip"] = "raise",
+        **wrong: NoReturn,
     ) -> SegmentationResult | list[SegmentationResult] | list[SegmentationResult | ImageError]:
         """Label every pixel of a picture, or of several: see `hrnet_zoo.prediction.predict`.
 
         `fast` lets `hrnet_zoo.optimize(model)` do it, which is made at the first such call. It is not the default:
         the exact network is what gives the published figures to the last digit.
         """
+        if wrong:
+            raise no_such_argument("model.predict", wrong, _INSTEAD)
         from hrnet_zoo.prediction import predict
 
         network: Network = self

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from hrnet_zoo.catalog import HUB, LOCAL, ModelInfo, model_info
+from hrnet_zoo.catalog import HUB, LOCAL, ModelInfo, is_saved, model_info
 from hrnet_zoo.datasets import Dataset
 from hrnet_zoo.errors import ConfigError
 from hrnet_zoo.model_config import WEIGHTS_FILE, ModelConfig
@@ -49,7 +49,7 @@ def find(name: str, *, progress: bool = True) -> Origin:
     """Find out what a name stands for; of a repository on the Hub, its configuration is fetched.
 
     Args:
-        name: of the catalog; or "local-dir:PATH"; or "hf-hub:ORG/NAME[@REVISION]".
+        name: of the catalog; or "local-dir:PATH", or the path of a folder alone; or "hf-hub:ORG/NAME[@REVISION]".
         progress: show a bar for a download on a terminal.
 
     Raises:
@@ -60,8 +60,8 @@ def find(name: str, *, progress: bool = True) -> Origin:
 
     """
     name = str(name)
-    if name.startswith(LOCAL):
-        return _local(name)
+    if is_saved(name) and not name.startswith(HUB):
+        return _local(f"{LOCAL}{name.removeprefix(LOCAL)}")
     if name.startswith(HUB):
         from hrnet_zoo.weights.hub import find_repository  # huggingface_hub is slow to import
 
