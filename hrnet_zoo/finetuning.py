@@ -334,7 +334,7 @@ def _network(
     else:
         # Once, however often a model is taught more: the text has a limit.
         terms = OWN_TERMS + started.terms.removeprefix(OWN_TERMS)
-        dataset = replace(started.with_classes(names), title="pictures of one's own", terms=terms)
+        dataset = replace(started.with_classes(names, train.colors), title="pictures of one's own", terms=terms)
     network.dataset = replace(dataset, box=box or dataset.box, crop=crop or dataset.crop)
     return network
 

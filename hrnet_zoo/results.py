@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont, ImageShow
 
+from hrnet_zoo.datasets import BLACK, is_background
 from hrnet_zoo.errors import ConfigError, OutputError, printable
 from hrnet_zoo.outputs import write_file
 
@@ -103,6 +104,8 @@ class SegmentationResult:
     def overlay(self, alpha: float = 0.5, legend: bool = True) -> Image.Image:
         """Return the photo with the classes' colours over it, as an RGB picture.
 
+        Class 0 stays uncolored if it is called "background" and its color is black.
+
         Args:
             alpha: weight of the colours, from 0 (photo alone) to 1 (colours alone).
             legend: add columns at the right that name the classes present and their shares, largest first.
@@ -119,7 +122,10 @@ class SegmentationResult:
                 done="nothing was drawn",
                 advice="0 shows the photo alone, 1 the colours alone",
             )
-        blended = Image.blend(Image.fromarray(self.image), self.colorize(), alpha)
+        photo = Image.fromarray(self.image)
+        blended = Image.blend(photo, self.colorize(), alpha)
+        if self._bare:
+            blended.paste(photo, mask=Image.fromarray(self.mask).point([255] + 255 * [0]))
         return self._with_legend(blended) if legend else blended
 
     def save(self, path: str | Path) -> None:
@@ -151,6 +157,11 @@ class SegmentationResult:
         picture.thumbnail((_NOTEBOOK_SIDE, _NOTEBOOK_SIDE))
         return png(picture)
 
+    @property
+    def _bare(self) -> bool:
+        """Class 0 is a background that overlays leave uncolored."""
+        return is_background(self.classes[0]) and self.palette[0] == BLACK
+
     def _shares(self) -> list[tuple[int, float]]:
         counts = Image.fromarray(self.mask).histogram()  # of 256 values, without the int64 copy of np.bincount
         present = [(index, count / self.mask.size) for index, count in enumerate(counts) if count]
@@ -170,7 +181,8 @@ class SegmentationResult:
         for index, share in self._shares():
             name = " ".join(self.classes[index].split())
             name = name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 3]}..."
-            entries.append((self.palette[index], name, _percent(share)))
+            color = (255, 255, 255) if index == 0 and self._bare else self.palette[index]
+            entries.append((color, name, _percent(share)))
         rows = max(_FEWEST_ROWS, (height - 2 * gap) // row)
         columns = -(-len(entries) // rows)
         rows = -(-len(entries) // columns)  # level columns

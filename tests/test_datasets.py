@@ -1,8 +1,21 @@
 """Names, colours and boxes of the four data sets."""
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 
-from hrnet_zoo.datasets import ADE20K, CITYSCAPES, DATASETS, PASCAL_CONTEXT, SCENES, VOC12AUG, voc_colour
+from hrnet_zoo.datasets import (
+    ADE20K,
+    BLACK,
+    CITYSCAPES,
+    DATASETS,
+    PASCAL_CONTEXT,
+    SCENES,
+    VOC12AUG,
+    Colour,
+    Dataset,
+    voc_colour,
+)
 
 
 @pytest.mark.parametrize(
@@ -50,6 +63,46 @@ def test_other_classes_keep_the_colours_of_known_names() -> None:
     assert other.box == CITYSCAPES.box
     assert len(CITYSCAPES.classes) == 19
     assert len(set(CITYSCAPES.with_classes([f"class {i}" for i in range(4096)]).palette)) == 4096
+
+
+def seen(colors: tuple[Colour, ...]) -> list[npt.NDArray[np.float64]]:
+    """Return colors in OKLab: as seen normally, with deuteranopia, with protanopia (Machado and others, 2009)."""
+    levels = np.array(colors) / 255
+    linear = np.where(levels <= 0.04045, levels / 12.92, ((levels + 0.055) / 1.055) ** 2.4)
+    eyes = (
+        np.eye(3),
+        [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+        [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    )
+    cones = [[0.4122215, 0.5363325, 0.0514460], [0.2119035, 0.6806995, 0.1073970], [0.0883025, 0.2817188, 0.6299787]]
+    lab = [[0.2104543, 0.7936178, -0.0040720], [1.9779985, -2.4285922, 0.4505937], [0.0259040, 0.7827718, -0.8086758]]
+    return [np.cbrt((linear @ np.transpose(eye)).clip(0) @ np.transpose(cones)) @ np.transpose(lab) for eye in eyes]
+
+
+@pytest.mark.parametrize(
+    ("count", "normal", "blind"), [(8, 0.15, 0.07), (16, 0.15, 0.07), (32, 0.08, 0.05), (64, 0.05, 0.03)]
+)
+def test_colors_of_ones_own_classes_are_told_apart(count: int, normal: float, blind: float) -> None:
+    """An OKLab distance of 0.02 is just noticeable; black is the background's."""
+    names = ["background", *(f"class {index}" for index in range(1, count))]
+    palette = CITYSCAPES.with_classes(names).palette
+    assert palette[0] == BLACK
+    for view, least in zip(seen(palette), (normal, blind, blind), strict=True):
+        apart = np.linalg.norm(view[:, None] - view[None], axis=2)[np.triu_indices(count, 1)]
+        assert apart.min() > least
+
+
+def test_stated_colors_and_background() -> None:
+    mine = CITYSCAPES.with_classes(["Background", "road", "roof", "sky"], {"roof": (1, 2, 3), "sky": (230, 159, 0)})
+    assert mine.palette == (BLACK, CITYSCAPES.palette[0], (1, 2, 3), (230, 159, 0))
+    assert CITYSCAPES.with_classes(["background", "x"], {"background": (9, 9, 9)}).palette[0] == (9, 9, 9)
+    (near,) = {*CITYSCAPES.with_classes(["a", "b"], {"a": (230, 160, 0)}).palette} - {(230, 160, 0)}
+    assert near == (86, 180, 233)  # not the first one, which is like a's
+
+
+@pytest.mark.parametrize("dataset", DATASETS.values())
+def test_published_palettes_stay(dataset: Dataset) -> None:
+    assert dataset.with_classes(dataset.classes).palette == dataset.palette
 
 
 def test_numbers_of_pictures_behind_the_published_figures() -> None:

@@ -115,6 +115,14 @@ def test_out_tells_how_it_went(whole: Path) -> None:
     assert config["metrics"]["miou"] == pytest.approx(max(line["mIoU"] for line in lines(whole, "val")), abs=1e-3)
 
 
+def test_colors_of_the_class_list_are_the_models(tmp_path: Path) -> None:
+    root = own(tmp_path / "data", ["a", "b"], ["background", "road", "crack #ff0080"])
+    train(root, tmp_path / "out", steps=1, batch=1, val=0, validate_every=1)
+    model = hrnet_zoo.create_model(f"local-dir:{tmp_path / 'out'}", device="cpu")
+    assert model.classes == ("background", "road", "crack")
+    assert model.palette == ((0, 0, 0), DATASETS["cityscapes"].palette[0], (255, 0, 128))
+
+
 def test_what_is_kept_is_the_best(data: Path, whole: Path) -> None:
     """The model's figure is that of the best validation, and its own evaluation gives it again."""
     held = data / "held"

@@ -43,7 +43,7 @@ def test_names_stay_names(name: str) -> None:
     facts = yaml.safe_load(front)
     assert facts["license"] == name
     assert facts["model-index"][0]["results"][0]["dataset"]["name"] == name
-    assert f"| 0 | {inline(name)} | `#800000` (128, 0, 0) |" in body
+    assert f"| 0 | {inline(name)} | `#e69f00` (230, 159, 0) |" in body
     assert "<script" not in body
     assert "![" not in body
 

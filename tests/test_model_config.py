@@ -53,7 +53,7 @@ def test_the_schema_is_version_1() -> None:
         "schema": 1,
         "library": "hrnet-zoo",
         "arch": "hr18s",
-        "classes": [{"name": "road", "colour": [128, 64, 128]}, {"name": "any other", "colour": [128, 0, 0]}],
+        "classes": [{"name": "road", "colour": [128, 64, 128]}, {"name": "any other", "colour": [230, 159, 0]}],
         "labels": "the value is the class, 255 is ignored",
         "input": ["box", "crop", "mean", "slides", "std", "window"],
         "data": ["key", "pictures_per_gpu", "terms", "title"],

@@ -34,9 +34,9 @@ def test_photo_truth_and_prediction_side_by_side() -> None:
         return found.getpixel((gap + column * (side + gap) + round(x * side), top + round(y * side / 2)))
 
     assert at(0, 0.5, 0.5) == (1, 2, 3)
-    assert [at(1, 0.1, 0.3), at(1, 0.6, 0.3), at(1, 0.6, 0.8)] == [(0, 0, 0), sky, road]
+    assert [at(1, 0.1, 0.3), at(1, 0.6, 0.3), at(1, 0.6, 0.8)] == [(224, 224, 224), sky, road]
     assert at(2, 0.6, 0.3) == at(2, 0.6, 0.8) == sky
-    assert at(2, 0.1, 0.3) == tuple(int(level * 0.35) for level in sky)
+    assert at(2, 0.1, 0.3) == tuple(int(level * 0.35 + 224 * 0.65) for level in sky)
     assert found.getpixel((gap + side + gap // 2, top + 5)) == (255, 255, 255)
 
 

@@ -5,6 +5,7 @@ import os
 import pickle
 import stat
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,24 @@ def test_overlay_blends(alpha: float, pixel: tuple[int, int, int]) -> None:
     overlay = result().overlay(alpha=alpha, legend=False)
     assert overlay.size == (100, 60)
     assert overlay.getpixel((0, 0)) == pixel
+
+
+@pytest.mark.parametrize("alpha", [0.5, 1])
+def test_a_black_background_stays_uncolored(alpha: float) -> None:
+    made = result()
+    for name, color, bare in (
+        ("background", (0, 0, 0), True),
+        ("_Background_", (0, 0, 0), True),
+        ("background", (1, 0, 0), False),
+        ("road", (0, 0, 0), False),
+    ):
+        other = replace(made, classes=(name, *CLASSES[1:]), palette=(color, *PALETTE[1:]))
+        overlay = other.overlay(alpha=alpha, legend=False)
+        assert (overlay.getpixel((50, 40)) == (100, 100, 100)) is bare  # class 0
+        assert overlay.getpixel((50, 10)) == made.overlay(alpha=alpha, legend=False).getpixel((50, 10))
+        swatches = np.asarray(other.overlay().crop((106, 0, 118, 60))).reshape(-1, 3)
+        assert bool((swatches == color).all(axis=1).any()) is not bare
+        assert other.colorize().getpixel((50, 40)) == color
 
 
 @pytest.mark.parametrize("alpha", [-0.1, 1.5, float("nan")])

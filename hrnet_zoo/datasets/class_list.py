@@ -13,9 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hrnet_zoo.datasets import Colour
 from hrnet_zoo.errors import DatasetError
-
-Color = tuple[int, int, int]
 
 _FORM = "one name a line, in the order of the label values, as UTF-8"
 _INVISIBLE = "\u00ad\u200b\u200c\u200d\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2060\ufeff"
@@ -37,7 +36,7 @@ class ClassList:
 
     file: Path
     names: tuple[str, ...]
-    colors: dict[str, Color]
+    colors: dict[str, Colour]
 
 
 def read_class_list(file: Path) -> ClassList:
@@ -52,7 +51,7 @@ def read_class_list(file: Path) -> ClassList:
     entries = _unnumbered(file, [re.sub(r"\s+#\s.*$", "", entry) for entry in entries])
     if keys := [entry for entry in entries if re.match(r"(names|nc|path|train|val|test)\s*:", entry)]:
         raise _refusal(file, f"{keys[0]!r} is a setting, not a name", _FORM)
-    names, colors = list[str](), dict[str, Color]()
+    names, colors = list[str](), dict[str, Colour]()
     for entry in entries:
         found = _COLOR.search(entry)
         name = _unquoted(entry[: found.start()] if found else entry)

@@ -23,6 +23,7 @@ _CAPTION = 22  # height of a line of text
 _FONT_SIZE = 14
 _LONGEST_NAME = 24  # characters; more of a class's name is cut in the legend
 _LONGEST_CAPTION = 60
+_IGNORED_GRAY = 224  # neither the page's white nor a background's black
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,8 +47,8 @@ class SheetRow:
 def sheet(rows: Sequence[SheetRow], dataset: Dataset) -> Image.Image:
     """Draw photo, truth and prediction side by side, a row for each picture, and one legend below.
 
-    Ignored pixels are black in the truth, and dark in the prediction, where nothing is right or wrong. Above each row
-    stand its name and its mIoU.
+    Ignored pixels are light gray in the truth, and pale in the prediction, where nothing is right or wrong. Above each
+    row stand its name and its mIoU.
 
     Args:
         rows: the first six of them are drawn.
@@ -96,13 +97,13 @@ def _coloured(
     ignored: npt.NDArray[np.bool_],
     dataset: Dataset,
     size: tuple[int, int],
-    light: float,
+    share: float,
 ) -> Image.Image:
-    """Return class indices in their colours, by nearest pixel; `light` is what is left of the ignored ones."""
+    """Return class indices in their colours, by nearest pixel; `share` is what is left of the ignored ones' color."""
     palette = np.zeros((256, 3), np.uint8)
     palette[: len(dataset.palette)] = dataset.palette
     colours = palette[indices]
-    colours[ignored] = (colours[ignored] * light).astype(np.uint8)
+    colours[ignored] = (colours[ignored] * share + _IGNORED_GRAY * (1 - share)).astype(np.uint8)
     return Image.fromarray(colours).resize(size, Image.Resampling.NEAREST)
 
 
@@ -116,7 +117,7 @@ def _legend(
         for index in present
         if index != IGNORED
     ]
-    entries += [((0, 0, 0), "ignored")] if IGNORED in present else []
+    entries += [(3 * (_IGNORED_GRAY,), "ignored")] if IGNORED in present else []
     places, x, y = [], _GAP, _GAP
     for colour, name in entries:
         width = _FONT_SIZE + _GAP + math.ceil(font.getlength(name)) + 3 * _GAP
