@@ -17,9 +17,10 @@ from tqdm import tqdm
 from hrnet_zoo.catalog import ModelInfo
 from hrnet_zoo.errors import DownloadError
 from hrnet_zoo.weights.addresses import addresses, is_offline, redact
-from hrnet_zoo.weights.request import MAX_REDIRECTS, PAGE_TYPES
+from hrnet_zoo.weights.request import MAX_REDIRECTS, PAGE_TYPES, TimedSession
 
-TIMEOUT_S = (10.0, 10.0)  # to connect; for the answer
+TIMEOUT_S = (10.0, 10.0)  # to connect; between two packets
+ANSWER_S = 30.0  # for the whole answer, over all redirects
 AT_ONCE = 8
 
 
@@ -110,14 +111,17 @@ def _look_up(url: str) -> tuple[bool, str, int | None]:
 
 
 def _head(url: str) -> tuple[bool, str, int | None]:
-    with requests.Session() as session:
+    with TimedSession(ANSWER_S) as session:
         session.max_redirects = MAX_REDIRECTS
         if not url.startswith("http:"):
             del session.adapters["http://"]  # a redirect from https down to http then has nowhere to go
         try:
             answer = session.head(url, headers={"Accept-Encoding": "identity"}, allow_redirects=True, timeout=TIMEOUT_S)
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-            return False, f"{type(error).__name__}: {redact(str(error))[:200]}", None
+            if not session.late:
+                return False, f"{type(error).__name__}: {redact(str(error))[:200]}", None
+        if session.late:
+            return False, f"no whole answer within {ANSWER_S:.0f} s", None
     kind = answer.headers.get("Content-Type", "").partition(";")[0].strip().lower()
     if answer.status_code == 200 and kind in PAGE_TYPES:
         return False, f"a {kind} page in place of the file, which looks like a login page", None

@@ -3,12 +3,12 @@
 import pytest
 
 from hrnet_zoo.errors import ConfigError
-from hrnet_zoo.weights.addresses import PUBLISHED_HOST, SECOND_HOST, addresses, is_loopback, is_offline, redact
+from hrnet_zoo.weights.addresses import PUBLISHED_HOST, addresses, is_loopback, is_offline, redact
 
 
 def test_published_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     url = f"{PUBLISHED_HOST}/mmsegmentation/a.pth"
-    assert addresses(url) == [url, f"{SECOND_HOST}/mmsegmentation/a.pth"]
+    assert addresses(url) == [url]
     assert addresses("https://example.org/a.pth") == ["https://example.org/a.pth"]
     monkeypatch.setenv("HRNET_ZOO_MIRRORS", "https://a.example/zoo/, file:///srv/zoo\nhttp://lab.example:8080")
     assert addresses(url) == [
@@ -17,7 +17,7 @@ def test_published_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
         "http://lab.example:8080/mmsegmentation/a.pth",
     ]
     monkeypatch.setenv("HRNET_ZOO_MIRRORS", " ")
-    assert len(addresses(url)) == 2
+    assert addresses(url) == [url]
 
 
 @pytest.mark.parametrize(

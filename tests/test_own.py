@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
+import filelock
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -14,13 +15,15 @@ from hrnet_zoo.errors import (
     CheckpointNotFoundError,
     HashMismatchError,
     StateDictMismatchError,
+    TransferError,
 )
+from hrnet_zoo.weights import request, transfer
 from hrnet_zoo.weights.addresses import PUBLISHED_HOST
 from hrnet_zoo.weights.build import Entries, Weights, entries, with_classes
 from hrnet_zoo.weights.convert import read_checkpoint
 from hrnet_zoo.weights.own import load_own
 from tests.checkpoints import legacy, zipped
-from tests.http_server import FaultServer, whole
+from tests.http_server import FaultServer, drip, serve, whole
 
 NETWORK = entries("hr18s", 19)
 
@@ -37,11 +40,31 @@ def test_own_checkpoint_by_address_with_its_hash_in_the_name(hr18s: bytes, host:
     assert len(host.requests) == 1
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert provenance["source_sha256"] == digest
-    with pytest.raises(HashMismatchError, match=r"expected 00000000[\s\S]*rename it"):
-        own(host.play("/models/mine-00000000.pth", whole(hr18s)))
+    with pytest.raises(HashMismatchError, match=r"expected 0000000a[\s\S]*rename it"):
+        own(host.play("/models/mine-0000000a.pth", whole(hr18s)))
 
 
-@pytest.mark.parametrize("name", ["mine.pth?token=secret", "mine-20240115.pth"])
+@pytest.mark.parametrize("digits", [8, 63])
+def test_another_host_is_asked_where_a_hash_is_not_whole(digits: int, hr18s: bytes, host: FaultServer) -> None:
+    """Whoever knows the digits makes another file with them; it must not come out of the cache for this address."""
+    name = f"/mine-{hashlib.sha256(hr18s).hexdigest()[:digits]}.pth"
+    own(host.play(name, whole(hr18s)))
+    with serve() as other:
+        own(other.play(name, whole(hr18s)))
+        assert len(other.requests) == 1
+
+
+def test_a_whole_hash_is_one_entry_of_the_cache(hr18s: bytes, host: FaultServer) -> None:
+    name = f"/mine-{hashlib.sha256(hr18s).hexdigest()}.pth"
+    own(host.play(name, whole(hr18s)))
+    with serve() as other:
+        own(other.play(name, whole(hr18s)))
+        assert other.requests == []
+
+
+@pytest.mark.parametrize(
+    "name", ["mine.pth?token=secret", "mine-20240115.pth", "step-00080000.pth", "epoch-12-0000000000080000.pth"]
+)
 def test_own_address_without_a_hash_is_taken_with_one_warning(
     name: str, hr18s: bytes, host: FaultServer, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -57,6 +80,21 @@ def test_a_bad_body_is_fetched_anew_the_next_time(hr18s: bytes, host: FaultServe
     with pytest.raises(CheckpointFormatError):
         own(address)
     assert not list(cache.rglob("*.part"))
+    assert len(own(address)[0]) == 872
+
+
+def test_a_host_that_never_ends_holds_no_lock(
+    hr18s: bytes, host: FaultServer, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(request, "ANSWER_S", 0.5)
+    monkeypatch.setattr(transfer, "TRIES", 1)
+    address = host.play("/mine.pth", drip(b"HTTP/1.1 100 Continue\r\n\r\n", 0.02, 1_000_000, lambda _: None))
+    with pytest.raises(TransferError, match="no whole answer"):
+        own(address)
+    (lock,) = cache.rglob("*.lock")
+    with filelock.FileLock(lock).acquire(timeout=0):
+        pass
+    host.play("/mine.pth", whole(hr18s))
     assert len(own(address)[0]) == 872
 
 

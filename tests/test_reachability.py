@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from hrnet_zoo import reachability
 from hrnet_zoo.catalog import DEMO, list_models, model_info
 from hrnet_zoo.errors import ConfigError, DownloadError
 from hrnet_zoo.reachability import AT_ONCE, Reach, reach, require_all
-from tests.http_server import FaultServer, status
+from tests.http_server import FaultServer, drip, status
 
 ROW = model_info("fcn_hr18s_cityscapes_40k")
 HOST = "https://download.openmmlab.com"
@@ -73,6 +74,13 @@ def test_pages_and_loops(host: FaultServer) -> None:
     assert len(host.to(LOG)) == 6
     with pytest.raises(DownloadError, match=r"checkpoint of .*, log of "):
         require_all([checkpoint, log])
+
+
+def test_a_host_that_never_ends(host: FaultServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reachability, "ANSWER_S", 0.5)
+    host.play(CHECKPOINT, drip(b"HTTP/1.1 100 Continue\r\n\r\n", 0.02, 1_000_000, lambda _: None))
+    host.play(LOG, status(404))
+    assert asked()[0].found.startswith("no whole answer within")
 
 
 def test_redirects_are_followed(host: FaultServer) -> None:

@@ -1,6 +1,7 @@
 """Every fault of a network that can be played on this machine ends in the right file or in the stated error."""
 
 import contextlib
+import gc
 import gzip
 import hashlib
 import io
@@ -327,6 +328,102 @@ def test_a_drip_is_a_stall(host: FaultServer, part: Path, monkeypatch: pytest.Mo
     assert len(host.requests) == 2
 
 
+def raw(answer: bytes) -> Answer:
+    """Send bytes that need not be HTTP."""
+    return lambda handler: (handler.wfile.write(answer), None)[1]
+
+
+def endless(opening: bytes, block: bytes, pause_s: float = 0.02) -> Answer:
+    """Send an opening, then a block again and again, until the connection ends."""
+    return drip(block, pause_s, 1_000_000, raw(opening))
+
+
+OK, CONTINUE = b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 100 Continue\r\n\r\n"
+CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
+LAST = OK + b"Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
+ENDLESS: dict[str, Answer] = {
+    "a status line": endless(b"HTTP/1.1 200 ", b"O"),
+    "a header": endless(OK + b"X-A: ", b"a"),
+    "headers": endless(OK, b"X: x\r\n", 0.2),
+    "100 Continue, slowly": endless(b"", CONTINUE),
+    "100 Continue, fast": endless(b"", CONTINUE * 500, 0),
+    "headers of a redirect": endless(b"HTTP/1.1 302 Found\r\nX-A: ", b"a"),
+    "a body": endless(OK + b"\r\n", b"x"),
+    "the size of a chunk": endless(CHUNKED + b"10000\r\n" + BODY[: 1 << 16] + b"\r\n", b"0"),
+    "an extension of a chunk": endless(CHUNKED + b"5;", b"a"),
+    "an extension of a chunk, of the last answer": endless(LAST + b"5;", b"a"),
+    "chunks": endless(CHUNKED, b"1\r\nx\r\n"),
+    "a trailer": endless(CHUNKED + b"5\r\nxxxxx\r\n0\r\nX: ", b"a"),
+    "trailers": endless(CHUNKED + b"5\r\nxxxxx\r\n0\r\n", b"X: x\r\n"),
+}
+
+
+@pytest.fixture
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have no patience."""
+    monkeypatch.setattr(request, "ANSWER_S", 0.5)
+    monkeypatch.setattr(transfer, "SLOWEST_S", 0.5)
+
+
+@pytest.mark.usefixtures("hurried")
+@pytest.mark.parametrize("what", ENDLESS)
+def test_a_host_that_is_never_silent_and_never_done(
+    what: str, host: FaultServer, part: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = host.play(PATH, ENDLESS[what], ranged(BODY))
+    assert bring(url, part=part) == url
+    assert part.read_bytes() == BODY
+    assert any(words in caplog.messages[0] for words in ("no whole answer within 0 s", "bytes came in 0 s"))
+
+
+@pytest.mark.usefixtures("hurried")
+def test_such_a_host_is_given_up(host: FaultServer, part: Path) -> None:
+    with pytest.raises(TransferError, match="no whole answer within"):
+        bring(host.play(PATH, ENDLESS["a header"]), part=part)
+    assert len(host.requests) == transfer.TRIES
+    for thread in threading.enumerate():
+        if thread.name.startswith("hrnet-zoo"):
+            thread.join(10)
+            assert not thread.is_alive()
+
+
+@pytest.mark.usefixtures("hurried")
+def test_all_redirects_together_have_one_time(host: FaultServer, part: Path) -> None:
+    def slow(target: str) -> Answer:
+        def answer(handler: BaseHTTPRequestHandler) -> None:
+            time.sleep(0.2)
+            status(302, {"Location": target})(handler)
+
+        return answer
+
+    hops = [f"/{number}" for number in range(5)]
+    for hop, target in zip(hops, [*hops[1:], PATH], strict=True):
+        host.play(hop, slow(target))
+    host.play(PATH, ranged(BODY))
+    with pytest.raises(TransferError, match="no whole answer within"):
+        bring(host.url + hops[0], part=part)
+
+
+@pytest.mark.usefixtures("hurried")
+@pytest.mark.filterwarnings("ignore:.*unclosed <ssl:ResourceWarning")  # by ssl: begun on a connection just ended
+@pytest.mark.filterwarnings("ignore:.*SSLSocket:pytest.PytestUnraisableExceptionWarning")
+def test_a_proxy_that_never_comes_to_an_end(host: FaultServer, part: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    host.play("elsewhere.invalid:443", ENDLESS["a header"])
+    monkeypatch.setenv("https_proxy", host.url)
+    with pytest.raises(TransferError, match="no whole answer within"):
+        bring("https://elsewhere.invalid/a.pth", part=part)
+    gc.collect()
+
+
+@pytest.mark.usefixtures("hurried")
+def test_the_time_of_a_connection_by_tls(certificate: Path, part: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
+    with serve(certificate) as host:
+        for what in ("a header", "100 Continue, fast", "an extension of a chunk"):
+            bring(host.play(PATH, ENDLESS[what], ranged(BODY)), part=part)
+            discard(part)
+
+
 # --- answers that are final ------------------------------------------------------------------------------------------
 
 
@@ -479,11 +576,6 @@ def test_a_redirect_to_nowhere(host: FaultServer, part: Path, location: str) -> 
         bring(url, part=part)
     pieces(caught.value)
     assert not part.exists()
-
-
-def raw(answer: bytes) -> Answer:
-    """Send bytes that need not be HTTP."""
-    return lambda handler: (handler.wfile.write(answer), None)[1]
 
 
 @pytest.mark.parametrize(
@@ -766,6 +858,16 @@ def test_the_log_says_why_it_is_tried_again(
         bring(url, part=part)
     assert f": {words}" in caplog.text
     assert "; next try in " in caplog.text
+    assert len([line for line in caplog.messages if line.endswith("; retrying")]) == 1
+
+
+def test_a_user_who_waits_is_told_once(part: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(TransferError) as caught:
+        bring("http://127.0.0.1:9/file.pth", part=part)
+    (line,) = caplog.messages
+    assert line.startswith("http://127.0.0.1:9/file.pth: the host cannot be reached (")
+    assert line.endswith("); retrying")
+    assert str(caught.value).count("http://127.0.0.1:9/file.pth") == 1
 
 
 def test_what_requests_cannot_ask(part: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -843,7 +945,8 @@ def test_interrupt_passes_and_keeps_the_part(host: FaultServer, part: Path, capl
     with pytest.raises(KeyboardInterrupt):
         fetch([url], part, max_bytes=1 << 30, verify=wants(LONG), progress=False, sleep=interrupted)
     assert resumable_bytes(part) == 300_000
-    assert caplog.messages == [f"interrupted: 300,000 bytes stay in {part}; the next call resumes there"]
+    assert caplog.messages[0].endswith("; retrying")
+    assert caplog.messages[1:] == [f"interrupted: 300,000 bytes stay in {part}; the next call resumes there"]
     bring(url, part=part, body=LONG)
 
 

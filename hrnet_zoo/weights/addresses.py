@@ -1,4 +1,4 @@
-"""Where a file may be fetched from: the publisher's hosts, mirrors, or nowhere at all."""
+"""Where a file may be fetched from: the publisher's host, mirrors, or nowhere at all."""
 
 import ipaddress
 import os
@@ -8,13 +8,12 @@ from urllib.parse import urlsplit
 from hrnet_zoo.errors import ConfigError
 
 PUBLISHED_HOST = "https://download.openmmlab.com"
-SECOND_HOST = "https://openmmlab.oss-accelerate.aliyuncs.com"  # carried the same paths in 2020
 
 
 def addresses(url: str) -> list[str]:
     """Where to look for a published URL, in order; any other URL stands for itself.
 
-    `HRNET_ZOO_MIRRORS` (bases separated by commas or spaces) replaces the two hosts that carry the published paths.
+    `HRNET_ZOO_MIRRORS` (bases separated by commas or spaces) replaces the publisher's host.
 
     Raises:
         ConfigError: a base in the variable is not an https://, http:// or file:// address.
@@ -23,7 +22,7 @@ def addresses(url: str) -> list[str]:
     if not url.startswith(f"{PUBLISHED_HOST}/"):
         return [url]
     path = url.removeprefix(PUBLISHED_HOST)
-    return [base + path for base in mirrors() or (PUBLISHED_HOST, SECOND_HOST)]
+    return [base + path for base in mirrors() or (PUBLISHED_HOST,)]
 
 
 def mirrors() -> list[str]:

@@ -3,17 +3,23 @@
 Raises `TryAgainError` where another try may mend it, and a DownloadError where none will.
 """
 
+import contextlib
 import os
 import re
+import socket
 import ssl
+import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from pathlib import Path
+from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 import requests
+import requests.adapters
 import urllib3.exceptions
 
 from hrnet_zoo.errors import DownloadError, HTTPStatusError, UnexpectedContentError
@@ -21,6 +27,7 @@ from hrnet_zoo.weights.addresses import is_loopback, mirrors, redact
 from hrnet_zoo.weights.part import discard, resumable_bytes
 
 TIMEOUT_S = (10.0, 30.0)  # to connect; between two packets
+ANSWER_S = 60.0  # until the headers of the last answer are whole, over all redirects
 MAX_REDIRECTS = 5
 RETRIED_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 PAGE_TYPES = frozenset({"text/html", "text/xml", "application/xml", "application/xhtml+xml"})
@@ -56,8 +63,85 @@ class Job:
         )
 
 
-class Session(requests.Session):
+class TimedSession(requests.Session):
+    """A session whose connections end when its time is up, whatever the host sends until then.
+
+    A timeout of requests is one for silence. A host that drips its headers, or chunk extensions, trailers and answers
+    "100 Continue" without end, is never silent and never done.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self.late = False
+        self._connections: list[Any] = []
+        self._change = threading.Condition()
+        self._until: float | None = time.monotonic() + seconds
+        for scheme in ("https://", "http://"):
+            self.mount(scheme, _Adapter(self._connections))
+        threading.Thread(target=self._watch, name="hrnet-zoo: time of a connection", daemon=True).start()
+
+    def allow(self, seconds: float) -> None:
+        """Let the time be up so many seconds from now."""
+        with self._change:
+            self._until = time.monotonic() + seconds
+            self._change.notify()
+
+    def close(self) -> None:
+        """Close all connections, and end the watch."""
+        with self._change:
+            self._until = None
+            self._change.notify()
+        for connection in self._connections:
+            connection.close()
+        super().close()
+
+    def _watch(self) -> None:
+        with self._change:
+            while self._until is not None:
+                left = self._until - time.monotonic()
+                if left > 0:
+                    self._change.wait(left)
+                    continue
+                self.late = True
+                for connection in self._connections:
+                    for each in (connection.sock, connection.used):
+                        with contextlib.suppress(OSError, TypeError):  # not open, or not any more
+                            socket.socket.shutdown(each, socket.SHUT_RDWR)
+                self._change.wait(0.1)  # one that is being made has no socket yet
+
+
+class _Adapter(requests.adapters.HTTPAdapter):
+    """Note down every connection that is made."""
+
+    def __init__(self, connections: list[Any]) -> None:
+        super().__init__()
+        self._connections = connections
+
+    def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - as in the base class
+        pool: Any = super().get_connection_with_tls_context(*args, **kwargs)
+        make = type(pool).ConnectionCls
+
+        def connection(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - as the class takes
+            made = make(*args, **kwargs)
+            connect = made.connect
+
+            def connect_and_note() -> None:
+                connect()
+                made.used = made.sock  # http.client lets go of it when the answer is the last one, unread as it is
+
+            made.connect, made.used = connect_and_note, None
+            self._connections.append(made)
+            return made
+
+        pool.ConnectionCls = connection
+        return pool
+
+
+class Session(TimedSession):
     """A session that leaves redirects to `ask`: requests reads their bodies, decoded and whole, also if told not to."""
+
+    def __init__(self) -> None:
+        super().__init__(ANSWER_S)
 
     def get_redirect_target(self, resp: requests.Response) -> None:
         """Find none."""
@@ -109,7 +193,15 @@ def ask(job: Job, session: Session, headers: Mapping[str, str]) -> requests.Resp
     """Send the question and follow redirects, whose bodies are never read; return the unread answer."""
     url = job.url
     for _ in range(MAX_REDIRECTS + 1):
-        response = _get(job, session, url, headers)
+        try:
+            response = _get(job, session, url, headers)
+        except (TryAgainError, DownloadError):
+            if session.late:
+                raise _late() from None
+            raise
+        if session.late:  # the headers end where the connection was ended
+            response.close()
+            raise _late()
         if not response.is_redirect:
             return response
         response.close()
@@ -120,6 +212,10 @@ def ask(job: Job, session: Session, headers: Mapping[str, str]) -> requests.Resp
         check_hop(job, target, before=url)
         url = target
     raise job.refusal(f"more than {MAX_REDIRECTS} redirects", ELSEWHERE)
+
+
+def _late() -> TryAgainError:
+    return TryAgainError(f"no whole answer within {ANSWER_S:.0f} s")
 
 
 def check_answer(job: Job, response: requests.Response, start: int) -> None:
@@ -238,7 +334,7 @@ def _proxy_setting(url: str) -> str:
 
 def _bottom(error: BaseException) -> BaseException:
     while True:
-        inner = (getattr(error, "reason", None), getattr(error, "original_error", None), *error.args[:1])
+        inner = (getattr(error, "reason", None), getattr(error, "original_error", None), *error.args)
         wrapped = next((each for each in inner if isinstance(each, BaseException)), None)
         if wrapped is None:
             return error

@@ -15,6 +15,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+import requests
 import urllib3.exceptions
 from tqdm import tqdm
 
@@ -146,7 +147,7 @@ def _bring(job: Job, verify: Callable[[Path], None], sleep: Callable[[float], No
 def _download(job: Job, sleep: Callable[[float], None]) -> None:
     """Try until the part is whole, or TRIES in a row brought less than PROGRESS_BYTES beyond the furthest point."""
     attempt = _chosen_way(job)
-    reached, failed = size_of(job.part), 0
+    reached, failed, first = size_of(job.part), 0, True
     while True:
         try:
             return attempt(job)
@@ -165,6 +166,9 @@ def _download(job: Job, sleep: Callable[[float], None]) -> None:
                 ) from again
             backoff = min(LONGEST_BACKOFF_S, 0.5 * 2 ** max(failed - 1, 0)) * random.uniform(0.5, 1)  # noqa: S311 - jitter
             wait_s = backoff if again.wait_s is None else min(again.wait_s, LONGEST_RETRY_AFTER_S)
+            if first:  # a user who waits should know what for; the others say nothing new
+                _log.warning("%s: %s; retrying", job.shown, again)
+                first = False
             _log.info("%s: %s; next try in %.1f s", job.shown, again, wait_s)
             sleep(wait_s)
 
@@ -183,7 +187,7 @@ def _copy(job: Job) -> None:
         if not stat.S_ISREG(facts.st_mode):  # a pipe would block for ever
             raise job.refusal(f"{path} is not a regular file", ELSEWHERE)
         with path.open("rb") as source:
-            _store(job, _blocks(functools.partial(source.read, CHUNK_BYTES)), 0, Note(job.shown, None, facts.st_size))
+            _store(job, iter(functools.partial(source.read, CHUNK_BYTES), b""), 0, Note(job.shown, None, facts.st_size))
     except OSError as error:
         raise job.refusal(f"{path} cannot be read: {error.strerror}", ELSEWHERE) from error
 
@@ -218,26 +222,30 @@ def _request(job: Job) -> None:
         else:
             start = 0  # the whole body, whether or not a slice was asked for
         new = Note(job.shown, answered_etag if STRONG_ETAG.fullmatch(answered_etag) else etag if start else None, total)
-        stored = _store(job, _blocks(functools.partial(response.raw.read1, CHUNK_BYTES)), start, new)
+        stored = _store(job, _body(session, response), start, new)
     if total is not None and stored < total:
         raise TryAgainError(f"the body broke off at {stored:,} of {total:,} bytes")
 
 
-def _blocks(read: Callable[[], bytes]) -> Iterator[bytes]:
-    since, count = time.monotonic(), 0
+def _body(session: Session, response: requests.Response) -> Iterator[bytes]:
+    """Read a body in blocks; SLOWEST_BYTES of it must come within each SLOWEST_S, whatever else comes."""
+    session.allow(SLOWEST_S)
+    count = 0
     while True:
         try:
-            block = read()
+            block = response.raw.read1(CHUNK_BYTES)
         except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise TryAgainError(f"the body broke off ({cause(error)})") from error
+            if not session.late:
+                raise TryAgainError(f"the body broke off ({cause(error)})") from error
+        if session.late:
+            raise TryAgainError(f"less than {SLOWEST_BYTES:,} bytes came in {SLOWEST_S:.0f} s")
         if not block:
             return
         yield block
         count += len(block)
-        if time.monotonic() - since > SLOWEST_S:
-            if count < SLOWEST_BYTES:
-                raise TryAgainError(f"only {count:,} bytes came in {SLOWEST_S:.0f} s")
-            since, count = time.monotonic(), 0
+        if count >= SLOWEST_BYTES:
+            session.allow(SLOWEST_S)
+            count = 0
 
 
 def _store(job: Job, blocks: Iterator[bytes], start: int, note: Note) -> int:
