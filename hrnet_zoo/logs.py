@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 from hrnet_zoo.catalog import LOCAL, is_saved, model_info
-from hrnet_zoo.errors import ConfigError, DownloadError, UnexpectedContentError
+from hrnet_zoo.errors import ConfigError, DownloadError, UnexpectedContentError, printable
 from hrnet_zoo.outputs import write_file
 from hrnet_zoo.weights import cache
 from hrnet_zoo.weights.addresses import addresses
@@ -27,6 +27,8 @@ from hrnet_zoo.weights.transfer import fetch
 
 MAX_BYTES = 64 << 20  # a line every 50 iterations makes 1 MB for the longest schedule
 MAX_COLUMNS = 1000  # IoU and accuracy of each of ADE20K's 150 classes make 300; a bomb makes a column for every line
+MOST_ITERATIONS = 10**12
+LARGEST = 1e100  # figures beyond it are as good as infinite; drawing them overflows
 OWN_LOG = "metrics.jsonl"  # in the folder of a fine-tuning
 PLOT_FORMATS = ("png", "svg", "pdf")
 
@@ -100,7 +102,8 @@ class TrainingLog:
             ) from error
         figure = Figure(figsize=(8, 4.5), dpi=150, layout="constrained")
         losses = figure.subplots()
-        losses.set(title=self.name, xlabel="iteration", ylabel="loss")
+        losses.set(xlabel="iteration", ylabel="loss")
+        losses.set_title(printable(self.name)[:100], parse_math=False)  # the name of a folder may hold a $
         losses.plot(*_axes(_points(self.train, "loss")), color="tab:blue", linewidth=0.8, label="loss")
         scores = losses.twinx()
         scores.set_ylabel("mIoU, validation")
@@ -164,6 +167,12 @@ def parse_log(data: bytes, source: str, name: str) -> TrainingLog:
     if other := {str(record.get("mode", "")) for record in records} - {"", "train", "val"}:
         logger.warning("the training log of %s has lines of other modes, left out: %.200r", name, sorted(other))
     _set_iterations(records)
+    counted = [record for record in records if record.get("mode") in ("train", "val")]
+    if wrong := sum(not _is_iteration(record.get("iter")) for record in counted):
+        logger.warning(
+            "the training log of %s: %d of %d lines have no `iter` from 0 to %g; `best` and the plot leave them out",
+            *(name, wrong, len(counted), MOST_ITERATIONS),
+        )
     return TrainingLog(
         name,
         {key: value for record in records if "mode" not in record for key, value in record.items()},
@@ -276,7 +285,7 @@ def _set_iterations(records: Sequence[dict[str, Any]]) -> None:
     It is an iteration if it lies between those of the training lines before and after it.
     """
     train: list[float | None] = [
-        record["iter"] if record.get("mode") == "train" and _is_number(record.get("iter")) else None
+        record["iter"] if record.get("mode") == "train" and _is_iteration(record.get("iter")) else None
         for record in records
     ]
     afters: list[float] = [math.inf] * len(records)  # the training iteration that follows each line
@@ -293,7 +302,7 @@ def _set_iterations(records: Sequence[dict[str, Any]]) -> None:
             if after <= before:  # a run that was resumed from further back: says nothing of this line
                 after = math.inf
             stated = record.get("iter", math.nan)
-            if not (_is_number(stated) and before <= stated <= after):
+            if not (_is_iteration(stated) and before <= stated <= after):
                 changed[index], record["iter"] = stated, before
     if changed:
         for index, record in enumerate(records):
@@ -307,9 +316,9 @@ def _columns(records: Sequence[dict[str, Any]]) -> Columns:
 
 
 def _points(columns: Columns, key: str) -> list[tuple[float, float]]:
-    """Pair iterations with a column's finite figures; no pairs if it is absent."""
+    """Pair iterations with a column's figures, as far as both can be drawn; no pairs if it is absent."""
     pairs = zip(columns.get("iter", []), columns.get(key, []), strict=False)
-    return [(x, y) for x, y in pairs if _is_number(x) and _is_number(y)]
+    return [(x, y) for x, y in pairs if _is_iteration(x) and _is_number(y)]
 
 
 def _axes(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
@@ -317,7 +326,11 @@ def _axes(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[floa
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+    return type(value) in (int, float) and -LARGEST <= value <= LARGEST  # type: ignore[operator]  # nan is not
+
+
+def _is_iteration(value: object) -> bool:
+    return _is_number(value) and 0 <= value <= MOST_ITERATIONS  # type: ignore[operator]
 
 
 def _no_log(url: str, found: str) -> UnexpectedContentError:

@@ -54,6 +54,16 @@ def test_what_a_stop_has_undone_is_removed(tmp_path: Path) -> None:
     assert read(tmp_path) == [*LINES[:4], {"mode": "train", "iter": 3, "loss": 9.0}]
 
 
+@pytest.mark.parametrize("value", ["1e999", "NaN", '"a"', "[]", "1e308"])
+def test_a_line_that_states_no_update_is_removed(value: str, tmp_path: Path) -> None:
+    write(tmp_path)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write(f'{{"mode": "train", "iter": {value}}}\n')
+    with History(tmp_path, "a", 3, 2, tensorboard=False):
+        pass
+    assert read(tmp_path) == LINES
+
+
 def test_a_validation_that_will_be_made_up_for_is_removed(tmp_path: Path) -> None:
     """Killed between its line and the saving of the state."""
     write(tmp_path)

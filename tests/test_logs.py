@@ -392,6 +392,45 @@ def test_plot_without_validation_and_without_training(mirror: FaultServer, tmp_p
     assert (tmp_path / "a.svg").stat().st_size > (tmp_path / "b.svg").stat().st_size
 
 
+@pytest.mark.parametrize(
+    "value", ["1e308", "-1e308", "NaN", "-1", '"a"', "1" + 400 * "0", 19 * "9", "1e17", "[1]", "{}", "true", "null"]
+)
+@pytest.mark.filterwarnings("error")
+def test_an_iter_that_is_none_is_left_out(value: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    lines = [
+        '{"mode": "train", "iter": 10, "loss": 1.5}',
+        f'{{"mode": "train", "iter": {value}, "loss": 0.5}}',
+        f'{{"mode": "val", "iter": {value}, "mIoU": 0.25}}',
+    ]
+    log = parse_log("\n".join(lines).encode(), "a file", "mine")
+    assert log.best == (10, 0.25)
+    assert "the training log of mine: 1 of 3 lines have no `iter`" in caplog.text
+    for kind in ("png", "svg", "pdf"):
+        log.save_plot(tmp_path / f"a.{kind}")
+
+
+@pytest.mark.parametrize("value", ["1e308", "-1e308", "1" + 400 * "0", "NaN", '"a"'])
+@pytest.mark.filterwarnings("error")
+def test_figures_that_cannot_be_drawn_are_not(value: str, tmp_path: Path) -> None:
+    lines = [f'{{"mode": "train", "iter": 1, "loss": {value}}}', f'{{"mode": "val", "iter": 1, "mIoU": {value}}}']
+    log = parse_log("\n".join(lines).encode(), "a file", "mine")
+    assert log.best is None
+    log.save_plot(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize(
+    "name", [r"run$\foo{$x", "$$", "a$b^c$", "\\", "x_{", "run\udcff", "a\nb", "a\x1b[31m", "x" * 400]
+)
+@pytest.mark.filterwarnings("error")
+def test_titles_are_drawn_as_they_are(name: str, tmp_path: Path) -> None:
+    log = parse_log(b'{"mode": "train", "iter": 1, "loss": 1.0}\n', "a file", name)
+    for kind in ("png", "pdf", "svg"):
+        log.save_plot(tmp_path / f"a.{kind}")
+    drawn = (tmp_path / "a.svg").read_text(encoding="utf-8")  # each text stands there as a comment, too
+    if name.isprintable() and len(name) <= 100:
+        assert f"<!-- {name} -->" in drawn
+
+
 def test_plots_that_cannot_be(mirror: FaultServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log = read(mirror, body(plain_log()))
     for name in ("plot", "plot.jpg"):

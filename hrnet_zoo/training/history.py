@@ -96,7 +96,7 @@ def _stands(line: bytes, step: int, validated: int) -> bool:
     try:
         found = json.loads(line)
         return int(found.get("iter", 0)) <= (validated if found.get("mode") == "val" else step)
-    except (ValueError, AttributeError, TypeError):
+    except (ValueError, AttributeError, TypeError, OverflowError):  # OverflowError: of 1e999
         return False
 
 
