@@ -17,7 +17,8 @@ from hrnet_zoo.costs import Cost, Machine, enough_memory, machine_of, measure, p
 from hrnet_zoo.creation import create_model
 from hrnet_zoo.datasets import Dataset
 from hrnet_zoo.errors import ConfigError
-from hrnet_zoo.images import MAX_PIXELS, RGB, keep_ratio_size, normalise
+from hrnet_zoo.image_files import MAX_PIXELS
+from hrnet_zoo.images import RGB, keep_ratio_size, normalise
 from hrnet_zoo.models.fcn import FCNHRNet
 from hrnet_zoo.prediction import evaluating
 

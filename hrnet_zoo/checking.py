@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, ImageFile
+from PIL import Image
 from tqdm import tqdm
 
 from hrnet_zoo.datasets import CITYSCAPES, DATASETS, Colour, Dataset
@@ -26,10 +26,10 @@ from hrnet_zoo.datasets.layouts import LabelledFolder, Problem, Sample, find_sam
 from hrnet_zoo.datasets.pairing import relative_name
 from hrnet_zoo.datasets.rules import ADE20K_VALUES, CITYSCAPES_IDS
 from hrnet_zoo.errors import ConfigError, DatasetError, ImageError
-from hrnet_zoo.images import DECODER_FAULTS, EIGHT_BIT_MODES
+from hrnet_zoo.images import EIGHT_BIT_MODES
 from hrnet_zoo.label_pictures import EMPTY, label_fault, open_header, read_labels
+from hrnet_zoo.tiff import NotReadError
 
-_SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 _STRAY = 0.001  # of a mask: what a brush may leave behind
 _ABSENT, MOSTLY_ABSENT = "class that never occurs", "most classes never occur"
 
@@ -313,10 +313,10 @@ def _inspect(sample: Sample, folder: LabelledFolder, decode: bool) -> _Seen:
     problems: list[Problem] = []
     size = mask_size = values = palette = None
     try:
-        with open_header(sample.labels) as image:
-            mask_size, fault = image.size, label_fault(image)
-            if image.format == "PNG" and image.mode == "P" and image.palette:
-                palette = bytes(image.palette.palette)
+        with open_header(sample.labels) as header:
+            mask_size, fault = header.size, label_fault(header)
+            if header.format == "PNG" and header.mode == "P" and header.image and header.image.palette:
+                palette = bytes(header.image.palette.palette)
         if fault:
             problems.append(Problem(fault[0], "", fault[1], (relative_name(sample.labels, folder.root),)))
         else:
@@ -324,13 +324,15 @@ def _inspect(sample: Sample, folder: LabelledFolder, decode: bool) -> _Seen:
     except ImageError as error:
         problems.append(_unreadable("mask", sample.labels, folder, error))
     try:
-        with open_header(sample.picture, verify=decode) as image:
-            if decode:
-                image.load()
-            size = _displayed(image, mask_size)
-        if image.mode not in EIGHT_BIT_MODES and not image.mode.startswith("I;16"):
-            advice, name = "convert it to 8-bit RGB", relative_name(sample.picture, folder.root)
-            problems.append(Problem("unsupported picture", "", advice, (f"{name}: mode {image.mode}",)))
+        with open_header(sample.picture, whole=decode) as header:
+            size, unread = header.displayed, header.fault
+            if not unread and header.mode not in EIGHT_BIT_MODES and not header.mode.startswith("I;16"):
+                unread = NotReadError(f"mode {header.mode}", "convert it to 8-bit RGB")
+            if decode and not unread:
+                header.load()
+        if unread:
+            name = relative_name(sample.picture, folder.root)
+            problems.append(Problem("unsupported picture", "", unread.advice, (f"{name}: {unread.found}",)))
     except ImageError as error:
         problems.append(_unreadable("picture", sample.picture, folder, error))
     if size and mask_size and size != mask_size:
@@ -363,18 +365,6 @@ def _sizes_differ(sample: Sample, folder: LabelledFolder, size: tuple[int, int],
         text += " (of the picture as displayed: EXIF orientation counts)"
     advice = "make each mask as wide and high as its picture is displayed, by nearest neighbour if it is resized"
     return Problem("sizes differ", "", advice, (f"{relative_name(sample.picture, folder.root)}: {text}",))
-
-
-def _displayed(image: ImageFile.ImageFile, expected: tuple[int, int] | None) -> tuple[int, int]:
-    """Return (width, height) of a picture as displayed; `expected` is believed of a PNG without EXIF at its start."""
-    # EXIF may stand behind the pixels of a PNG, and Pillow decodes these to find out.
-    if image.format == "PNG" and "exif" not in image.info and image.size == expected:
-        return image.size
-    try:
-        sideways = image.getexif().get(ExifTags.Base.Orientation) in _SIDEWAYS
-    except DECODER_FAULTS:  # broken EXIF of a whole picture: `read_image` takes it as it is stored
-        sideways = False
-    return (image.height, image.width) if sideways else image.size
 
 
 def _suspicions(name: str, counts: npt.NDArray[np.int64], folder: LabelledFolder) -> list[Problem]:

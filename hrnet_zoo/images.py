@@ -11,21 +11,21 @@ import stat
 import struct
 import zlib
 from pathlib import Path
-from typing import IO, Any, TypeAlias
+from typing import IO, Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import ExifTags, Image, ImageFile, ImageOps, PngImagePlugin
+from PIL import ExifTags, Image, ImageOps
 
-from hrnet_zoo.errors import ImageError, ImageTooLargeError, UnreadableImageError, UnsupportedImageError
+from hrnet_zoo.errors import ConfigError, ImageError, ImageTooLargeError, UnreadableImageError, UnsupportedImageError
+from hrnet_zoo.image_files import FORMATS, MAX_PIXELS, ImageHeader, open_header
+from hrnet_zoo.tiff import NotReadError, to_eight_bits
 
 Picture: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[Any] | torch.Tensor
 RGB: TypeAlias = npt.NDArray[np.uint8]
 
-# Formats that decode inside Pillow: none of them starts another program, as EPS would. JPEG includes MPO.
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "AVIF")
-MAX_PIXELS = 64_000_000  # 192 MB of RGB; a file of 22 KB can claim thousands of times its size
+DARK = 16  # a sixteenth of the range, where values of 12 bits in 16 end
 BACKGROUND = (255, 255, 255)  # what shows through transparent pixels: white, as on a page or in most viewers
 
 # Of ImageNet, on 0-255 RGB; facts of the published checkpoints' training.
@@ -34,8 +34,6 @@ STD = (58.395, 57.12, 57.375)
 
 _ALPHA_MODES = ("LA", "PA", "RGBA")
 EIGHT_BIT_MODES = ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", *_ALPHA_MODES)
-# round(v / 257) for v in 0..65535: 65535 -> 255, where Pillow's own conversion clips everything above 255.
-_SIXTEEN_TO_EIGHT_BITS = ((np.arange(65536) + 128) // 257).astype(np.uint8)
 # What Pillow's readers raise on damaged files; its warnings too are exceptions under `python -W error`.
 _PYTHON_FAULTS = (OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError)
 _OTHER_FAULTS = (AssertionError, EOFError, RuntimeError, MemoryError, struct.error, zlib.error)
@@ -45,36 +43,68 @@ _ROWS_AT_ONCE = 64  # rows resized together: their intermediate values stay in t
 _logger = logging.getLogger("hrnet_zoo")
 
 
-def read_image(picture: Picture) -> RGB:
+def read_image(picture: Picture, color: Literal["rgb", "bgr"] = "rgb") -> RGB:
     """Return any picture as a new (height, width, 3) uint8 RGB array, C-contiguous, oriented as displayed.
 
     Files (a path, or the file's content as bytes):
         JPEG, MPO, PNG, WebP, BMP, TIFF, GIF, PPM, AVIF. The content decides, not the name's ending. EXIF orientation
-        is applied. Of animations and multi-page files the first picture is taken, and a warning logged. The size is
-        checked from the header, before pixels are decoded. An ICC profile is ignored.
+        is applied. Of animations and multi-page files the first picture is taken, and a warning logged; reduced
+        copies in a TIFF (overviews) are passed over. The size is checked from the header, before pixels are decoded.
+        An ICC profile is ignored. Limits beside `MAX_PIXELS` stand in `hrnet_zoo.image_files`; no encoder reaches
+        them.
     Modes (of files and of PIL pictures):
         1, L, P: grey or palette to RGB. YCbCr, CMYK: Pillow's conversion, Adobe's inversion undone.
         RGBA, LA, PA and whatever has a transparent colour: composited on white, rounded to the nearest level.
-        I;16 (16-bit grey): v / 257, rounded. 16 bits a channel in colour or with alpha: Pillow keeps the high
-        byte, which is at most one level off. All others (I, F, LAB, HSV, ...) have no one way to 0-255: refused.
+        I;16 (16-bit grey): v / 257, rounded. 16 bits a channel in colour or with alpha, but in TIFF: Pillow keeps the
+        high byte, which is at most one level off. If none is above a sixteenth of the range, a warning says so.
+        All others (I, F, LAB, HSV, ...) have no one way to 0-255: refused.
+    TIFF:
+        Of files in RGB, the first three bands; others count as alpha only where ExtraSamples says so (1 or 2), and
+        are ignored else, such as near infrared. Three or four bands that are called grey: the first three, with a
+        warning. More bands, floating point, signed or 32-bit values: refused, with words on how to convert them.
+        9 to 16 bits: round(255 v / white), where white is MaxSampleValue or SMaxSampleValue if the file states one,
+        else the largest value of BitsPerSample.
     Arrays:
         uint8, (height, width, 3) RGB, (height, width) grey or (height, width, 4) RGBA. The order BGR, as OpenCV
-        reads files, cannot be told from RGB: reverse it yourself with `array[..., ::-1]`.
+        reads files, cannot be told from RGB: say `color="bgr"`.
     Tensors:
         uint8 (3, height, width) RGB on any device: one picture, not a batch.
+
+    Args:
+        picture: one of these.
+        color: the order of an array's or tensor's channels, "rgb" (RGBA) or "bgr" (BGRA). Files and PIL pictures
+            state theirs.
 
     Raises:
         UnreadableImageError: missing, not a regular file, damaged, or of another format.
         ImageTooLargeError: more than `MAX_PIXELS` in a file or PIL picture (arrays have no limit).
-        UnsupportedImageError: a mode, dtype, shape or type that is not listed above, or no pixels.
+        UnsupportedImageError: a mode, dtype, shape or type that is not listed above, no pixels, or a file that takes
+            more work than any honest one.
+        ConfigError: `color` is neither.
 
     """
+    if color not in ("rgb", "bgr"):
+        raise ConfigError(
+            asked=f"read a picture with color={color!r}",
+            found="color is 'rgb' or 'bgr'",
+            done="nothing was read",
+            advice="use one of these, or leave color out",
+        )
+    try:
+        return _read(picture, bgr=color == "bgr")
+    except ImageError as error:
+        # An error may be kept for long, as with on_error="skip": without what it refers to, which holds pixels.
+        error.__cause__ = error.__context__ = None
+        raise error.with_traceback(None) from None
+
+
+def _read(picture: Picture, *, bgr: bool) -> RGB:
     if isinstance(picture, np.ndarray):
-        return _from_array(picture)
+        return _from_array(picture, bgr)
     if isinstance(picture, torch.Tensor):
-        return _from_tensor(picture)
+        return _from_tensor(picture, bgr)
     if isinstance(picture, Image.Image):
-        return _from_pil(picture, "a PIL picture", ours=False)
+        return _from_pil(picture)
     if isinstance(picture, bytes):
         return _from_stream(io.BytesIO(picture), f"{len(picture)} bytes")
     if isinstance(picture, str | os.PathLike):
@@ -176,7 +206,8 @@ def _standardise(pixels: torch.Tensor) -> torch.Tensor:
 def _from_path(name: str) -> RGB:
     source = name.encode(errors="backslashreplace").decode()  # names that are not UTF-8 must not break the message
     source = source if len(source) <= 300 else f"{source[:300]}... ({len(source)} characters)"
-    if re.match(r"[a-z][a-z0-9+.-]*:(//|.*;base64,)", name, re.IGNORECASE):
+    # Of two letters at least: C:// is a drive of Windows.
+    if re.match(r"[a-z][a-z0-9+.-]+:(//|.*;base64,)", name, re.IGNORECASE):
         raise _unreadable(source, "an address, not a path", "download the file first and pass its path or its bytes")
     try:
         kind = stat.S_IFMT(Path(name).stat().st_mode)
@@ -191,44 +222,63 @@ def _from_path(name: str) -> RGB:
 
 
 def _from_stream(stream: IO[bytes], source: str) -> RGB:
+    header = None
     try:
-        image = identify(stream)
-        if isinstance(image, PngImagePlugin.PngImageFile):
-            image.verify()  # the checksums, of which decoding skips those of the pixels
-            image = identify(stream)
-        # An MPO is one photo with a preview or a gain map behind it, as phones store them: nothing to warn of.
-        several = image is not None and image.format != "MPO" and getattr(image, "is_animated", False)
+        header = open_header(stream)
+        if header is None:
+            stream.seek(0)
+            start = stream.read(16)
+            found = f"none of the formats {', '.join(FORMATS)}; it begins with {start!r}" if start else "an empty file"
+            raise _unreadable(source, found, "convert the picture to PNG or JPEG, or fetch it anew if it should be one")
+        if header.fault:
+            raise header.fault
+        _check(source, header.size, header.mode)
+        rgb = _rgb(_turned(header, source), header.maximum, header.opaque)
+    except NotReadError as error:
+        kind = _unreadable if "none of the formats" in error.found else _unsupported
+        raise kind(source, error.found, error.advice) from error
     except DECODER_FAULTS as error:
         raise _damaged(source, error) from error
-    if image is None:
-        stream.seek(0)
-        start = stream.read(16)
-        found = f"none of the formats {', '.join(FORMATS)}; it begins with {start!r}" if start else "an empty file"
-        raise _unreadable(source, found, "convert the picture to PNG or JPEG, or fetch it anew if it should be one")
-    rgb = _from_pil(image, source, ours=True)
-    if several:
+    finally:
+        if header and header.image:
+            header.image.close()  # its pixels would live as long as an error whose traceback refers to it
+    if header.several:
         _logger.warning("%s holds several pictures; the first one was taken", source)
+    if header.page and header.page.unnamed:
+        _logger.warning("%s does not say which band is which color; the first three were taken for RGB", source)
+    if header.bits == 16 and rgb.max() <= DARK:
+        _logger.warning(
+            "%s has 16-bit values of which none is above a sixteenth of their range, and is nearly black; if its white "
+            "is lower (4095 of 12 bits), pass (x * (255 / 4095)).round().clip(0, 255).astype('uint8') as an array",
+            source,
+        )
     return rgb
 
 
-def identify(stream: IO[bytes]) -> ImageFile.ImageFile | None:
-    """Open with the first format that knows the leading bytes, as `Image.open(formats=FORMATS)` does.
-
-    Image.open itself is of no use here: beyond its own limits it warns, or raises without telling the size.
-    """
-    Image.init()
-    stream.seek(0)
-    prefix = stream.read(16)
-    for name in FORMATS:
-        factory, accept = Image.OPEN[name]
-        if accept is not None and accept(prefix) is True:  # a text instead of True: this Pillow lacks the codec
-            stream.seek(0)
-            return factory(stream, "")
-    return None
+def _turned(header: ImageHeader, source: str) -> Image.Image:
+    """Decode a file's pixels and turn them as EXIF says, in place: two copies of 64 megapixels are half a gigabyte."""
+    image = header.load()
+    if header.orientation is None:  # the pixels are whole: cameras and editors do write broken EXIF
+        _logger.warning("%s has broken EXIF data and was taken as it is stored", source)
+    elif header.orientation > 1:
+        image.getexif()[ExifTags.Base.Orientation] = header.orientation
+        ImageOps.exif_transpose(image, in_place=True)
+    return image
 
 
-def _from_pil(image: Image.Image, source: str, *, ours: bool) -> RGB:
-    width, height = image.size
+def _from_pil(image: Image.Image) -> RGB:
+    source = "a PIL picture"
+    _check(source, image.size, image.mode)
+    try:
+        image.load()
+        return _rgb(_upright(image, source))
+    except DECODER_FAULTS as error:
+        raise _damaged(source, error) from error
+
+
+def _check(source: str, size: tuple[int, int], mode: str) -> None:
+    """Refuse too many pixels, none, and a mode from which there is no way to RGB."""
+    width, height = size
     if width * height > MAX_PIXELS:
         raise ImageTooLargeError(
             asked=f"read a picture: {source}",
@@ -242,47 +292,40 @@ def _from_pil(image: Image.Image, source: str, *, ours: bool) -> RGB:
         )
     if width * height == 0:
         raise _unsupported(source, f"no pixels ({width} x {height})", "pass a picture of at least 1 x 1 pixel")
-    if not (image.mode in EIGHT_BIT_MODES or image.mode.startswith("I;16")):
+    if not (mode in EIGHT_BIT_MODES or mode.startswith("I;16")):
         raise _unsupported(
             source,
-            f"mode {image.mode!r}, from which there is no single exact way to 0-255 RGB",
+            f"mode {mode!r}, from which there is no single exact way to 0-255 RGB",
             "convert it to 8-bit RGB yourself, with the range of its values in mind, and pass that",
         )
-    try:
-        image.load()
-        return _rgb(_upright(image, source, ours))
-    except DECODER_FAULTS as error:
-        raise _damaged(source, error) from error
 
 
-def _upright(image: Image.Image, source: str, ours: bool) -> Image.Image:
-    """Turn a picture as EXIF says: in place if it is `ours`, for two copies of 64 megapixels are half a gigabyte."""
+def _upright(image: Image.Image, source: str) -> Image.Image:
+    """Return a caller's picture, or a copy of it that is turned as EXIF says."""
     try:
         if image.getexif().get(ExifTags.Base.Orientation, 1) not in range(2, 9):
             return image  # of which exif_transpose would make a copy
-        if not ours:
-            return ImageOps.exif_transpose(image)
-        ImageOps.exif_transpose(image, in_place=True)
-        return image
-    except DECODER_FAULTS as error:  # the pixels are whole: cameras and editors do write broken EXIF
+        return ImageOps.exif_transpose(image)
+    except DECODER_FAULTS as error:
         _logger.warning("%s has broken EXIF data (%s) and was taken as it is stored", source, error)
         return image
 
 
-def _rgb(image: Image.Image) -> RGB:
-    if image.mode.startswith("I;16"):
-        values = np.asarray(image)
-        grey = _SIXTEEN_TO_EIGHT_BITS[values]
-        if "transparency" in image.info:
-            grey[values == image.info["transparency"]] = BACKGROUND[0]
-        return np.repeat(grey[:, :, None], 3, axis=2)
+def _rgb(image: Image.Image, maximum: int = 65535, opaque: bool = False) -> RGB:
     width, height = image.size
-    transparent = image.has_transparency_data
+    transparent = image.has_transparency_data and not opaque
     rgb = np.empty((height, width, 3), np.uint8)
     rows = max(1, _PIXELS_AT_ONCE // width)
     for top in range(0, height, rows):  # Pillow's conversions make copies of four bytes a pixel
         bottom = min(top + rows, height)
         part = image if rows >= height else image.crop((0, top, width, bottom))
+        if image.mode.startswith("I;16"):
+            values = np.asarray(part)
+            grey = to_eight_bits(values, maximum)
+            if "transparency" in image.info:
+                grey[values == image.info["transparency"]] = BACKGROUND[0]
+            rgb[top:bottom] = grey[:, :, None]
+            continue
         if transparent:
             rgba = part.convert("RGBA")
             part = Image.new("RGB", rgba.size, BACKGROUND)
@@ -291,7 +334,7 @@ def _rgb(image: Image.Image) -> RGB:
     return rgb
 
 
-def _from_array(array: npt.NDArray[Any]) -> RGB:
+def _from_array(array: npt.NDArray[Any], bgr: bool = False) -> RGB:
     given = f"an array of dtype {array.dtype} and shape {array.shape}"
     if array.dtype != np.uint8:
         raise _unsupported(given, f"dtype {array.dtype} and shape {array.shape}", _to_uint8(str(array.dtype)))
@@ -300,8 +343,10 @@ def _from_array(array: npt.NDArray[Any]) -> RGB:
     if array.ndim == 2:
         return np.repeat(array[:, :, None], 3, axis=2)
     if array.ndim == 3 and array.shape[2] == 3:
-        return np.array(array, order="C")  # a copy: the caller may fill the next video frame into the array
+        order = array[:, :, ::-1] if bgr else array
+        return np.array(order, order="C")  # a copy: the caller may fill the next video frame into the array
     if array.ndim == 3 and array.shape[2] == 4:
+        array = array[:, :, (2, 1, 0, 3)] if bgr else array
         return _rgb(Image.fromarray(np.ascontiguousarray(array)))
     advice = "pass (height, width, 3) RGB, (height, width) grey or (height, width, 4) RGBA"
     if array.ndim == 3 and array.shape[0] in (3, 4):
@@ -313,7 +358,7 @@ def _from_array(array: npt.NDArray[Any]) -> RGB:
     raise _unsupported(given, f"dtype {array.dtype} and shape {array.shape}", advice)
 
 
-def _from_tensor(tensor: torch.Tensor) -> RGB:
+def _from_tensor(tensor: torch.Tensor, bgr: bool) -> RGB:
     dtype, shape = str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape)
     given = f"a tensor of dtype {dtype} and shape {shape}"
     if tensor.dtype != torch.uint8:
@@ -321,7 +366,7 @@ def _from_tensor(tensor: torch.Tensor) -> RGB:
     if tensor.layout is not torch.strided or tensor.is_meta:
         raise _unsupported(given, f"layout {tensor.layout} on device {tensor.device}", "pass a dense tensor with data")
     if tensor.ndim == 3 and tensor.shape[0] == 3:
-        return _from_array(tensor.permute(1, 2, 0).cpu().numpy())
+        return _from_array(tensor.permute(1, 2, 0).cpu().numpy(), bgr)
     advice = "pass (3, height, width) RGB"
     if tensor.ndim == 3 and tensor.shape[2] == 3:
         advice += "; channels come first in tensors: tensor.permute(2, 0, 1)"
@@ -375,7 +420,7 @@ def _unreadable(source: str, found: str, advice: str) -> ImageError:
 
 
 def _damaged(source: str, error: Exception) -> ImageError:
-    reason = f"damaged or incomplete data ({type(error).__name__}: {error})"
+    reason = f"damaged or incomplete data, or of a kind that is not read ({type(error).__name__}: {error})"
     return _unreadable(source, reason, "fetch or export the picture anew; parts of a damaged file are never used")
 
 

@@ -120,6 +120,9 @@ def good_pictures() -> dict[str, Good]:
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue", "lime")]
     several = {"save_all": True, "append_images": frames[1:]}
     sixteen = np.array([[0, 40000]], np.uint16)
+    text = PngImagePlugin.PngInfo()
+    text.add_text("a", "x" * (PngImagePlugin.MAX_TEXT_CHUNK + 1), zip=True)
+    profile = b"a\0\0" + zlib.compress(bytes(PngImagePlugin.MAX_TEXT_CHUNK + 1))
     found = {
         # formats
         "png": Good(encode(image, "PNG"), rgb),
@@ -128,6 +131,10 @@ def good_pictures() -> dict[str, Good]:
         "ppm": Good(encode(image, "PPM"), rgb),
         "ppm of text": Good(b"P3 2 1 255\n1 2 3 255 255 255\n", np.array([[[1, 2, 3], WHITE]], np.uint8)),
         "pgm": Good(encode(grey_image, "PPM"), grey_rgb),
+        "16-bit pgm": Good(b"P5 2 1 65535\n\0\0\x9c\x40", np.array([[[0] * 3, [156] * 3]], np.uint8)),
+        "10-bit ppm": Good(b"P6 1 1 1023\n\0\0\x02\0\x03\xff", np.array([[[0, 128, 255]]], np.uint8)),
+        "a text that unfolds": Good(encode(Image.new("L", (1, 1)), "PNG", pnginfo=text), flat([0] * 3, 1, 1)),
+        "a profile that unfolds": Good(png(1, 1, 8, 0, b"\0\0", (b"iCCP", profile)), flat([0] * 3, 1, 1)),
         "pbm": Good(b"P4 2 1\n\x40", np.array([[WHITE, [0, 0, 0]]], np.uint8)),
         **{
             f"tiff {kind or 'raw'}": Good(encode(image.copy(), "TIFF", compression=kind), rgb)
@@ -221,9 +228,6 @@ def bad_pictures() -> dict[str, Bad]:
     damaged = "damaged or incomplete"
     whole = {kind: encode(image.copy(), kind) for kind in ("JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "PPM", "AVIF")}
     whole["MPO"] = encode(image.copy(), "MPO", save_all=True, append_images=[image.copy()])
-    text = PngImagePlugin.PngInfo()
-    text.add_text("a", "x" * (PngImagePlugin.MAX_TEXT_CHUNK + 1), zip=True)
-    profile = b"a\0\0" + zlib.compress(bytes(PngImagePlugin.MAX_TEXT_CHUNK + 1))
     idat = whole["PNG"].index(b"IDAT") + 20
     canvas = b"VP8X" + struct.pack("<I", 10) + bytes(4) + struct.pack("<I", 16382)[:3] * 2
     found = {
@@ -238,7 +242,7 @@ def bad_pictures() -> dict[str, Bad]:
         "svg": (b'<svg xmlns="http://www.w3.org/2000/svg"/>', "it begins with b'<svg"),
         "postscript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "it begins with b'%!PS-Adobe"),
         "binary eps": (b"\xc5\xd0\xd3\xc6" + bytes(26), "none of the formats"),
-        "pdf": (b"%PDF-1.7\n", "it begins with b'%PDF"),
+        "pdf": (b"%PDF-1.7\n", "a PDF document"),
         "wmf": (b"\xd7\xcd\xc6\x9a" + bytes(40), "none of the formats"),
         "heic": (b"\0\0\0\x18ftypheic\0\0\0\0heicmif1", "none of the formats"),
         "ico": (encode(image, "ICO"), "none of the formats"),
@@ -265,8 +269,6 @@ def bad_pictures() -> dict[str, Bad]:
         "a tiff that refers to itself": b"II*\0\x08\0\0\0\x01\0\x00\x01\x03\0\x01\0\0\0\x02\0\0\0\x08\0\0\0",
         "a tiff without its data": _grey_tiff(1, b"", 20, 20),
         "a canvas without a frame": b"RIFF" + struct.pack("<I", 22) + b"WEBP" + canvas,
-        "a text that unfolds": encode(Image.new("L", (1, 1)), "PNG", pnginfo=text),
-        "a profile that unfolds": png(1, 1, 8, 0, b"\0\0", (b"iCCP", profile)),
         "a number of a million digits": b"P6 " + b"1" * 1_000_000 + b" 1 255\n",
     }
     found |= {name: Bad(data, UnreadableImageError, "") for name, data in heads.items()}
@@ -283,9 +285,8 @@ def bad_pictures() -> dict[str, Bad]:
     }
     found |= {name: Bad(data, ImageTooLargeError, "the limit is 64,000,000") for name, data in too_large.items()}
     unsupported = {
-        "32-bit grey": (encode(Image.fromarray(np.full((2, 2), 7, np.int32)), "TIFF"), "mode 'I'"),
-        "float": (encode(Image.fromarray(np.full((2, 2), 0.5, np.float32)), "TIFF"), "mode 'F'"),
+        "32-bit grey": (encode(Image.fromarray(np.full((2, 2), 7, np.int32)), "TIFF"), "32 bits"),
+        "float": (encode(Image.fromarray(np.full((2, 2), 0.5, np.float32)), "TIFF"), "floating point"),
         "lab": (encode(Image.new("LAB", (2, 2)), "TIFF"), "mode 'LAB'"),
-        "16-bit pgm": (b"P5 2 1 65535\n\0\0\x9c\x40", "mode 'I'"),
     }
     return found | {name: Bad(data, UnsupportedImageError, words) for name, (data, words) in unsupported.items()}

@@ -16,7 +16,8 @@ from hrnet_zoo.creation import create_model
 from hrnet_zoo.datasets import DATASETS, SCENES
 from hrnet_zoo.demo.scenes import scene
 from hrnet_zoo.errors import ConfigError, UnknownModelError
-from hrnet_zoo.images import MAX_PIXELS, normalise, resize
+from hrnet_zoo.image_files import MAX_PIXELS
+from hrnet_zoo.images import normalise, resize
 from hrnet_zoo.models.fcn import FCNHRNet
 from hrnet_zoo.prediction import _windows
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image, PngImagePlugin
+from PIL import Image
 from safetensors.torch import load_file
 
 from hrnet_zoo.errors import ImageError, ImageTooLargeError, UnreadableImageError, UnsupportedImageError
@@ -266,7 +266,7 @@ def test_no_flipped_bit_changes_a_png_unnoticed() -> None:
         (b"hello", "it begins with b'hello'"),
         (b"<!doctype html><html>no such file</html>", "it begins with b'<!doctype html>"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "it begins with b'%!PS-Adobe"),
-        (b"%PDF-1.7\n", "it begins with b'%PDF"),
+        (b"%PDF-1.7\n", "a PDF document"),
         (b"\0\0\0\x18ftypheic\0\0\0\0heicmif1", "none of the formats"),
         (b"\xff\xd8\xff\xe0", "damaged or incomplete"),
     ],
@@ -316,7 +316,7 @@ def test_modes_without_a_way_to_rgb(mode: str) -> None:
 def test_float_tiff_is_refused_and_not_black() -> None:
     """Pillow's own conversion would make 0..1 black."""
     error = refused(UnsupportedImageError, encode(Image.fromarray(np.full((2, 2), 0.5, np.float32)), "TIFF"))
-    assert "mode 'F'" in error.found
+    assert "floating point" in error.found
 
 
 @pytest.mark.parametrize(
@@ -367,9 +367,6 @@ def test_other_bombs() -> None:
         refused(ImageError, bytes(gif))
     canvas = b"VP8X" + struct.pack("<I", 10) + bytes(4) + struct.pack("<I", 16382)[:3] * 2
     refused(UnreadableImageError, b"RIFF" + struct.pack("<I", 22) + b"WEBP" + canvas)
-    text = PngImagePlugin.PngInfo()
-    text.add_text("a", "x" * (PngImagePlugin.MAX_TEXT_CHUNK + 1), zip=True)
-    assert "MAX_TEXT_CHUNK" in refused(UnreadableImageError, encode(Image.new("L", (1, 1)), "PNG", pnginfo=text)).found
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ru_maxrss in KiB")

@@ -22,6 +22,8 @@ LISTING = [
     "strict_json",
     "model_config",
     "model_card",
+    "tiff",
+    "image_files",
     "images",
     "label_pictures",
     "metrics",
