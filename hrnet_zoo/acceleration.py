@@ -138,6 +138,7 @@ class OptimizedModel:
         progress: bool = True,
         max_memory: int | None = None,
         on_error: Literal["raise", "skip"] = "raise",
+        color: Literal["rgb", "bgr"] = "rgb",
     ) -> SegmentationResult: ...
 
     @overload
@@ -150,6 +151,7 @@ class OptimizedModel:
         progress: bool = True,
         max_memory: int | None = None,
         on_error: Literal["raise"] = "raise",
+        color: Literal["rgb", "bgr"] = "rgb",
     ) -> list[SegmentationResult]: ...
 
     @overload
@@ -163,6 +165,7 @@ class OptimizedModel:
         max_memory: int | None = None,
         *,
         on_error: Literal["skip"],
+        color: Literal["rgb", "bgr"] = "rgb",
     ) -> list[SegmentationResult | ImageError]: ...
 
     @overload
@@ -175,6 +178,7 @@ class OptimizedModel:
         progress: bool = True,
         max_memory: int | None = None,
         on_error: Literal["raise"] = "raise",
+        color: Literal["rgb", "bgr"] = "rgb",
     ) -> SegmentationResult | list[SegmentationResult]: ...
 
     def predict(
@@ -186,9 +190,10 @@ class OptimizedModel:
         progress: bool = True,
         max_memory: int | None = None,
         on_error: Literal["raise", "skip"] = "raise",
+        color: Literal["rgb", "bgr"] = "rgb",
     ) -> SegmentationResult | list[SegmentationResult] | list[SegmentationResult | ImageError]:
         """Label every pixel of a picture, or of several: see `hrnet_zoo.prediction.predict`."""
-        return predict(self, image, mode, ms_flip, probabilities, progress, max_memory, on_error)
+        return predict(self, image, mode, ms_flip, probabilities, progress, max_memory, on_error, color)
 
     def __repr__(self) -> str:
         return f"OptimizedModel({self.name}: {self.engine}, {str(self.dtype).removeprefix('torch.')} on {self.device})"

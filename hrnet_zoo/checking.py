@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from hrnet_zoo.datasets import CITYSCAPES, DATASETS, Colour, Dataset
 from hrnet_zoo.datasets.layouts import LabelledFolder, Problem, Sample, find_samples
-from hrnet_zoo.datasets.pairing import relative_name
+from hrnet_zoo.datasets.pairing import UNREAD, relative_name
 from hrnet_zoo.datasets.rules import ADE20K_VALUES, CITYSCAPES_IDS
 from hrnet_zoo.errors import ConfigError, DatasetError, ImageError
 from hrnet_zoo.images import EIGHT_BIT_MODES
@@ -254,7 +254,7 @@ def judge(folder: LabelledFolder, seen: Survey, together: Survey | None = None) 
 
 
 def require_sound(asked: str, found: Sequence[tuple[LabelledFolder, Sequence[Problem]]], *, tell: bool = True) -> None:
-    """Refuse folders with errors; otherwise log (`tell`) what is worth knowing of their labels.
+    """Refuse folders with errors; otherwise log (`tell`) what is worth knowing of their labels and photographs.
 
     Raises:
         DatasetError: one of the problems is an error.
@@ -276,7 +276,7 @@ def require_sound(asked: str, found: Sequence[tuple[LabelledFolder, Sequence[Pro
         )
     for folder, problems in found if tell else ():
         for problem in problems:
-            if problem not in folder.problems and problem.kind != _ABSENT:
+            if problem.kind == UNREAD or (problem not in folder.problems and problem.kind != _ABSENT):
                 logger.warning("%s: %s", folder.root / folder.split, problem)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import logging
 import os
 from collections import Counter
 from collections.abc import Generator, Sequence
@@ -14,14 +15,16 @@ from typing import Any, Literal
 from tqdm import tqdm
 
 from hrnet_zoo.acceleration import OptimizedModel
-from hrnet_zoo.datasets.pairing import SUFFIXES
-from hrnet_zoo.errors import ImageError, OutputError, UnreadableImageError
+from hrnet_zoo.datasets.pairing import SUFFIXES, UNREAD, find_pictures
+from hrnet_zoo.errors import ImageError, OutputError, UnreadableImageError, printable
 from hrnet_zoo.models.fcn import FCNHRNet
 from hrnet_zoo.outputs import make_folder, refuse_existing, write_file
 from hrnet_zoo.prediction import check_mode, evaluating, predict_each
 from hrnet_zoo.reading import beside
 from hrnet_zoo.results import SegmentationResult, png
 from hrnet_zoo.scores import check_budget
+
+_logger = logging.getLogger("hrnet_zoo")
 
 RESULTS_BEHIND = 2  # pictures whose results may wait to be written while the network goes on
 
@@ -38,7 +41,8 @@ class Job:
 def plan(inputs: Sequence[str], out: Path, *, labels: bool, overlay: bool, force: bool) -> list[Job]:
     """List the pictures of files, folders and globs, and where the results of each will lie below `out`.
 
-    Folders are searched to any depth and keep their structure; hidden files, and results below `out`, are left out.
+    Folders are searched to any depth and keep their structure, links are followed (`datasets.pairing.find_pictures`);
+    hidden files, and results below `out`, are left out; photographs of formats that are not read are told of.
 
     Raises:
         UnreadableImageError: a folder holds no picture.
@@ -147,30 +151,44 @@ def _pictures(text: str, out: Path) -> Generator[tuple[Path, Path], None, None]:
     """Yield the pictures that one argument stands for, each with its place in the output folder."""
     path = Path(text)
     if text and os.path.isdir(text):  # noqa: PTH112 - never raises, as Path.is_dir does for a name too long
-        files = [file for file in sorted(path.rglob("*")) if _is_meant(file, path, out)]
+        found, problems = find_pictures(path, path)
+        files = [file for file in found if not _is_result(file, path, out)]
+        told = [problem for problem in problems if problem.error or problem.kind == UNREAD]
         if not files:
+            endings = f"no file with one of the endings {', '.join(sorted(SUFFIXES))}"
             raise UnreadableImageError(
                 asked=f"the pictures in {path}",
-                found=f"no file with one of the endings {', '.join(sorted(SUFFIXES))}",
+                found="; ".join([endings, *(f"{problem.kind}: {problem.found}" for problem in told)]),
                 done="nothing was computed or written",
                 advice="name another folder, or the files themselves: of these the content decides",
                 source=str(path),
             )
+        for problem in told:
+            _logger.warning("%s: %s", printable(path), printable(problem))
         yield from ((file, file.relative_to(path)) for file in files)
-    elif not os.path.exists(text) and glob.has_magic(text) and (matches := sorted(glob.glob(text, recursive=True))):  # noqa: PTH110 - as above
+    elif not os.path.exists(text) and (matches := sorted(glob.glob(_pattern(text), recursive=True))):  # noqa: PTH110 - as above
         for match in matches:
             yield from _pictures(match, out)
     else:
         yield path, Path(path.name or "picture")
 
 
-def _is_meant(file: Path, folder: Path, out: Path) -> bool:
-    """Tell whether a file of a folder is a picture to label: by its ending, not hidden, and no result of ours."""
-    hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
+def _pattern(text: str) -> str:
+    """Return a pattern for `glob`, in which folders that are called so are meant, such as "trip [1]"."""
+    place, parts = Path(), list(Path(text).parts)
+    for number, part in enumerate(parts):
+        place /= part
+        if not os.path.lexists(place):  # from here on the pattern counts; never raises, as above
+            break
+        parts[number] = glob.escape(part)
+    return os.path.join(*parts) if parts else text  # noqa: PTH118 - Path would drop what a pattern ends in
+
+
+def _is_result(file: Path, folder: Path, out: Path) -> bool:
+    """Tell whether a file of a folder is a result of ours, below an output folder inside it."""
     # os.path.realpath and not Path.resolve, which raises at a link that leads to itself.
     top, results, place = (Path(os.path.realpath(path)) for path in (folder, out, file))
-    below = top in results.parents and results in place.parents
-    return file.suffix.lower() in SUFFIXES and not hidden and not below
+    return top in results.parents and results in place.parents
 
 
 def _refusal(path: Path, found: str, advice: str) -> OutputError:

@@ -460,7 +460,8 @@ def _levels(stream: IO[bytes], offset: int, size: tuple[int, int], bands: int, m
     stream.seek(offset)
     if text:
         words = re.sub(rb"#[^\n\r]*", b" ", stream.read(16 * row * size[1]))
-        numbers = np.fromstring(words.decode("ascii"), np.int64, row * size[1], sep=" ")
+        numbers = np.fromstring(words.decode("ascii"), np.int64, sep=" ")  # with a count NumPy would invent the rest
+        numbers = numbers[: row * size[1]]
         if numbers.size < row * size[1] or numbers.min() < 0 or numbers.max() > maximum:
             raise ValueError("numbers are missing, or above the largest one that is announced")
         stream = io.BytesIO(numbers.astype(kind).tobytes())

@@ -76,6 +76,7 @@ def predict(
     progress: bool = True,
     max_memory: int | None = None,
     on_error: Literal["raise", "skip"] = "raise",
+    color: Literal["rgb", "bgr"] = "rgb",
 ) -> SegmentationResult | list[SegmentationResult] | list[SegmentationResult | ImageError]:
     """Label every pixel of a picture, or of several.
 
@@ -95,13 +96,15 @@ def predict(
             on CUDA a quarter of what is free, at most 512 MiB.
         on_error: what one of several pictures does that cannot be read: "raise" ends all; with "skip" its error stands
             in its place in the list, and a warning tells how many there are. A single picture always raises.
+        color: the order of channels in arrays and tensors: "bgr" for those of OpenCV's `cv2.imread`, which cannot be
+            told from RGB by their values and would be labelled wrongly, without an error.
 
     Returns:
         A result for one picture; a list in the same order for several, of the same length whatever is skipped.
 
     Raises:
         ImageError: a picture cannot be read.
-        ConfigError: there is no such mode or `on_error`, or `max_memory` is below 1.
+        ConfigError: there is no such mode, `on_error` or `color`, or `max_memory` is below 1.
 
     """
     check_budget(max_memory)
@@ -116,7 +119,7 @@ def predict(
     with evaluating(model):
         if isinstance(image, list | tuple) or (isinstance(image, Tensor) and image.ndim == 4):
             results: list[SegmentationResult | ImageError] = []
-            with closing(predict_each(model, image, mode, ms_flip, probabilities, max_memory)) as each:
+            with closing(predict_each(model, image, mode, ms_flip, probabilities, max_memory, color)) as each:
                 for result in tqdm(each, "predict", len(image), unit="picture", disable=None if progress else True):
                     if isinstance(result, ImageError) and on_error == "raise":
                         raise result
@@ -124,7 +127,7 @@ def predict(
             if skipped := [each for each in results if isinstance(each, ImageError)]:
                 logger.warning("%d of %d pictures were skipped; the first: %s", len(skipped), len(results), skipped[0])
             return results
-        prepared = _prepare(image, model.dataset.box, ms_flip)
+        prepared = _prepare(image, model.dataset.box, ms_flip, color)
         return _predict_one(model, prepared, mode, ms_flip, probabilities, max_memory)
 
 
@@ -135,12 +138,13 @@ def predict_each(
     ms_flip: bool = False,
     probabilities: bool = False,
     max_memory: int | None = None,
+    color: Literal["rgb", "bgr"] = "rgb",
 ) -> Generator[SegmentationResult | ImageError, None, None]:
     """Yield the result of each picture, or the error why it cannot be read, while threads read the next ones.
 
     Arguments are those of `predict`, and were checked; the caller is within `evaluating`.
     """
-    prepare = partial(_prepared_or_error, box=model.dataset.box, ms_flip=ms_flip)
+    prepare = partial(_prepared_or_error, box=model.dataset.box, ms_flip=ms_flip, color=color)
     with closing(beside(pictures, prepare, threads=READERS, ahead=PICTURES_AHEAD)) as ready:
         for each in ready:
             if isinstance(each, ImageError):
@@ -149,16 +153,18 @@ def predict_each(
                 yield _predict_one(model, each, mode, ms_flip, probabilities, max_memory)
 
 
-def _prepared_or_error(picture: Picture, box: tuple[int, int], ms_flip: bool) -> Prepared | ImageError:
+def _prepared_or_error(
+    picture: Picture, box: tuple[int, int], ms_flip: bool, color: Literal["rgb", "bgr"]
+) -> Prepared | ImageError:
     try:
-        return _prepare(picture, box, ms_flip)
+        return _prepare(picture, box, ms_flip, color)
     except ImageError as error:
-        return error
+        return error.with_traceback(None)  # it is kept to the end, and its frames would keep the pictures
 
 
-def _prepare(picture: Picture, box: tuple[int, int], ms_flip: bool) -> Prepared:
+def _prepare(picture: Picture, box: tuple[int, int], ms_flip: bool, color: Literal["rgb", "bgr"]) -> Prepared:
     with _pil if isinstance(picture, Image.Image) else nullcontext():
-        image = read_image(picture)
+        image = read_image(picture, color)
     return image, resized(image, box, ms_flip)
 
 

@@ -15,14 +15,17 @@ import torch
 from PIL import Image
 
 from hrnet_zoo.catalog import DEMO
+from hrnet_zoo.checking import check_data
 from hrnet_zoo.creation import create_model
 from hrnet_zoo.datasets import CITYSCAPES
 from hrnet_zoo.datasets.layouts import find_samples
+from hrnet_zoo.datasets.pairing import UNREAD
 from hrnet_zoo.datasets.rules import CITYSCAPES_IDS
 from hrnet_zoo.demo.dataset import write_dataset
 from hrnet_zoo.demo.scenes import scene
 from hrnet_zoo.errors import ConfigError, DatasetError, UnreadableImageError
 from hrnet_zoo.evaluation import PICTURES_A_ROUND, _load, _same_everywhere, _summary, default_workers, evaluate
+from hrnet_zoo.finetuning import _checked
 from hrnet_zoo.metrics import count_matrix
 from hrnet_zoo.models.fcn import FCNHRNet
 from hrnet_zoo.ranks import Ranks
@@ -171,6 +174,25 @@ def test_a_folder_of_one_s_own(small: FCNHRNet, tmp_path: Path) -> None:
     assert scores.published is None  # no data set of the table
     assert scores.to_dict()["val_pictures"] is None
     assert scores.miou > 5
+
+
+def test_photographs_of_formats_that_are_not_read_are_told_of(
+    small: FCNHRNet, copy: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By check-data as a note, by evaluate and finetune in a log line."""
+    (picture_of(copy, 0).parent / "IMG_1.HEIC").write_bytes(b"x")
+    score(small, copy)
+    assert [record.getMessage().count("IMG_1.HEIC") for record in caplog.records] == [1]
+    folder = find_samples(copy, small.dataset)
+    notes = [
+        problem
+        for problem in check_data(copy, dataset=small.dataset, progress=False).problems
+        if "HEIC" in str(problem)
+    ]
+    assert [problem.kind for problem in notes] == [UNREAD]
+    caplog.clear()
+    _checked(folder, None, progress=False)
+    assert [record.getMessage().count("IMG_1.HEIC") for record in caplog.records] == [1]
 
 
 def test_random_weights_claim_nothing(scenes: Path) -> None:

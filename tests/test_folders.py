@@ -1,6 +1,7 @@
 """Files, folders and globs to results on disk."""
 
 import dataclasses
+import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 from PIL import Image
 
 from hrnet_zoo.creation import create_model
+from hrnet_zoo.datasets.pairing import find_pictures
 from hrnet_zoo.errors import ConfigError, ImageError, OutputError, UnreadableImageError
 from hrnet_zoo.folders import RESULTS_BEHIND, Job, plan, predict_files
 from hrnet_zoo.models.fcn import FCNHRNet
@@ -55,6 +57,49 @@ def test_the_output_folder_may_be_anywhere(pictures: Path, tmp_path: Path, monke
     assert len(planned(["."], Path())) == 3
     assert len(planned([pictures], Path("deep"), force=True)) == 2  # what lies in the output folder is no input
     assert len(planned([pictures / "deep" / "c.png"], pictures / "deep")) == 1  # unless it is named
+
+
+def test_links_are_followed_and_no_loop(pictures: Path, tmp_path: Path) -> None:
+    """As every command lists folders."""
+    (tmp_path / "elsewhere").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "elsewhere" / "d.jfif", "JPEG")
+    (pictures / "more").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    (pictures / "deep" / "up").symlink_to(pictures, target_is_directory=True)
+    jobs = planned([pictures], tmp_path / "out")
+    assert [job.picture.name for job in jobs] == ["a.jpg", "b.png", "c.png", "d.jfif"]
+    assert jobs[3].labels == tmp_path / "out/more/d_labels.png"
+    found, _ = find_pictures(pictures, pictures)
+    assert [job.picture for job in jobs] == found
+
+
+def test_photographs_that_are_not_read_are_told_of(
+    pictures: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("IMG_1.HEIC", "deep/IMG_2.CR2", "scan.jp2"):
+        (pictures / name).write_bytes(b"x")
+    assert len(planned([pictures], tmp_path / "out")) == 3
+    (record,) = caplog.records
+    message = "photograph of a format that is not read: left out (3: IMG_1.HEIC, deep/IMG_2.CR2, scan.jp2); export it"
+    assert message in record.getMessage()
+    (tmp_path / "phone").mkdir()
+    (tmp_path / "phone" / "IMG_1.HEIC").write_bytes(b"x")
+    with pytest.raises(UnreadableImageError, match=r"not read: left out \(1: IMG_1\.HEIC\)"):
+        planned([tmp_path / "phone"], tmp_path / "out")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names with asterisks")
+def test_folders_with_the_characters_of_patterns(tmp_path: Path) -> None:
+    """What exists is meant as it is called; only the rest is a pattern."""
+    for name in ("trip [1]", "trip 1", "*"):
+        (tmp_path / name / "deep").mkdir(parents=True)
+        for file in ("a.jpg", "deep/b.jpg"):
+            Image.new("RGB", (8, 8)).save(tmp_path / name / file)
+    jobs = planned([f"{tmp_path}/trip [1]/*.jpg"], tmp_path / "out")
+    assert [job.picture for job in jobs] == [tmp_path / "trip [1]" / "a.jpg"]
+    jobs = planned([f"{tmp_path}/trip [1]/**/*.jpg"], tmp_path / "out")
+    assert [job.picture.name for job in jobs] == ["a.jpg", "b.jpg"]
+    assert [job.picture.parent for job in planned([f"{tmp_path}/*/a.jpg"], tmp_path / "out")] == [tmp_path / "*"]
+    assert len(planned([f"{tmp_path}/trip [0-9]/*.jpg"], tmp_path / "out")) == 1
 
 
 def test_no_pictures(tmp_path: Path) -> None:

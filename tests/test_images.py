@@ -294,6 +294,7 @@ def test_paths_that_hold_no_file(tmp_path: Path) -> None:
     assert "(5000 characters)" in refused(UnreadableImageError, "x" * 5000).source
     for address in ("https://example.org/a.jpg", "S3://bucket/a.png", "data:image/png;base64,iVBORw0KGgo="):
         assert "download the file first" in refused(UnreadableImageError, address).advice
+    assert refused(UnreadableImageError, "C://Users/me/a.jpg").found == "No such file or directory"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX file kinds and names")

@@ -95,12 +95,17 @@ def test_several_candidates_are_never_guessed_between(pictures: list[str], masks
 
 def test_what_is_left_out_is_told(tmp_path: Path) -> None:
     names = [".DS_Store", "._a.png", "Thumbs.db", "a.png", "b.PNG", "notes.txt", "__MACOSX/a.png", ".cache/a.png"]
+    names += ["c.jfif", "IMG_1.HEIC", "d.nef"]
     for name in names:
         (tmp_path / "images" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "images" / name).touch()
     pictures, problems = find_pictures(tmp_path / "images", tmp_path)
-    assert [path.name for path in pictures] == ["a.png", "b.PNG"]
-    hidden, others = problems
+    assert [path.name for path in pictures] == ["a.png", "b.PNG", "c.jfif"]
+    unread, hidden, others = problems
+    assert str(unread).startswith(
+        "photograph of a format that is not read: left out (2: images/IMG_1.HEIC, images/d.nef)"
+    )
+    assert not unread.error
     assert hidden.files == tuple(f"images/{n}" for n in (".DS_Store", "._a.png", ".cache", "Thumbs.db", "__MACOSX"))
     assert others.files == ("images/notes.txt",)
     assert not hidden.error

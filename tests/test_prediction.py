@@ -9,7 +9,7 @@ import sys
 import threading
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -249,13 +249,30 @@ def threads() -> list[str]:
     return [thread.name for thread in threading.enumerate() if thread.name.startswith("hrnet-zoo")]
 
 
+def test_arrays_in_the_order_of_opencv(demo: FCNHRNet) -> None:
+    image = scene(3, 64, 96).image
+    expected = demo.predict(image)
+    for swapped in (image[..., ::-1], torch.tensor(image[..., ::-1].copy()).permute(2, 0, 1)):
+        (found,) = demo.predict([swapped], color="bgr")
+        np.testing.assert_array_equal(found.mask, expected.mask)
+        np.testing.assert_array_equal(found.image, image)
+    np.testing.assert_array_equal(demo.predict(image[..., ::-1], color="bgr").mask, expected.mask)
+    bgra = np.dstack([image[..., ::-1], np.full(image.shape[:2], 255, np.uint8)])
+    np.testing.assert_array_equal(read_image(bgra, "bgr"), image)
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "PNG")
+    np.testing.assert_array_equal(read_image(file.getvalue(), "bgr"), image)
+    with pytest.raises(ConfigError, match="'rgb' or 'bgr'"):
+        demo.predict(image, color="brg")  # type: ignore[call-overload]
+
+
 def test_pictures_are_read_meanwhile_in_other_threads(demo: FCNHRNet, monkeypatch: pytest.MonkeyPatch) -> None:
     """A few of them, and no more before they are wanted."""
     read: list[str] = []
 
-    def spy(picture: Picture) -> RGB:
+    def spy(picture: Picture, color: Literal["rgb", "bgr"]) -> RGB:
         read.append(threading.current_thread().name)
-        return read_image(picture)
+        return read_image(picture, color)
 
     monkeypatch.setattr("hrnet_zoo.prediction.read_image", spy)
     with evaluating(demo), closing(predict_each(demo, itertools.repeat(scene(0, 64, 64).image))) as results:

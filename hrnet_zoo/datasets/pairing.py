@@ -12,8 +12,19 @@ from typing import TypeAlias
 
 # Which files of a folder are meant as pictures; of files named one by one, the content decides.
 SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".mpo", ".avif"}
+    {
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".bmp", ".tif", ".tiff", ".gif"),
+        *(".ppm", ".pgm", ".pbm", ".pnm", ".avif"),
+    }
 )
+# Photographs of formats that are not read: Apple's and Canon's HEIF, JPEG 2000, JPEG XL, and camera raw.
+UNREAD_SUFFIXES = frozenset(
+    {
+        *(".heic", ".heif", ".hif", ".jp2", ".j2k", ".jpx", ".jpf", ".jxl", ".dng", ".cr2", ".cr3", ".crw", ".nef"),
+        *(".nrw", ".arw", ".srf", ".sr2", ".raf", ".orf", ".rw2", ".pef", ".srw", ".x3f", ".3fr", ".iiq", ".raw"),
+    }
+)
+UNREAD = "photograph of a format that is not read"
 _JUNK = frozenset({"thumbs.db", "desktop.ini", "__macosx"})  # left by desktops; dot files are left out anyway
 # What people add to the names of pictures and masks.
 _ADDED_AFTER = re.compile(
@@ -80,9 +91,11 @@ def find_pictures(folder: Path, home: Path) -> tuple[list[Path], list[Problem]]:
     """List the picture files at any depth below `folder`, by their names' endings.
 
     Links are followed, but no folder is entered twice. What is left out is told: hidden files and what desktops
-    leave behind, files that are no pictures, and folders that cannot be listed. Names are relative to `home`.
+    leave behind, photographs of formats that are not read, files that are no pictures, and folders that cannot be
+    listed. Names are relative to `home`. Every command lists folders so.
     """
     pictures: list[Path] = []
+    unread: list[Path] = []
     others: list[Path] = []
     hidden: list[str] = []
     closed: list[str] = []
@@ -101,16 +114,18 @@ def find_pictures(folder: Path, home: Path) -> tuple[list[Path], list[Problem]]:
         folders[:] = sorted(name for name in folders if not _is_junk(name))
         for name in files:
             if not _is_junk(name):
-                is_picture = Path(name).suffix.lower() in SUFFIXES
-                (pictures if is_picture else others).append(Path(path, name))
+                suffix = Path(name).suffix.lower()
+                kind = pictures if suffix in SUFFIXES else unread if suffix in UNREAD_SUFFIXES else others
+                kind.append(Path(path, name))
     problems = [
         Problem("unreadable folder", "it cannot be listed", "check its permissions", tuple(sorted(closed))),
+        Problem(UNREAD, "left out", "export it as JPEG or PNG", _names(unread, home), error=False),
         Problem("hidden file", "left out", "delete it if it is in the way", tuple(sorted(hidden)), error=False),
         Problem(
             "not a picture",
             f"left out: the ending is none of {', '.join(sorted(SUFFIXES))}",
             "move it elsewhere",
-            tuple(sorted(relative_name(path, home) for path in others)),
+            _names(others, home),
             error=False,
         ),
     ]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from hrnet_zoo.datasets.pairing import SUFFIXES
+from hrnet_zoo.datasets.pairing import find_pictures
 from hrnet_zoo.engines.openvino import unreported
 from hrnet_zoo.errors import ConfigError
 from hrnet_zoo.images import normalise, read_image
@@ -74,7 +74,7 @@ def calibration_pictures(given: Sequence[Picture] | str | os.PathLike[str]) -> S
     pictures: Sequence[Picture] = []
     if isinstance(given, str | os.PathLike):
         found = f"{given} is a folder without pictures" if Path(given).is_dir() else f"{given} is no folder"
-        pictures = [file for file in sorted(Path(given).rglob("*")) if file.suffix.lower() in SUFFIXES]
+        pictures, _ = find_pictures(Path(given), Path(given))
     elif isinstance(given, list | tuple) or (isinstance(given, Tensor) and given.ndim == 4):
         found = "it is empty"
         pictures = given

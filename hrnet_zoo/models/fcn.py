@@ -142,6 +142,7 @@ class FCNHRNet(nn.Module):
         max_memory: int | None = None,
         fast: bool = False,
         on_error: Literal["raise", "skip"] = "raise",
+        color: Literal["rgb", "bgr"] = "rgb",
     ) -> SegmentationResult: ...
 
     @overload
@@ -155,6 +156,7 @@ class FCNHRNet(nn.Module):
         max_memory: int | None = None,
         fast: bool = False,
         on_error: Literal["raise"] = "raise",
+        color: Literal["rgb", "bgr"] = "rgb",
     ) -> list[SegmentationResult]: ...
 
     @overload
@@ -169,6 +171,7 @@ class FCNHRNet(nn.Module):
         fast: bool = False,
         *,
         on_error: Literal["skip"],
+        color: Literal["rgb", "bgr"] = "rgb",
     ) -> list[SegmentationResult | ImageError]: ...
 
     @overload
@@ -182,6 +185,7 @@ class FCNHRNet(nn.Module):
         max_memory: int | None = None,
         fast: bool = False,
         on_error: Literal["raise"] = "raise",
+        color: Literal["rgb", "bgr"] = "rgb",
     ) -> SegmentationResult | list[SegmentationResult]: ...
 
     def predict(
@@ -194,6 +198,7 @@ class FCNHRNet(nn.Module):
         max_memory: int | None = None,
         fast: bool = False,
         on_error: Literal["raise", "skip"] = "raise",
+        color: Literal["rgb", "bgr"] = "rgb",
         **wrong: NoReturn,
     ) -> SegmentationResult | list[SegmentationResult] | list[SegmentationResult | ImageError]:
         """Label every pixel of a picture, or of several: see `hrnet_zoo.prediction.predict`.
@@ -210,7 +215,7 @@ class FCNHRNet(nn.Module):
             from hrnet_zoo.acceleration import optimized
 
             network = optimized(self)
-        return predict(network, image, mode, ms_flip, probabilities, progress, max_memory, on_error)
+        return predict(network, image, mode, ms_flip, probabilities, progress, max_memory, on_error, color)
 
     def save_pretrained(
         self,
