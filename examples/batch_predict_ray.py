@@ -1,6 +1,6 @@
 """Label a collection of pictures with many workers, on one machine or on a Ray cluster.
 
-pip install 'hrnet-zoo[ray]'
+pip install '.[ray]'  # in the checkout of hrnet-zoo
 python examples/batch_predict_ray.py photos/ labels/ --model fcn_hr48_cityscapes_160k --workers 8 --gpus 1
 
 Each worker holds one network. `photos/a/b.jpg` becomes the label picture `labels/a/b.jpg.png`, and a line for every

@@ -1,6 +1,6 @@
 """Label every pixel of a photo: print the shares, write overlay and label picture beside it.
 
-python examples/label_a_photo.py street.jpg --model fcn_hr48_cityscapes_160k
+python examples/label_a_photo.py demo-out/street.jpg --model fcn_hr48_cityscapes_160k
 """
 
 import argparse

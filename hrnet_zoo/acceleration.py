@@ -211,7 +211,7 @@ def optimize(
     Batch norm is folded into the convolutions, what can be is one step, and an engine carries it out where the network
     is: "onednn" on a CPU, "cuda" on a GPU, and "pytorch", the plan in PyTorch's own operations, wherever one of these
     cannot be used (one log line says so). "openvino", on a CPU, is an extra package
-    (`pip install 'hrnet-zoo[openvino]'`) and may be faster still: `hrnet-zoo benchmark NAME --against` tells.
+    (extra `openvino`) and may be faster still: `hrnet-zoo benchmark NAME --against` tells.
 
     The plan in float32 differs from the network by rounding: some millionths of the largest score. bfloat16 and float16
     round more; `agreement` measures what it costs.
@@ -224,7 +224,7 @@ def optimize(
         engine: None: the best for the network's device.
         dtype: of the arithmetic. None: float16 on CUDA; on a CPU bfloat16 if the processor multiplies in it (AMX,
             AVX512-bf16), else float32.
-        calibration: with "openvino", compute in 8 bits where it costs little (`pip install 'hrnet-zoo[int8]'`), in
+        calibration: with "openvino", compute in 8 bits where it costs little (extra `int8`), in
             ranges of values that these pictures show: a list of some dozens, or a folder. It takes minutes, and one
             log line says which share of their pixels is labelled as by the network.
 

@@ -219,6 +219,7 @@ class BundledModel(ModelInfo):
         return (self.file_name,)
 
 
+DEMO_KNOWS = "generated street scenes, and nothing else: for photographs choose one of `hrnet-zoo list`"
 DEMO = BundledModel(
     arch="hr18s",
     data=SCENES,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import platform
 import re
 import time
@@ -82,17 +83,24 @@ def measure(
     """
     taken: dict[str, list[float]] = {name: [] for name in runs}
     peaks: dict[str, int | None] = {}
-    with tqdm(desc="benchmark", unit="run", disable=None if progress else True) as bar:
+    turn = 2 * len(runs)
+    with tqdm(
+        desc="benchmark", total=len(runs) + MIN_RUNS * turn, unit="run", disable=None if progress else True
+    ) as bar:
         for name, run in runs.items():
             peaks[name] = peak_memory(run, device)
             bar.update()
-        start, rounds = time.perf_counter(), 0
-        while rounds < MIN_RUNS or time.perf_counter() - start < seconds:
+        start, spent, rounds = time.perf_counter(), 0.0, 0
+        while rounds < MIN_RUNS or spent < seconds:
             for name, run in runs.items():
                 run()
                 taken[name].append(_seconds(run, device))
                 bar.update(2)
             rounds += 1
+            left = max(
+                MIN_RUNS - rounds, math.ceil((seconds - (spent := time.perf_counter() - start)) / (spent / rounds))
+            )
+            bar.total = bar.n + turn * max(left, 0)
     return {name: _cost(times, peaks[name]) for name, times in taken.items()}
 
 

@@ -134,6 +134,11 @@ class UnknownModelError(ConfigError):
     nearest: tuple[str, ...]
 
 
+def install(extra: str) -> str:
+    """Say how an extra is installed: from a checkout, as long as there is no release."""
+    return f"pip install '.[{extra}]' in the checkout of hrnet-zoo"
+
+
 def no_such_argument(call: str, given: Iterable[str], instead: Mapping[str, str]) -> ConfigError:
     """Return the error for arguments that other libraries have and `call` has not; `instead` says what to type."""
     name = next(iter(given))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import logging
 import os
@@ -16,7 +17,7 @@ from tqdm import tqdm
 
 from hrnet_zoo.acceleration import OptimizedModel
 from hrnet_zoo.datasets.pairing import SUFFIXES, UNREAD, find_pictures
-from hrnet_zoo.errors import ImageError, OutputError, UnreadableImageError, printable
+from hrnet_zoo.errors import HRNetZooError, ImageError, OutputError, UnreadableImageError, printable
 from hrnet_zoo.models.fcn import FCNHRNet
 from hrnet_zoo.outputs import make_folder, refuse_existing, write_file
 from hrnet_zoo.prediction import check_mode, evaluating, predict_each
@@ -26,6 +27,7 @@ from hrnet_zoo.scores import check_budget
 
 _logger = logging.getLogger("hrnet_zoo")
 
+_NAME_FAULTS = (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL)  # too long; letters that this file system does not take
 RESULTS_BEHIND = 2  # pictures whose results may wait to be written while the network goes on
 
 
@@ -54,11 +56,11 @@ def plan(inputs: Sequence[str], out: Path, *, labels: bool, overlay: bool, force
     for text in inputs:
         for picture, place in _pictures(text, out):
             found.setdefault(picture, place)
-    stems = Counter(place.with_suffix("") for place in found.values())
+    stems = Counter(_stem(place) for place in found.values())
     jobs = []
     for picture, place in found.items():
         # "a.jpg" gives "a_labels.png", unless there is an "a.png" beside it.
-        base = place.with_suffix("") if stems[place.with_suffix("")] == 1 else place
+        base = place.with_suffix("") if stems[_stem(place)] == 1 else place
         jobs.append(
             Job(
                 picture,
@@ -87,17 +89,17 @@ def predict_files(
     max_memory: int | None,
     progress: bool,
     on_error: Literal["skip", "raise"] = "skip",
-) -> tuple[list[dict[str, Any]], dict[str, ImageError]]:
+) -> Generator[tuple[Job, dict[str, Any] | HRNetZooError], None, None]:
     """Label every pixel of every picture and write the results.
 
-    A picture that cannot be read is left out ("skip"), or ends the work there ("raise"): what was written stays.
+    A picture that cannot be read, or whose name the file system does not take for a result, is left out ("skip"), or
+    ends the work there ("raise"): what was written stays.
 
     While the network computes, threads read the next pictures and write the last results. An error or an interruption
     is passed on when what was computed before is written.
 
-    Returns:
-        For each picture done: picture, labels, overlay (paths or None), and fractions by class name.
-        For each that failed: its path and the error.
+    Yields:
+        Of each picture in turn picture, labels, overlay (paths or None), and fractions by class name; or the error.
 
     Raises:
         ConfigError: `mode` or `max_memory` is what `predict` refuses, before the first picture.
@@ -107,31 +109,32 @@ def predict_files(
     """
     check_mode(mode)
     check_budget(max_memory)
-    done: list[dict[str, Any]] = []
-    failed: dict[str, ImageError] = {}
 
-    def computed() -> Generator[tuple[Job, SegmentationResult], None, None]:
+    def computed() -> Generator[tuple[Job, SegmentationResult | ImageError], None, None]:
         pictures = (job.picture for job in jobs)
         with closing(predict_each(model, pictures, mode, ms_flip, max_memory=max_memory)) as results:
             pairs = zip(jobs, results, strict=True)
             for job, result in tqdm(pairs, "predict", len(jobs), unit="picture", disable=None if progress else True):
-                if isinstance(result, ImageError):
-                    if on_error == "raise":
-                        raise result
-                    failed[str(job.picture)] = result
-                else:
-                    yield job, result
+                if isinstance(result, ImageError) and on_error == "raise":
+                    raise result
+                yield job, result
 
-    def write(each: tuple[Job, SegmentationResult]) -> dict[str, Any]:
+    def write(each: tuple[Job, SegmentationResult | ImageError]) -> tuple[Job, dict[str, Any] | HRNetZooError]:
         job, result = each
-        for target in (job.labels, job.overlay):
-            if target:
-                make_folder(target.parent)
-        if job.labels:
-            result.save(job.labels)
-        if job.overlay:
-            write_file(job.overlay, png(result.overlay(alpha=alpha)))
-        return {
+        if isinstance(result, ImageError):
+            return job, result
+        try:
+            if job.overlay:  # whose name is the longer one
+                make_folder(job.overlay.parent)
+                write_file(job.overlay, png(result.overlay(alpha=alpha)))
+            if job.labels:
+                make_folder(job.labels.parent)
+                result.save(job.labels)
+        except OutputError as error:
+            if on_error == "raise" or getattr(error.__cause__, "errno", None) not in _NAME_FAULTS:
+                raise
+            return job, error
+        return job, {
             "picture": str(job.picture),
             "labels": job.labels and str(job.labels),
             "overlay": job.overlay and str(job.overlay),
@@ -143,8 +146,7 @@ def predict_files(
         closing(computed()) as results,
         closing(beside(results, write, threads=1, ahead=RESULTS_BEHIND, finish=True)) as written,
     ):
-        done.extend(written)
-    return done, failed
+        yield from written
 
 
 def _pictures(text: str, out: Path) -> Generator[tuple[Path, Path], None, None]:
@@ -189,6 +191,11 @@ def _is_result(file: Path, folder: Path, out: Path) -> bool:
     # os.path.realpath and not Path.resolve, which raises at a link that leads to itself.
     top, results, place = (Path(os.path.realpath(path)) for path in (folder, out, file))
     return top in results.parents and results in place.parents
+
+
+def _stem(place: Path) -> str:
+    """Drop the ending, and what file systems may not tell apart: "A.jpg" and "a.png" want two results."""
+    return str(place.with_suffix("")).casefold()
 
 
 def _refusal(path: Path, found: str, advice: str) -> OutputError:

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 from hrnet_zoo.catalog import LOCAL, is_saved, model_info
-from hrnet_zoo.errors import ConfigError, DownloadError, UnexpectedContentError, printable
+from hrnet_zoo.errors import ConfigError, DownloadError, UnexpectedContentError, install, printable
 from hrnet_zoo.outputs import write_file
 from hrnet_zoo.weights import cache
 from hrnet_zoo.weights.addresses import addresses
@@ -98,7 +98,7 @@ class TrainingLog:
                 asked=f"draw the training log of {self.name}",
                 found=f"matplotlib cannot be imported ({error})",
                 done="nothing was drawn",
-                advice="pip install 'hrnet-zoo[plot]'",
+                advice=install("plot"),
             ) from error
         figure = Figure(figsize=(8, 4.5), dpi=150, layout="constrained")
         losses = figure.subplots()

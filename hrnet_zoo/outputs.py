@@ -1,6 +1,7 @@
 """Results on disk: whole or not at all."""
 
 import contextlib
+import errno
 import os
 import re
 import secrets
@@ -37,7 +38,9 @@ def write_file(path: Path, data: bytes) -> None:
             asked=f"write {path}",
             found=error.strerror or str(error),
             done="no file was made or changed",
-            advice="check the path, the permissions and the free space",
+            advice="give the file a shorter name"
+            if error.errno == errno.ENAMETOOLONG
+            else "check the path, the permissions and the free space",
             path=path,
         ) from error
 

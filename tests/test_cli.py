@@ -74,6 +74,14 @@ def test_list_is_the_published_table(run: Run) -> None:
             assert (float(cell) == fact) if isinstance(fact, float) else (("" if fact is None else str(fact)) == cell)
 
 
+def test_tables_and_help_fit_into_80_columns(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    for arguments in (("list",), ("--help",), ("cache", "--help")):
+        text = run(*arguments)
+        assert max(map(len, text.splitlines())) <= 80, arguments
+        assert "..." not in text.replace("[ARGS]...", ""), arguments
+
+
 def test_list_filters(run: Run) -> None:
     assert len(run("list", "*voc*", "--arch", "hr48").splitlines()) == 3
     run("list", "--dataset", "coco", code=2)
@@ -89,6 +97,7 @@ def test_info(run: Run) -> None:
     assert facts["classes"][0] == "road"
     assert facts["palette"][0] == [128, 64, 128]
     assert "train_memory_gb         -" in run("info", "fcn_hr48_cityscapes_160k")
+    assert "knows                   generated street scenes, and nothing else" in run("info", "demo")
 
 
 def test_unknown_name(run: Run) -> None:
@@ -195,9 +204,12 @@ def test_predict_with_the_bundled_network(run: Run, tmp_path: Path) -> None:
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff")
     out = tmp_path / "out"
     text = run("predict", "demo", tmp_path, "--out", out, "--device", "cpu", code=5)
-    assert [line.split(":")[0] for line in text.splitlines()] == [str(tmp_path / "a.png"), str(tmp_path / "b.png")]
+    *lines, last = text.splitlines()
+    assert [line.split(":")[0] for line in lines] == [str(tmp_path / "a.png"), str(tmp_path / "b.png")]
+    assert last == f"written: NAME_labels.png and NAME_overlay.png of 2 pictures in {out}{os.sep}"
     assert "broken.jpg" in run.err
-    assert "1 of 3 pictures failed" in run.err
+    assert run.err.endswith("2 of 3 pictures labelled, 1 failed\n")
+    assert "the demo network knows generated street scenes, and nothing else" in run.err
     assert sorted(path.name for path in out.iterdir()) == [
         *("a_labels.png", "a_overlay.png", "b_labels.png", "b_overlay.png"),
     ]
@@ -207,11 +219,33 @@ def test_predict_with_the_bundled_network(run: Run, tmp_path: Path) -> None:
         run("predict", "demo", tmp_path / "a.png", "--out", out, "--force", "--no-overlay", "--json", "--device", "cpu")
     )
     assert facts["pictures"][0]["overlay"] is None
+    alone = run("predict", "demo", tmp_path / "a.png", "--out", tmp_path / "alone", "--device", "cpu").splitlines()
+    assert alone[1] == f"written: {tmp_path / 'alone' / 'a_labels.png'} and {tmp_path / 'alone' / 'a_overlay.png'}"
     assert sum(facts["pictures"][0]["fractions"].values()) == pytest.approx(1)
     assert facts["failed"] == {}
     options = ("--out", tmp_path / "fast", "--no-overlay", "--json", "--device", "cpu", "--fast", "--dtype", "float32")
     fast = json.loads(run("predict", "demo", tmp_path / "a.png", *options))
     assert fast["pictures"][0]["fractions"] == pytest.approx(facts["pictures"][0]["fractions"], abs=1e-3)
+
+
+def test_what_was_done_is_told_when_something_ends_the_run(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "abc":
+        Image.new("RGB", (32, 16)).save(tmp_path / f"{name}.png")
+    (tmp_path / "out" / "b_labels.png").mkdir(parents=True)  # in the way of a result
+    arguments = ("predict", "demo", tmp_path, "--out", tmp_path / "out", "--device", "cpu", "--force")
+    text = run(*arguments, code=5)
+    assert text.splitlines()[0].startswith(f"{tmp_path / 'a.png'}: ")
+    assert "1 of 3 pictures labelled\n" in run.err
+    assert "b_labels.png" in run.err
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hrnet_zoo.folders.predict_files", interrupted)
+    assert json.loads(run(*arguments, "--json", code=130)) == {"pictures": [], "failed": {}}
+    assert run.err.split("\n")[-4:] == ["0 of 3 pictures labelled", "", "interrupted", ""]
 
 
 def test_predict_bad_arguments(run: Run, tmp_path: Path) -> None:

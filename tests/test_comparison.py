@@ -35,7 +35,7 @@ def test_figures(demo: FCNHRNet, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [(each.name, each.dtype) for each in found.contenders] == [("exact", "float32"), ("onednn", "float32")]
     assert (found.model, found.height, found.width, found.random_weights) == ("demo", 48, 96, False)
     assert set(found.skipped) == {"bfloat16", "openvino float32", "openvino bfloat16", "torch.compile"}
-    assert "pip install 'hrnet-zoo[openvino]'" in found.skipped["openvino float32"]
+    assert "pip install '.[openvino]'" in found.skipped["openvino float32"]
     exact, fast = found.contenders
     assert exact.prediction is not None
     assert fast.prediction is not None

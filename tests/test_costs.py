@@ -1,15 +1,18 @@
 """Seconds and bytes: what is counted, and in which order; never how long it took."""
 
+import io
 import platform
 import subprocess
 import sys
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from tqdm import tqdm
 
 from hrnet_zoo.costs import MIN_RUNS, enough_memory, machine_of, measure, peak_memory, processor
 from hrnet_zoo.errors import ConfigError
@@ -74,12 +77,27 @@ def test_runs_take_turns() -> None:
         assert 0 <= cost.minimum <= cost.p10 <= cost.median <= cost.p90 <= cost.maximum
 
 
+def test_the_bar_has_a_total_and_reaches_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    bars: list[tqdm[object]] = []
+
+    def shown(**options: Any) -> "tqdm[object]":
+        assert options["total"] == 1 + 2 * MIN_RUNS
+        bars.append(tqdm(**{**options, "disable": False, "file": io.StringIO()}))
+        return bars[-1]
+
+    monkeypatch.setattr("hrnet_zoo.costs.tqdm", shown)
+    ticks = count()  # a clock that moves by a second whenever it is read
+    monkeypatch.setattr("time.perf_counter", lambda: float(next(ticks)))
+    measure({"a": lambda: None}, CPU, seconds=30, progress=True)
+    assert (bars[0].n, bars[0].total) == (21, 21)
+
+
 def test_goes_on_for_the_seconds_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     ticks = count()  # a clock that moves by a second whenever it is read
     monkeypatch.setattr("time.perf_counter", lambda: float(next(ticks)))
     (cost,) = measure({"a": lambda: None}, CPU, seconds=30, progress=False).values()
-    # Two readings for a run; from the fifth run on a third to see whether to go on: at 11, 14, ... 29, 32
-    assert cost.runs == 12
+    # Two readings for a run, and a third to see whether to go on: at 3, 6, ... 30
+    assert cost.runs == 10
     assert cost.minimum == cost.maximum == 1
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from PIL import Image
 
 from hrnet_zoo.creation import create_model
 from hrnet_zoo.datasets.pairing import find_pictures
-from hrnet_zoo.errors import ConfigError, ImageError, OutputError, UnreadableImageError
+from hrnet_zoo.errors import ConfigError, HRNetZooError, OutputError, UnreadableImageError
 from hrnet_zoo.folders import RESULTS_BEHIND, Job, plan, predict_files
 from hrnet_zoo.models.fcn import FCNHRNet
 from hrnet_zoo.prediction import score_maps
@@ -143,7 +144,7 @@ def model() -> FCNHRNet:
 def test_a_bad_picture_does_not_stop_the_others(pictures: Path, tmp_path: Path, model: FCNHRNet) -> None:
     (pictures / "a.jpg").write_text("no picture")
     jobs = planned([pictures], tmp_path / "out")
-    done, failed = predict_files(model, jobs, mode=None, ms_flip=False, alpha=0.5, max_memory=None, progress=False)
+    done, failed = run(model, jobs)
     assert [Path(each["picture"]).name for each in done] == ["b.png", "c.png"]
     assert list(failed) == [str(pictures / "a.jpg")]
     assert sum(done[0]["fractions"].values()) == pytest.approx(1)
@@ -157,8 +158,39 @@ def test_a_bad_picture_does_not_stop_the_others(pictures: Path, tmp_path: Path, 
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["b_labels.png", "b_overlay.png", "deep"]
 
 
-def run(model: FCNHRNet, jobs: list[Job]) -> tuple[list[dict[str, Any]], dict[str, ImageError]]:
-    return predict_files(model, jobs, mode=None, ms_flip=False, alpha=0.5, max_memory=None, progress=False)
+def run(model: FCNHRNet, jobs: list[Job]) -> tuple[list[dict[str, Any]], dict[str, HRNetZooError]]:
+    options = {"mode": None, "ms_flip": False, "alpha": 0.5, "max_memory": None, "progress": False}
+    outcomes = list(predict_files(model, jobs, **options))  # type: ignore[arg-type]
+    assert [job for job, _ in outcomes] == jobs
+    done = [each for _, each in outcomes if not isinstance(each, HRNetZooError)]
+    return done, {str(job.picture): each for job, each in outcomes if isinstance(each, HRNetZooError)}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="names as bytes")
+def test_a_name_that_no_result_can_have_does_not_stop_the_others(tmp_path: Path, model: FCNHRNet) -> None:
+    """Names of 250 bytes leave no room for "_overlay.png"; odd ones (bytes, dots, spaces, reserved) are names here."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    odd = ["end. ", "CON", os.fsdecode(b"\xff\xfe"), "two\nlines", "水" * 78, "A", "z"]
+    too_long = ["b" * 246, "水" * 82]
+    for name in (*odd, *too_long):
+        Image.new("RGB", (8, 8)).save(folder / f"{name}.png")
+    Image.new("RGB", (8, 8)).save(folder / "a.jpg")
+    jobs = planned([folder], tmp_path / "out")
+    done, failed = run(model, jobs)
+    assert sorted(failed) == sorted(str(folder / f"{name}.png") for name in too_long)
+    for error in failed.values():
+        assert isinstance(error, OutputError)
+        assert error.found == "File name too long"
+        assert error.advice == "give the file a shorter name"
+    assert len(done) == 8
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    # "A" and "a" may be one to the file system of the results.
+    stems = [*(name for name in odd if name != "A"), "A.png", "a.jpg"]
+    assert names == {f"{stem}_{kind}.png" for stem in stems for kind in ("labels", "overlay")}
+    options = {"mode": None, "ms_flip": False, "alpha": 0.5, "max_memory": None, "progress": False}
+    with pytest.raises(OutputError, match="File name too long"):
+        list(predict_files(model, planned([folder], tmp_path / "2"), on_error="raise", **options))  # type: ignore[arg-type]
 
 
 def many(folder: Path, number: int) -> list[Job]:
@@ -226,7 +258,7 @@ def test_what_was_computed_before_an_interruption_is_written(
 def test_no_memory_allowed_is_refused_before_any_picture(pictures: Path, tmp_path: Path, model: FCNHRNet) -> None:
     jobs = planned([pictures], tmp_path / "out")
     with pytest.raises(ConfigError, match="max_memory=0"):
-        predict_files(model, jobs, mode=None, ms_flip=False, alpha=0.5, max_memory=0, progress=False)
+        list(predict_files(model, jobs, mode=None, ms_flip=False, alpha=0.5, max_memory=0, progress=False))
     assert not (tmp_path / "out").exists()
 
 
@@ -235,7 +267,7 @@ def test_the_first_bad_picture_ends_it_if_asked(pictures: Path, tmp_path: Path, 
     jobs = planned([pictures], tmp_path / "out", overlay=False)
     options = {"mode": None, "ms_flip": False, "alpha": 0.5, "max_memory": None, "progress": False}
     with pytest.raises(UnreadableImageError, match=r"b\.png"):
-        predict_files(model, jobs, on_error="raise", **options)  # type: ignore[arg-type]
+        list(predict_files(model, jobs, on_error="raise", **options))  # type: ignore[arg-type]
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["a_labels.png"]
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -101,11 +102,18 @@ def test_doctor(run: Run, cache: Path) -> None:
     assert "  writable             yes\n" in text
     assert "  threads              " in text
     assert "network\n" not in text
+    assert re.search(r"^  free +\d+\.\d GB$", text, re.MULTILINE)
+    assert text.endswith(
+        "\nverdict: fine: nothing is wrong here (to check what a model computes: hrnet-zoo doctor NAME)\n"
+    )
     text = run("doctor", "demo", "--device", "cpu", "--dtype", "float16")
     assert "  fingerprint          as recorded, from the recorded weights: the largest deviation is " in text
     assert "  cpu float16          fine: " in text
     assert "of a street scene's pixels" in text
-    assert "lock: files 1, bytes 0" in run("doctor")
+    assert text.endswith("\nverdict: fine: demo computes here what it should\n")
+    text = run("doctor")
+    assert "lock: files 1, 0.0 MB" in text
+    assert "file fcn_hr18s_demo-afdf456c-c2.safetensors, 15.9 MB" in text
     facts = json.loads(run("doctor", "demo", "--device", "cpu", "--json"))
     assert facts["health"]["same_data"]
 
@@ -114,6 +122,7 @@ def test_doctor_s_exit_code_tells_of_a_dtype_that_is_not_fine(run: Run, monkeypa
     monkeypatch.setattr("hrnet_zoo.diagnosis.FINE_PIXELS", 1.01)
     text = run("doctor", "demo", "--device", "cpu", code=1)
     assert "NOT FINE: 100.000%" in text
+    assert text.endswith("\nverdict: NOT FINE: 1 error, each with what to do\n")
     assert "do not use this device in this dtype" in run.err
 
 

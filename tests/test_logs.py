@@ -439,7 +439,7 @@ def test_plots_that_cannot_be(mirror: FaultServer, tmp_path: Path, monkeypatch: 
     with pytest.raises(OutputError):
         log.save_plot(tmp_path / "absent" / "plot.png")
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ConfigError, match=r"pip install 'hrnet-zoo\[plot\]'"):
+    with pytest.raises(ConfigError, match=r"pip install '\.\[plot\]' in the checkout"):
         log.save_plot(tmp_path / "plot.png")
     assert [path.name for path in tmp_path.iterdir()] == ["cache"]
 

@@ -158,6 +158,6 @@ def test_not_installed(demo: FCNHRNet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hrnet_zoo.acceleration.make_plan", pytest.fail)  # said before any work
     with pytest.raises(ConfigError, match="OpenVINO cannot be imported") as caught:
         optimize(demo, engine="openvino")
-    assert "pip install 'hrnet-zoo[openvino]'" in caught.value.advice
+    assert "pip install '.[openvino]'" in caught.value.advice
     with pytest.raises(ConfigError, match="8 bits are what engine='openvino' can do"):
         optimize(demo, calibration=[scene(0, 64, 64).image])

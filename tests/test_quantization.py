@@ -81,4 +81,4 @@ def test_not_installed(demo: FCNHRNet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hrnet_zoo.acceleration.make_plan", pytest.fail)  # said before any work
     with pytest.raises(ConfigError, match="NNCF cannot be imported") as caught:
         optimize(demo, engine="openvino", calibration=[scene(0, 64, 64).image])
-    assert "pip install 'hrnet-zoo[int8]'" in caught.value.advice
+    assert "pip install '.[int8]'" in caught.value.advice

@@ -28,4 +28,4 @@ def test_several_without_accelerate_are_told_what_to_install(monkeypatch: pytest
     monkeypatch.setitem(sys.modules, "accelerate", None)
     with pytest.raises(ConfigError, match="by 2 processes") as caught:
         Team(CPU)
-    assert caught.value.advice == "pip install 'hrnet-zoo[train]'"
+    assert caught.value.advice == "pip install '.[train]' in the checkout of hrnet-zoo"

@@ -24,7 +24,9 @@ _SHOWN = 5  # files of each problem
 @click.option("--split", default="val", show_default=True, help="Which part.")
 @as_json
 def check_data(folder: Path, dataset: str | None, classes: str | None, split: str, as_json: bool) -> None:
-    """Tell everything that is wrong with a FOLDER of pictures and masks, and how often each class occurs.
+    """Find what is wrong with a FOLDER of labelled pictures.
+
+    All of it in one pass, and how often each class occurs.
 
     Official downloads of the four data sets, or a folder with images/ and masks/ (and classes.txt, one name a line;
     beside an official layout it makes the folder your own).

@@ -56,7 +56,9 @@ def evaluate(
     dtype: str,
     as_json: bool,
 ) -> None:
-    """Score the model NAME on the labelled pictures in DATA, and print the published figure beside it.
+    """Score the model NAME on the labelled pictures in DATA.
+
+    The published figure stands beside it.
 
     DATA is a download of the model's data set, or a folder with images/ and masks/. Under torchrun, every process takes
     a part of the pictures: torchrun --nproc-per-node 2 -m hrnet_zoo evaluate NAME DATA

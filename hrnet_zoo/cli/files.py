@@ -50,7 +50,7 @@ def download(names: tuple[str, ...], everything: bool, folder: Path | None, as_j
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @as_json
 def import_(files: tuple[Path, ...], as_json: bool) -> None:
-    """Take published .pth files that were fetched by hand into the cache.
+    """Take published .pth files fetched by hand into the cache.
 
     One that cannot be used does not stop the others; the exit code is that of the first failure.
     """
@@ -61,7 +61,7 @@ def import_(files: tuple[Path, ...], as_json: bool) -> None:
 
 @click.group()
 def cache() -> None:
-    """Show, clear, prune and repair what was downloaded and converted."""
+    """Show, clear, prune and repair what is cached."""
 
 
 @cache.command("path")
@@ -92,7 +92,10 @@ def cache_show(as_json: bool) -> None:
 @click.argument("name", required=False)
 @click.option("--all", "everything", is_flag=True, help="Everything.")
 def cache_clear(name: str | None, everything: bool) -> None:
-    """Remove one model and its training log from the cache, or one file by its name, or everything."""
+    """Remove a model, a file or everything from the cache.
+
+    NAME is a model, whose training log goes too, or a file that `cache show` lists.
+    """
     if bool(name) == everything:
         raise click.UsageError("give a name, or --all")
     from hrnet_zoo.upkeep import forget
@@ -105,7 +108,10 @@ def cache_clear(name: str | None, everything: bool) -> None:
 
 @cache.command("prune")
 def cache_prune() -> None:
-    """Remove leftovers of killed processes, unfinished downloads, and what older versions converted."""
+    """Remove leftovers, unfinished downloads, old conversions.
+
+    Leftovers are those of killed processes; old conversions, those of older versions.
+    """
     from hrnet_zoo.upkeep import prune
 
     _say_removed(prune())
@@ -113,7 +119,7 @@ def cache_prune() -> None:
 
 @cache.command("repair")
 def cache_repair() -> None:
-    """Remove every damaged file, and fetch published ones again."""
+    """Remove damaged files, and fetch published ones again."""
     from hrnet_zoo.upkeep import repair
 
     verdicts = repair(progress=True)
@@ -129,7 +135,7 @@ def cache_repair() -> None:
 @click.option("--all", "everything", is_flag=True, help="All that is in the cache.")
 @as_json
 def verify(names: tuple[str, ...], everything: bool, as_json: bool) -> None:
-    """Hash cached models again, to the last byte, and tell which are damaged."""
+    """Hash cached models again, and tell which are damaged."""
     if bool(names) == everything:
         raise click.UsageError("give names, or --all")
     from hrnet_zoo.upkeep import verify

@@ -71,7 +71,9 @@ def _val(_: click.Context, __: click.Parameter, text: str | None) -> float | str
 @click.option("--tensorboard", is_flag=True, help="Also write events for TensorBoard.")
 @as_json
 def finetune(name: str, data: Path, out: Path, classes: str | None, as_json: bool, **options: Any) -> None:  # noqa: ANN401
-    """Teach the model NAME the classes of DATA; OUT becomes a model folder: local-dir:OUT.
+    """Teach the model NAME the classes of DATA.
+
+    OUT becomes a model folder, and its path is a name: hrnet-zoo predict OUT photo.jpg
 
     DATA holds images/, masks/ and classes.txt, or train/ and val/ with the first two inside, or is a download of one
     of the four data sets. Several GPUs: accelerate launch -m hrnet_zoo finetune NAME --data DATA --out OUT

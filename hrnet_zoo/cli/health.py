@@ -149,7 +149,9 @@ def _gb(number: int | None) -> str:
 def doctor(
     name: str | None, network: bool, target: str | None, device: str | None, dtype: str | None, as_json: bool
 ) -> None:
-    """Find out what works here; of the model NAME, whether its weights and this device compute what they should.
+    """Check this machine, and what the model NAME computes here.
+
+    Its weights against their digest, its device and dtype against float32 on the CPU.
 
     The exit code is that of the first thing that is wrong.
     """
@@ -215,6 +217,13 @@ def _show(report: Report) -> None:
                 f"{'fine' if fidelity.fine else 'NOT FINE'}: {fidelity.pixels:.3%} of a street scene's pixels as "
                 f"float32 on the CPU has them (fine: from {FINE_PIXELS:.1%}); worst score off by {score}",
             )
+    if count := len(report.errors):
+        verdict = f"NOT FINE: {count} {'error' if count == 1 else 'errors'}, each with what to do"
+    elif report.health:
+        verdict = f"fine: {report.health.model} computes here what it should"
+    else:
+        verdict = "fine: nothing is wrong here (to check what a model computes: hrnet-zoo doctor NAME)"
+    say(f"verdict: {verdict}")
 
 
 def _fingerprint(health: Health) -> str:
@@ -234,13 +243,22 @@ def _fingerprint(health: Health) -> str:
 def _line(key: str, value: Any) -> None:  # noqa: ANN401 - whatever a report holds
     """Print one fact; lists and mappings in lines of their own."""
     if isinstance(value, list) and value:
-        say(f"  {key}")
-        for each in value:
-            say("    " + ", ".join(f"{name} {fact}" for name, fact in each.items()))
+        say(f"  {key}", *("    " + ", ".join(_fact(*fact) for fact in each.items()) for each in value))
     elif isinstance(value, dict) and value:
-        say(f"  {key}")
-        for name, facts in value.items():
-            say(f"    {name}: " + ", ".join(f"{fact} {number}" for fact, number in facts.items()))
+        lines = (f"    {name}: " + ", ".join(_fact(*fact) for fact in facts.items()) for name, facts in value.items())
+        say(f"  {key}", *lines)
+    elif key.endswith(" bytes") and value is not None:
+        say(f"  {key.removesuffix(' bytes'):<20} {_readable(value)}")
     else:
         shown = ("yes" if value else "no") if isinstance(value, bool) else value
         say(f"  {key:<20} {'-' if value in (None, [], {}) else shown}")
+
+
+def _fact(name: str, value: object) -> str:
+    if isinstance(value, int) and name.endswith("bytes"):
+        return f"{name.removesuffix('bytes').strip('_')} {_readable(value)}".strip()
+    return f"{name} {value}"
+
+
+def _readable(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"

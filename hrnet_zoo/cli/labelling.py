@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import closing
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import click
 
+from hrnet_zoo.catalog import DEMO, DEMO_KNOWS
 from hrnet_zoo.cli.options import (
     as_json,
     fast_option,
@@ -23,6 +26,7 @@ from hrnet_zoo.cli.options import (
     say_errors,
     say_json,
 )
+from hrnet_zoo.errors import HRNetZooError
 from hrnet_zoo.outputs import refuse_existing
 
 BAD_INPUT = 5
@@ -70,7 +74,9 @@ def predict(
     dtype: str | None,
     as_json: bool,
 ) -> None:
-    """Label every pixel of PICTURES (files, folders, globs) with the model NAME.
+    """Label every pixel of PICTURES with the model NAME.
+
+    PICTURES are files, folders or globs; results are named after them, in the folder --out.
 
     A picture that cannot be read is reported at the end; the others are done, and the exit code is 5 in any case.
     """
@@ -85,19 +91,43 @@ def predict(
     jobs = plan(pictures, out, labels=labels, overlay=overlay, force=force)
     load = load_optimized if fast else load_model
     model = load(name, device, dtype, checkpoint, parse_classes(classes))
-    done, failed = predict_files(
-        model, jobs, mode=mode, ms_flip=ms_flip, alpha=alpha, max_memory=max_memory, progress=True, on_error=on_error
-    )
-    if as_json:
-        say_json({"pictures": done, "failed": {path: str(error) for path, error in failed.items()}})
-    else:
-        for picture in done:
-            shares = ", ".join(f"{name} {share:.0%}" for name, share in list(picture["fractions"].items())[:5])
-            say(f"{picture['picture']}: {shares}")
-    say_errors(list(failed.values()))
+    if model.name == DEMO.name and checkpoint is None:
+        say(f"note: the demo network knows {DEMO_KNOWS}", err=True)
+    done: list[dict[str, Any]] = []
+    failed: dict[str, HRNetZooError] = {}
+    label = partial(predict_files, mode=mode, ms_flip=ms_flip, alpha=alpha, max_memory=max_memory, on_error=on_error)
+    try:
+        with closing(label(model, jobs, progress=True)) as outcomes:
+            for job, outcome in outcomes:
+                if isinstance(outcome, HRNetZooError):
+                    failed[str(job.picture)] = outcome
+                else:
+                    done.append(outcome)
+    finally:  # what was done is told whatever ends the run
+        if as_json:
+            say_json({"pictures": done, "failed": {path: str(error) for path, error in failed.items()}})
+        elif done:
+            say(*_lines(done, out))
+        say_errors(list(failed.values()))
+        if len(done) < len(jobs):
+            missing = f", {len(failed)} failed" if failed else ""
+            say(f"{len(done)} of {len(jobs)} pictures labelled{missing}", err=True)
     if failed:
-        say(f"{len(failed)} of {len(jobs)} pictures failed", err=True)
         leave(BAD_INPUT)
+
+
+def _lines(done: list[dict[str, Any]], out: Path) -> list[str]:
+    """Say what each picture shows, and which files were written."""
+    lines = []
+    for picture in done:
+        shares = ", ".join(f"{name} {share:.0%}" for name, share in list(picture["fractions"].items())[:5])
+        lines.append(f"{picture['picture']}: {shares}")
+    kinds = [kind for kind in ("labels", "overlay") if done[0][kind]]
+    if len(done) == 1:
+        written = " and ".join(done[0][kind] for kind in kinds)
+    else:
+        written = " and ".join(f"NAME_{kind}.png" for kind in kinds) + f" of {len(done)} pictures in {out}{os.sep}"
+    return [*lines, f"written: {written or 'nothing, as asked'}"]
 
 
 @click.command()
@@ -118,7 +148,10 @@ def demo(
     dtype: str | None,
     as_json: bool,
 ) -> None:
-    """Draw street scenes never seen in training, label them, and score the result. Needs no network."""
+    """Label generated street scenes, and score the result.
+
+    None of them was seen in training. Needs no network.
+    """
     if as_dataset:
         if device or dtype:
             raise click.UsageError("--as-dataset computes nothing: leave --device and --dtype out")

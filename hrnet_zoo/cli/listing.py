@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hrnet_zoo.catalog import ARCHS, is_saved, list_models, model_info
+from hrnet_zoo.catalog import ARCHS, DEMO, DEMO_KNOWS, is_saved, list_models, model_info
 from hrnet_zoo.cli.options import as_json, say, say_json
 from hrnet_zoo.datasets import DATASETS
 
@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 @click.option("--arch", type=click.Choice(list(ARCHS)), help="Only this network.")
 @as_json
 def list_(pattern: str, dataset: str | None, arch: str | None, as_json: bool) -> None:
-    """Name the published checkpoints; PATTERN as in cityscapes or "*hr48*160k"."""
+    """List the published models.
+
+    PATTERN is a part of their names, as cityscapes, or a pattern, as "*hr48*160k".
+    """
     rows = [model_info(name) for name in list_models(pattern, dataset=dataset, arch=arch)]
     if as_json:
         say_json([row.to_dict() for row in rows])
@@ -38,7 +41,10 @@ def list_(pattern: str, dataset: str | None, arch: str | None, as_json: bool) ->
 @click.argument("name")
 @as_json
 def info(name: str, as_json: bool) -> None:
-    """Tell everything about one checkpoint, published or saved (local-dir:PATH, hf-hub:ORG/NAME)."""
+    """Tell everything about one model.
+
+    NAME is that of a published model, a model folder's path, or hf-hub:ORG/NAME.
+    """
     if is_saved(name):
         from hrnet_zoo.weights.origin import find
 
@@ -55,6 +61,8 @@ def info(name: str, as_json: bool) -> None:
     for key, value in facts.items():
         shown = ", ".join(value) if isinstance(value, tuple) else "-" if value is None else value
         say(f"{key:<23} {shown}")
+    if row is DEMO:
+        say(f"{'knows':<23} {DEMO_KNOWS}")
 
 
 def _show_saved(config: ModelConfig, name: str, as_json: bool) -> None:

@@ -16,7 +16,7 @@ from hrnet_zoo.outputs import check_place
 @click.option("--import", "source", type=click.Path(path_type=Path), help="Record what such a file states.")
 @as_json
 def lock(target: Path | None, force: bool, source: Path | None, as_json: bool) -> None:
-    """Tell what is known of the SHA-256 of every published file, and hold files to it from now on.
+    """Show and record the SHA-256 of every published file.
 
     The whole digest of a file is recorded in the cache when it is first accepted (for what was cached before that, by
     this command); another file with the same eight digits is refused after that. The catalog's own digests count more.

@@ -19,7 +19,10 @@ SHOWN = ("Python", "GPU", "PyTorch:", "MMCV:", "MMSegmentation:")
 @force_option
 @as_json
 def log(name: str, plot: Path | None, force: bool, as_json: bool) -> None:
-    """Show the training log of the checkpoint NAME, or of local-dir:FOLDER, which `finetune` made."""
+    """Show how the model NAME was trained.
+
+    NAME is that of a published model, or a folder that `finetune` made.
+    """
     from hrnet_zoo.logs import training_log
 
     if plot:

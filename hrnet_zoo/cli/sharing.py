@@ -16,7 +16,7 @@ from hrnet_zoo.cli.options import as_json, say, say_json
 @click.option("--revision", help="Branch to commit to; default: main.")
 @as_json
 def push(what: tuple[str, ...], published: bool, public: bool, revision: str | None, as_json: bool) -> None:
-    """Share a model folder on the Hub of Hugging Face, in one commit.
+    """Share a model folder on the Hub of Hugging Face.
 
     hrnet-zoo push DIR ORG/NAME shares what save_pretrained or finetune wrote into DIR. hrnet-zoo push --published ORG
     mirrors the published checkpoints into an organisation's own repositories. HF_TOKEN, or `hf auth login`, says who

@@ -1,4 +1,4 @@
-"""A plan on a CPU with OpenVINO, an extra package (`pip install 'hrnet-zoo[openvino]'`).
+"""A plan on a CPU with OpenVINO, an extra package (extra `openvino`).
 
 The plan's steps are written down in OpenVINO's own operations, which takes milliseconds; its converter of PyTorch
 models would trace the network once more, for longer than half a minute. One compiled model serves pictures of all
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, fx
 
 from hrnet_zoo.engines.plan import Convolution, Exchange, Head
-from hrnet_zoo.errors import ConfigError
+from hrnet_zoo.errors import ConfigError, install
 
 Quantize = Callable[[Any], Any]  # an OpenVINO model -> one that computes in 8 bits where it can
 
@@ -196,6 +196,6 @@ def _openvino() -> Any:  # noqa: ANN401 - a module that may not be there
             asked="optimize with engine='openvino'",
             found=f"OpenVINO cannot be imported ({error})",
             done="the network was left as it is",
-            advice="pip install 'hrnet-zoo[openvino]', or leave engine out for what is best without it",
+            advice=f"{install('openvino')}, or leave engine out for what is best without it",
         ) from error
     return openvino

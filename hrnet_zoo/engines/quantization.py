@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hrnet_zoo.datasets.pairing import find_pictures
 from hrnet_zoo.engines.openvino import unreported
-from hrnet_zoo.errors import ConfigError
+from hrnet_zoo.errors import ConfigError, install
 from hrnet_zoo.images import normalise, read_image
 from hrnet_zoo.prediction import resized
 
@@ -99,6 +99,6 @@ def _nncf() -> Any:  # noqa: ANN401 - a module that may not be there
             asked="optimize with calibration, for 8 bits",
             found=f"NNCF cannot be imported ({error})",
             done="the network was left as it is",
-            advice="pip install 'hrnet-zoo[int8]', or leave calibration out",
+            advice=f"{install('int8')}, or leave calibration out",
         ) from error
     return nncf

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from hrnet_zoo.errors import ConfigError
+from hrnet_zoo.errors import ConfigError, install
 from hrnet_zoo.ranks import PATIENCE, Ranks, end_with_process, environment, meeting
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Team:
                     asked=f"a training by {self.size} processes",
                     found=f"accelerate cannot be imported ({error})",
                     done="nothing was computed",
-                    advice="pip install 'hrnet-zoo[train]'",
+                    advice=install("train"),
                 ) from error
             with meeting(self.ranks):
                 # Precision is set here, and not by what `accelerate config` may have stored on this machine.
