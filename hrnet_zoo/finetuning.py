@@ -36,7 +36,7 @@ from hrnet_zoo.training.options import (
     whole,
 )
 from hrnet_zoo.training.recipe import Recipe, picture_set
-from hrnet_zoo.training.run import STATE_FILE, Run
+from hrnet_zoo.training.run import STATE_FILE, Run, tell
 from hrnet_zoo.training.splits import find_training_data
 from hrnet_zoo.training.stream import TrainingStream
 from hrnet_zoo.training.team import Team
@@ -129,8 +129,8 @@ def finetune(
         box: (long side, short side) in pixels into which pictures are fitted, here and later by `predict`; random sizes
             are half to twice as large. None: the box of the model's data set.
         lr: highest learning rate; it falls to a hundredth.
-        backbone_lr: factor on it for the backbone.
-        head_lr: factor on it for the head.
+        backbone_lr: factor on `lr` for the backbone, no rate: 0.1 lets it learn at a tenth of `lr`.
+        head_lr: factor on `lr` for the head.
         weight_decay: of all parameters.
         warmup: updates in which the learning rate rises.
         freeze: "backbone": only the head learns.
@@ -150,7 +150,7 @@ def finetune(
         device: None: CUDA if there is one, else the CPU.
         resume: go on where `out` stands; a run that never saved begins anew.
         tensorboard: also write events for TensorBoard to `out`.
-        progress: show bars on a terminal.
+        progress: show bars on a terminal, else a line for the first update and for each validation.
 
     Raises:
         ConfigError: an argument cannot be used, or `out` is in use or holds a run and `resume` is not set.
@@ -236,8 +236,26 @@ def finetune(
             progress=progress,
         )
         _begin(run, resume)
+        if progress and run.first:
+            tell(_plan(train, held_out, recipe))
         run.go()
     return FineTuning(out, trainer.progress.step, trainer.progress.best_miou, run.last.loss if run.last else None)
+
+
+def _plan(train: LabelledFolder, held_out: LabelledFolder | None, recipe: Recipe) -> str:
+    """Say in one line what will be done, which part is used for what, and the rates that the factors make."""
+    held = f"{len(held_out.samples)} to validate on{_part(held_out)}" if held_out else "none to validate on"
+    rates = f"learning rate {recipe.lr:g}"
+    for name, factor in (("backbone", recipe.backbone_lr), ("head", recipe.head_lr)):
+        rates += f", {recipe.lr * factor:g} for the {name}" if factor != 1 else ""
+    return (
+        f"{len(train.samples)} pictures to train on{_part(train)}, {held}; "
+        f"{recipe.steps} updates of {recipe.batch} pictures; {rates}"
+    )
+
+
+def _part(folder: LabelledFolder) -> str:
+    return f" ({folder.split})" if folder.split else ""
 
 
 def _begin(run: Run, resume: bool) -> None:

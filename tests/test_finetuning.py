@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -480,6 +481,83 @@ def test_command_line(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     facts = json.loads(capsys.readouterr().out)
     assert facts["steps"] == 2
     assert facts["miou"] == json.loads((tmp_path / "a" / "config.json").read_text(encoding="utf-8"))["metrics"]["miou"]
+
+
+def options_of(data: Path, out: Path, steps: int) -> list[str]:
+    return (
+        f"finetune demo --data {data} --out {out} --steps {steps} --batch 2 --crop 64x64 --box 192x96 --val 0.25 "
+        "--validate-every 2 --backbone-lr 0.1 --workers 0 --device cpu"
+    ).split()
+
+
+def test_without_a_terminal_lines_tell_how_it_goes(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(options_of(data, tmp_path / "a", 5))
+    assert not caught.value.code
+    told = [line for line in capsys.readouterr().err.splitlines() if "pictures to train" in line or "update " in line]
+    assert len(told) == 5
+    assert re.fullmatch(
+        r"\d pictures to train on, \d to validate on; 5 updates of 2 pictures; "
+        r"learning rate 0.01, 0.001 for the backbone",
+        told[0],
+    )
+    assert re.fullmatch(r"update 1 of 5: loss \d+\.\d{3}, \d+\.\d (s|min)", told[1])
+    for line, step in zip(told[2:], (2, 4, 5), strict=True):
+        figures = rf"update {step} of 5: loss \d+\.\d{{3}}, mIoU \d+\.\d\d \(best \d+\.\d\d\), \d+\.\d (s|min)"
+        assert re.fullmatch(figures, line)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_stopped_on_the_command_line_it_says_how_to_go_on(
+    number: signal.Signals, code: int, data: Path, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "hrnet_zoo", *options_of(data, tmp_path / "a", 500)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:  # noqa: S603 - our own
+        assert process.stderr
+        try:
+            while not process.stderr.readline().startswith("update 1 of 500"):
+                assert process.poll() is None
+            process.send_signal(number)
+            said = process.stderr.read()
+            assert process.wait() == code
+        finally:
+            process.kill()
+    assert "stopping: the work under way is finished and saved" in said
+    assert re.search(rf"all is saved in {tmp_path / 'a'} after update \d+ of 500", said)
+    assert "the same command with --resume goes on" in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--lr", "20"], ("fine-tune with --lr 20.0", "correct it, or leave lr out")),
+        (["--precision", "fp16"], ("use --precision bf16 or",)),
+        (["--crop", "10x10"], ("fine-tune with --crop 10x10",)),
+    ],
+)
+def test_errors_of_the_command_name_its_options(
+    more: list[str], words: tuple[str, ...], data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([*options_of(data, tmp_path / "a", 5), *more])
+    assert caught.value.code == 2
+    said = capsys.readouterr().err
+    assert all(each in said for each in words), said
+
+
+def test_a_run_that_is_there_is_gone_on_with_by_an_option(
+    data: Path, whole: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(options_of(data, whole, STEPS))
+    said = capsys.readouterr().err
+    assert "go on with --resume, or name another folder" in said
+    with pytest.raises(ConfigError, match="go on with resume=True"):
+        train(data, whole)
 
 
 SCRIPT = """

@@ -40,6 +40,13 @@ def leave(*_: object) -> None:
     raise SystemExit(1)
 
 
+def test_aloud_it_tells_once_that_it_heard(capfd: pytest.CaptureFixture[str]) -> None:
+    with Interruption(aloud=True):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)  # an echo
+    assert capfd.readouterr().err.count("stopping") == 1
+
+
 def test_handlers_are_put_back() -> None:
     before = [signal.getsignal(number) for number in Interruption.SIGNALS]
     with Interruption():

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import click
 
 from hrnet_zoo.cli.options import as_json, say, say_json
+from hrnet_zoo.errors import HRNetZooError
 
 
 def _sides(_: click.Context, option: click.Parameter, text: str | None) -> tuple[int, int] | None:
@@ -38,6 +40,17 @@ def _val(_: click.Context, __: click.Parameter, text: str | None) -> float | str
         return text
 
 
+def _as_options(text: str) -> str:
+    """Say arguments as they are typed: --resume for resume=True, --crop 64x64 for crop=(64, 64)."""
+    names = [each.name for each in click.get_current_context().command.params if isinstance(each, click.Option)]
+
+    def option(match: re.Match[str]) -> str:
+        name, value = match[1].replace("_", "-"), match[2].strip("'()").replace(", ", "x")
+        return f"--{name}" if value == "True" else f"--{name} {value}"
+
+    return re.sub(rf"\b({'|'.join(map(str, names))})=('[^']*'|\(\d+, \d+\)|[\w.+-]*\w)", option, text)
+
+
 @click.command()
 @click.argument("name")
 @click.option("--data", type=click.Path(path_type=Path), required=True, help="images/, masks/ and classes.txt.")
@@ -51,8 +64,10 @@ def _val(_: click.Context, __: click.Parameter, text: str | None) -> float | str
 @click.option("--crop", callback=_sides, metavar="HxW", help="What the network sees of a picture, in pixels.")
 @click.option("--box", callback=_sides, metavar="LONGxSHORT", help="Pictures are fitted into, also later by predict.")
 @click.option("--lr", type=float, default=0.01, show_default=True, help="Highest learning rate.")
-@click.option("--backbone-lr", type=float, default=1.0, help="Factor on it for the backbone.")
-@click.option("--head-lr", type=float, default=1.0, help="Factor on it for the head.")
+@click.option(
+    "--backbone-lr", type=float, default=1.0, metavar="FACTOR", help="Factor on --lr for the backbone; 0.1: a tenth."
+)
+@click.option("--head-lr", type=float, default=1.0, metavar="FACTOR", help="Factor on --lr for the head.")
 @click.option("--weight-decay", type=float, default=5e-4, show_default=True, help="Of all parameters.")
 @click.option("--warmup", type=int, default=0, help="Updates in which the learning rate rises.")
 @click.option("--freeze", type=click.Choice(["backbone"]), help="Only the head learns.")
@@ -80,9 +95,18 @@ def finetune(name: str, data: Path, out: Path, classes: str | None, as_json: boo
     """
     from hrnet_zoo.finetuning import finetune
     from hrnet_zoo.ranks import is_first
+    from hrnet_zoo.training.run import STATE_FILE
 
     names = [each.strip() for each in classes.split(",")] if classes else None
-    made = finetune(name, data, out, classes=names, **options)
+    try:
+        made = finetune(name, data, out, classes=names, **options)
+    except HRNetZooError as error:
+        error.asked, error.found, error.advice = map(_as_options, (error.asked, error.found, error.advice))
+        raise
+    except (KeyboardInterrupt, SystemExit):
+        if is_first() and (out / STATE_FILE).exists():
+            say("the same command with --resume goes on", err=True)
+        raise
     if not is_first():
         return
     facts = {"folder": str(made.folder), "steps": made.steps, "miou": made.miou, "loss": made.loss}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import threading
 import time
@@ -21,11 +23,16 @@ class Interruption:
     A job's scheduler signals all its processes, torchrun among them, which signals its own ones once more.
 
     In other threads than the main one, where Python has no signals, it does nothing.
+
+    Args:
+        aloud: tell on stderr that the first one was heard.
+
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-    def __init__(self) -> None:
+    def __init__(self, *, aloud: bool = False) -> None:
+        self.aloud = aloud
         self.signal: signal.Signals | None = None
         self._at = 0.0
         self._before: dict[signal.Signals, signal._HANDLER] = {}
@@ -48,6 +55,9 @@ class Interruption:
             signal.signal(number, self._before[signal.Signals(number)])
             signal.raise_signal(number)
         self.signal, self._at = signal.Signals(number), time.monotonic()
+        if self.aloud:
+            with contextlib.suppress(OSError):  # nobody listens
+                os.write(2, b"\nstopping: the work under way is finished and saved; once more ends it at once\n")
 
     @staticmethod
     def leave(number: int) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import logging
 import math
+import sys
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from tqdm import tqdm
 
 from hrnet_zoo import __version__
 from hrnet_zoo.datasets.layouts import LabelledFolder
+from hrnet_zoo.errors import printable
 from hrnet_zoo.evaluation import count_pixels
 from hrnet_zoo.metrics import class_accuracy, class_iou, mean, pixel_accuracy
 from hrnet_zoo.outputs import make_folder, write_file
@@ -27,8 +30,11 @@ from hrnet_zoo.training.pictures import MOST_ROWS, SheetRow, sheet
 from hrnet_zoo.training.stream import TrainingStream, read_pair
 from hrnet_zoo.training.trainer import Trainer, Update
 
+SILENCE_S = 300.0  # at most, where a line takes the place of a bar
 STATE_FILE = "training_state.safetensors"
 SHEETS = "sheets"
+
+logger = logging.getLogger("hrnet_zoo")
 
 
 @dataclass
@@ -44,7 +50,7 @@ class Run:
         save_every: updates after which the state is saved, beside the validations; 0: only there.
         patience: validations without a gain after which the training ends; None: it never ends early.
         tensorboard: write events.
-        progress: show bars.
+        progress: show bars on a terminal, else a line for the first update and for each validation.
 
     """
 
@@ -80,7 +86,7 @@ class Run:
         """
         trainer, steps = self.trainer, self.trainer.recipe.steps
         with ExitStack() as stack:
-            stop = stack.enter_context(Interruption())
+            stop = stack.enter_context(Interruption(aloud=self.progress and self.first))
             history = stack.enter_context(self._history()) if self.first else None
             shown = tqdm(
                 *(None, "finetune", steps),
@@ -89,6 +95,9 @@ class Run:
                 disable=None if self.progress and self.first else True,
             )
             bar = stack.enter_context(shown)
+            self._lines = self.progress and self.first and bar.disable  # there is no terminal
+            self._began = self._told = time.monotonic()
+            first = trainer.progress.step + 1
             batches = stack.enter_context(closing(self.stream.batches(trainer.progress.step)))
             self._validate_if_due(history)  # a stop may have come between the last update and its validation
             while trainer.progress.step < steps and not self._is_exhausted():
@@ -100,12 +109,22 @@ class Run:
                     history.add(self._line(began, waited))
                 bar.update()
                 bar.set_postfix_str(f"loss {self.last.loss:.3f}, mIoU {_shown(trainer.progress.best_miou)}")
+                if trainer.progress.step == first or time.monotonic() > self._told + SILENCE_S:
+                    self._tell()
                 self._leave_if_asked(stop)
                 if not self._validate_if_due(history) and self._is_due(self.save_every):
                     self.save()
                 self._leave_if_asked(stop)
             if history:
                 history.draw()
+
+    def _tell(self, figures: str = "") -> None:
+        """Write a line on the last update, where there is no bar."""
+        if self._lines:
+            self._told = time.monotonic()
+            loss = f": loss {self.last.loss:.3f}" if self.last else ""
+            text = f"update {self.trainer.progress.step} of {self.trainer.recipe.steps}{loss}{figures}"
+            tell(f"{text}, {_duration(self._told - self._began)}")
 
     def save(self) -> None:
         """Write the state; only one process does."""
@@ -122,6 +141,9 @@ class Run:
             asked = int(self.team.max(torch.tensor(float(asked), device=self.trainer.device)))
         if asked:
             self.save()
+            if self.first:
+                step, steps = self.trainer.progress.step, self.trainer.recipe.steps
+                logger.warning("all is saved in %s after update %d of %d; resume goes on there", self.out, step, steps)
             stop.leave(asked)
 
     def _is_due(self, every: int) -> bool:
@@ -141,6 +163,7 @@ class Run:
             progress.validated = progress.step
             self._first_only(lambda: self._keep({}))
             self.save()
+            self._tell()
             return True
         model = self.trainer.model
         counts = count_pixels(
@@ -175,6 +198,7 @@ class Run:
             self._first_only(lambda: self._keep(figures))
         self._first_only(self._draw_sheet)
         self.save()
+        self._tell(f", mIoU {_shown(figures['miou'])} (best {_shown(progress.best_miou)})")
         return True
 
     def _draw_sheet(self) -> None:
@@ -220,6 +244,18 @@ class Run:
         if self.trainer.device.type == "cuda":
             line["memory"] = torch.cuda.max_memory_allocated(self.trainer.device) >> 20
         return line
+
+
+def tell(text: str) -> None:
+    """Write a line to stderr, if anybody listens."""
+    with suppress(OSError):
+        tqdm.write(printable(text), file=sys.stderr)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"
 
 
 def _shown(miou: float | None) -> str:
