@@ -88,6 +88,7 @@ def test_colors(tmp_path: Path) -> None:
         ("stra\u00dfe\n".encode("cp1252"), "save it as UTF-8"),
         ("road\n".encode("utf-16")[:-1], "not UTF-8"),
         (b"road\n''\n", "an empty name"),
+        (b"__ignore__\n_background_\nroad\n", "no class, but labelme's name"),
     ],
 )
 def test_what_is_refused(data: bytes, words: str, tmp_path: Path) -> None:

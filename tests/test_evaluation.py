@@ -332,6 +332,18 @@ def test_labels_that_begin_at_1_are_told_before_the_network_runs(
         score(small, tmp_path)
 
 
+def test_most_classes_that_never_occur_are_told(
+    small: FCNHRNet, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    own(tmp_path, ["a", "b"])
+    (tmp_path / "classes.txt").write_text("\n".join(small.classes))
+    score(small, tmp_path)
+    assert "most classes never occur: 16 of 19 (16: wall, " in caplog.text
+    caplog.clear()
+    score(small, tmp_path, limit=1)  # of one picture, it is no wonder
+    assert "never occur" not in caplog.text
+
+
 def test_masks_that_hold_nothing_but_ignored_pixels(small: FCNHRNet, copy: Path) -> None:
     for seed in SEEDS:
         Image.new("L", (768, 384)).save(labels_of(copy, seed))  # 0 is "unlabeled"

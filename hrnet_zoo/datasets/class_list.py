@@ -67,6 +67,8 @@ def read_class_list(file: Path) -> ClassList:
         raise _refusal(file, "no names", _FORM)
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise _refusal(file, f"{twice!r} stands there more than once", _FORM)
+    if "__ignore__" in names:
+        raise _refusal(file, "'__ignore__' is no class, but labelme's name of what is 255 here", "take the line away")
     if "" in names:
         raise _refusal(file, "an empty name", _FORM)
     return ClassList(file, tuple(names), colors)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import math
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -111,6 +112,8 @@ class Run:
                 bar.set_postfix_str(f"loss {self.last.loss:.3f}, mIoU {_shown(trainer.progress.best_miou)}")
                 if trainer.progress.step == first or time.monotonic() > self._told + SILENCE_S:
                     self._tell()
+                if trainer.progress.step == first and self.first and trainer.device.type == "cpu":
+                    _warn_of_a_busy_machine(time.perf_counter() - began)
                 self._leave_if_asked(stop)
                 if not self._validate_if_due(history) and self._is_due(self.save_every):
                     self.save()
@@ -244,6 +247,17 @@ class Run:
         if self.trainer.device.type == "cuda":
             line["memory"] = torch.cuda.max_memory_allocated(self.trainer.device) >> 20
         return line
+
+
+def _warn_of_a_busy_machine(seconds: float) -> None:
+    """Threads of one update wait for each other: where others compute too, that can take 40 times as long."""
+    load, processors = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0, os.cpu_count() or 1
+    if torch.get_num_threads() > 1 and load > 1.5 * processors:
+        logger.warning(
+            "the first update took %.1f s, and this machine is busy (load %.1f on %d processors): "
+            "OMP_NUM_THREADS=1 may be much faster",
+            *(seconds, load, processors),
+        )
 
 
 def tell(text: str) -> None:
