@@ -19,9 +19,10 @@ from hrnet_zoo.models.empty import empty_layers
 from hrnet_zoo.models.fcn import FCNHRNet
 from hrnet_zoo.weights.addresses import redact
 from hrnet_zoo.weights.build import with_classes
-from hrnet_zoo.weights.convert import CLASSIFIER, claimed_classes
+from hrnet_zoo.weights.convert import claimed_classes
 from hrnet_zoo.weights.origin import find
 from hrnet_zoo.weights.own import load_own
+from hrnet_zoo.weights.state_dict import CLASSIFIER
 
 MAX_CLASSES = 255  # of a label picture's 256 values, 255 is kept for pixels without a label
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -54,7 +55,8 @@ def create_model(
     otherwise, one log line says how far; the metadata is used for nothing else.
 
     On CUDA the weights are channels_last. On a CPU in float32 they are the cached file itself, memory-mapped: nothing
-    is copied before it is used, and writing to the weights does not alter the file.
+    is copied before it is used, and writing to the weights does not alter the file. Files outside the cache are read:
+    who rewrites them later changes no network.
 
     Args:
         name: catalog name or alias (`hrnet_zoo.model_info` says which), or "demo"; or a model that was saved: the path
@@ -63,7 +65,8 @@ def create_model(
             branch or tag.
         pretrained: the published (or saved) weights; else random ones, drawn from torch's default generator.
         checkpoint: path or address of a .pth or .safetensors to load instead of the published file, into the network
-            that `name` describes.
+            that `name` describes. What training scripts wrap around the weights is taken off, and one log line says
+            what; of a file with averaged weights beside its own, those under "state_dict" are taken, else its own.
         classes: names of the classes, or their number. With the published weights: a new classifier, in which the
             rows of names that the pretrained one knows are copied and the others are random. With `checkpoint`: the
             classes that the file's own classifier has, where they are not those of `name`.

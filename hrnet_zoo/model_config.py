@@ -35,6 +35,7 @@ SCHEMA = 1  # raise it whenever a reader of the last version would refuse or mis
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 CARD_FILE = "README.md"
+CONFIG_KEY = "config"  # of the metadata in the weights' header: the text of `ModelConfig.to_header`
 
 MAX_BYTES = 1 << 20  # 255 classes with the longest names take a tenth of it
 MAX_TEXT = 500  # characters of a sentence

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Mapping
@@ -9,6 +10,7 @@ from dataclasses import fields, replace
 from numbers import Integral, Real
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from hrnet_zoo import __version__
@@ -16,12 +18,22 @@ from hrnet_zoo.catalog import model_info
 from hrnet_zoo.datasets import Dataset
 from hrnet_zoo.errors import ConfigError, UnknownModelError
 from hrnet_zoo.model_card import model_card
-from hrnet_zoo.model_config import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, Metrics, ModelConfig, Parent, checked
+from hrnet_zoo.model_config import (
+    CARD_FILE,
+    CONFIG_FILE,
+    CONFIG_KEY,
+    WEIGHTS_FILE,
+    Metrics,
+    ModelConfig,
+    Parent,
+    checked,
+    parse_config,
+)
 from hrnet_zoo.models.fcn import FCNHRNet
 from hrnet_zoo.outputs import make_folder, sweep_parts, write_file
 from hrnet_zoo.weights.build import entries
 from hrnet_zoo.weights.convert import fit, to_safetensors
-from hrnet_zoo.weights.model_folder import CONFIG_KEY, config_in
+from hrnet_zoo.weights.model_folder import config_in
 
 _NO_DIGEST = "0" * 64
 
@@ -34,6 +46,9 @@ def save_pretrained(
     licence: str | None = None,
 ) -> Path:
     """Save a network as a model folder: `model.safetensors`, `config.json` and `README.md`, a filled model card.
+
+    The measured figures of a saved model, and what it started from, go along for as long as its weights, its classes
+    and the size of its pictures are the same; once they differ, the saved model is what the new one started from.
 
     A model that is there already is replaced at one moment, by the rename of the weights' file, whose header carries
     the whole configuration: killed at any time, this leaves the old model or the new one. Other files stay. No path,
@@ -60,8 +75,12 @@ def save_pretrained(
     """
     folder = Path(folder)
     config = config_of(model, metrics, licence)
-    header = {CONFIG_KEY: config.to_header(), "hrnet_zoo_version": __version__}
-    blob = to_safetensors(_weights(model, folder), header)
+    weights = _weights(model, folder)
+    if (source := _source(model, weights)) and source.dataset == config.dataset:
+        parent = source.parent if config.parent and config.parent.name == "local-dir" else config.parent
+        config = replace(config, metrics=config.metrics if metrics else source.metrics, parent=parent)
+    blob = to_safetensors(weights, {CONFIG_KEY: config.to_header(), "hrnet_zoo_version": __version__})
+    del weights
     make_folder(folder)
     sweep_parts(folder)
     write_file(folder / WEIGHTS_FILE, blob)
@@ -94,6 +113,21 @@ def _weights(model: FCNHRNet, folder: Path) -> dict[str, Tensor]:
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     fit(state, entries(model.arch, len(model.classes)), f"to be saved in {folder}")  # names, shapes, finite values
     return state
+
+
+def _source(model: FCNHRNet, weights: Mapping[str, Tensor]) -> ModelConfig | None:
+    """Return the configuration of the saved model that the network came from, if these are still its weights."""
+    text, stated = model.provenance.get(CONFIG_KEY), model.provenance.get("data_sha256")
+    if text is None or stated is None:
+        return None
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):  # in which they may have been stored
+        stored = {name: each.to(dtype) if each.is_floating_point() else each for name, each in weights.items()}
+        if all(torch.equal(each.to(weights[name].dtype), weights[name]) for name, each in stored.items()):
+            blob = to_safetensors(stored, {})
+            header = json.loads(blob[8 : 8 + int.from_bytes(blob[:8], "little")])
+            if header["__metadata__"]["data_sha256"] == stated:
+                return parse_config(text, "the model", stated)
+    return None
 
 
 def _as_saved(dataset: Dataset) -> Dataset:

@@ -180,7 +180,7 @@ class _Call:
 
 
 def _calling(function: Callable[..., object], *args: object) -> bytes:
-    return legacy_file(pickle.dumps({"state_dict": _Call(function, *args)}, 2))
+    return legacy_file(pickle.dumps({"state_dict": _Call(function, *args)}, 2), (), b"")
 
 
 def _hash_bomb() -> bytes:
@@ -213,39 +213,40 @@ GOOD_ZIP = zip_file(weights(tensor(storage(view=b""))))
 _GOOD_BODY = weights(tensor(storage(view=b"")))
 _MANY = struct.pack("<q", 4)
 
-# Name -> file, the error it must end in, words of the message
+# Name -> file, the error it must end in, words of the message. Nothing of them is made.
 ATTACKS: dict[str, tuple[bytes, type[CheckpointError], str]] = {
     name: (data, UnsafeCheckpointError, words)
     for name, (data, words) in {
         # code
-        "os.system": (_calling(os.system, "touch executed"), f"the global '{os.system.__module__}.system' at byte"),
+        "os.system": (_calling(os.system, "touch executed"), f"made by '{os.system.__module__}.system' in"),
         "exec": (_calling(exec, "open('executed', 'w')"), "exec"),
         "eval": (_calling(eval, "1"), "eval"),
         "getattr": (_calling(getattr, "", "upper"), "getattr"),
-        "Popen": (_calling(subprocess.Popen, ["touch", "executed"]), ".Popen' at byte"),
+        "Popen": (_calling(subprocess.Popen, ["touch", "executed"]), ".Popen' in"),
         "nested torch.load": (_calling(torch.load, "executed"), "torch.serialization.load"),
-        "as magic number": (PROTO + SYSTEM + b".", "the global 'posix.system' at byte 2"),
-        "in the opening": (_patched(OPENING, b"\x88", SYSTEM) + weights(), "posix.system"),
-        "in the list of keys": (OPENING + weights() + PROTO + b"]" + SYSTEM + b"a.", "posix.system"),
+        "in the list of keys": (OPENING + weights() + PROTO + b"]" + SYSTEM + b"a.", "differs from the arrays in use"),
         "in data.pkl": (zip_file(PROTO + SYSTEM + b".", {}), "posix.system"),
-        "a stray import": (legacy_file(PROTO + b"cantigravity\nfly\n0}.", (), b""), "antigravity.fly"),
+        "of the state dict": (legacy_file(PROTO + SYSTEM + b".", (), b""), "posix.system"),
+        "of an entry": (legacy_file(weights(tensor(), SYSTEM)), "'w1' of type 'posix.system'"),
         "INST": (legacy_file(PROTO + b"(X\x01\x00\x00\x00xiposix\nsystem\n.", (), b""), "the operation INST"),
         "OBJ": (legacy_file(PROTO + b"(ccollections\nOrderedDict\no.", (), b""), "the operation OBJ"),
-        "NEWOBJ": (legacy_file(PROTO + b"ccollections\nOrderedDict\n)\x81.", (), b""), "the operation NEWOBJ"),
-        "STACK_GLOBAL": (legacy_file(PROTO + text("os") + text("system") + b"\x93.", (), b""), "STACK_GLOBAL"),
+        "NEWOBJ": (legacy_file(PROTO + b"ccollections\nOrderedDict\n)\x81.", (), b""), "collections.OrderedDict"),
+        "STACK_GLOBAL": (legacy_file(PROTO + text("os") + text("system") + b"\x93)R.", (), b""), "'os.system'"),
         "EXT1": (legacy_file(PROTO + b"\x82\x01.", (), b""), "the operation EXT1"),
         "a text with escapes": (legacy_file(PROTO + b"S'\\x41'\n.", (), b""), "no name of a module"),
         "an endless name": (legacy_file(PROTO + b"c" + b"a" * 5000 + b"\nb\n.", (), b""), "no name of a module"),
-        "numpy in meta": (legacy_file(pickle.dumps(np.float64(1.5), 2)), "multiarray.scalar"),
+        "numpy": (legacy_file(weights(tensor(), pickle.dumps(np.float64(1.5), 2)[2:-1])), "multiarray.scalar"),
         "a set": (_calling(set, [1]), "__builtin__.set"),
-        "a module": (legacy_file(PROTO + b"ctorch.nn.modules.conv\nConv2d\n0}."), "torch.nn.modules.conv.Conv2d"),
         "a tensor of bytes": (
-            legacy_file(PROTO + b"ctorch.storage\n_load_from_bytes\n0}."),
+            legacy_file(weights(tensor(), b"ctorch.storage\n_load_from_bytes\n)R")),
             "torch.storage._load_from_bytes",
         ),
-        "a text encoder": (legacy_file(PROTO + b"c_codecs\nencode\n0}."), "_codecs.encode"),
+        "a text encoder": (legacy_file(weights(tensor(), b"c_codecs\nencode\n)R")), "_codecs.encode"),
         **{
-            f"tensor by {name}": (legacy_file(PROTO + f"ctorch._utils\n{name}\n0}}.".encode()), f"torch._utils.{name}")
+            f"tensor by {name}": (
+                legacy_file(weights(tensor(), f"ctorch._utils\n{name}\n)R".encode())),
+                f"torch._utils.{name}'",
+            )
             for name in (
                 *("_rebuild_tensor", "_rebuild_sparse_tensor", "_rebuild_qtensor", "_rebuild_wrapper_subclass"),
                 *("_rebuild_meta_tensor_no_storage", "_rebuild_device_tensor_from_numpy", "_rebuild_tensor_v3"),
@@ -253,22 +254,20 @@ ATTACKS: dict[str, tuple[bytes, type[CheckpointError], str]] = {
         },
         # memory and time
         "bytearray": (_calling(bytearray, 8_000_000_000), "bytearray"),
-        "torch.Tensor": (legacy_file(PROTO + b"ctorch\nTensor\n" + numbers([3_000_000_000]) + b"R."), "torch.Tensor"),
-        "FloatStorage": (
-            legacy_file(PROTO + b"ctorch\nFloatStorage\n" + numbers([2_000_000_000]) + b"R."),
-            "a call of torch FloatStorage",
+        "torch.Tensor": (
+            legacy_file(PROTO + b"ctorch\nTensor\n" + numbers([3_000_000_000]) + b"R.", (), b""),
+            "torch.Tensor",
         ),
-        "OrderedDict of pairs": (legacy_file(PROTO + b"ccollections\nOrderedDict\n]\x85R."), "a call of collections"),
-        "hash bomb": (_hash_bomb(), "neither text nor a whole number"),
-        "float key": (legacy_file(PROTO + b"}G\x7f\xf8\x00\x00\x00\x00\x00\x00Ns."), "neither text nor a whole"),
-        "giant key": (legacy_file(PROTO + b"}" + number(1 << 900) + b"Ns."), "neither text nor a whole number"),
+        "FloatStorage": (
+            legacy_file(PROTO + b"ctorch\nFloatStorage\n" + numbers([2_000_000_000]) + b"R.", (), b""),
+            "torch.FloatStorage",
+        ),
+        "OrderedDict of pairs": (
+            legacy_file(PROTO + b"ccollections\nOrderedDict\n]\x85R.", (), b""),
+            "collections.OrderedDict",
+        ),
         "a high stack": (legacy_file(PROTO + b"Nq\x00" + b"h\x00" * 500_000 + b"."), "far larger"),
         "a text of 4 GiB": (legacy_file(PROTO + b"X\xff\xff\xff\xff."), "a text of 4294967295 bytes"),
-        "a text of 2 MiB": (legacy_file(weights(text("x" * (2 << 20)))), "a text of 2097152 bytes"),
-        "nested tuples": (legacy_file(PROTO + b"N" + b"\x85" * 1000 + b"."), "nested too deep"),
-        "nested lists": (legacy_file(PROTO + b"]" * 1000 + b"a" * 999 + b"."), "nested too deep"),
-        "deepened afterwards": (legacy_file(PROTO + b"]]q\x00ah\x00]aN."), "hold themselves"),
-        "a list in itself": (legacy_file(PROTO + b"]q\x00h\x00a."), "hold themselves"),
         # storages
         "a storage not stored": (legacy_file(weights(tensor()), (), b""), "differs from the arrays in use"),
         "a storage not in use": (legacy_file(weights(), ("0",)), "differs from the arrays in use"),
@@ -277,7 +276,10 @@ ATTACKS: dict[str, tuple[bytes, type[CheckpointError], str]] = {
         "no list of keys": (OPENING + weights() + pickle.dumps(5, 2), "differs from the arrays in use"),
         "a storage not in the archive": (zip_file(_GOOD_BODY, {}), "differ in name or size"),
         "a storage too short": (zip_file(_GOOD_BODY, {"0": VALUES[:12]}), "differ in name or size"),
-        "a storage too many": (zip_file(_GOOD_BODY, {"0": VALUES, "1": VALUES}), "differ in name or size"),
+        "a storage of a size without end": (
+            legacy_file(weights(tensor(storage()[:-3] + b"0\x8b" + struct.pack("<i", 3000) + b"\x01" * 3000 + b"NtQ"))),
+            "impossible size",
+        ),
         "a negative storage": (legacy_file(weights(tensor(storage(-4)))), "impossible size"),
         "a storage of objects": (
             legacy_file(weights(tensor(storage(kind="collections\nOrderedDict")))),
@@ -289,8 +291,8 @@ ATTACKS: dict[str, tuple[bytes, type[CheckpointError], str]] = {
             "two types or sizes",
         ),
         "a storage view": (legacy_file(weights(tensor(storage(view=numbers([0, 0, 4]))))), "impossible size"),
-        "a module by reference": (legacy_file(weights(tensor(storage(tag="module")))), "something else than a storage"),
-        "a legacy storage in a zip": (zip_file(weights(tensor())), "something else than a storage"),
+        "a module by reference": (legacy_file(weights(tensor(), tensor(storage(tag="module")))), "_rebuild_tensor_v2"),
+        "a legacy storage in a zip": (zip_file(weights(tensor())), "impossible size"),
         "a storage in the opening": (PROTO + storage() + b".", "the operation BINPERSID"),
         # tensors
         "stride 0": (legacy_file(weights(tensor(shape=(10**12,), strides=(0,)))), "within its storage"),
@@ -305,21 +307,11 @@ ATTACKS: dict[str, tuple[bytes, type[CheckpointError], str]] = {
         ),
         "shape without strides": (legacy_file(weights(tensor(strides=()))), "within its storage"),
         "too many dimensions": (legacy_file(weights(tensor(shape=[1] * 64, strides=[1] * 64))), "within its storage"),
-        "hooks": (legacy_file(weights(tensor(hooks=ORDERED_DICT + b"N" + b"Ns"))), "neither text nor a whole number"),
-        "named hooks": (legacy_file(weights(tensor(hooks=ORDERED_DICT + text("a") + b"Ns"))), "no plain tensor"),
         "a parameter of no tensor": (
-            legacy_file(weights(b"ctorch._utils\n_rebuild_parameter\n(N\x88" + ORDERED_DICT + b"tR"), (), b""),
-            "no plain tensor",
+            legacy_file(weights(tensor(), b"ctorch._utils\n_rebuild_parameter\n(N\x88" + ORDERED_DICT + b"tR")),
+            "torch._utils._rebuild_parameter",
         ),
-        # attributes
-        "attributes of a dictionary": (
-            legacy_file(PROTO + ORDERED_DICT + b"}" + text("items") + b"Nsb.", (), b""),
-            "attributes set on an object",
-        ),
-        "attributes of a tensor": (
-            legacy_file(PROTO + tensor() + b"}" + text("_metadata") + b"Nsb."),
-            "attributes set on an object",
-        ),
+        # containers
         "items of a tensor": (legacy_file(PROTO + tensor() + text("a") + b"Ns."), "SETITEM on something else"),
         "items of a tuple": (legacy_file(PROTO + b")Na."), "APPEND on something else"),
     }.items()
@@ -347,7 +339,22 @@ ATTACKS: dict[str, tuple[bytes, type[CheckpointError], str]] = {
         "left on the stack": (legacy_file(PROTO + b"NN."), "a broken pickle"),
         "open mark": (legacy_file(PROTO + b"(N."), "a broken pickle"),
         "unknown opcode": (legacy_file(PROTO + b"\xff."), "a broken pickle"),
-        "protocol 4": (pickle.dumps({"w": 1}, 4), "another protocol"),
+        "protocol 0": (PROTO[:1] + b"\0}.", "another protocol"),
+        "code as magic number": (PROTO + SYSTEM + b".", "without the opening of torch.save"),
+        "code in the opening": (_patched(OPENING, b"\x88", SYSTEM) + weights(), "without the opening of torch.save"),
+        "a stray import": (legacy_file(PROTO + b"cantigravity\nfly\n0}.", (), b""), "no state dict"),
+        "hash bomb": (_hash_bomb(), "no state dict"),
+        "a text of 2 MiB": (legacy_file(weights(text("x" * (2 << 20))), (), b""), "no state dict"),
+        "nested tuples": (legacy_file(PROTO + b"N" + b"\x85" * 1000 + b".", (), b""), "no state dict"),
+        "nested lists": (legacy_file(PROTO + b"]" * 1000 + b"a" * 999 + b".", (), b""), "no state dict"),
+        "deepened afterwards": (legacy_file(PROTO + b"]]q\x00ah\x00]aN.", (), b""), "a broken pickle"),
+        "a list in itself": (legacy_file(PROTO + b"]q\x00h\x00a.", (), b""), "no state dict"),
+        "float key": (
+            legacy_file(weights(tensor())[:-1] + b"G\x7f\xf8\x00\x00\x00\x00\x00\x00Ns."),
+            "name is no text",
+        ),
+        "giant key": (legacy_file(weights(tensor())[:-1] + number(1 << 900) + b"Ns."), "name is no text"),
+        "a whole model": (saved(small_network(), modern=False), "a whole model object"),
         "another magic number": (pickle.dumps(7, 2), "without the opening of torch.save"),
         "a plain pickle": (pickle.dumps({"w": 1}, 2), "without the opening of torch.save"),
         "big-endian": (_patched(GOOD_LEGACY, b"\x88", b"\x89"), "big-endian"),
@@ -358,8 +365,6 @@ ATTACKS: dict[str, tuple[bytes, type[CheckpointError], str]] = {
         "two folders": (zip_file(_GOOD_BODY, extra=[Member("b/byteorder", b"little")]), "outside the archive's one"),
         "traversal": (archive([Member("../data.pkl", _GOOD_BODY)]), "outside the archive's one folder"),
         "absolute path": (archive([Member("/data.pkl", _GOOD_BODY)]), "torch.save did not write"),
-        "another case": (zip_file(_GOOD_BODY, extra=[Member("archive/DATA.PKL", b"")]), "torch.save did not write"),
-        "foreign member": (zip_file(_GOOD_BODY, extra=[Member("archive/run.py", b"")]), "'archive/run.py'"),
         "no data.pkl": (archive([Member("archive/version", b"3\n")]), "without data.pkl"),
         "big-endian archive": (zip_file(_GOOD_BODY, extra=[Member("archive/byteorder", b"big")]), "big-endian"),
         "two names": (
@@ -402,4 +407,37 @@ ATTACKS: dict[str, tuple[bytes, type[CheckpointError], str]] = {
         "gzip": (b"\x1f\x8b\x08\0", "a gzip file"),
         "noise": (b"version https://git-lfs", "it begins with 76 65 72 73"),
     }.items()
+}
+
+
+# --- what lies beside the weights and is never made -------------------------------------------------------------------
+
+
+def beside(value: bytes, keys: Sequence[object] = ("0",)) -> bytes:
+    """Return a legacy file whose weights are VALUES, and which holds what these opcodes make beside them."""
+    body = PROTO + b"}(" + text("state_dict") + weights(tensor())[2:-1] + text("more") + value + b"u."
+    return legacy_file(body, keys)
+
+
+# Name -> file whose one tensor, w0, is VALUES
+HARMLESS: dict[str, bytes] = {
+    "code": beside(SYSTEM),
+    "code as a key": beside(b"}" + SYSTEM + b"Ns"),
+    "code given a state": beside(SYSTEM + b"}b"),
+    "a class imported": beside(b"cantigravity\nfly\n"),
+    "an object": beside(b"cantigravity\nfly\n)\x81}" + text("a") + b"Nsb"),
+    "terabytes": beside(b"cbuiltins\nbytearray\n" + number(1 << 40) + b"\x85R"),
+    "a tensor of terabytes": beside(tensor(shape=(1 << 40,), strides=(0,))),
+    "hash bomb": beside(b"}" + _hash_bomb().split(PROTO + b"}")[-1].split(b"K\x01s.")[0] + b"K\x01s"),
+    "memo bomb": beside(b"N" + b"".join(b"q%ch%c\x86" % (i, i) for i in range(250))),
+    "a list in itself": beside(b"]q\x00h\x00a"),
+    "a deep list": beside(b"]" * 1000 + b"a" * 999),
+    "a long text": beside(text("x" * (2 << 20))),
+    "a giant number": beside(b"}" + number(1 << 900) + b"Ns"),
+    "hooks": legacy_file(weights(tensor(hooks=ORDERED_DICT + b"N" + SYSTEM + b"s"))),
+    "attributes": legacy_file(weights(tensor() + b"}" + text("_metadata") + SYSTEM + b"sb")),
+    "a storage too many": zip_file(_GOOD_BODY, {"0": VALUES, "1": VALUES}),
+    "a member of a newer torch": zip_file(_GOOD_BODY, extra=[Member("archive/.data/newer", b"1")]),
+    "a script": zip_file(_GOOD_BODY, extra=[Member("archive/run.py", b"import os")]),
+    "another case": zip_file(_GOOD_BODY, extra=[Member("archive/DATA.PKL", b"")]),
 }

@@ -107,7 +107,21 @@ def scrambled(chance: random.Random, data: bytes, others: Sequence[bytes]) -> by
 
 _SNIPPETS = (
     *(b"(", b"t", b"0", b"1", b"2", b"R", b"b", b"Q", b"s", b"u", b"a", b"e", b"N", b"}", b"]", b")", b".", b"\x85"),
-    *(b"\x86", b"h\x00", b"q\x00", b"h\xff", b"\x81", b"\x93", b"o", b"\x80\x04", b"U\x01x", b"I5\n", b"S'a'\n"),
+    *(
+        b"\x86",
+        b"h\x00",
+        b"q\x00",
+        b"h\xff",
+        b"\x81",
+        b"\x93",
+        b"o",
+        b"\x80\x04",
+        b"\x94",
+        b"\x8f",
+        b"U\x01x",
+        b"I5\n",
+        b"S'a'\n",
+    ),
     *(ORDERED_DICT, SYSTEM, tensor(), storage(), storage(1 << 40), tensor(strides=(0,)), tensor(shape=(1 << 40,))),
     *(number(1 << 62), number(-1), text("a" * 300), b"ctorch\nFloatStorage\n", b"cbuiltins\nbytearray\n"),
     *(

@@ -36,8 +36,8 @@ from torch import Tensor
 
 from hrnet_zoo.errors import CacheSpaceError
 from hrnet_zoo.weights import build, cache
-from hrnet_zoo.weights.convert import CLASSIFIER
 from hrnet_zoo.weights.part import Note, write
+from hrnet_zoo.weights.state_dict import CLASSIFIER
 from tests.cache_fsck import fsck
 from tests.checkpoints import legacy, stand_in
 from tests.http_server import FaultServer, serve, status

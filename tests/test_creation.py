@@ -175,6 +175,15 @@ def with_rows(state: dict[str, torch.Tensor], count: int) -> dict[str, torch.Ten
     return {**state, **{f"{HEAD}.{name}": state[f"{HEAD}.{name}"][rows] for name in ("weight", "bias")}}
 
 
+def test_names_of_mmengine_are_compared_too(hr18s: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    swapped = ("sidewalk", "road", *CITYSCAPES.classes[2:])
+    state = read_checkpoint(hr18s, "").state
+    (tmp_path / "mine.pth").write_bytes(legacy(state, {"dataset_meta": {"classes": swapped}}))
+    create_model("fcn_hr18s_cityscapes_40k", checkpoint=tmp_path / "mine.pth", device="cpu")
+    (line,) = caplog.messages
+    assert "2 of 19 differ (0 is 'sidewalk' in the file and 'road' here, 1 is 'road' in the file" in line
+
+
 def test_pascal_context_is_labelled_by_the_data_set(
     hr18s: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -46,6 +46,7 @@ LISTING = [
     "weights.cache",
     "weights.opcodes",
     "weights.gate",
+    "weights.state_dict",
     "weights.convert",
     "weights.mapping",
     "weights.build",

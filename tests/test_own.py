@@ -1,14 +1,23 @@
 """A user's own checkpoint, in every form it may have."""
 
+import argparse
+import datetime
+import enum
 import hashlib
+import sys
+import types
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import filelock
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from hrnet_zoo.datasets import CITYSCAPES
 from hrnet_zoo.errors import (
     CheckpointError,
     CheckpointFormatError,
@@ -17,6 +26,7 @@ from hrnet_zoo.errors import (
     StateDictMismatchError,
     TransferError,
 )
+from hrnet_zoo.models.fcn import FCNHRNet
 from hrnet_zoo.weights import request, transfer
 from hrnet_zoo.weights.addresses import PUBLISHED_HOST
 from hrnet_zoo.weights.build import Entries, Weights, entries, with_classes
@@ -133,6 +143,223 @@ def test_own_safetensors(dtype: torch.dtype, hr18s: bytes, tmp_path: Path) -> No
     assert provenance["who"] == "me"
 
 
+# --- what training scripts write -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def network(hr18s: bytes) -> FCNHRNet:
+    network = FCNHRNet("hr18s", CITYSCAPES)
+    network.load_state_dict(read_checkpoint(hr18s, "").state, strict=True)
+    return network.eval()
+
+
+MMENGINE = ("mmengine", "mmengine.logging", "mmengine.logging.history_buffer")
+
+
+def mmengine(network: FCNHRNet, tmp_path: Path) -> object:
+    """Return what mmengine 0.10's Runner.save_checkpoint writes with an EMAHook, as far as its kinds of values go."""
+    history = type("HistoryBuffer", (), {"__module__": MMENGINE[-1]})
+    sys.modules[MMENGINE[-1]].HistoryBuffer = history  # type: ignore[attr-defined]
+    buffer = history()
+    buffer.__dict__.update(
+        _set_default=True,
+        max_length=1_000_000,
+        _log_history=np.linspace(0, 1, 160_000),
+        _count_history=np.ones(160_000, np.int64),
+        _statistics_methods=OrderedDict(min=min, max=max, mean=np.mean),
+    )
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
+    averaged = {f"module.{name}": entry for name, entry in network.state_dict().items()}
+    return {
+        "meta": {
+            "epoch": 0,
+            "iter": 160_000,
+            "cfg": "model = dict(type='EncoderDecoder')\n" * 100,
+            "seed": 1,
+            "experiment_name": "x_20230101_000000",
+            "time": "20230101_000000",
+            "mmengine_version": "0.10.7",
+            "dataset_meta": {"classes": CITYSCAPES.classes, "palette": [list(each) for each in CITYSCAPES.palette]},
+        },
+        "state_dict": {**network.state_dict(), "auxiliary_head.conv_seg.weight": torch.ones(19, 8, 1, 1)},
+        "ema_state_dict": {**{name: entry + 1 for name, entry in averaged.items()}, "steps": torch.tensor(160_000)},
+        "message_hub": {
+            "log_scalars": OrderedDict({"train/loss": buffer}),
+            "runtime_info": OrderedDict(
+                iter=160_000,
+                best=np.float64(0.8),
+                shape=np.array([[1, 2]], dtype=np.int32),
+                dtype=np.dtype("float32"),
+                start=datetime.datetime(2023, 1, 1, tzinfo=datetime.timezone.utc),
+                work_dir=tmp_path,
+                counts=Counter(a=1),
+                groups=defaultdict(list, a=[1]),
+            ),
+            "resumed_keys": {"loss": True},
+        },
+        "optimizer": optimizer.state_dict(),
+        "param_schedulers": [torch.optim.lr_scheduler.MultiStepLR(optimizer, [3]).state_dict()],
+    }
+
+
+def lightning(network: FCNHRNet, tmp_path: Path) -> object:
+    """Return what Lightning 2's Trainer.save_checkpoint writes, with a loss that has weights and an averaged copy."""
+    del tmp_path
+    own = {f"net.{name}": entry for name, entry in network.state_dict().items()}
+    copy = {f"ema_model.module.{name}": entry * 2 for name, entry in network.state_dict().items()}
+    return {
+        "epoch": 3,
+        "global_step": 100,
+        "pytorch-lightning_version": "2.5.0",
+        "state_dict": OrderedDict({**copy, **own, "criterion.weight": torch.ones(19)}),
+        "loops": {"fit_loop": {"state_dict": {}, "epoch_progress": {"total": {"ready": 4}}}},
+        "callbacks": {"ModelCheckpoint{'monitor': 'miou'}": {"best_model_score": torch.tensor(0.8), "dirpath": "/a"}},
+        "optimizer_states": [torch.optim.AdamW(network.parameters()).state_dict()],
+        "hparams_name": "kwargs",
+        "hyper_parameters": {"args": argparse.Namespace(lr=0.1, device=torch.device("cpu"), kind=Kind.GOOD), 0.5: {1}},
+    }
+
+
+class Kind(enum.Enum):
+    """A setting of a training script."""
+
+    GOOD = 1
+
+
+def averaged(network: FCNHRNet, tmp_path: Path) -> object:
+    """Return what torchvision's training script writes with --model-ema."""
+    del tmp_path
+    average = torch.optim.swa_utils.AveragedModel(network)
+    average.update_parameters(network)
+    for entry in average.module.parameters():
+        entry.data += 1
+    return {"model": network.state_dict(), "epoch": 1, "args": argparse.Namespace(), "model_ema": average.state_dict()}
+
+
+WRITERS: dict[str, tuple[Callable[[FCNHRNet, Path], object], str]] = {
+    "mmengine": (mmengine, "'state_dict' was taken, not 'ema_state_dict'"),
+    "Lightning": (lightning, "'net.' was taken off the names; left out: 'ema_model.module.backbone.conv1.weight'"),
+    "torchvision with EMA": (averaged, "'model' was taken, not 'model_ema'"),
+    "EMA alone": (
+        lambda network, _: torch.optim.swa_utils.AveragedModel(network).state_dict(),
+        "'module.' was taken off the names; left out: 'n_averaged'",
+    ),
+    "mmcv's EMAHook": (
+        lambda network, _: {
+            "state_dict": network.state_dict()
+            | {f"ema_{name.replace('.', '_')}": entry + 1 for name, entry in network.state_dict().items()}
+        },
+        "left out: 'ema_backbone_conv1_weight', ",
+    ),
+    "torch.compile": (
+        lambda network, _: cast(torch.nn.Module, torch.compile(network, backend="eager")).state_dict(),
+        "'_orig_mod.' was taken off",
+    ),
+    "parts compiled": (
+        lambda network, _: {
+            name.replace("backbone.", "backbone._orig_mod."): entry for name, entry in network.state_dict().items()
+        },
+        "'_orig_mod.' was taken off",
+    ),
+    "DDP of compiled": (
+        lambda network, _: {f"module._orig_mod.{name}": entry for name, entry in network.state_dict().items()},
+        "'module.' and '_orig_mod.' was taken off",
+    ),
+    "DDP": (lambda network, _: {"net": torch.nn.DataParallel(network).state_dict()}, "'module.' was taken off"),
+    "twice wrapped": (
+        lambda network, _: torch.nn.DataParallel(torch.nn.DataParallel(network)).state_dict(),
+        "'module.module.' was taken off",
+    ),
+    "thop": (
+        lambda network, _: {**network.state_dict(), "backbone.total_ops": torch.zeros(1, dtype=torch.float64)},
+        "left out: 'backbone.total_ops'",
+    ),
+    "before torch 0.4.1": (
+        lambda network, _: {
+            name: entry for name, entry in network.state_dict().items() if not name.endswith("tracked")
+        },
+        "it has no *.num_batches_tracked",
+    ),
+}
+
+
+@pytest.mark.parametrize("modern", [False, True], ids=["legacy", "zip"])
+@pytest.mark.parametrize("name", WRITERS)
+def test_what_training_scripts_write(
+    name: str,
+    modern: bool,
+    network: FCNHRNet,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The same bits, nothing made but tensors, and one line that says what was taken and what left."""
+    write, words = WRITERS[name]
+    with monkeypatch.context() as patch:
+        for module in MMENGINE:
+            patch.setitem(sys.modules, module, types.ModuleType(module))
+        torch.save(write(network, tmp_path), tmp_path / "mine.pth", _use_new_zipfile_serialization=modern)
+    loaded, _ = own(tmp_path / "mine.pth")
+    wanted = network.state_dict()
+    assert loaded.keys() == wanted.keys()
+    assert all(torch.equal(loaded[key], wanted[key]) or "tracked" in key for key in wanted)
+    (line,) = caplog.messages
+    assert f"mine.pth: {words}" in line
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_every_protocol_of_pickle(protocol: int, network: FCNHRNet, tmp_path: Path) -> None:
+    for modern in (False, True):
+        torch.save(
+            {"model_state_dict": network.state_dict(), "args": argparse.Namespace(a={1})},
+            tmp_path / "mine.pth",
+            pickle_protocol=protocol,
+            _use_new_zipfile_serialization=modern,
+        )
+        loaded, _ = own(tmp_path / "mine.pth")
+        assert all(torch.equal(loaded[key], entry) for key, entry in network.state_dict().items())
+
+
+def test_the_content_tells_the_kind_of_file(network: FCNHRNet, tmp_path: Path, host: FaultServer) -> None:
+    state = {f"model.{name}": entry for name, entry in network.state_dict().items()}
+    save_file(state, tmp_path / "mine.bin")
+    torch.save(state, tmp_path / "mine.safetensors")
+    for path in (tmp_path / "mine.bin", tmp_path / "mine.safetensors"):
+        for source in (path, host.play(f"/{path.name}", whole(path.read_bytes()))):
+            loaded, _ = own(source)
+            assert torch.equal(loaded["backbone.conv1.weight"], network.backbone.conv1.weight)
+
+
+def test_the_true_cause_and_names_of_the_file(network: FCNHRNet, tmp_path: Path) -> None:
+    state, path = network.state_dict(), tmp_path / "mine.pth"
+    cases: list[tuple[object, str]] = [
+        (
+            {name[9:]: entry for name, entry in state.items() if name.startswith("backbone.")},
+            r"a backbone alone, without a decode_head[\s\S]*the file's names: 'conv1\.weight'[\s\S]*a whole network",
+        ),
+        (
+            {name.replace("decode_head.", "decode_head.1."): entry for name, entry in state.items()},
+            "a cascade of heads",
+        ),
+        (
+            {name: torch.empty(shape) for name, shape in entries("hr48", 19).items()},
+            r"size hr48, where hr18s was asked for[\s\S]*choose a name with hr48",
+        ),
+        (
+            {name: torch.empty(shape) for name, shape in entries("hr18", 19).items()},
+            r"size hr18, where hr18s was asked for",
+        ),
+        ({"model": network}, "a whole model object[\\s\\S]*FCNHRNet[\\s\\S]*save model.state_dict()"),
+        (torch.nn.Linear(1, 1).state_dict(), "the file's names: 'weight', 'bias'"),
+        ({**state, "decode_head.conv_seg.bias": torch.full((19,), torch.nan)}, "diverged"),
+        ({"epoch": 1, "best": np.float64(1)}, "the keys: 'epoch', 'best'"),
+    ]
+    for content, words in cases:
+        torch.save(content, path)
+        with pytest.raises(CheckpointError, match=words):
+            own(path)
+
+
 def test_own_class_count(hr18s: bytes, tmp_path: Path) -> None:
     state = read_checkpoint(hr18s, "").state
     for name in ("decode_head.conv_seg.weight", "decode_head.conv_seg.bias"):
@@ -155,7 +382,7 @@ def test_own_bad_files(hr18s: bytes, tmp_path: Path, cache: Path) -> None:
         (hr18s[:-100], CheckpointFormatError, "100 bytes"),
         (b"cposix\nsystem\n(S'echo'\ntR.", CheckpointError, "bad.pth"),
         (legacy({name: t for name, t in state.items() if name != first}), StateDictMismatchError, first),
-        (legacy({**state, "auxiliary_head.x": torch.zeros(2)}), StateDictMismatchError, "auxiliary_head.x"),
+        (legacy({**state, "second_head.x": torch.zeros(2)}), StateDictMismatchError, "second_head.x"),
         (legacy({**state, first: torch.zeros(2, 2)}), StateDictMismatchError, first),
         (legacy({**state, first: torch.full_like(state[first], torch.nan)}), StateDictMismatchError, first),
     ]

@@ -5,6 +5,7 @@ import json
 import platform
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,15 @@ import torch
 from hrnet_zoo.creation import create_model
 from hrnet_zoo.demo.scenes import scene
 from hrnet_zoo.errors import ConfigError, ModelConfigError, OutputError, StateDictMismatchError
-from hrnet_zoo.model_config import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, read_config
+from hrnet_zoo.model_config import (
+    CARD_FILE,
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    Metrics,
+    ModelConfig,
+    Parent,
+    read_config,
+)
 from hrnet_zoo.models.fcn import FCNHRNet
 from hrnet_zoo.saving import save_pretrained
 from hrnet_zoo.weights.gate import inspect_safetensors
@@ -64,7 +73,7 @@ def test_what_is_written_tells_of_no_machine_and_no_person(model: FCNHRNet, tmp_
                 assert not found, (path.name, found)
     assert [
         each.parent.name for each in (read_config(x / CONFIG_FILE) for x in (first, again, third)) if each.parent
-    ] == [*("demo", "local-dir", "a checkpoint of one's own")]
+    ] == [*("demo", "demo", "a checkpoint of one's own")]
 
 
 def test_the_licence_follows_the_weights(model: FCNHRNet, tmp_path: Path) -> None:
@@ -75,6 +84,34 @@ def test_the_licence_follows_the_weights(model: FCNHRNet, tmp_path: Path) -> Non
     found = {name: read_config(tmp_path / name / CONFIG_FILE) for name in "abcd"}
     assert [each.licence for each in found.values()] == ["cc-by-nc-4.0", "cc-by-nc-4.0", "unknown", "apache-2.0"]
     assert found["c"].parent is None
+
+
+@pytest.mark.parametrize("stored", [torch.float32, torch.float16])
+def test_a_copy_keeps_figures_and_parent(stored: torch.dtype, tmp_path: Path) -> None:
+    """Until its weights, classes or boxes differ; then the saved model is what it started from."""
+    first = create_model("demo", device="cpu", dtype=stored)
+    first.save_pretrained(tmp_path / "a", metrics={"miou": 80.76, "data": "scenes", "steps": 4800})
+    said = read_config(tmp_path / "a" / CONFIG_FILE)
+
+    def saved(model: FCNHRNet, **metrics: float) -> ModelConfig:
+        return read_config(model.save_pretrained(tmp_path / "b", metrics=metrics) / CONFIG_FILE)
+
+    model = create_model(f"local-dir:{tmp_path / 'a'}", device="cpu")
+    copied = saved(model)
+    assert (copied.metrics, copied.parent, copied.licence) == (said.metrics, said.parent, said.licence)
+    assert said.parent
+    assert said.parent.name == "demo"
+    assert "80.76 %" in (tmp_path / "b" / CARD_FILE).read_text(encoding="utf-8")
+    assert saved(create_model(f"local-dir:{tmp_path / 'b'}", device="cpu")).metrics == said.metrics
+    assert saved(model, miou=1.5).metrics == Metrics(miou=1.5)
+    model.dataset = replace(model.dataset, box=(96, 64))
+    assert saved(model).metrics == Metrics()
+    changed = create_model(f"local-dir:{tmp_path / 'a'}", device="cpu")
+    with torch.no_grad():
+        next(iter(changed.parameters()))[0, 0, 0, 0] += 1
+    found = saved(changed)
+    assert found.metrics == Metrics()
+    assert found.parent == Parent("local-dir", WEIGHTS_FILE, None, said.data_sha256)
 
 
 def test_other_files_stay_and_old_parts_go(model: FCNHRNet, tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """The one way of a checkpoint's bytes into the cache, and out of it into tensors.
 
-    fetch -> SHA-256 -> static gate -> torch.load -> exact names and shapes -> safetensors -> rename -> memory map
+    fetch -> SHA-256 -> static reading -> exact names and shapes -> safetensors -> rename -> memory map
 
 Nothing is loaded before its hash is known where a hash is known. What was converted once is in the cache, and a
 second call opens no connection.
@@ -34,7 +34,6 @@ from hrnet_zoo.models.fcn import FCNHRNet
 from hrnet_zoo.weights import cache
 from hrnet_zoo.weights.addresses import redact
 from hrnet_zoo.weights.convert import (
-    CLASSIFIER,
     CONVERTER_VERSION,
     class_count,
     fit,
@@ -45,6 +44,7 @@ from hrnet_zoo.weights.convert import (
 from hrnet_zoo.weights.gate import SafetensorsHeader
 from hrnet_zoo.weights.mapping import map_safetensors
 from hrnet_zoo.weights.part import discard, disk_errors, size_of
+from hrnet_zoo.weights.state_dict import CLASSIFIER
 
 # Names and shapes of a network's state dict; as a function: those of the network with so many classes.
 Entries = Mapping[str, torch.Size]
@@ -260,17 +260,32 @@ def read_file(path: Path) -> bytes:
     """
     try:
         facts = path.stat()
-        if not stat.S_ISREG(facts.st_mode):
-            found = "a folder or special file"
-        elif facts.st_size > MOST_BYTES:
-            found = f"a file of {facts.st_size:,} bytes; no checkpoint for these networks has more than {MOST_BYTES:,}"
-        else:
+        if stat.S_ISREG(facts.st_mode):
+            require_size(facts.st_size, path)
             return path.read_bytes()
+        found = "a folder or special file"
     except FileNotFoundError:
         found = "no such file"
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         found = getattr(error, "strerror", None) or str(error)
-    raise CheckpointNotFoundError(
+    raise _not_found(path, found)
+
+
+def require_size(size: int, path: Path) -> None:
+    """Refuse a file of the user's that is too large to be read.
+
+    Raises:
+        CheckpointNotFoundError: no checkpoint for these networks has so many bytes.
+
+    """
+    if size > MOST_BYTES:
+        raise _not_found(
+            path, f"a file of {size:,} bytes; no checkpoint for these networks has more than {MOST_BYTES:,}"
+        )
+
+
+def _not_found(path: Path, found: str) -> CheckpointNotFoundError:
+    return CheckpointNotFoundError(
         asked=f"the checkpoint {path}",
         found=found,
         done="nothing was loaded",

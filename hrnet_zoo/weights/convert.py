@@ -1,13 +1,16 @@
 """Checkpoint -> safetensors with its provenance in the header: exact names and shapes, or nothing.
 
-Weights are read from a pickle once, here, behind the gate; from then on they live as safetensors, which holds no
-code, maps into memory without a copy and carries the digest of its own data.
+Weights are read from a pickle's file once, here, and without an unpickler: from the arrays that lie beside it. From
+then on they live as safetensors, which holds no code, maps into memory without a copy and carries the digest of its own
+data.
 """
 
 import hashlib
 import io
 import json
-from collections.abc import Mapping
+import logging
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,32 +18,43 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from hrnet_zoo.costs import is_want_of_memory
+from hrnet_zoo.catalog import ARCHS
 from hrnet_zoo.errors import (
     CheckpointFormatError,
     CheckpointNotFoundError,
-    ConfigError,
     HashMismatchError,
     StateDictMismatchError,
 )
-from hrnet_zoo.weights.gate import inspect_checkpoint, inspect_safetensors
+from hrnet_zoo.weights.gate import inspect_checkpoint, inspect_safetensors, refusals
+from hrnet_zoo.weights.opcodes import Array, Refusal, Storage, show
+from hrnet_zoo.weights.state_dict import CLASSIFIER, COUNTER, find_state, unwrap
 
 CONVERTER_VERSION = 2  # part of the cache's file names: raise it whenever the same source gives other bytes
 
-_OLDEST_TORCH = (2, 10)  # CVE-2026-24747: memory corruption in the weights_only unpickler before
-CLASSIFIER = "decode_head.conv_seg"  # the layer whose rows are the classes
-_COUNTER = ".num_batches_tracked"  # of batch norm: the only entries that are whole numbers
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_DTYPES = {  # by kind of storage; weights come in no others
+    "Half": torch.float16,
+    "BFloat16": torch.bfloat16,
+    "Float": torch.float32,
+    "Double": torch.float64,
+    "Char": torch.int8,
+    "Byte": torch.uint8,
+    "Short": torch.int16,
+    "Int": torch.int32,
+    "Long": torch.int64,
+}
 _NO_DIGEST = "0" * 64  # holds the digest's place until the data is laid out
 _MAX_NAMES, _MAX_NAME = 1000, 100  # class names, and characters of one, beyond which `meta` is taken for something else
+
+logger = logging.getLogger("hrnet_zoo")
 
 
 class Checkpoint(NamedTuple):
     """What a `.pth` file holds.
 
     Attributes:
-        state: its tensors by name, as stored.
-        classes: the class names that its own `meta["CLASSES"]` claims; empty without such a list.
+        state: its tensors by the network's names, as stored.
+        classes: the class names that its own `meta` claims; empty without such a list.
 
     """
 
@@ -51,35 +65,52 @@ class Checkpoint(NamedTuple):
 def read_checkpoint(data: bytes, source: str) -> Checkpoint:
     """Return what a `.pth` file holds; `source` (path or URL) is for messages.
 
-    `data` is the whole file. A training checkpoint is unwrapped ("state_dict" at its top), and one "module."
-    (of DataParallel) is taken off when all names have it.
+    `data` is the whole file. Nothing of it is unpickled, and whatever lies beside the weights is left where it is. Of
+    what wraps the weights one log line is written (see `state_dict`).
 
     Raises:
-        UnsafeCheckpointError: the file asks for more than weights need; it was not loaded.
+        UnsafeCheckpointError: the file has something else in the place of weights; it was not loaded.
         CheckpointFormatError: it is damaged, or holds no state dict.
-        ConfigError: the installed torch is too old to open a checkpoint safely.
 
     """
-    _require_safe_torch(source)
-    inspect_checkpoint(data, source)
-    try:
-        content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever it is: torch leaks 13 classes, and its words recommend unsafe loading
-        if is_want_of_memory(error):
-            raise
-        raise _no_checkpoint(source, f"content that torch.load refuses ({type(error).__name__})") from error
-    state = content.get("state_dict", content) if isinstance(content, dict) else content
-    if not isinstance(state, dict) or not state:
-        raise _no_checkpoint(source, "no state dict, neither at the top nor under 'state_dict'")
-    for name, value in state.items():
-        if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise _no_checkpoint(source, f"a state dict whose entry {name!r:.80} is of type {type(value).__name__}")
-    prefix = "module." if all(name.startswith("module.") for name in state) else ""
-    meta = content.get("meta")
-    claimed = meta.get("CLASSES") if isinstance(meta, dict) else None
-    return Checkpoint(
-        {name.removeprefix(prefix): tensor.detach() for name, tensor in state.items()}, _class_names(claimed)
-    )
+    content, arrays = inspect_checkpoint(data, source)
+    with refusals(source):
+        found, notes = find_state(content)
+        storages = dict[Storage, Tensor]()
+        state = unwrapped(found, lambda name: _tensor(name, found[name], arrays, storages), source, notes)
+    return Checkpoint(state, next(filter(None, _claims(content)), ()))
+
+
+def unwrapped(
+    names: Iterable[str], tensor: Callable[[str], Tensor], source: str, notes: Sequence[str] = ()
+) -> dict[str, Tensor]:
+    """Return a state dict by the network's names, given those of a file and how to have its tensors.
+
+    One log line says what was taken off, left out or added, after `notes`.
+    """
+    found = unwrap(names)
+    if told := [*notes, *found.notes]:
+        logger.warning("%s: %s", source, "; ".join(told))
+    return {name: torch.tensor(0) if was is None else tensor(was) for name, was in found.entries.items()}
+
+
+def _tensor(name: str, array: Array, arrays: Mapping[str, memoryview], storages: dict[Storage, Tensor]) -> Tensor:
+    """Make a tensor of bytes that lie in the file; those that share a storage there share memory here."""
+    if array.storage.kind not in _DTYPES:
+        raise Refusal(f"the tensor {show(name)} of type {array.storage.kind}, which no weights have")
+    dtype = _DTYPES[array.storage.kind]
+    if array.storage not in storages:
+        content = bytearray(arrays[array.storage.key])
+        storages[array.storage] = torch.frombuffer(content, dtype=dtype) if content else torch.empty(0, dtype=dtype)
+    return storages[array.storage].as_strided(array.shape, array.strides, array.offset)
+
+
+def _claims(content: object) -> Iterator[tuple[str, ...]]:
+    """Names of classes, where mmcv and mmengine write them."""
+    meta = content.get("meta") if isinstance(content, dict) else None
+    for table in (meta, meta.get("dataset_meta") if isinstance(meta, dict) else None):
+        if isinstance(table, dict):
+            yield from (_class_names(table.get(key)) for key in ("CLASSES", "classes"))
 
 
 def claimed_classes(provenance: Mapping[str, str]) -> tuple[str, ...]:
@@ -102,7 +133,7 @@ def class_count(state: Mapping[str, Tensor], source: str) -> int:
     """
     name = f"{CLASSIFIER}.weight"
     if name not in state:
-        raise _mismatch(source, missing={name: "(classes, channels, 1, 1)"})
+        raise _mismatch(source, missing={name: "(classes, channels, 1, 1)"}, shapes=_shapes(state))
     if state[name].ndim != 4 or not state[name].numel():
         found = f"{tuple(state[name].shape)}, expected (classes, channels, 1, 1)"
         raise _mismatch(source, different={name: found})
@@ -142,7 +173,9 @@ def fit(
         fitted[name] = tensor.clone() if memory in owners else tensor
         owners.add(memory)
     if infinite:
-        raise _mismatch(source, different=infinite)
+        error = _mismatch(source, different=infinite)
+        error.advice = "its training diverged, or it is damaged: give an earlier checkpoint, or fetch the file again"
+        raise error
     return fitted
 
 
@@ -166,13 +199,15 @@ def compare(
         if name not in found:
             continue
         found_dtype, found_shape = found[name]
-        allowed = (torch.int64,) if name.endswith(_COUNTER) else floats
+        allowed = (torch.int64,) if name.endswith(COUNTER) else floats
         if found_shape != tuple(shape):
             different[name] = f"{found_shape}, expected {tuple(shape)}"
         elif found_dtype not in allowed:
             different[name] = f"{found_dtype}, expected {' or '.join(map(str, allowed))}"
     if missing or unexpected or different:
-        raise _mismatch(source, missing, unexpected, different)
+        raise _mismatch(
+            source, missing, unexpected, different, {name: shape for name, (_, shape) in found.items()}, expected
+        )
 
 
 def to_safetensors(state: Mapping[str, Tensor], provenance: Mapping[str, str]) -> bytes:
@@ -242,17 +277,6 @@ def _class_names(claimed: object) -> tuple[str, ...]:
     return names if len(names) == len(claimed) else ()
 
 
-def _require_safe_torch(source: str) -> None:
-    major, minor = torch.__version__.split(".")[:2]
-    if (int(major), int(minor)) < _OLDEST_TORCH:
-        raise ConfigError(
-            asked=f"load the checkpoint {source}",
-            found=f"torch {torch.__version__}, whose way of opening checkpoints can be made to corrupt memory",
-            done="the file was not opened",
-            advice="pip install 'torch>=2.10'",
-        )
-
-
 def _no_checkpoint(source: str, found: str) -> CheckpointFormatError:
     return CheckpointFormatError(
         asked=f"load the checkpoint {source}",
@@ -268,26 +292,57 @@ def _mismatch(
     missing: Mapping[str, str] | None = None,
     unexpected: Mapping[str, str] | None = None,
     different: Mapping[str, str] | None = None,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    expected: Mapping[str, torch.Size] | None = None,
 ) -> StateDictMismatchError:
-    """Build the error; the message lists five names of each kind, the attributes all of them."""
+    """Build the error; the message lists five names of each kind, the attributes all of them.
+
+    The cause is found in names and `shapes` of the file, beside those `expected`.
+    """
     groups: dict[str, Any] = {"missing": missing or {}, "unexpected": unexpected or {}, "different": different or {}}
-    found = []
+    cause, advice = _cause(shapes or {}, expected or {})
+    found = [cause] if cause else []
     for title, group in groups.items():
         if group:
             few = ", ".join(f"{ascii(name)[1:-1]:.80} {note}" for name, note in list(group.items())[:5])
             found.append(f"{len(group)} {title}: {few}{', ...' if len(group) > 5 else ''}")
+    if shapes and not expected:
+        found.append(f"the file's names: {', '.join(map(show, list(shapes)[:5]))}{', ...' if len(shapes) > 5 else ''}")
     classifier_alone = groups["different"].keys() <= {f"{CLASSIFIER}.weight", f"{CLASSIFIER}.bias"}
     if groups["different"] and classifier_alone and not missing and not unexpected:
         advice = "its head has another number of classes: say which with classes=..., or choose the name that fits"
-    else:
-        advice = "choose the name of the network that the checkpoint was trained with (see hrnet-zoo list)"
     return StateDictMismatchError(
         asked=f"fit the checkpoint {source} into the network",
         found="; ".join(found),
         done="nothing was loaded",
-        advice=advice,
+        advice=advice or "choose the name of the network that the checkpoint was trained with (see hrnet-zoo list)",
         source=source,
         missing=tuple(groups["missing"]),
         unexpected=tuple(groups["unexpected"]),
         different=tuple(f"{name}: {note}" for name, note in groups["different"].items()),
     )
+
+
+def _cause(shapes: Mapping[str, tuple[int, ...]], expected: Mapping[str, torch.Size]) -> tuple[str, str]:
+    """Say what the file holds in place of the network, and what to do; empty where the names do not tell."""
+    heads = [name for name in shapes if "decode_head." in name]
+    size, asked = _size(shapes), _size(expected)
+    if not heads and any(".branches." in name for name in shapes):
+        return "a backbone alone, without a decode_head", "give the checkpoint of a whole network, backbone and head"
+    if any(re.search(r"decode_head\.\d+\.", name) for name in heads):
+        return "a cascade of heads (OCRNet?), where networks here have one FCN head", "give the checkpoint of an FCN"
+    if size and asked and size != asked:
+        known = f"choose a name with {size}" if size in ARCHS else f"networks here are {', '.join(ARCHS)}"
+        return f"a network of size {size}, where {asked} was asked for", f"{known} (see hrnet-zoo list)"
+    return "", ""
+
+
+def _size(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """Name an HRNet by its width, and "s" for few blocks, as the catalog does; empty if it is none."""
+    block = "backbone.stage2.0.branches.0.{}.conv1.weight"
+    width = shapes.get(block.format(0), ())
+    return f"hr{width[0]}{'' if block.format(3) in shapes else 's'}" if width else ""
+
+
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}

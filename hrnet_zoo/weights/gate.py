@@ -1,9 +1,8 @@
-"""A static look into a checkpoint before anything is loaded.
+"""A checkpoint read without executing anything: what its pickle says (`opcodes.py`), and where its arrays lie.
 
-`weights_only=True` of torch keeps code from running, but not a small file from asking for terabytes, showing
-uninitialised memory as weights or hanging in the hash of a dictionary key. So a file is admitted only if it is, to
-the byte, what `torch.save` writes (files of torch 1.6 and 2.13 were compared: same layout), and its pickles say
-nothing that weights do not need (`opcodes.py`).
+No unpickler is used, not even torch's restricted one, which a small file can have ask for terabytes, show uninitialised
+memory as weights or hang in the hash of a dictionary key. A file is admitted if it has the layout that `torch.save`
+gives it, to the byte (files of torch 1.6 and 2.13 were compared: same layout).
 """
 
 import json
@@ -13,11 +12,12 @@ import re
 import stat
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from hrnet_zoo.errors import CheckpointFormatError, CheckpointNotFoundError, UnsafeCheckpointError
 from hrnet_zoo.weights.opcodes import Refusal, Storage, Stream, show, walk
@@ -40,6 +40,7 @@ class SafetensorsHeader:
         metadata: the texts under `__metadata__`.
         data_start: offset of the first data byte in the file.
         size: of the file, in bytes.
+        modified_ns: when the file was last written, as its file system tells.
 
     """
 
@@ -48,28 +49,43 @@ class SafetensorsHeader:
     metadata: dict[str, str]
     data_start: int
     size: int
+    modified_ns: int
 
 
-def inspect_checkpoint(data: bytes, source: str) -> None:
-    """Admit a whole `.pth` file, legacy or zip, or say why not; `source` (path or URL) is for the message.
+def inspect_checkpoint(data: bytes, source: str) -> tuple[object, Mapping[str, memoryview]]:
+    """Read a whole `.pth` file, legacy or zip, or say why not; `source` (path or URL) is for the message.
+
+    Returns:
+        What the file describes (see `opcodes.walk`), and the bytes of its arrays by the keys of their storages.
 
     Raises:
-        UnsafeCheckpointError: the file asks for more than weights need.
+        UnsafeCheckpointError, CheckpointFormatError: as `refusals`.
+
+    """
+    with refusals(source):
+        kind = _kind(data)
+        if kind == _ZIP:
+            return _inspect_zip(data)
+        if kind == _PICKLE:
+            return _inspect_legacy(data)
+        raise Refusal(f"{kind}, where a file of torch.save was expected")
+
+
+@contextmanager
+def refusals(source: str) -> Iterator[None]:
+    """Turn a Refusal into the error that users get; `source` (path or URL) is for the message.
+
+    Raises:
+        UnsafeCheckpointError: the file has something else in the place of weights.
         CheckpointFormatError: the file is damaged, incomplete or of another kind.
 
     """
     try:
-        kind = _kind(data)
-        if kind == _ZIP:
-            _inspect_zip(data)
-        elif kind == _PICKLE:
-            _inspect_legacy(data)
-        else:
-            raise Refusal(f"{kind}, where a file of torch.save was expected")
+        yield
     except Refusal as refusal:
         error = UnsafeCheckpointError if refusal.unsafe else CheckpointFormatError
-        unsafe_advice = "do not use this file; ask its author for the weights as safetensors"
-        advice = "fetch the file again, or write it anew with torch.save of a state_dict"
+        unsafe_advice = "do not use this file, unless it is your own: then write it anew, model.state_dict() alone"
+        advice = "fetch the file again, or write it anew with torch.save of model.state_dict()"
         raise error(
             asked=f"load the checkpoint {source}",
             found=str(refusal),
@@ -77,6 +93,11 @@ def inspect_checkpoint(data: bytes, source: str) -> None:
             advice=unsafe_advice if refusal.unsafe else advice,
             source=source,
         ) from None
+
+
+def is_safetensors(start: bytes) -> bool:
+    """Tell by its first bytes, and not by its name, whether a file is safetensors."""
+    return _kind(start) == _SAFETENSORS
 
 
 def inspect_safetensors(path: Path, source: str) -> SafetensorsHeader:
@@ -92,7 +113,7 @@ def inspect_safetensors(path: Path, source: str) -> SafetensorsHeader:
 
 
 @contextmanager
-def opened_safetensors(path: Path, source: str) -> Iterator[tuple[SafetensorsHeader, BinaryIO]]:
+def opened_safetensors(path: Path, source: str) -> Iterator[tuple[SafetensorsHeader, BufferedReader]]:
     """Open a safetensors file, and check it as `inspect_safetensors` does: what is read next is what was looked at.
 
     Raises:
@@ -105,7 +126,8 @@ def opened_safetensors(path: Path, source: str) -> Iterator[tuple[SafetensorsHea
             if not stat.S_ISREG(path.stat().st_mode):  # before open(), which would wait for the writer of a pipe
                 raise OSError("a folder, pipe or device")
             file = stack.enter_context(path.open("rb"))
-            size = os.fstat(file.fileno()).st_size
+            facts = os.fstat(file.fileno())
+            size = facts.st_size
             start = file.read(512)
             length = int.from_bytes(start[:8], "little")
             file.seek(8)
@@ -126,7 +148,7 @@ def opened_safetensors(path: Path, source: str) -> Iterator[tuple[SafetensorsHea
                 raise Refusal(f"a header of {length} bytes; the limit is {_MAX_HEADER}")
             if 8 + length > size:
                 raise Refusal(f"a header of {length} bytes in a file of {size}: {8 + length - size} bytes are missing")
-            header = _parse_header(text, size)
+            header = _parse_header(text, size, facts.st_mtime_ns)
         except Refusal as refusal:
             raise CheckpointFormatError(
                 asked=asked,
@@ -160,18 +182,17 @@ def _kind(start: bytes) -> str:
 # --- the legacy format: three pickles that never vary, the object, the list of storages, each storage with its length
 
 # MAGIC_NUMBER, PROTOCOL_VERSION and sys_info of torch.serialization; all but the object's walk allow no storage
-_SIZES = ["short", 2, "int", 4, "long", 4]
-_OPENING = (0x1950A86A20F9469CFC6C, 1001, ["protocol_version", 1001, "little_endian", True, "type_sizes", _SIZES])
+_SIZES = {"short": 2, "int": 4, "long": 4}
+_OPENING = (0x1950A86A20F9469CFC6C, 1001, {"protocol_version": 1001, "little_endian": True, "type_sizes": _SIZES})
 
 
-def _inspect_legacy(data: bytes) -> None:
+def _inspect_legacy(data: bytes) -> tuple[object, dict[str, memoryview]]:
     stream, storages = Stream(data), dict[str, Storage]()
     for expected in _OPENING:
         if walk(stream, storages) != expected:
             raise Refusal("a pickle without the opening of torch.save (or of a big-endian machine)")
-    walk(stream, storages, fields=6)
+    content = walk(stream, storages, fields=6)
     keys = walk(stream, storages)
-    # For a storage in use but not in the list torch would hand out uninitialised memory
     listed = isinstance(keys, list) and all(type(key) is str for key in keys) and sorted(keys) == sorted(storages)
     if not isinstance(keys, list) or not listed:
         raise Refusal("a list of stored arrays that differs from the arrays in use", unsafe=True)
@@ -181,11 +202,14 @@ def _inspect_legacy(data: bytes) -> None:
         raise Refusal(f"a file of {size} bytes that describes {end}: {end - size} bytes are missing")
     if end < size:
         raise Refusal(f"{size - end} bytes after the last array")
+    arrays, view = dict[str, memoryview](), memoryview(data)
     for key in keys:
         stored = int.from_bytes(data[position : position + 8], "little")
         if stored != storages[key].numel:
             raise Refusal(f"an array of {storages[key].numel} values that says {stored} at byte {position}")
+        arrays[key] = view[position + 8 : position + 8 + storages[key].size]
         position += 8 + storages[key].size
+    return content, arrays
 
 
 # --- the zip format: one folder of uncompressed members without gaps -------------------------------------------------
@@ -195,27 +219,31 @@ _ENTRY = struct.Struct("<4s6H3I5H2I")
 _DESCRIPTOR = struct.Struct("<4s3I")
 _END = struct.Struct("<4sQ2H2I4Q4sIQI4s4H2IH")  # zip64 end record, its locator and the plain end record
 _SIZES_FOLLOW, _UTF8 = 0x8, 0x800  # the flags that torch sets; an encrypted member would have 0x1
-_MEMBER = re.compile(
-    r"([^/\\\0]+)/(data\.pkl|data/\d+|version|byteorder|\.format_version|\.storage_alignment|\.data/serialization_id)"
-)
+_MEMBER = re.compile(r"([^/\\\0]+)/([^\\\0]+)")  # a newer torch may add some of any name, which are not looked at
 
 
-def _inspect_zip(data: bytes) -> None:
+def _inspect_zip(data: bytes) -> tuple[object, dict[str, memoryview]]:
     try:
         members = _zip_members(data)
     except (struct.error, UnicodeDecodeError):
         raise Refusal("a zip archive with a damaged directory") from None
+    if any(name.startswith("code/") or name == "constants.pkl" for name in members):
+        raise Refusal("a TorchScript archive (torch.jit.save)")
     if not {"data.pkl", "version"} <= members.keys():
         raise Refusal("a zip archive without data.pkl or version, which torch.save did not write")
     if members.get("byteorder", b"little") != b"little":
         raise Refusal("a file of a big-endian machine, which is not supported")
+    if not re.fullmatch(rb"([1-9]|10)\s*", members["version"]):  # torch.load takes as many
+        raise Refusal(f"version {show(str(members['version'][:9], 'latin-1'))} of torch's format, which is not known")
     stream, storages = Stream(members["data.pkl"]), dict[str, Storage]()
-    walk(stream, storages, fields=5)
+    content = walk(stream, storages, fields=5)
     if stream.read(1):
         raise Refusal("bytes after the end of data.pkl")
-    stored = {name.removeprefix("data/"): len(content) for name, content in members.items() if name[:5] == "data/"}
-    if stored != {key: storage.size for key, storage in storages.items()}:
-        raise Refusal("stored arrays that differ in name or size from the arrays in use", unsafe=True)
+    stored = {name.removeprefix("data/"): data for name, data in members.items() if name.startswith("data/")}
+    for key, storage in storages.items():
+        if key not in stored or len(stored[key]) != storage.size:
+            raise Refusal("stored arrays that differ in name or size from the arrays in use", unsafe=True)
+    return content, stored
 
 
 def _zip_members(data: bytes) -> dict[str, memoryview]:
@@ -238,9 +266,7 @@ def _zip_members(data: bytes) -> dict[str, memoryview]:
         name = _MEMBER.fullmatch(str(label, "utf-8"))
         where = f"the zip member {show(str(label, 'utf-8'))}"
         if not name:
-            script = b"/code/" in label or label.endswith(b"/constants.pkl")
-            kind = "a TorchScript archive (torch.jit.save)" if script else "a zip archive torch.save did not write"
-            raise Refusal(f"{kind}: it has {where}")
+            raise Refusal(f"a zip archive torch.save did not write: it has {where}")
         if flags & ~(_SIZES_FOLLOW | _UTF8) or method or stored != size:
             raise Refusal(f"{where} is compressed or encrypted; torch.save stores members as they are")
         if offset != position or any(more[:3]):  # extra field, comment, disk
@@ -272,7 +298,7 @@ def _zip_members(data: bytes) -> dict[str, memoryview]:
 _DTYPE_SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8}
 
 
-def _parse_header(text: bytes, size: int) -> SafetensorsHeader:
+def _parse_header(text: bytes, size: int, modified_ns: int) -> SafetensorsHeader:
     """Read a header that describes, without gap or overlap, all that follows it in a file of `size` bytes."""
     try:
         header = json.loads(text.decode(), object_pairs_hook=_unique, parse_int=_short_int, parse_constant=_short_int)
@@ -320,7 +346,7 @@ def _parse_header(text: bytes, size: int) -> SafetensorsHeader:
         position = end
     if position != size - start:
         raise Refusal(f"a header that describes {position} data bytes in a file that has {size - start}")
-    return SafetensorsHeader(entries, places, metadata, start, size)
+    return SafetensorsHeader(entries, places, metadata, start, size, modified_ns)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -97,7 +97,7 @@ class Repository:
                 logger.warning("%s: %s; fetching it once more", self.name, error.found)
             for file in (WEIGHTS_FILE, CONFIG_FILE):
                 fetch(self.repo, file, self.commit, progress=self.progress, anew=True)
-        state, provenance = load_folder(self.folder, config, expected)
+        state, provenance = load_folder(self.folder, config, expected, rewritable=False)
         return state, {**provenance, "model": self.name, "source_url": f"{endpoint()}/{self.repo}/{WEIGHTS_FILE}"}
 
 

@@ -15,13 +15,19 @@ import os
 from pathlib import Path
 
 from hrnet_zoo.errors import CheckpointFormatError, CheckpointNotFoundError
-from hrnet_zoo.model_config import CONFIG_FILE, WEIGHTS_FILE, ModelConfig, parse_config, read_config, refusal
+from hrnet_zoo.model_config import (
+    CONFIG_FILE,
+    CONFIG_KEY,
+    WEIGHTS_FILE,
+    ModelConfig,
+    parse_config,
+    read_config,
+    refusal,
+)
 from hrnet_zoo.weights.build import Entries, Weights
 from hrnet_zoo.weights.convert import fit, verify_data
 from hrnet_zoo.weights.gate import SafetensorsHeader, inspect_safetensors
 from hrnet_zoo.weights.mapping import map_safetensors
-
-CONFIG_KEY = "config"  # of the header's metadata: the text of `ModelConfig.to_header`
 
 logger = logging.getLogger("hrnet_zoo")
 
@@ -99,14 +105,21 @@ def require_same_config(told: ModelConfig, config: ModelConfig, beside: Path) ->
         raise refusal(str(beside), f"$.{different[0]}", f"another value than in the header of {WEIGHTS_FILE}")
 
 
-def load_folder(folder: Path, config: ModelConfig, expected: Entries) -> Weights:
+def load_folder(folder: Path, config: ModelConfig, expected: Entries, *, rewritable: bool) -> Weights:
     """Load the weights of a model folder, whose configuration `read_folder` returned.
 
-    Names and shapes are compared with `expected` by the header, before anything is mapped; then every value is looked
-    at once, and must be finite. Weights that were replaced since by newer ones of the same network are loaded instead.
+    Names and shapes are compared with `expected` by the header, before anything is mapped or read; then every value is
+    looked at once, and must be finite. Weights that were replaced since by newer ones of the same network are loaded
+    instead.
+
+    Args:
+        folder: the model folder.
+        config: what `read_folder` returned.
+        expected: names and shapes of the network.
+        rewritable: whether others may rewrite the file while the network runs (see `map_safetensors`).
 
     Returns:
-        Float32 tensors, memory-mapped where the file is float32; and the header's metadata without the configuration.
+        Float32 tensors, and the header's metadata, which holds the configuration under "config".
 
     Raises:
         CheckpointError: the file is damaged, or does not fit.
@@ -122,8 +135,7 @@ def load_folder(folder: Path, config: ModelConfig, expected: Entries) -> Weights
             raise refusal(str(path), "$", "another network was saved here while this one was read; load it again")
         return expected
 
-    state, metadata = map_safetensors(path, of_this_network, str(path))
-    provenance = {key: value for key, value in metadata.items() if key != CONFIG_KEY}
+    state, provenance = map_safetensors(path, of_this_network, str(path), rewritable=rewritable)
     return fit(state, expected, str(path)), {**provenance, "licence": config.licence}
 
 

@@ -88,7 +88,7 @@ def _local(name: str) -> Origin:
     config, path = read_folder(folder), folder / WEIGHTS_FILE
 
     def load(expected: Entries) -> Weights:
-        state, provenance = load_folder(folder, config, expected)
+        state, provenance = load_folder(folder, config, expected, rewritable=True)
         # No path: what is loaded may be saved again, and shared.
         return state, {**provenance, "model": LOCAL.rstrip(":"), "source_url": WEIGHTS_FILE}
 

@@ -12,6 +12,7 @@ import torch
 
 from hrnet_zoo.costs import enough_memory
 from hrnet_zoo.errors import StateDictMismatchError
+from hrnet_zoo.model_config import CONFIG_KEY
 from hrnet_zoo.weights import cache
 from hrnet_zoo.weights.addresses import addresses, redact
 from hrnet_zoo.weights.build import (
@@ -25,18 +26,20 @@ from hrnet_zoo.weights.build import (
     provenance_of,
     publish,
     read_file,
+    require_size,
     size_limit,
 )
 from hrnet_zoo.weights.convert import (
-    CLASSIFIER,
     CONVERTER_VERSION,
     claimed_classes,
     class_count,
     fit,
     to_safetensors,
+    unwrapped,
 )
-from hrnet_zoo.weights.gate import SafetensorsHeader, inspect_safetensors
+from hrnet_zoo.weights.gate import SafetensorsHeader, inspect_safetensors, is_safetensors
 from hrnet_zoo.weights.mapping import map_safetensors
+from hrnet_zoo.weights.state_dict import CLASSIFIER
 
 # A training checkpoint of the reference holds two more copies of the weights (momentum) beside them.
 SIZE_FACTOR = 4
@@ -51,16 +54,15 @@ def load_own(source: str, arch: str, network: Entries, *, progress: bool) -> Wei
     """Load a user's own checkpoint.
 
     Args:
-        source: path or address of a .pth (either serialization, with or without `meta` and "module.") or .safetensors.
-            Eight or more hex digits before an address's ending, a letter among them, are taken as the beginning of the
-            file's SHA-256.
+        source: path or address of a checkpoint: what `torch.save` wrote (either serialization, with whatever lies
+            beside the weights) or safetensors; the content tells which. Eight or more hex digits before an address's
+            ending, a letter among them, are taken as the beginning of the file's SHA-256.
         arch: the network's, to tell cached files apart.
         network: names and shapes that the file must have.
         progress: show a bar for a download on a terminal.
 
     Returns:
-        Float32 tensors, memory-mapped where the file is float32 safetensors or comes from the cache; and what the
-        file's header says of itself.
+        Float32 tensors, memory-mapped where the file comes from the cache; and what its header says of itself.
 
     Raises:
         CheckpointNotFoundError: there is no such file.
@@ -86,7 +88,7 @@ def load_own(source: str, arch: str, network: Entries, *, progress: bool) -> Wei
     if "://" in source:
         max_bytes = SIZE_FACTOR * size_limit(network)
         build = functools.partial(_from_address, source, arch, expected, max_bytes=max_bytes, progress=progress)
-    elif source.endswith(".safetensors"):
+    elif _holds_safetensors(Path(source)):
         return _from_safetensors(Path(source), expected)
     else:
         build = functools.partial(_from_file, Path(source), arch, expected)
@@ -102,10 +104,11 @@ def _from_address(address: str, arch: str, expected: EntriesOf, *, max_bytes: in
     def convert(bodies: list[bytes], part: Path) -> bytes:
         if not stated:
             logger.warning("%s states no SHA-256 in its name: what was fetched could not be checked", redact(address))
-        if not name.endswith(".safetensors"):
+        if not is_safetensors(bodies[0]):
             return convert_checkpoint(bodies, redact(address), expected, provenance)
         claimed = claimed_classes(inspect_safetensors(part, redact(address)).metadata)
-        state = safetensors.torch.load(bodies[0])
+        stored = safetensors.torch.load(bodies[0])
+        state = unwrapped(stored, stored.__getitem__, redact(address))
         fitted = fit(state, expected(class_count(state, redact(address))), redact(address))
         return to_safetensors(fitted, {**provenance, **provenance_of(bodies.pop(), claimed)})
 
@@ -133,14 +136,28 @@ def _from_file(path: Path, arch: str, expected: EntriesOf) -> Path:
     return cache.model_path(stem)
 
 
+def _holds_safetensors(path: Path) -> bool:
+    """Look into a file, whatever its name; what cannot be read is for the reader to say."""
+    try:
+        if path.is_file():  # before open(), which would wait for the writer of a pipe
+            with path.open("rb") as file:
+                return is_safetensors(file.read(512))
+    except (OSError, ValueError):  # ValueError: a null character in the path
+        pass
+    return path.suffix == ".safetensors"
+
+
 def _from_safetensors(path: Path, expected: EntriesOf) -> Weights:
-    """Load a local .safetensors as it is."""
+    """Load a local safetensors file as it is."""
 
     def as_found(header: SafetensorsHeader) -> Entries:
+        require_size(header.size, path)
         return {name: torch.Size(shape) for name, (_, shape) in header.entries.items()}
 
-    state, metadata = map_safetensors(path, as_found, str(path))
-    return fit(state, expected(class_count(state, str(path))), str(path)), metadata
+    stored, metadata = map_safetensors(path, as_found, str(path), rewritable=True)
+    state = unwrapped(stored, stored.__getitem__, str(path))
+    foreign = {key: value for key, value in metadata.items() if key != CONFIG_KEY}  # which nobody has checked
+    return fit(state, expected(class_count(state, str(path))), str(path)), foreign
 
 
 def _stem(name: str, arch: str, mark: str) -> str:

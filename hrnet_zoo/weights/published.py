@@ -31,9 +31,9 @@ from hrnet_zoo.weights.build import (
     read_file,
     size_limit,
 )
-from hrnet_zoo.weights.convert import CONVERTER_VERSION
+from hrnet_zoo.weights.convert import CONVERTER_VERSION, read_checkpoint
 from hrnet_zoo.weights.first_seen import Digest
-from hrnet_zoo.weights.gate import inspect_checkpoint, inspect_safetensors
+from hrnet_zoo.weights.gate import inspect_safetensors
 from hrnet_zoo.weights.part import discard
 
 
@@ -95,7 +95,7 @@ def _import(path: Path, bodies: list[bytes]) -> tuple[ModelInfo, Path]:
     digest = hashlib.sha256(bodies[0]).hexdigest()
     info = recognise(digest)
     if info is None:
-        inspect_checkpoint(bodies[0], str(path))  # a page, a torso or a trap is called by its name
+        read_checkpoint(bodies[0], str(path))  # a page, a torso or a trap is called by its name
         info = _row_named(path, digest)
     with _stated(info) as stated:
         check_hash(bodies[0], stated, str(path))
