@@ -248,7 +248,7 @@ def judge(folder: LabelledFolder, seen: Survey, together: Survey | None = None) 
         )
         found.append(Problem("off-by-one labels", text, advice))
     if seen.total.any() and not seen.total[list(folder.rule.of_class)].any():
-        text = f"no pixel of {len(folder.samples)} masks is of a class"
+        text = f"no pixel of its {len(folder.samples)} masks is of a class"
         found.append(Problem("nothing to score", text, "compare the values of the masks with the rule"))
     return sorted(_gathered(found), key=lambda problem: not problem.error)
 
@@ -260,18 +260,18 @@ def require_sound(asked: str, found: Sequence[tuple[LabelledFolder, Sequence[Pro
         DatasetError: one of the problems is an error.
 
     """
-    errors = [(folder, problem) for folder, problems in found for problem in problems if problem.error]
-    if errors:
-        folder = errors[0][0]
-        advice = list(dict.fromkeys(problem.advice for _, problem in errors))
-        texts = tuple(dict.fromkeys(f"{problem.kind}: {problem.found}" for _, problem in errors))
-        checks = " and ".join(dict.fromkeys(f"`{_command(folder)}`" for folder, _ in errors))
+    faulty = [folder for folder, problems in found if any(problem.error for problem in problems)]
+    if faulty:
+        errors = _gathered(problem for _, problems in found for problem in problems if problem.error)
+        advice = errors[0].advice if len(errors) == 1 else "mend the data"
+        checks = " and ".join(dict.fromkeys(f"`{_command(folder)}`" for folder in faulty))
+        texts = tuple(f"{problem.kind}: {problem.found}" for problem in errors)
         raise DatasetError(
-            asked=f"{asked} {folder.title} in {folder.root}",
+            asked=f"{asked} {faulty[0].title} in {faulty[0].root}",
             found="; ".join(texts),
             done="nothing was computed",
-            advice=f"{advice[0] if len(advice) == 1 else 'mend the data'}; {checks} shows all that is wrong",
-            path=folder.root,
+            advice=f"{advice}; {checks} shows all that is wrong",
+            path=faulty[0].root,
             problems=texts,
         )
     for folder, problems in found if tell else ():
@@ -441,7 +441,14 @@ def _gathered(found: Iterable[Problem]) -> list[Problem]:
     kinds: dict[str, list[Problem]] = {}
     for problem in found:
         kinds.setdefault(problem.kind, []).append(problem)
-    return [replace(same[0], files=tuple(name for each in same for name in each.files)) for same in kinds.values()]
+    return [
+        replace(
+            same[0],
+            text="; ".join(dict.fromkeys(each.text for each in same if each.text)),
+            files=tuple(dict.fromkeys(name for each in same for name in each.files)),
+        )
+        for same in kinds.values()
+    ]
 
 
 def _strange_values(folder: LabelledFolder, seen: Survey) -> list[Problem]:
