@@ -20,7 +20,7 @@ from hrnet_zoo.errors import (
     ModelConfigError,
     OfflineError,
 )
-from hrnet_zoo.model_config import CONFIG_FILE, WEIGHTS_FILE
+from hrnet_zoo.model_config import CONFIG_FILE, WEIGHTS_FILE, read_config
 from hrnet_zoo.models.fcn import FCNHRNet
 from tests.hub_server import TOKEN, Hub, Reply, connected
 from tests.tables import ROOT
@@ -62,6 +62,15 @@ def test_a_branch_moves_and_says_so(hub: Hub, files: dict[str, bytes], caplog: p
     second = hub.add("me/street", {"README.md": b"new"})
     assert pull("me/street@main").provenance["model"] == f"hf-hub:me/street@{second}"
     assert pull(f"me/street@{first}").provenance["model"] == f"hf-hub:me/street@{first}"
+
+
+def test_a_copy_keeps_figures_and_names_the_repository(hub: Hub, tmp_path: Path) -> None:
+    folder = create_model("demo", device="cpu").save_pretrained(tmp_path / "a", metrics={"miou": 80.5})
+    commit = hub.add("me/street", {path.name: path.read_bytes() for path in folder.iterdir()})
+    copied = read_config(pull(f"me/street@{commit}").save_pretrained(tmp_path / "b") / CONFIG_FILE)
+    assert copied.metrics.miou == 80.5
+    assert copied.parent
+    assert copied.parent.name == f"hf-hub:me/street@{commit}"
 
 
 def test_random_weights_need_no_weights(hub: Hub, files: dict[str, bytes]) -> None:

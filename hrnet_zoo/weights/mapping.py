@@ -41,7 +41,7 @@ def map_safetensors(
         expected: names and shapes that it must have, given its header; what this raises is raised.
         source: what errors call it.
         dtype: of the floating entries; None: float16, bfloat16, float32 or float64.
-        rewritable: read the file into memory of its own, all at once.
+        rewritable: read the file into memory of its own, all at once (of W48 252 MB and a tenth of a second).
 
     Returns:
         The tensors in the order of `expected`, and the header's metadata.

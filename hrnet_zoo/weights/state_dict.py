@@ -17,6 +17,8 @@ _ANCHOR = f"{CLASSIFIER}.weight"
 _MAX_TENSORS = 20_000
 _MAX_PREFIXES = 10  # more of them are no checkpoint's
 _INNER = re.compile(r"(?<![^.])(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+# Of two networks in one file the averaged one is the copy. (What mmengine and mmcv keep under the plain names is the
+# average already: they exchange the two when they save.)
 _AVERAGED = re.compile(r"ema|averag|teacher|swa", re.IGNORECASE)
 # What training leaves beside the network: mmsegmentation's second head, thop's counts, and the average's length
 _LEFT_OUT = re.compile(r"auxiliary_head\..*|(?:.*\.)?total_(?:ops|params)|n_averaged|steps")
@@ -88,7 +90,7 @@ def unwrap(names: Iterable[str]) -> Names:
     averages = {f"ema_{name.replace('.', '_')}" for name in plain}  # as mmcv's EMAHook calls its copies
     for name, original in plain.items():
         short = name.removeprefix(prefix)
-        elsewhere = not name.startswith(prefix) or any(name.startswith(each) for each in others if each != "")
+        elsewhere = not name.startswith(prefix) or name.startswith(tuple(others))
         if elsewhere or _LEFT_OUT.fullmatch(short) or short in averages:
             left.append(original)
         else:
