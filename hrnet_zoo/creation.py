@@ -14,10 +14,9 @@ from torch import Tensor, nn
 
 from hrnet_zoo.collector import collector_paused
 from hrnet_zoo.datasets import PASCAL_CONTEXT
-from hrnet_zoo.errors import ConfigError, DeviceError, no_such_argument
+from hrnet_zoo.errors import ConfigError, DeviceError, no_such_argument, redact
 from hrnet_zoo.models.empty import empty_layers
 from hrnet_zoo.models.fcn import FCNHRNet
-from hrnet_zoo.weights.addresses import redact
 from hrnet_zoo.weights.build import with_classes
 from hrnet_zoo.weights.convert import claimed_classes
 from hrnet_zoo.weights.origin import find

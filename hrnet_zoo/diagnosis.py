@@ -20,7 +20,7 @@ from hrnet_zoo.catalog import ModelInfo, is_saved, list_models, model_info
 from hrnet_zoo.errors import CheckpointError, ConfigError, DeviceError, FidelityError, HRNetZooError
 from hrnet_zoo.reachability import Reach, reach, require_all
 from hrnet_zoo.weights import cache
-from hrnet_zoo.weights.addresses import redact
+from hrnet_zoo.weights.addresses import without_passwords
 
 if TYPE_CHECKING:
     import torch
@@ -144,7 +144,7 @@ def doctor(
     """
     info = None if name is None or is_saved(name) else model_info(name)
     errors: list[HRNetZooError] = []
-    settings = {each: redact(os.environ[each]) if each in os.environ else None for each in SETTINGS}
+    settings = {each: without_passwords(os.environ[each]) if each in os.environ else None for each in SETTINGS}
     cached = _cache(errors)
     reached = None
     if network:

@@ -5,12 +5,14 @@ attributes, and the exit code with which the command line answers it:
 1 other, 2 usage, 3 network, 4 integrity or unsafe file, 5 bad input, 6 cache or disk.
 
 Names of files and classes come from anywhere, and terminals obey control characters: `printable` quotes what stands in
-messages, log lines and the commands' output. Attributes keep the exact text.
+messages, log lines and the commands' output. Attributes keep the exact text, but for what is secret in an address:
+`redact` blanks that everywhere.
 """
 
 import functools
 import logging
 import os
+import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
@@ -19,12 +21,38 @@ from typing import Any, ClassVar
 
 _CONTROLS = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # control, format (bidi, zero width), lone surrogate, line separators
 
+# An address, up to a blank or the next of a list; pathlib makes one slash of two.
+_ADDRESS = re.compile(
+    r"""(?:\b[a-z][a-z0-9+.-]*://|\b(?:https?|ftp):/|(?<![^\s'"(=,])//)(?=[^\s/])(?:(?![,;|][a-z+]+://)\S)+""",
+    re.IGNORECASE,
+)
+_PLACE = re.compile(r"(?:\[[0-9a-f:.%]*\]|[^:@]*)(?::\d*)?", re.IGNORECASE)  # host and port, as they should be
+_TOKEN = re.compile(r"\b(hf_|Bearer )[\w.~+/-]{16,}")
+
+
+def redact(text: str) -> str:
+    """Blank what may be secret in a text: of addresses user, password, parameters, query and fragment; and tokens."""
+    return _TOKEN.sub(r"\1***", _ADDRESS.sub(_blanked, text))
+
+
+def _blanked(address: re.Match[str]) -> str:
+    text = address[0].rstrip("\"'.,;:!?)]}>")  # of the sentence around it
+    start, body = re.split(r"(?<=/)(?!/)", text, maxsplit=1)
+    place = body.partition("/")[0]
+    if "@" in place:
+        body = "***@" + place.rpartition("@")[2] + body[len(place) :]
+    elif not _PLACE.fullmatch(re.split("[?#;]", place)[0]):  # a password with a slash in it, or the half of one
+        body = "***@" + body.rpartition("@")[2] if "@" in body else "***"
+    body = re.sub("//[^/]*@", "//***@", body)
+    body = re.sub(";[^/?#]*", ";***", body)
+    return start + re.sub("([?#]).*", r"\1***", body) + address[0][len(text) :]
+
 
 def printable(text: object) -> str:
-    r"""Return a text on one line, with escapes (\x1b, \u202e) for every character that controls a terminal."""
+    r"""Return a text on one line, redacted, with escapes (\x1b, \u202e) for all characters that control a terminal."""
     return "".join(
         letter.encode("unicode_escape").decode() if unicodedata.category(letter) in _CONTROLS else letter
-        for letter in str(text)
+        for letter in redact(str(text))
     )
 
 
@@ -63,6 +91,13 @@ class HRNetZooError(Exception):
     found: str
     done: str
     advice: str
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if isinstance(value, str | Path):
+            value = type(value)(redact(str(value)))
+        elif isinstance(value, tuple):
+            value = tuple(redact(each) if isinstance(each, str) else each for each in value)
+        super().__setattr__(name, value)
 
     def __str__(self) -> str:
         asked, found, done, advice = map(printable, (self.asked, self.found, self.done, self.advice))

@@ -11,7 +11,7 @@ from typing import Any
 from hrnet_zoo import __version__
 from hrnet_zoo.catalog import list_models, model_info
 from hrnet_zoo.creation import create_model
-from hrnet_zoo.errors import ConfigError, OfflineError
+from hrnet_zoo.errors import ConfigError, OfflineError, redact
 from hrnet_zoo.model_card import model_card
 from hrnet_zoo.model_config import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE
 from hrnet_zoo.saving import save_pretrained
@@ -122,7 +122,7 @@ def push(
             commit_message=message or f"{config.arch} with {len(config.classes)} classes, by hrnet-zoo {__version__}",
             revision=revision,
         )
-    return Pushed(repo, done.oid, done.commit_url, config.data_sha256)
+    return Pushed(repo, done.oid, redact(done.commit_url), config.data_sha256)
 
 
 def push_published(

@@ -15,9 +15,9 @@ import urllib3.exceptions
 from tqdm import tqdm
 
 from hrnet_zoo.catalog import ModelInfo
-from hrnet_zoo.errors import DownloadError
-from hrnet_zoo.weights.addresses import addresses, is_offline, redact
-from hrnet_zoo.weights.request import MAX_REDIRECTS, PAGE_TYPES, TimedSession
+from hrnet_zoo.errors import DownloadError, redact
+from hrnet_zoo.weights.addresses import addresses, is_offline
+from hrnet_zoo.weights.request import MAX_REDIRECTS, PAGE_TYPES, TimedSession, cause
 
 TIMEOUT_S = (10.0, 10.0)  # to connect; between two packets
 ANSWER_S = 30.0  # for the whole answer, over all redirects
@@ -119,7 +119,9 @@ def _head(url: str) -> tuple[bool, str, int | None]:
             answer = session.head(url, headers={"Accept-Encoding": "identity"}, allow_redirects=True, timeout=TIMEOUT_S)
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
             if not session.late:
-                return False, f"{type(error).__name__}: {redact(str(error))[:200]}", None
+                malformed = isinstance(error, requests.exceptions.InvalidURL)  # its text may quote a password
+                why = "the address, or a proxy setting, is malformed" if malformed else cause(error)[:200]
+                return False, f"{type(error).__name__}: {why}", None
         if session.late:
             return False, f"no whole answer within {ANSWER_S:.0f} s", None
     kind = answer.headers.get("Content-Type", "").partition(";")[0].strip().lower()

@@ -3,7 +3,7 @@
 import pytest
 
 from hrnet_zoo.errors import ConfigError
-from hrnet_zoo.weights.addresses import PUBLISHED_HOST, addresses, is_loopback, is_offline, redact
+from hrnet_zoo.weights.addresses import PUBLISHED_HOST, addresses, is_loopback, is_offline
 
 
 def test_published_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,10 +55,6 @@ def test_offline_is_neither_yes_nor_no(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HRNET_ZOO_OFFLINE", "maybe")
     with pytest.raises(ConfigError, match="HRNET_ZOO_OFFLINE"):
         is_offline()
-
-
-def test_redact() -> None:
-    assert redact("(at https://me:pa@ss@a.example/b@c.pth?token=x)") == "(at https://***@a.example/b@c.pth?***)"
 
 
 def test_is_loopback() -> None:

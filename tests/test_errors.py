@@ -2,12 +2,13 @@
 
 import logging
 import pickle
+import re
 from pathlib import Path
 
 import pytest
 
 from hrnet_zoo import errors
-from hrnet_zoo.errors import CacheSpaceError, HashMismatchError, HRNetZooError, printable
+from hrnet_zoo.errors import CacheSpaceError, HashMismatchError, HRNetZooError, UnknownModelError, printable, redact
 
 EVERY = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, HRNetZooError)]
 
@@ -39,6 +40,62 @@ def test_log_lines_are_quoted(caplog: pytest.LogCaptureFixture) -> None:
     log.warning("%d files, %s: %s; %s; %s", 3, "x\x1b\ny", Path("p\r"), OSError("q\x07"), error)
     log.warning("no values")
     assert caplog.messages == [rf"3 files, x\x1b\ny: p\r; q\x07; {error}", "no values"]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("(at https://me:pa@ss@a.example/b@c.pth?token=x)", "(at https://***@a.example/b@c.pth?***)"),
+        ("https://me:pa/ss@a.example/x", "https://***@a.example/x"),
+        ("https://me:pa#ss@a.example/x", "https://***@a.example/x"),
+        ("https://me:pa?ss@a.example/x", "https://***@a.example/x"),
+        ("'https://me:pa'", "'https://***'"),  # cut in two at a comma
+        ("https://me@a.example: it", "https://***@a.example: it"),
+        ("ftp://me:pass@a.example/x", "ftp://***@a.example/x"),
+        ("//me:pass@a.example/x", "//***@a.example/x"),
+        ("https:/me:pass@a.example/x.png?sig=a", "https:/***@a.example/x.png?***"),  # as pathlib has it
+        ("https://a.example/x.pth?a=b'c)d", "https://a.example/x.pth?***"),
+        ("https://a.example/x.pth#token=a", "https://a.example/x.pth#***"),
+        ("https://a.example/x;sig=a/x.pth;b", "https://a.example/x;***/x.pth;***"),
+        ("https://a.example,https://me:pass@b.example", "https://a.example,https://***@b.example"),
+        ("https://a.example/https://me:pass@b.example", "https://a.example/https://***@b.example"),
+        ("Bearer abcdefghijklmnop.q hf_abcdefghijklmnopqrst", "Bearer *** hf_***"),
+        *(
+            (text, text)
+            for text in (
+                "https://a.example:8080/b@c.pth: HTTP status 404; http://[::1]:80/x, https://a.example: it",
+                "what?.jpg a#b.png local-dir:/a@b/c;d?e org/name@main file:///srv/x?y C:\\a@b hf_hub_download",
+                "https://HOST[/PATH], http://HOST[/PATH] or file:///FOLDER",
+            )
+        ),
+    ],
+)
+def test_secrets_are_blanked(text: str, shown: str) -> None:
+    assert redact(text) == shown
+    assert redact(shown) == shown
+
+
+def test_no_part_of_an_error_keeps_a_secret() -> None:
+    secret = "https://me:secret@a.example/x?secret"  # noqa: S105 - of nobody
+    error = UnknownModelError(asked=secret, found=secret, done=secret, advice=secret, name=secret, nearest=(secret,))
+    error.found += f"; {secret}"
+    assert "secret" not in f"{error}{vars(error)}{error!r}"
+    assert error.name == "https://***@a.example/x?***"
+
+
+def test_log_lines_are_redacted(caplog: pytest.LogCaptureFixture) -> None:
+    logging.getLogger("hrnet_zoo").warning("%s: %s", "https://a/?secret", OSError("//me:secret@a"))
+    assert caplog.messages == ["https://a/?***: //***@a"]
+
+
+def test_all_log_lines_pass_the_filter() -> None:
+    """A filter sees the records of its own logger, not of loggers below it."""
+    names = [
+        found
+        for path in Path(errors.__file__).parent.rglob("*.py")
+        for found in re.findall(r"getLogger\(([^)]*)\)", path.read_text(encoding="utf-8"))
+    ]
+    assert {*names} - {'"nncf"'} == {'"hrnet_zoo"'}  # whose lines of its own are kept down
 
 
 def test_facts_and_pickling() -> None:

@@ -23,7 +23,7 @@ def test_the_librarys_own_transport_errors_are_caught(hub: Hub) -> None:
     with pytest.raises(HubError, match="no answer") as caught, hub_errors("a/b", "ask"):
         HfApi(endpoint=hub.url).model_info("a/b")
     assert (caught.value.repo, caught.value.exit_code) == ("a/b", 3)
-    assert caught.value.__cause__ is not None
+    assert caught.value.__context__ is not None
 
 
 def test_nothing_secret_is_told() -> None:

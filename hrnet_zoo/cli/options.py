@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from hrnet_zoo.errors import HRNetZooError, printable
+from hrnet_zoo.errors import HRNetZooError, printable, redact
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,7 +27,16 @@ def say(*lines: object, err: bool = False) -> None:
 
 def say_json(facts: object) -> None:
     """Print facts for programs."""
-    click.echo(json.dumps(facts, indent=1, allow_nan=False))
+    click.echo(json.dumps(_redacted(facts), indent=1, allow_nan=False))
+
+
+def _redacted(facts: object) -> object:
+    """Blank what is secret in all texts."""
+    if isinstance(facts, dict):
+        return {redact(str(key)): _redacted(value) for key, value in facts.items()}
+    if isinstance(facts, list | tuple):
+        return [_redacted(value) for value in facts]
+    return redact(facts) if isinstance(facts, str) else facts
 
 
 def say_errors(errors: Sequence[HRNetZooError]) -> None:

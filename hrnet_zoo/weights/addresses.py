@@ -5,7 +5,7 @@ import os
 import re
 from urllib.parse import urlsplit
 
-from hrnet_zoo.errors import ConfigError
+from hrnet_zoo.errors import ConfigError, redact
 
 PUBLISHED_HOST = "https://download.openmmlab.com"
 
@@ -34,22 +34,26 @@ def mirrors() -> list[str]:
     """
     bases = [base.rstrip("/") for base in re.split(r"[,\s]+", os.environ.get("HRNET_ZOO_MIRRORS", "")) if base]
     for base in bases:
-        try:
-            parts = urlsplit(base)
-            local = parts.scheme == "file" and parts.netloc in {"", "localhost"} and bool(parts.path)
-            remote = parts.scheme in {"https", "http"} and bool(parts.hostname)
-            usable = (local or remote) and not (parts.query or parts.fragment)
-            _ = parts.port  # raises ValueError where it is no number
-        except ValueError:
-            usable = False
-        if not usable:
+        if not is_base(base):
             raise ConfigError(
                 asked="read the addresses in HRNET_ZOO_MIRRORS",
-                found=f"{redact(base)!r}, which is no https://HOST[/PATH], http://HOST[/PATH] or file:///FOLDER",
+                found=f"{without_passwords(base)!r}, which is no https://HOST[/PATH], http://HOST[/PATH] or file:///FOLDER",
                 done="nothing was fetched",
                 advice="correct HRNET_ZOO_MIRRORS, or unset it",
             )
     return bases
+
+
+def is_base(base: str) -> bool:
+    """Tell whether this is https://HOST[/PATH], http://HOST[/PATH] or file:///FOLDER."""
+    try:
+        parts = urlsplit(base)
+        local = parts.scheme == "file" and parts.netloc in {"", "localhost"} and bool(parts.path)
+        remote = parts.scheme in {"https", "http"} and bool(parts.hostname)
+        _ = parts.port  # raises ValueError where it is no number
+    except ValueError:
+        return False
+    return (local or remote) and not (parts.query or parts.fragment or re.search(r"\s", base))
 
 
 def is_offline() -> bool:
@@ -81,6 +85,6 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def redact(text: str) -> str:
-    """Blank what may be secret in the URLs of a text: user and password, and the query (signed addresses)."""
-    return re.sub(r"\?[^\s'\")]+", "?***", re.sub(r"//[^/\s]*@", "//***@", text))
+def without_passwords(bases: str) -> str:
+    """Blank what may be secret in a list of addresses, also where a comma or a blank in a password cuts one in two."""
+    return re.sub(r"[^\s/]*@", "***@", redact(bases))

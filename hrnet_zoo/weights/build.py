@@ -28,11 +28,11 @@ from hrnet_zoo.errors import (
     CheckpointFormatError,
     CheckpointNotFoundError,
     HashMismatchError,
+    redact,
 )
 from hrnet_zoo.models.empty import empty_layers
 from hrnet_zoo.models.fcn import FCNHRNet
 from hrnet_zoo.weights import cache
-from hrnet_zoo.weights.addresses import redact
 from hrnet_zoo.weights.convert import (
     CONVERTER_VERSION,
     class_count,

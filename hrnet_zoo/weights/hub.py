@@ -25,7 +25,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]
     enable_progress_bars,
 )
 
-from hrnet_zoo.errors import CheckpointError, CheckpointFormatError, HashMismatchError, HubError, OfflineError
+from hrnet_zoo.errors import CheckpointError, CheckpointFormatError, HashMismatchError, HubError, OfflineError, redact
 from hrnet_zoo.model_config import CONFIG_FILE, WEIGHTS_FILE, ModelConfig, read_config
 from hrnet_zoo.weights.addresses import is_offline
 from hrnet_zoo.weights.build import Entries, Weights
@@ -98,7 +98,8 @@ class Repository:
             for file in (WEIGHTS_FILE, CONFIG_FILE):
                 fetch(self.repo, file, self.commit, progress=self.progress, anew=True)
         state, provenance = load_folder(self.folder, config, expected, rewritable=False)
-        return state, {**provenance, "model": self.name, "source_url": f"{endpoint()}/{self.repo}/{WEIGHTS_FILE}"}
+        address = redact(f"{endpoint()}/{self.repo}/{WEIGHTS_FILE}")
+        return state, {**provenance, "model": self.name, "source_url": address}
 
 
 def find_repository(name: str, *, progress: bool) -> Repository:
@@ -119,6 +120,8 @@ def find_repository(name: str, *, progress: bool) -> Repository:
         ModelConfigError: its configuration is not what the schema says.
 
     """
+    if "://" in name:  # before it is split where a password may begin
+        raise no_name(f"the repository {redact(name)[:100]!r}", "it is an address")
     repo, _, revision = name.partition("@")
     require_repo(repo)
     if "@" in name and not _REVISION.fullmatch(revision):

@@ -20,8 +20,8 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
-from hrnet_zoo.errors import CacheError, ConfigError, HubAuthError, HubError, HubNotFoundError
-from hrnet_zoo.weights.addresses import redact
+from hrnet_zoo.errors import CacheError, ConfigError, HubAuthError, HubError, HubNotFoundError, redact
+from hrnet_zoo.weights.addresses import is_base, without_passwords
 
 # What the Hub's HTTP library raises for a host out of reach: httpx of huggingface_hub 1, httpx2 of 2. The class of the
 # Hub's own answers derives from it in both, in whatever order.
@@ -37,7 +37,7 @@ def hub_errors(repo: str, asked: str, done: str = "nothing was loaded") -> Itera
     try:
         yield
     except _RAISED as error:
-        raise _translated(error, repo, asked, done) from error
+        raise _translated(error, repo, asked, done) from None  # a chain would show addresses and tokens in tracebacks
 
 
 def _translated(error: BaseException, repo: str, asked: str, done: str) -> HubError | ConfigError | CacheError:
@@ -87,14 +87,27 @@ def require_repo(repo: str) -> None:
     try:
         validate_repo_id(repo)
     except HFValidationError as error:
-        raise no_name(f"the repository {repo[:100]!r}", str(error)[:200]) from error
+        raise no_name(f"the repository {redact(repo)[:100]!r}", redact(str(error))[:200]) from None
     if repo.count("/") != 1:
         raise no_name(f"the repository {repo[:100]!r}", "a name has two parts")
 
 
 def endpoint() -> str:
-    """Return the address of the Hub: `HF_ENDPOINT`, or the public one."""
-    return os.environ.get("HF_ENDPOINT", "").rstrip("/") or "https://huggingface.co"
+    """Return the address of the Hub: `HF_ENDPOINT`, or the public one.
+
+    Raises:
+        ConfigError: the variable holds no address.
+
+    """
+    named = os.environ.get("HF_ENDPOINT", "").rstrip("/") or "https://huggingface.co"
+    if not is_base(named):
+        raise ConfigError(
+            asked="read the address of the Hub in HF_ENDPOINT",
+            found=f"{without_passwords(named)!r}, which is no https://HOST[/PATH] or http://HOST[/PATH]",
+            done="no connection was opened",
+            advice="correct HF_ENDPOINT, or unset it",
+        )
+    return named
 
 
 def no_name(what: str, found: str) -> ConfigError:

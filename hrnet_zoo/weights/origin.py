@@ -78,7 +78,7 @@ def find(name: str, *, progress: bool = True) -> Origin:
 
 def _local(name: str) -> Origin:
     folder = Path(os.path.expanduser(name.removeprefix(LOCAL)))  # noqa: PTH111 - never raises, as Path.expanduser does
-    if name == LOCAL:
+    if name == LOCAL or "://" in name:
         raise ConfigError(
             asked=f"the model {name!r}",
             found="no folder after the colon",

@@ -11,10 +11,10 @@ import safetensors.torch
 import torch
 
 from hrnet_zoo.costs import enough_memory
-from hrnet_zoo.errors import StateDictMismatchError
+from hrnet_zoo.errors import StateDictMismatchError, redact
 from hrnet_zoo.model_config import CONFIG_KEY
 from hrnet_zoo.weights import cache
-from hrnet_zoo.weights.addresses import addresses, redact
+from hrnet_zoo.weights.addresses import addresses
 from hrnet_zoo.weights.build import (
     ROOM,
     Entries,
@@ -115,7 +115,7 @@ def _from_address(address: str, arch: str, expected: EntriesOf, *, max_bytes: in
     # A few digits of a hash are forged in minutes: what one host served under them is not another's file.
     mark = stated[1] if stated and len(stated[1]) == 64 else hashlib.sha256(address.encode()).hexdigest()
     return fetch_into_cache(
-        _stem(name, arch, mark),
+        _stem(name.partition(";")[0], arch, mark),
         addresses(address),
         stated[1] if stated else "",
         convert,

@@ -5,7 +5,6 @@ Raises `TryAgainError` where another try may mend it, and a DownloadError where 
 
 import contextlib
 import os
-import re
 import socket
 import ssl
 import threading
@@ -14,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
@@ -22,8 +21,8 @@ import requests
 import requests.adapters
 import urllib3.exceptions
 
-from hrnet_zoo.errors import DownloadError, HTTPStatusError, UnexpectedContentError
-from hrnet_zoo.weights.addresses import is_loopback, mirrors, redact
+from hrnet_zoo.errors import DownloadError, HTTPStatusError, UnexpectedContentError, redact
+from hrnet_zoo.weights.addresses import is_loopback, mirrors
 from hrnet_zoo.weights.part import discard, resumable_bytes
 
 TIMEOUT_S = (10.0, 30.0)  # to connect; between two packets
@@ -52,7 +51,10 @@ class Job:
     @property
     def name(self) -> str:
         """Name of the file."""
-        return re.sub(r"[?#].*", "", self.url).rpartition("/")[2] or "the file"
+        try:
+            return PurePosixPath(urlsplit(self.url).path).name or "the file"
+        except ValueError:  # malformed: said by `check_hop`
+            return "the file"
 
     def refusal(
         self, found: str, advice: str, kind: type[DownloadError] = DownloadError, **facts: int
@@ -172,8 +174,10 @@ def check_hop(job: Job, url: str, before: str | None = None) -> None:
     try:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port
-    except ValueError as error:
-        raise job.refusal(f"{leads}a malformed address", "give an https:// or file:// address") from error
+    except ValueError:
+        raise job.refusal(
+            f"{leads}a malformed address", "give an https:// or file:// address"
+        ) from None  # which may quote a password
     if parts.scheme not in {"http", "https"}:
         found = f"{leads}the scheme {parts.scheme!r}, which is not used here"
         raise job.refusal(found, ELSEWHERE if leads else "give an https:// or file:// address")

@@ -26,8 +26,9 @@ from hrnet_zoo.errors import (
     TransferError,
     UnexpectedContentError,
     printable,
+    redact,
 )
-from hrnet_zoo.weights.addresses import is_offline, redact
+from hrnet_zoo.weights.addresses import is_offline
 from hrnet_zoo.weights.part import (
     STRONG_ETAG,
     Note,
