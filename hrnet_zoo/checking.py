@@ -30,7 +30,7 @@ from hrnet_zoo.images import EIGHT_BIT_MODES
 from hrnet_zoo.label_pictures import EMPTY, label_fault, open_header, read_labels
 from hrnet_zoo.tiff import NotReadError
 
-_STRAY = 0.001  # of a mask: what a brush may leave behind
+_STRAY, _STRAY_SHARE = 32, 0.001  # pixels, and share of a mask: what a brush may leave behind
 _ABSENT, MOSTLY_ABSENT = "class that never occurs", "most classes never occur"
 
 logger = logging.getLogger("hrnet_zoo")
@@ -125,7 +125,7 @@ class Survey:
         for value in folder.rule.unknown(np.flatnonzero(counts)):
             self.strange.setdefault(value, []).append(name)
         others = counts[1:255].sum()
-        if counts[0] and counts[255] and others <= _STRAY * counts.sum():
+        if counts[0] and counts[255] and others <= min(_STRAY, _STRAY_SHARE * counts.sum()):
             self.binary.append(name)
         elif others:
             self.foreground += 1

@@ -351,6 +351,16 @@ def test_stray_pixels_do_not_hide_it(tmp_path: Path) -> None:
     assert errors == {"255 as a class": ("masks/a.png", "masks/b.png", "masks/d.png")}
 
 
+def test_small_objects_beside_ignored_pixels_are_no_stray_ones(tmp_path: Path) -> None:
+    two(tmp_path, a=[0, 255], b=[0, 255])
+    values = np.zeros((300, 300), np.uint8)
+    values[:100], values[200, 100:140] = 255, 1  # a crack of 40 pixels, and a part without data
+    labels(tmp_path / "masks/c.png", values)
+    picture(tmp_path / "images/c.jpg", (300, 300))
+    errors, notes = told(tmp_path)
+    assert (errors, notes) == ({}, {"255 as a class": ("masks/a.png", "masks/b.png")})
+
+
 def test_masks_of_two_ways_of_writing(tmp_path: Path) -> None:
     assert told(two(tmp_path / "half", a=[0, 255], b=[0, 1]))[0] == {"255 as a class": ("masks/a.png",)}
     errors, notes = told(two(tmp_path / "few", a=[0, 255], b=[0, 1], c=[0, 1]))
