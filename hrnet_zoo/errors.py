@@ -352,6 +352,13 @@ class OutputError(HRNetZooError):
     path: Path
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
+class OutputSpaceError(OutputError):
+    """A result cannot be written: the disk, quota or file-size limit is exhausted."""
+
+    exit_code: ClassVar[int] = 6
+
+
 # --- cache and disk (exit code 6) ----------------------------------------------------------------------------------
 
 

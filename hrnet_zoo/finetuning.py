@@ -18,11 +18,11 @@ from hrnet_zoo.checking import DataReport, check_parts, require_sound
 from hrnet_zoo.creation import create_model, usable_device
 from hrnet_zoo.datasets import DATASETS
 from hrnet_zoo.datasets.layouts import LabelledFolder
-from hrnet_zoo.errors import OutputError
+from hrnet_zoo.errors import OutputSpaceError
 from hrnet_zoo.evaluation import default_workers
 from hrnet_zoo.model_config import WEIGHTS_FILE
 from hrnet_zoo.models.fcn import FCNHRNet
-from hrnet_zoo.outputs import make_folder
+from hrnet_zoo.outputs import kind_of, make_folder
 from hrnet_zoo.ranks import local_device
 from hrnet_zoo.saving import config_of
 from hrnet_zoo.training.balance import class_weights as balanced
@@ -295,7 +295,7 @@ def _claimed(out: Path, resume: bool, team: Team) -> Iterator[None]:
         except Timeout as error:
             raise misuse(f"fine-tune into {out}", "another run writes there now", "name another folder") from error
         except OSError as error:
-            raise OutputError(
+            raise kind_of(error)(
                 asked=f"fine-tune into {out}",
                 found=error.strerror or str(error),
                 done="nothing was computed",
@@ -368,7 +368,7 @@ def _require_space(out: Path, network: FCNHRNet, recipe: Recipe) -> None:
     needed = weights * (2 * (3 if recipe.ema else 2) + 2)
     free = shutil.disk_usage(out).free
     if free < needed:
-        raise OutputError(
+        raise OutputSpaceError(
             asked=f"fine-tune into {out}",
             found=f"{free / 1e6:.0f} MB are free there, and up to {needed / 1e6:.0f} MB are needed to save safely",
             done="nothing was computed",

@@ -9,10 +9,16 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from hrnet_zoo.errors import OutputError
+from hrnet_zoo.errors import OutputError, OutputSpaceError
 
+NO_SPACE = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 STALE_S = 15 * 60.0  # no file of this library takes so long to write
 _PART = re.compile(r"\.[0-9a-f]{16}\.part")
+
+
+def kind_of(error: OSError) -> type[OutputError]:
+    """Tell a full disk from all else that is wrong with a place."""
+    return OutputSpaceError if error.errno in NO_SPACE else OutputError
 
 
 def write_file(path: Path, data: bytes) -> None:
@@ -34,7 +40,7 @@ def write_file(path: Path, data: bytes) -> None:
             temp.unlink(missing_ok=True)
         if not isinstance(error, OSError):
             raise
-        raise OutputError(
+        raise kind_of(error)(
             asked=f"write {path}",
             found=error.strerror or str(error),
             done="no file was made or changed",
@@ -95,7 +101,7 @@ def make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(
+        raise kind_of(error)(
             asked=f"make the folder {path}",
             found=error.strerror or str(error),
             done="nothing was written",

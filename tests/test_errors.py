@@ -117,7 +117,7 @@ EXIT_CODES = {
     "ModelConfigError ResumeError",
     5: "CheckpointNotFoundError ImageError UnreadableImageError ImageTooLargeError UnsupportedImageError DatasetError "
     "OutputError",
-    6: "CacheError CachePermissionError CacheSpaceError",
+    6: "CacheError CachePermissionError CacheSpaceError OutputSpaceError",
 }
 
 

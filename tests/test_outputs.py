@@ -1,10 +1,12 @@
 """Files appear whole or not at all."""
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
 
-from hrnet_zoo.errors import OutputError
+from hrnet_zoo.errors import OutputError, OutputSpaceError
 from hrnet_zoo.outputs import check_place, make_folder, refuse_existing, sweep_parts, write_file
 
 
@@ -71,3 +73,20 @@ def test_files_that_would_be_replaced(tmp_path: Path) -> None:
 def test_parts_that_cannot_be_swept(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"remove unfinished files[\s\S]*No such file or directory"):
         sweep_parts(tmp_path / "absent")
+
+
+def test_a_full_disk_is_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for code, kind, exit_code in (
+        (errno.ENOSPC, OutputSpaceError, 6),
+        (errno.EFBIG, OutputSpaceError, 6),
+        (errno.EACCES, OutputError, 5),
+    ):
+
+        def fail(*_: object, code: int = code) -> None:
+            raise OSError(code, os.strerror(code))
+
+        monkeypatch.setattr(os, "fsync", fail)
+        with pytest.raises(OutputError) as caught:
+            write_file(tmp_path / "a", b"x")
+        assert (type(caught.value), caught.value.exit_code) == (kind, exit_code)
+        assert not list(tmp_path.iterdir())

@@ -29,8 +29,6 @@ from hrnet_zoo.cli.options import (
 from hrnet_zoo.errors import HRNetZooError
 from hrnet_zoo.outputs import refuse_existing
 
-BAD_INPUT = 5
-
 
 @click.command()
 @click.argument("name")
@@ -78,7 +76,8 @@ def predict(
 
     PICTURES are files, folders or globs; results are named after them, in the folder --out.
 
-    A picture that cannot be read is reported at the end; the others are done, and the exit code is 5 in any case.
+    A picture that cannot be read is reported at the end; the others are done, and the exit code is 5
+    in any case (6: the disk is full).
     """
     if not pictures:
         raise click.UsageError(f"a model and pictures are needed: hrnet-zoo predict demo {name}")
@@ -113,7 +112,7 @@ def predict(
             missing = f", {len(failed)} failed" if failed else ""
             say(f"{len(done)} of {len(jobs)} pictures labelled{missing}", err=True)
     if failed:
-        leave(BAD_INPUT)
+        leave(max(error.exit_code for error in failed.values()))
 
 
 def _lines(done: list[dict[str, Any]], out: Path) -> list[str]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from hrnet_zoo.errors import ConfigError, OutputError
 from hrnet_zoo.logs import OWN_LOG, parse_log
-from hrnet_zoo.outputs import write_file
+from hrnet_zoo.outputs import kind_of, write_file
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -82,7 +82,7 @@ class History:
             logger.warning("no curves are drawn: %s; %s", error.found, error.advice)
 
     def _unwritable(self, error: OSError) -> OutputError:
-        return OutputError(
+        return kind_of(error)(
             asked=f"write the training's log {self.path}",
             found=error.strerror or str(error),
             done="the training was stopped; its state is as it was saved last",

@@ -78,6 +78,8 @@ def root() -> Path:
             return Path(named).expanduser().absolute()
         from huggingface_hub import cached_assets_path, constants  # slow, and a named cache need not pay for it
 
+        if constants.HF_ASSETS_CACHE.startswith("~"):  # it would be a folder of this name, below the working folder
+            raise RuntimeError("no home folder: neither HOME nor the system tells of one")
         with disk_errors(Path(constants.HF_ASSETS_CACHE), asked):
             return cached_assets_path("hrnet-zoo", namespace="weights")
     except (RuntimeError, ValueError) as error:  # no home folder; a file in the way

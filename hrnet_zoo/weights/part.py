@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from hrnet_zoo.errors import CacheError, CachePermissionError, CacheSpaceError
+from hrnet_zoo.outputs import NO_SPACE
 
 STRONG_ETAG = re.compile(r'"[\x21\x23-\x7e]*"')  # RFC 9110, 8.8.3, ASCII only; a weak one starts with W/
 
@@ -108,7 +109,7 @@ def disk_errors(path: Path, asked: str) -> Iterator[None]:
     except OSError as error:
         kind, advice = CacheError, "look at that path, or set HRNET_ZOO_CACHE to another folder"
         found = error.strerror or str(error)
-        if error.errno in {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}:
+        if error.errno in NO_SPACE:
             kind, advice = CacheSpaceError, "free some space, or set HRNET_ZOO_CACHE to a folder on a larger disk"
         elif error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
             kind, advice = CachePermissionError, "set HRNET_ZOO_CACHE to a folder that you may write"

@@ -4,16 +4,19 @@ import contextlib
 import functools
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
+import safetensors.torch
 import torch
 
-from hrnet_zoo.catalog import ModelInfo, list_models, model_info, recognise
+from hrnet_zoo.catalog import DEMO, ModelInfo, list_models, model_info, recognise
 from hrnet_zoo.costs import enough_memory
-from hrnet_zoo.errors import HashMismatchError, UnknownModelError
+from hrnet_zoo.errors import CacheError, HashMismatchError, UnknownModelError
 from hrnet_zoo.outputs import make_folder, write_file
 from hrnet_zoo.weights import cache, first_seen
 from hrnet_zoo.weights.addresses import addresses
@@ -36,6 +39,8 @@ from hrnet_zoo.weights.first_seen import Digest
 from hrnet_zoo.weights.gate import inspect_safetensors
 from hrnet_zoo.weights.part import discard
 
+logger = logging.getLogger("hrnet_zoo")
+
 
 def load_published(info: ModelInfo, expected: Entries, *, progress: bool) -> Weights:
     """Load a row's weights from the cache, into which they are brought first if need be.
@@ -51,14 +56,28 @@ def load_published(info: ModelInfo, expected: Entries, *, progress: bool) -> Wei
     Raises:
         DownloadError: the file cannot be had.
         CheckpointError: it is not the file that the row states, or does not fit the network.
-        CacheError: the cache cannot be used.
+        CacheError: the cache cannot be used; the bundled file needs none.
 
     """
-    state, header = load(functools.partial(prefetch, info, expected, progress=progress), lambda _: expected)
+    try:
+        state, header = load(functools.partial(prefetch, info, expected, progress=progress), lambda _: expected)
+    except CacheError as error:
+        if info is not DEMO:
+            raise
+        logger.warning("%s is converted in memory: the cache cannot be used (%s)", info.name, error.found)
+        return _converted_in_memory(info, expected)
     # A cached file may be older than the digest that is known now.
     path = cache.model_path(cached_stem(info))
     first_seen.require(first_seen.known(info), header.get("source_sha256", ""), str(path))
     return state, header
+
+
+def _converted_in_memory(info: ModelInfo, expected: Entries) -> Weights:
+    path = Path(url2pathname(urlsplit(info.checkpoint_url).path))
+    body = read_file(path)
+    check_hash(body, info.sha256 or info.sha256_prefix, str(path))
+    blob = _convert([body], str(path), info, expected)
+    return safetensors.torch.load(blob), _header(blob)
 
 
 def prefetch(info: ModelInfo, expected: Entries, *, progress: bool) -> Path:
@@ -159,10 +178,14 @@ def _convert(bodies: list[bytes], source: str, info: ModelInfo, expected: Entrie
     provenance = {"model": info.name, "source_url": _public_address(info)}
     dtype = getattr(torch, info.stored_dtype)
     blob = convert_checkpoint(bodies, source, lambda _: expected, provenance, dtype)
-    header = json.loads(blob[8 : 8 + int.from_bytes(blob[:8], "little")])
     # It is accepted: from now on, this is the file.
-    first_seen.record(info, header["__metadata__"]["source_sha256"], source)
+    first_seen.record(info, _header(blob)["source_sha256"], source)
     return blob
+
+
+def _header(blob: bytes) -> dict[str, str]:
+    metadata: dict[str, str] = json.loads(blob[8 : 8 + int.from_bytes(blob[:8], "little")])["__metadata__"]
+    return metadata
 
 
 @contextlib.contextmanager
