@@ -50,6 +50,9 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
 def test_version_and_help(run: Run) -> None:
     assert run("--version") == f"hrnet-zoo, version {hrnet_zoo.__version__}\n"
     text = run("--help")
+    with pytest.raises(SystemExit):  # click 8.2 took help that nobody asked for from stdout and 0 to stderr and 2
+        main([])
+    assert "".join(run.capsys.readouterr()) == text
     for command in (
         *("list", "info", "log", "download", "import", "lock", "cache", "verify", "predict", "demo"),
         *("check-data", "evaluate", "benchmark", "doctor"),

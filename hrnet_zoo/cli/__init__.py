@@ -93,7 +93,8 @@ def _run(arguments: Sequence[str] | None) -> int:
             say_errors([error])
         return error.exit_code
     except click.ClickException as error:
-        error.message = printable(error.message)  # type: ignore[misc]  # final; it may quote what was typed
+        if not isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):  # whose message is the help
+            error.message = printable(error.message)  # type: ignore[misc]  # final; it may quote what was typed
         with _heard():
             error.show()
         return error.exit_code
