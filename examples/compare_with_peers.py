@@ -184,7 +184,7 @@ def onnx_runtime(path: Path) -> Callable[[Tensor], Tensor]:
 
 def open_vino(path: Path, precision: str) -> Callable[[Tensor], Tensor]:
     """Return what scores with OpenVINO as its own documentation would have it."""
-    with unreported():
+    with unreported("openvino"):
         openvino = importlib.import_module("openvino")
     settings = {
         "PERFORMANCE_HINT": "LATENCY",

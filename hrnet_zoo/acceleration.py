@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import logging
+import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, overload
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, nn
 
 from hrnet_zoo.costs import enough_memory
 from hrnet_zoo.engines import cuda, heap, onednn, openvino
-from hrnet_zoo.engines.plan import make_plan
+from hrnet_zoo.engines.plan import NORMS, Plan
 from hrnet_zoo.engines.pytorch import PyTorchEngine
-from hrnet_zoo.engines.quantization import Quantization, calibration_pictures
+from hrnet_zoo.engines.quantization import Quantization, calibration_pictures, drawn
 from hrnet_zoo.errors import ConfigError, ImageError
 from hrnet_zoo.models.fcn import FCNHRNet
 from hrnet_zoo.prediction import predict
@@ -55,13 +56,15 @@ class Engine(Protocol):
         """Score normalised RGB pictures (N, 3, H, W) of this dtype: (N, ceil(H/4), ceil(W/4), classes)."""
 
 
-Build: TypeAlias = Callable[[fx.GraphModule], Engine]
+Build: TypeAlias = Callable[[Plan], Engine]
 
 
 class OptimizedModel:
     """What `optimize` returns: a network's predictions without the network.
 
-    It keeps no reference to the network. As long as that exists, changes of its weights are noticed, and followed.
+    It keeps no reference to the network. As long as that exists, changes of its weights, modules and data set are
+    noticed, and followed. Threads may share it. It can be pickled and copied where PyTorch computes on a CPU ("onednn",
+    "pytorch"); a copy does not follow the network.
 
     Attributes:
         name: of the network.
@@ -75,14 +78,16 @@ class OptimizedModel:
     """
 
     def __init__(self, model: FCNHRNet, build: Build) -> None:
-        self.name: str = model.name
-        self.dataset: Dataset = model.dataset
-        self.info: ModelInfo | None = model.info
-        self.provenance: dict[str, str] = dict(model.provenance)
-        self._model = weakref.ref(model)
-        self._build = build
-        self._stamp = _Stamp(model)
-        self._engine = build(make_plan(model))
+        self.name: str
+        self.dataset: Dataset
+        self.info: ModelInfo | None
+        self.provenance: dict[str, str]
+        self._model: weakref.ref[FCNHRNet] | None = weakref.ref(model)
+        self._build: Build | None = build
+        self._stamp: _Stamp | None = None
+        self._lock = threading.Lock()
+        self._engine: Engine
+        self._follow()
         if self.device.type == "cpu":
             heap.keep(self)
 
@@ -116,17 +121,57 @@ class OptimizedModel:
         with enough_memory(f"score {tuple(x.shape)} pixels with {self}", done="nothing was labelled"):
             if self.device.type == "cpu":
                 heap.used()
-            return self._engine(x)
+            with torch.autocast(self.device.type, enabled=False):  # the caller's would compute in another dtype
+                return self._engine(x)
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Follow the network's weights, if they have changed since the plan was made."""
-        model = self._model()
-        if model is not None and not self._stamp.fits(model):
-            logger.warning("the weights of %s have changed since it was optimized: the plan is made anew", self.name)
-            self._stamp = _Stamp(model)
-            self._engine = self._build(make_plan(model))
+        """Follow the network, if it has changed since the plan was made.
+
+        Raises:
+            ConfigError: it has become one that has no plan.
+
+        """
+        self._follow()
         yield
+
+    def _follow(self) -> None:
+        model = None if self._model is None else self._model()
+        if model is None or self._build is None:
+            return
+        with self._lock:
+            if self._stamp is not None and self._stamp.fits(model):
+                return
+            if self._stamp is not None:
+                logger.warning("%s has changed since it was optimized: the plan is made anew", model.name)
+            stamp = _Stamp(model)  # before the weights are read: what changes meanwhile is noticed next time
+            self._engine = self._build(Plan(model))
+            self.name, self.dataset, self.info = model.name, model.dataset, model.info
+            self.provenance = dict(model.provenance)
+            self._stamp = stamp
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what can go to another process.
+
+        Raises:
+            ConfigError: what computes belongs to this process.
+
+        """
+        if self.engine not in ("onednn", "pytorch"):
+            raise ConfigError(
+                asked=f"copy or pickle {self}",
+                found=f"what {self.engine} has compiled belongs to this process",
+                done="nothing was copied",
+                advice="pickle the network, and call optimize where it arrives",
+            )
+        own = ("_model", "_build", "_stamp", "_lock")
+        return {name: value for name, value in vars(self).items() if name not in own}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Be what was pickled, without the network."""
+        vars(self).update(state, _model=None, _build=None, _stamp=None, _lock=threading.Lock())
+        if self.device.type == "cpu":
+            heap.keep(self)
 
     @overload
     def predict(
@@ -210,8 +255,9 @@ def optimize(
 
     Batch norm is folded into the convolutions, what can be is one step, and an engine carries it out where the network
     is: "onednn" on a CPU, "cuda" on a GPU, and "pytorch", the plan in PyTorch's own operations, wherever one of these
-    cannot be used (one log line says so). "openvino", on a CPU, is an extra package
-    (extra `openvino`) and may be faster still: `hrnet-zoo benchmark NAME --against` tells.
+    cannot be used (one log line says so). Nothing of the process is patched or set but what
+    `hrnet_zoo.engines.heap` says. "openvino", on a CPU, is an extra (`openvino`) and may be faster still:
+    `hrnet-zoo benchmark NAME --against` tells.
 
     The plan in float32 differs from the network by rounding: some millionths of the largest score. bfloat16 and float16
     round more; `agreement` measures what it costs.
@@ -224,12 +270,13 @@ def optimize(
         engine: None: the best for the network's device.
         dtype: of the arithmetic. None: float16 on CUDA; on a CPU bfloat16 if the processor multiplies in it (AMX,
             AVX512-bf16), else float32.
-        calibration: with "openvino", compute in 8 bits where it costs little (extra `int8`), in
-            ranges of values that these pictures show: a list of some dozens, or a folder. It takes minutes, and one
-            log line says which share of their pixels is labelled as by the network.
+        calibration: with "openvino", compute in 8 bits where it costs little (extra `int8`), in ranges of values that
+            these images show: a list of some dozens, or a folder. At most 64 are looked at, drawn evenly, which takes
+            minutes. One log line says which share of the pixels of at most 16 others is labelled as by the network.
 
     Raises:
-        ConfigError: there is no such engine, it cannot run here, or not in this dtype; or there are no pictures.
+        ConfigError: there is no such engine, it cannot run here, or not in this dtype; or there are no pictures; or the
+            network is not of the published architecture (other modules, forward hooks), whose blocks alone are known.
 
     """
     device = model.device
@@ -252,8 +299,8 @@ def optimize(
             chosen = able[0]
     elif calibration is not None:
         raise _refusal(f"calibration and engine={engine!r}", "8 bits are what engine='openvino' can do")
-    pictures = None if calibration is None else calibration_pictures(calibration)
-    quantize = None if pictures is None else Quantization(pictures, model.dataset.box)
+    pictures, others = ([], []) if calibration is None else drawn(calibration_pictures(calibration))
+    quantize = Quantization(pictures, model.dataset.box) if pictures else None
     builds: dict[str, Build] = {
         "cuda": lambda plan: cuda.CudaEngine(plan, device, chosen),
         "onednn": lambda plan: onednn.OneDNNEngine(plan, chosen),
@@ -265,20 +312,26 @@ def optimize(
     build = builds[engine]
     with enough_memory(f"optimize {model.name}", done="the network was left as it is"):
         fast = OptimizedModel(model, build)
-    if pictures is not None:
-        share = agreement(model, fast, pictures)
-        logger.warning("in 8 bits %.2f %% of the pixels are labelled as by %s itself", 100 * share, model.name)
+    if others:
+        share = agreement(model, fast, others)
+        words = "in 8 bits %.2f %% of the pixels of %d images are labelled as by %s itself"
+        logger.warning(words, 100 * share, len(others), model.name)
     return fast
 
 
 def optimized(model: FCNHRNet) -> OptimizedModel:
-    """Return `optimize(model)`, made at the first call and kept as long as the network exists."""
-    if model not in _KEPT or _KEPT[model].device != model.device:
-        _KEPT[model] = optimize(model)
-    return _KEPT[model]
+    """Return `optimize(model)`, made at the first call and kept as long as the network exists.
+
+    Threads wait while one makes it.
+    """
+    with _MAKING:
+        if model not in _KEPT or _KEPT[model].device != model.device:
+            _KEPT[model] = optimize(model)
+        return _KEPT[model]
 
 
 _KEPT: weakref.WeakKeyDictionary[FCNHRNet, OptimizedModel] = weakref.WeakKeyDictionary()
+_MAKING = threading.Lock()
 
 
 def agreement(model: FCNHRNet, other: FCNHRNet | OptimizedModel, pictures: Sequence[Picture]) -> float:
@@ -293,10 +346,10 @@ def agreement(model: FCNHRNet, other: FCNHRNet | OptimizedModel, pictures: Seque
 
 
 class _Stamp:
-    """What tells that a network's weights are still those of a moment.
+    """What tells that a network still computes what it did at a moment.
 
-    Tensors, their memory and torch's own count of changes in place, which misses those through `.data` (some running
-    averages of weights work so); hence also some values.
+    Its modules, their settings and hooks; tensors, their memory and torch's own count of changes in place, which misses
+    those through `.data` (some running averages of weights work so); hence also some values.
     """
 
     def __init__(self, model: FCNHRNet) -> None:
@@ -307,10 +360,21 @@ class _Stamp:
         return marks == self._marks and torch.equal(sample, self._sample)
 
     @staticmethod
-    def _look(model: FCNHRNet) -> tuple[list[tuple[int, int, int]], Tensor]:
-        tensors = [*model.parameters(), *model.buffers()]
-        marks = [(id(each), each.data_ptr(), 0 if each.is_inference() else each._version) for each in tensors]
-        some = [each for each in tensors if each.is_floating_point()]
+    def _look(model: FCNHRNet) -> tuple[list[object], Tensor]:
+        marks: list[object] = [id(model.dataset), model.name, "quarter_scores" in vars(model)]
+        tensors: list[Tensor | None] = []
+        for module in (*model.backbone.modules(), *model.decode_head.modules()):
+            own = vars(module)
+            tensors += [*own["_parameters"].values(), *own["_buffers"].values()]
+            hooks = len(module._forward_hooks) + len(module._forward_pre_hooks)
+            marks.append((id(module), type(module), tuple(own["_modules"]), hooks, "forward" in own))
+            if isinstance(module, nn.Conv2d):
+                marks.append((module.stride, module.padding, module.dilation, module.groups, module.padding_mode))
+            elif isinstance(module, NORMS):
+                marks.append((module.eps, module.affine))
+        there = [each for each in tensors if each is not None]
+        marks += [(id(each), each.data_ptr(), 0 if each.is_inference() else each._version) for each in there]
+        some = [each for each in there if each.is_floating_point()]
         some = some[:: max(1, len(some) // _SAMPLED)]
         return marks, torch.cat([each.detach().flatten()[:_SAMPLED] for each in some])
 

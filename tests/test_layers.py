@@ -1,6 +1,7 @@
 """Imports run one way: a module imports only what stands above it in the listing."""
 
 import ast
+import re
 from pathlib import Path
 
 import hrnet_zoo
@@ -171,3 +172,9 @@ def test_absolute_imports_only() -> None:
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             assert not (isinstance(node, ast.ImportFrom) and node.level), path
+
+
+def test_nothing_is_traced() -> None:
+    """Tracing patches torch for all threads of the process."""
+    words = re.compile(r"\bfx\b|symbolic_trace|make_fx|jit\.trace|torch\.export")
+    assert not [path for path in PACKAGE.rglob("*.py") if words.search(path.read_text(encoding="utf-8"))]

@@ -14,7 +14,7 @@ from hrnet_zoo.creation import create_model
 from hrnet_zoo.demo.scenes import scene
 from hrnet_zoo.engines import openvino
 from hrnet_zoo.engines.openvino import OpenVINOEngine, as_openvino, dtypes, unreported
-from hrnet_zoo.engines.plan import make_plan
+from hrnet_zoo.engines.plan import Plan
 from hrnet_zoo.errors import ConfigError
 from hrnet_zoo.images import normalise
 from hrnet_zoo.models.fcn import FCNHRNet
@@ -26,7 +26,7 @@ SIZES = [(2, 64, 96), (1, 97, 131), (1, 65, 225), (1, 33, 64), (2, 3, 5), (1, 1,
 
 @pytest.fixture
 def _installed() -> None:
-    with unreported():
+    with unreported("openvino"):
         pytest.importorskip("openvino")
 
 
@@ -40,7 +40,7 @@ def demo() -> FCNHRNet:
 def test_scores(arch: str) -> None:
     """Error relative to the largest score: float32 by rounding, bfloat16 as much as a network of noise makes of it."""
     network = random_network(arch)
-    engines = {dtype: OpenVINOEngine(make_plan(network), dtype) for dtype in dtypes()}
+    engines = {dtype: OpenVINOEngine(Plan(network), dtype) for dtype in dtypes()}
     random = torch.Generator().manual_seed(0)
     for batch, height, width in SIZES if arch == "hr18s" else SIZES[1:2]:
         x = torch.randn(batch, 3, height, width, generator=random)
@@ -68,7 +68,6 @@ def test_masks(demo: FCNHRNet) -> None:
 @pytest.mark.usefixtures("_installed")
 def test_nothing_is_copied(demo: FCNHRNet) -> None:
     """Neither a picture in the network's memory order, nor scores, which belong to the caller, nor weights."""
-    plan = make_plan(demo)
     for dtype in dtypes():
         x = torch.randn(1, 3, 8, 8).to(dtype, memory_format=torch.channels_last)
         pixels = x.permute(0, 2, 3, 1).contiguous()
@@ -76,13 +75,14 @@ def test_nothing_is_copied(demo: FCNHRNet) -> None:
         shared = openvino._shared(pixels)
         pixels.zero_()
         assert not np.any(shared.data)
-    engine = OpenVINOEngine(plan, torch.float32)
+    engine = OpenVINOEngine(Plan(demo), torch.float32)
     first = engine(normalise(scene(0, 64, 96).image))
     kept = first.clone()
     engine(normalise(scene(1, 64, 96).image))
     assert torch.equal(first, kept)
-    weights = {step.data_ptr() for step in plan.buffers() if step.ndim == 4}
-    constants = [each for each in as_openvino(plan).get_ordered_ops() if each.get_type_name() == "Constant"]
+    other = Plan(demo)
+    weights = {step.data_ptr() for step in other.buffers() if step.ndim == 4}
+    constants = [each for each in as_openvino(other).get_ordered_ops() if each.get_type_name() == "Constant"]
     assert weights <= {each.data.ctypes.data for each in constants}
 
 
@@ -97,7 +97,7 @@ def test_torch_s_threads_are_honoured(demo: FCNHRNet, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(openvino, "compiled", spied)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    engine = OpenVINOEngine(make_plan(demo), torch.float32)
+    engine = OpenVINOEngine(Plan(demo), torch.float32)
     x = normalise(scene(0, 64, 96).image)
     expected = engine(x)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
@@ -108,7 +108,7 @@ def test_torch_s_threads_are_honoured(demo: FCNHRNet, monkeypatch: pytest.Monkey
 
 @pytest.mark.usefixtures("_installed")
 def test_several_callers_at_once(demo: FCNHRNet) -> None:
-    engine = OpenVINOEngine(make_plan(demo), torch.float32)
+    engine = OpenVINOEngine(Plan(demo), torch.float32)
     pictures = [normalise(scene(seed, 64, 96).image) for seed in range(4)]
     expected = [engine(x) for x in pictures]
     found: list[list[torch.Tensor]] = [[] for _ in pictures]
@@ -155,7 +155,7 @@ def test_nobody_is_told() -> None:
 
 def test_not_installed(demo: FCNHRNet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
-    monkeypatch.setattr("hrnet_zoo.acceleration.make_plan", pytest.fail)  # said before any work
+    monkeypatch.setattr("hrnet_zoo.acceleration.Plan", pytest.fail)  # said before any work
     with pytest.raises(ConfigError, match="OpenVINO cannot be imported") as caught:
         optimize(demo, engine="openvino")
     assert "pip install '.[openvino]'" in caught.value.advice

@@ -37,7 +37,7 @@ from hrnet_zoo.outputs import check_place
 @force_option
 @device_option
 @click.option(
-    "--dtype", type=dtypes, default="float32", show_default=True, help="Of the arithmetic, on every device; no TF32."
+    "--dtype", type=dtypes, help="Of the arithmetic; default: float32 without TF32, and with --fast what is fast here."
 )
 @as_json
 def evaluate(
@@ -53,7 +53,7 @@ def evaluate(
     fast: bool,
     force: bool,
     device: str | None,
-    dtype: str,
+    dtype: str | None,
     as_json: bool,
 ) -> None:
     """Score the model NAME on the labelled pictures in DATA.
@@ -72,6 +72,7 @@ def evaluate(
     if save and is_first():
         check_place(save, force=force)
     load = load_optimized if fast else load_model
+    dtype = dtype or (None if fast else "float32")
     model = load(name, local_device(device), dtype, checkpoint, parse_classes(classes))
     figures = evaluate(model, data, ms_flip=ms_flip, limit=limit, workers=workers, max_memory=max_memory)
     if not is_first():  # the others have the same figures

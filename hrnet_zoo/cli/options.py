@@ -118,7 +118,7 @@ def load_optimized(
     checkpoint: str | None = None,
     classes: int | list[str] | None = None,
 ) -> OptimizedModel:
-    """Create what --fast lets compute: made of float32 weights, so that they are rounded once."""
+    """Create what --fast lets compute: of float32 weights, which are rounded once, and in the dtype of `optimize`."""
     import torch
 
     from hrnet_zoo.acceleration import optimize

@@ -7,8 +7,9 @@ import threading
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from hrnet_zoo.engines.plan import Plan
 from hrnet_zoo.engines.pytorch import PyTorchEngine
 
 MOST = 8  # CUDA graphs that are kept, each with memory of its own; further shapes run without
@@ -22,7 +23,7 @@ class CudaEngine(PyTorchEngine):
     Threads may share the engine. Runs follow the stream that is current in the thread.
 
     Args:
-        plan: of `hrnet_zoo.engines.plan.make_plan`; it is taken over.
+        plan: it is taken over.
         device: a CUDA device.
         dtype: of the arithmetic.
 
@@ -30,7 +31,7 @@ class CudaEngine(PyTorchEngine):
 
     name = "cuda"
 
-    def __init__(self, plan: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, plan: Plan, device: torch.device, dtype: torch.dtype) -> None:
         super().__init__(plan, device, dtype)
         self._recurring = Recurring(super().__call__, _Graph)
 

@@ -5,15 +5,17 @@ next ones: measured, a quarter to two fifths of a fast prediction of a 1024 x 20
 allocator of their own against that; torch on a CPU has malloc's. Hence, as long as something fast exists, malloc is
 told (mallopt(3)) to keep what is freed, for the whole process, and now and then to hand back what was not used again.
 
-Blocks above 64 MiB are kept for the process's main thread alone; glibc has it so. What its settings were before
-(MALLOC_... in the environment) counts no more from then on. Other C libraries and systems have no such switch: there
-nothing is done.
+Users are counted under a lock, and the last one to go sets what glibc comes to by itself. Nothing else of the process
+is set for fast predictions. Blocks above 64 MiB are kept for the process's main thread alone; glibc has it so. What its
+settings were before (MALLOC_... in the environment) counts no more from then on. Other C libraries and systems have no
+such switch: there nothing is done.
 """
 
 import ctypes
 import functools
 import itertools
 import sys
+import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,15 +29,17 @@ _USUAL = {_MMAP_MAX: 65536, _MMAP_THRESHOLD: 32 << 20, _TRIM_THRESHOLD: 64 << 20
 
 CALLS = 64  # of the network, after which what is free goes back: to be cleared anew once in so many costs nothing
 
+_lock = threading.RLock()  # a user may go, by the garbage collector, in a thread that holds it
 _users: set[int] = set()
 _calls = itertools.count(1)
 
 
 def keep(user: object) -> None:
     """Let malloc keep freed memory as long as this object exists."""
-    _users.add(id(user))
-    weakref.finalize(user, _leave, id(user)).atexit = False
-    _tell(_KEEPING)
+    with _lock:
+        _users.add(id(user))
+        weakref.finalize(user, _leave, id(user)).atexit = False
+        _tell(_KEEPING)
 
 
 def used() -> None:
@@ -53,23 +57,23 @@ def give_back() -> None:
 @contextmanager
 def as_usual() -> Iterator[None]:
     """Let malloc do what it does by itself: a fair comparison with what has no such help."""
-    _tell(_USUAL)
+    with _lock:
+        _tell(_USUAL)
     try:
         yield
     finally:
-        if _users:
-            _tell(_KEEPING)
+        with _lock:
+            if _users:
+                _tell(_KEEPING)
 
 
 def _leave(user: int) -> None:
-    if user not in _users:
-        return
-    _users.remove(user)
-    if not _users:
-        _tell(_USUAL)
-        give_back()
-        if _users:  # another thread has just begun
-            _tell(_KEEPING)
+    with _lock:
+        if user in _users:
+            _users.remove(user)
+            if not _users:
+                _tell(_USUAL)
+                give_back()
 
 
 def _tell(settings: dict[int, int]) -> None:

@@ -9,20 +9,23 @@ faster at it (W18-Small, 512x1024), and costs half a second and the weights' mem
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, fx
+from torch import Tensor, nn
 
-from hrnet_zoo.engines.plan import Convolution, Exchange, Head
+from hrnet_zoo.engines.plan import Convolution, Exchange, Head, Plan, lower
 from hrnet_zoo.errors import ConfigError, install
 
 Quantize = Callable[[Any], Any]  # an OpenVINO model -> one that computes in 8 bits where it can
 
+_IMPORTING = threading.RLock()  # one thread at a time sets the environment
 _NAMES = {torch.float32: "f32", torch.bfloat16: "bf16"}  # of OpenVINO's, by torch's
 
 
@@ -30,7 +33,7 @@ class OpenVINOEngine:
     """A plan on the CPU with OpenVINO, on as many threads as torch has.
 
     Args:
-        plan: of `hrnet_zoo.engines.plan.make_plan`; it is taken over.
+        plan: it is taken over.
         dtype: of the arithmetic, one of `dtypes()`.
         quantize: `hrnet_zoo.engines.quantization.Quantization`, for 8 bits in most of it.
 
@@ -39,7 +42,7 @@ class OpenVINOEngine:
     name = "openvino"
     device = torch.device("cpu")
 
-    def __init__(self, plan: fx.GraphModule, dtype: torch.dtype, quantize: Quantize | None = None) -> None:
+    def __init__(self, plan: Plan, dtype: torch.dtype, quantize: Quantize | None = None) -> None:
         self.dtype = dtype
         self._plan = plan  # the model's weights lie in its memory
         model = as_openvino(plan)
@@ -54,7 +57,7 @@ class OpenVINOEngine:
         pixels = x.to(self.dtype).permute(0, 2, 3, 1).contiguous()
         count, height, width, _ = pixels.shape
         shape = (count, -(-height // 4), -(-width // 4), self._model.output().partial_shape[3].get_length())
-        scores = torch.empty(shape, dtype=self.dtype)
+        scores = torch.empty(shape, dtype=self.dtype, device="cpu")
         with self._lock:
             self._compile()
             self._request.set_input_tensor(_shared(pixels))
@@ -91,44 +94,40 @@ def compiled(model: Any, dtype: torch.dtype, threads: int) -> Any:  # noqa: ANN4
     return _openvino().Core().compile_model(model, "CPU", settings)
 
 
-def as_openvino(plan: fx.GraphModule) -> Any:  # noqa: ANN401 - OpenVINO's may not be there
+def as_openvino(plan: Plan) -> Any:  # noqa: ANN401 - OpenVINO's may not be there
     """Write a plan down as an OpenVINO model: (N, 3, H, W) float32 -> (N, classes, ceil(H/4), ceil(W/4)).
 
-    Its weights are the plan's, in the plan's memory.
+    The plan is taken over: its weights are the model's, in the plan's memory.
     """
     openvino = _openvino()
+    _Writer(openvino).lower(plan)
     x = openvino.opset13.parameter([-1, 3, -1, -1], openvino.Type.f32)
-    return openvino.Model([_Writing(plan).run(x)], [x], "FCN-HRNet")
+    return openvino.Model([plan(x)], [x], "FCN-HRNet")
 
 
-class _Writing(fx.Interpreter):
-    """Runs a plan with OpenVINO's outputs of operations in place of maps."""
+class _Writer:
+    """Puts in the place of each step of a plan what writes it down: outputs of operations go in and come out."""
 
-    def __init__(self, plan: fx.GraphModule) -> None:
-        super().__init__(plan)
-        self._ops = _openvino().opset13
+    def __init__(self, openvino: Any) -> None:  # noqa: ANN401 - a module that may not be there
+        self._ops = openvino.opset13
 
-    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401 - as torch's
-        step = self.fetch_attr(target)
-        if isinstance(step, Convolution):
-            return self._convolution(step, *args)
-        x, *coarser = args
+    def lower(self, plan: Plan) -> None:
+        """Replace the steps of a plan that is taken over."""
+        lower(plan, Head, lambda step: _Written(partial(self._head, step)))
+        lower(plan, Exchange, lambda step: _Written(partial(self._exchange, step)))
+        lower(plan, Convolution, lambda step: _Written(partial(self._convolution, step)))
+
+    def _exchange(self, step: Exchange, x: Any, *coarser: Any) -> Any:  # noqa: ANN401 - OpenVINO's
         size = self._size(x)
-        if isinstance(step, Exchange):
-            for factor, each in zip(step.factors, coarser, strict=True):
-                large = self._resize(each, np.full(2, factor, np.float32), "scales")
-                x = self._ops.add(x, self._resize(large, size, "sizes"))
-            return self._ops.relu(x)
-        if isinstance(step, Head):
-            maps = self._ops.concat([x, *(self._resize(each, size, "sizes") for each in coarser)], 1)
-            return self._convolution(step.classifier, self._convolution(step.mix, maps))
-        raise TypeError(f"a plan's step that OpenVINO's engine does not know: {step}")
+        for factor, each in zip(step.factors, coarser, strict=True):
+            large = self._resize(each, np.full(2, factor, np.float32), "scales")
+            x = self._ops.add(x, self._resize(large, size, "sizes"))
+        return self._ops.relu(x)
 
-    def call_method(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401 - as torch's
-        if target != "split":
-            raise TypeError(f"a plan's method that OpenVINO's engine does not know: {target}")
-        x, lengths, axis = args
-        return self._ops.variadic_split(x, np.int64(axis), np.array(lengths, np.int64)).outputs()
+    def _head(self, step: Head, x: Any, *coarser: Any) -> Any:  # noqa: ANN401 - OpenVINO's
+        size = self._size(x)
+        maps = self._ops.concat([x, *(self._resize(each, size, "sizes") for each in coarser)], 1)
+        return self._convolution(step.classifier, self._convolution(step.mix, maps))
 
     def _convolution(self, step: Convolution, x: Any, other: Any = None) -> Any:  # noqa: ANN401 - OpenVINO's
         weight = self._ops.constant(step.weight.numpy(), shared_memory=True)
@@ -149,6 +148,17 @@ class _Writing(fx.Interpreter):
         return self._ops.interpolate(
             x, size, "linear_onnx", mode, coordinate_transformation_mode="half_pixel", axes=axes
         )
+
+
+class _Written(nn.Module):
+    """A step that is written down. OpenVINO's weights lie in the memory of the step's."""
+
+    def __init__(self, write: Callable[..., Any]) -> None:
+        super().__init__()
+        self._write = write
+
+    def forward(self, *maps: Any) -> Any:  # noqa: ANN401 - OpenVINO's
+        return self._write(*maps)
 
 
 def _of_pixels(model: Any, dtype: torch.dtype) -> Any:  # noqa: ANN401 - OpenVINO's
@@ -172,22 +182,25 @@ def _type(dtype: torch.dtype) -> Any:  # noqa: ANN401 - OpenVINO's
 
 
 @contextmanager
-def unreported() -> Iterator[None]:
-    """Import a package of Intel's without its sending of usage statistics, which it leaves out of automated tests."""
-    before = os.environ.get("CI")
-    os.environ["CI"] = "true"
-    try:
-        yield
-    finally:
-        if before is None:
+def unreported(package: str) -> Iterator[None]:
+    """Import a package of Intel's without its sending of usage statistics, which it leaves out of automated tests.
+
+    The variable CI says that it is in one, and is set in this process while the package is imported for the first time.
+    """
+    with _IMPORTING:
+        if package in sys.modules or "CI" in os.environ:
+            yield
+            return
+        os.environ["CI"] = "true"
+        try:
+            yield
+        finally:
             del os.environ["CI"]
-        else:
-            os.environ["CI"] = before
 
 
 def _openvino() -> Any:  # noqa: ANN401 - a module that may not be there
     try:
-        with unreported():
+        with unreported("openvino"):
             import openvino
             import openvino.opset13
             import openvino.preprocess

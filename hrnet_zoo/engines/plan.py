@@ -1,32 +1,31 @@
-"""Network -> plan: the same scores in fewer and larger steps.
+"""Network -> plan: the same function of the image in fewer and larger steps.
 
-The network's own forward is traced (torch.fx) and the graph rewritten, so that there is no second description of the
-network: what it computes is changed nowhere but in `models`. Per module of the published architecture the rewriting
+The architecture is known: its module tree is walked, and each block written down in its folded form. Nothing is traced.
 
-- folds batch norm into the convolution before it, in float64;
-- makes convolution, bias, sum with another map and ReLU one step;
-- makes the sum of an exchange one step, with both of its resizes: by a whole factor, and to the branch's size;
-- lets convolutions of one kind with a common input be one.
+- Batch norm is folded into the convolution before it, in float64.
+- Convolution, bias, sum with another map and ReLU are one step.
+- The sum of an exchange is one step, with both of its resizes: by a whole factor, and to the branch's size.
 
-A plan consists of the steps below. Engines replace them by faster ones of the same meaning.
+A network that computes anything else is refused. Engines replace the steps by faster ones of the same meaning.
 """
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
+from hrnet_zoo.errors import ConfigError
+from hrnet_zoo.models.empty import empty_layers
 from hrnet_zoo.models.fcn import FCNHRNet
-from hrnet_zoo.models.hrnet import fit
+from hrnet_zoo.models.hrnet import BasicBlock, Bottleneck, ExchangeModule, Fusion, Transition, fit
 
 Step = TypeVar("Step", bound=nn.Module)
 
-_RELU = (torch.relu_, F.relu_)
+NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)  # in eval mode the same
 
 
 class Convolution(nn.Module):
@@ -38,7 +37,6 @@ class Convolution(nn.Module):
         stride: of both axes.
         padding: zeros on all four sides.
         relu: whether negative values become 0.
-        overwrites: the other map is needed nowhere else, and its memory may take the result.
 
     """
 
@@ -52,14 +50,20 @@ class Convolution(nn.Module):
         self.stride = stride
         self.padding = weight.shape[2] // 2
         self.relu = relu
-        self.overwrites = False
 
     def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
-        """Return (N, outputs, ceil(H / stride), ceil(W / stride)); `other` has that shape."""
-        y = F.conv2d(x, self.weight, self.bias, self.stride, self.padding)
+        """Return (N, outputs, ceil(H / stride), ceil(W / stride)); `other` has that shape and may be overwritten."""
+        tensors = (x, self.weight, self.bias)
+        if self.to_one_column(x):
+            tensors = (x.float(), self.weight.float(), self.bias.float())
+        y = F.conv2d(*tensors, self.stride, self.padding).to(x.dtype)
         if other is not None:
             y = y.add_(other)
         return y.relu_() if self.relu else y
+
+    def to_one_column(self, x: Tensor) -> bool:
+        """Tell whether this is what oneDNN (torch 2.13) gets wrong in bfloat16 with AMX: it reads foreign memory."""
+        return self.stride == 2 and x.shape[3] <= 2 and x.dtype == torch.bfloat16
 
 
 class Exchange(nn.Module):
@@ -67,24 +71,19 @@ class Exchange(nn.Module):
 
     Attributes:
         factors: by which the coarser maps are enlarged before they are brought to the very size.
-        overwrites: the branch's map is needed nowhere else, and its memory may take the result.
 
     """
 
     def __init__(self, factors: tuple[int, ...]) -> None:
         super().__init__()
         self.factors = factors
-        self.overwrites = False
 
     def forward(self, x: Tensor, *coarser: Tensor) -> Tensor:
-        """Return a map of the shape of `x` (N, C, H, W); the coarser ones have as many channels."""
-        total = x
+        """Return the sum in the memory of `x` (N, C, H, W); the coarser maps have as many channels."""
         for factor, each in zip(self.factors, coarser, strict=True):
             large = F.interpolate(each, scale_factor=float(factor), mode="bilinear", align_corners=False)
-            if large.shape[-2:] != x.shape[-2:]:
-                large = fit(large, x.shape[-2:])
-            total = total.add_(large) if total is not x or self.overwrites else total + large
-        return total.relu_()
+            x.add_(large if large.shape[-2:] == x.shape[-2:] else fit(large, x.shape[-2:]))
+        return x.relu_()
 
 
 class Head(nn.Module):
@@ -110,183 +109,195 @@ class Head(nn.Module):
         return scores
 
 
-class _Quarter(nn.Module):
-    """What is traced: normalised pictures to scores at a quarter of their size."""
+# From here on nothing computes by itself: all is done by the steps above, so that engines may let them do other things.
 
-    def __init__(self, model: FCNHRNet) -> None:
+
+class _Block(nn.Module):
+    """Convolutions, the last of which adds another map: the block's own input, or what it is given."""
+
+    def __init__(self, steps: list[Convolution], shortcut: nn.Module | None = None) -> None:
         super().__init__()
-        self.backbone = model.backbone
-        self.decode_head = model.decode_head
+        self.before = nn.Sequential(*steps[:-1])
+        self.last = steps[-1]
+        self.shortcut = shortcut or nn.Identity()
 
-    def forward(self, x: Tensor) -> Tensor:
-        scores: Tensor = self.decode_head(self.backbone(x))
-        return scores
+    def forward(self, x: Any, other: Any = None) -> Any:  # noqa: ANN401 - whatever an engine computes with
+        y = self.before(x)
+        return self.last(y, self.shortcut(x) if other is None else other)
 
 
-def make_plan(model: FCNHRNet) -> fx.GraphModule:
-    """Return the plan of a network: (N, 3, H, W) normalised RGB -> (N, classes, ceil(H/4), ceil(W/4)).
+class _Transition(nn.ModuleList):
+    def forward(self, maps: list[Any]) -> list[Any]:
+        return [layer(x) for layer, x in zip(self, [*maps, maps[-1]], strict=True)]
+
+
+class _Exchanging(nn.Module):
+    """An exchange module. Each map is overwritten by its sum when all others have read it."""
+
+    def __init__(self, module: ExchangeModule) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(
+            nn.Sequential(*(_basic(cast(BasicBlock, block)) for block in cast(nn.Sequential, branch)))
+            for branch in module.branches
+        )
+        self.up, self.down, self.sums = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
+        for target, fusion in enumerate(cast(list[Fusion], list(module.fuse_layers))):
+            finer, coarser = list(fusion)[:target], list(fusion)[target + 1 :]
+            self.up.append(nn.ModuleList(_folded_pair(cast(nn.Sequential, path), relu=False) for path in coarser))
+            down = [_path(cast(nn.Sequential, path)) for path in finer]
+            self.down.append(nn.ModuleList(down))
+            if coarser:
+                self.sums.append(Exchange(tuple(2 ** (place + 1) for place in range(len(coarser)))))
+            else:
+                down[-1].last.relu = True
+
+    def forward(self, maps: list[Any]) -> list[Any]:
+        maps = [branch(x) for branch, x in zip(self.branches, maps, strict=True)]
+        enlarged = [
+            [layer(x) for layer, x in zip(cast(nn.ModuleList, layers), maps[target + 1 :], strict=True)]
+            for target, layers in enumerate(self.up)
+        ]
+        for target in reversed(range(len(maps))):
+            for layer, x in zip(cast(nn.ModuleList, self.down[target]), maps[:target], strict=True):
+                maps[target] = layer(x, maps[target])
+            if target < len(self.sums):
+                maps[target] = self.sums[target](maps[target], *enlarged[target])
+        return maps
+
+
+class Plan(nn.Module):
+    """A network's plan: (N, 3, H, W) normalised RGB -> (N, classes, ceil(H/4), ceil(W/4)).
 
     Weights are float32, on the CPU, and copies: the plan does not follow later changes of the network's.
+
+    Args:
+        model: of the published architecture, on any device, in any dtype.
+
+    Raises:
+        ConfigError: the network is not of the published architecture, or more runs than its modules.
+
     """
-    root = _Quarter(model)
-    graph = fx.Tracer(autowrap_functions=(fit,)).trace(root)
-    rewriting = _Rewriting(root, graph)
-    for rewrite in (rewriting.fold, rewriting.sums, rewriting.relus, rewriting.merge_siblings, rewriting.head):
-        rewrite()
-        graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output"))
-    rewriting.overwrite()
-    plan = fx.GraphModule(rewriting.steps, graph, "Plan")
-    plan.graph.lint()
-    return plan.eval()
+
+    def __init__(self, model: FCNHRNet) -> None:
+        require_published(model)
+        super().__init__()
+        net, head = model.backbone, model.decode_head
+        bottlenecks = (_bottleneck(cast(Bottleneck, block)) for block in net.layer1)
+        stem = (folded(net.conv1, net.bn1, relu=True), folded(net.conv2, net.bn2, relu=True))
+        self.stem = nn.Sequential(*stem, *bottlenecks)
+        self.stages = nn.Sequential()
+        for transition, stage in (
+            (net.transition1, net.stage2),
+            (net.transition2, net.stage3),
+            (net.transition3, net.stage4),
+        ):
+            self.stages.append(_transition(transition))
+            self.stages.extend(_Exchanging(cast(ExchangeModule, module)) for module in stage)
+        (mix,) = cast(Any, head.convs)
+        self.head = Head(folded(mix.conv, mix.bn, relu=True), folded(head.conv_seg, None))
+        self.eval()
+
+    def forward(self, x: Any) -> Any:  # noqa: ANN401 - whatever an engine computes with
+        """Return the scores at a quarter of the size."""
+        return self.head(*self.stages([self.stem(x)]))
 
 
-class _Rewriting:
-    """The steps of a graph while it is rewritten, by the names under which its nodes call them."""
+def require_published(model: FCNHRNet) -> None:
+    """Refuse a network that computes anything else than the published architecture does.
 
-    def __init__(self, root: nn.Module, graph: fx.Graph) -> None:
-        self.root = root
-        self.graph = graph
-        self.steps: dict[str, nn.Module] = {}
+    Raises:
+        ConfigError: a module is another one, or is set differently, or has forward hooks.
 
-    def fold(self) -> None:
-        """Make one step of each convolution and the batch norm behind it; drop what does nothing."""
-        for node in list(self.graph.nodes):
-            module = self._module(node)
-            if isinstance(module, nn.Identity):
-                self._replace(node, node.args[0])
-            elif isinstance(module, nn.Conv2d):
-                after = _sole_user(node)
-                norm = self._module(after)
-                if isinstance(norm, nn.BatchNorm2d):
-                    self._replace(after, self._call(node, folded(module, norm), *node.args))
-                else:
-                    self._replace(node, self._call(node, folded(module, None), *node.args))
-
-    def sums(self) -> None:
-        """Make each sum of maps steps that add while they compute: convolutions first, then what is enlarged."""
-        for node in list(self.graph.nodes):
-            if node.target is not operator.add or any(user.target is operator.add for user in node.users):
-                continue  # of a sum of several, the last addition stands for all
-            plain, convolved, enlarged = [], [], []
-            for term in _terms(node):
-                if term.target is fit:
-                    enlarged.append(_inputs(term)[0])
-                elif isinstance(self._step(term), Convolution) and len(term.users) == 1:
-                    convolved.append(term)
-                else:
-                    plain.append(term)
-            total = plain[0] if plain else convolved.pop(0)
-            for term in convolved:
-                total = self._call(node, self.steps[str(term.target)], *term.args, total)
-            if enlarged:
-                factors = tuple(int(self._module(each).scale_factor) for each in enlarged)  # type: ignore[union-attr, arg-type]
-                total = self._call(node, Exchange(factors), total, *(_inputs(each)[0] for each in enlarged))
-            self._replace(node, total)
-
-    def relus(self) -> None:
-        """Let the steps before ReLUs do them. An exchange always does: no sum is without one."""
-        for node in list(self.graph.nodes):
-            if node.target in _RELU or isinstance(self._module(node), nn.ReLU):
-                before = _inputs(node)[0]
-                step = self._step(before)
-                if isinstance(step, Convolution):
-                    step.relu = True
-                self._replace(node, before)
-
-    def merge_siblings(self) -> None:
-        """Make one of the convolutions that read the same map in the same way."""
-        for node in list(self.graph.nodes):
-            kinds: dict[tuple[Any, ...], list[fx.Node]] = {}
-            for user in node.users:
-                step = self._step(user)
-                if isinstance(step, Convolution) and user.args == (node,):
-                    kinds.setdefault((step.stride, step.weight.shape[2:], step.relu), []).append(user)
-            for siblings in kinds.values():
-                if len(siblings) > 1:
-                    self._merge(node, siblings)
-
-    def _merge(self, node: fx.Node, siblings: list[fx.Node]) -> None:
-        steps = [cast(Convolution, self._step(each)) for each in siblings]
-        weight = torch.cat([step.weight for step in steps])
-        bias = torch.cat([step.bias for step in steps])
-        first = min(siblings, key=list(self.graph.nodes).index)
-        merged = self._call(first, Convolution(weight, bias, steps[0].stride, steps[0].relu), node)
-        with self.graph.inserting_after(merged):
-            parts = self.graph.call_method("split", (merged, [len(step.bias) for step in steps], 1))
-        for place, sibling in enumerate(siblings):
-            with self.graph.inserting_after(parts):
-                self._replace(sibling, self.graph.call_function(operator.getitem, (parts, place)))
-
-    def head(self) -> None:
-        """Make one step of the head."""
-        (cat,) = (node for node in self.graph.nodes if node.target is torch.cat)
-        mix = _sole_user(cat)
-        classifier = _sole_user(mix)
-        maps = [_inputs(each)[0] if each.target is fit else each for each in cast(list[fx.Node], cat.args[0])]
-        pair = (cast(Convolution, self._step(mix)), cast(Convolution, self._step(classifier)))
-        self._replace(classifier, self._call(classifier, Head(*pair), *maps))
-
-    def overwrite(self) -> None:
-        """Let steps reuse the memory of a map whose last reader they are."""
-        order = {node: place for place, node in enumerate(self.graph.nodes)}
-        for node in self.graph.nodes:
-            step = self._step(node)
-            other = _inputs(node)[1:2] if isinstance(step, Convolution) else _inputs(node)[:1]
-            if isinstance(step, Convolution | Exchange) and other:
-                last = max(order[user] for user in other[0].users) == order[node]
-                step.overwrites = last and isinstance(self._step(other[0]), Convolution | Exchange)  # no part of a map
-
-    def _module(self, node: fx.Node) -> nn.Module | None:
-        if node.op != "call_module" or node.target in self.steps:
-            return None
-        return self.root.get_submodule(cast(str, node.target))
-
-    def _step(self, node: fx.Node) -> nn.Module | None:
-        return self.steps.get(str(node.target)) if node.op == "call_module" else None
-
-    def _call(self, place: fx.Node, step: nn.Module, *args: Any) -> fx.Node:  # noqa: ANN401 - what nodes take
-        name = f"step{len(self.steps)}"
-        self.steps[name] = step
-        with self.graph.inserting_before(place):
-            return self.graph.call_module(name, args)
-
-    def _replace(self, node: fx.Node, new: Any) -> None:  # noqa: ANN401 - an argument of a node
-        node.replace_all_uses_with(new)
+    """
+    with empty_layers():
+        published = FCNHRNet(model.arch, model.dataset)
+    if getattr(model.quarter_scores, "__func__", None) is not FCNHRNet.quarter_scores:
+        raise _refusal(model, "it has a quarter_scores of its own")
+    for part in ("backbone", "decode_head"):
+        expected = dict(getattr(published, part).named_modules(prefix=part))
+        found = dict(getattr(model, part).named_modules(prefix=part))
+        for name in (*expected, *found):
+            if name not in found or name not in expected:
+                what = "is missing" if name not in found else f"is a {type(found[name]).__name__} too many"
+                raise _refusal(model, f"{name} {what}")
+            if reason := _difference(found[name], expected[name]):
+                raise _refusal(model, f"{name} {reason}")
 
 
-def folded(convolution: nn.Conv2d, norm: nn.BatchNorm2d | None) -> Convolution:
+def _difference(module: nn.Module, expected: nn.Module) -> str | None:
+    """Tell what is different about a module, if anything is that changes what it computes in eval mode."""
+    if type(module) is not type(expected) and not (isinstance(expected, nn.BatchNorm2d) and type(module) in NORMS):
+        return f"is a {type(module).__name__}, where the published network has a {type(expected).__name__}"
+    if module._forward_hooks or module._forward_pre_hooks:
+        return "has a forward hook, which would not be called"
+    if "forward" in vars(module):
+        return "has a forward of its own"
+    if isinstance(module, nn.Conv2d | nn.Upsample) and module.extra_repr() != expected.extra_repr():
+        return f"is {module}, where the published network has {expected}"
+    if isinstance(module, NORMS):
+        if module.running_mean is None or module.running_var is None:
+            return "normalises by each batch's own statistics (track_running_stats=False), which cannot be folded"
+        if module.num_features != cast(nn.BatchNorm2d, expected).num_features:
+            return f"is {module}, where the published network has {expected}"
+    return None
+
+
+def _refusal(model: FCNHRNet, found: str) -> ConfigError:
+    return ConfigError(
+        asked=f"optimize {model.name}",
+        found=found,
+        done="the network was left as it is",
+        advice="only the published architecture has a fast form: leave fast out, and the network runs as it is",
+    )
+
+
+def folded(convolution: nn.Module, norm: nn.Module | None, relu: bool = False) -> Convolution:
     """Return the step of a convolution and the batch norm behind it, if any, in eval mode."""
+    convolution = cast(nn.Conv2d, convolution)
     weight = convolution.weight.detach().cpu().double()
     bias = weight.new_zeros(len(weight)) if convolution.bias is None else convolution.bias.detach().cpu().double()
     if norm is not None:
-        gain, shift, mean, variance = (
-            cast(Tensor, each).detach().cpu().double()
-            for each in (norm.weight, norm.bias, norm.running_mean, norm.running_var)
-        )
-        scale = gain / torch.sqrt(variance + norm.eps)
+        norm = cast(nn.BatchNorm2d, norm)
+        mean, variance = (cast(Tensor, each).detach().cpu().double() for each in (norm.running_mean, norm.running_var))
+        scale = 1 / torch.sqrt(variance + norm.eps)
+        if norm.affine:
+            scale = scale * norm.weight.detach().cpu().double()
         weight = weight * scale[:, None, None, None]
-        bias = (bias - mean) * scale + shift
-    return Convolution(weight.float(), bias.float(), convolution.stride[0])
+        bias = (bias - mean) * scale
+        if norm.affine:
+            bias = bias + norm.bias.detach().cpu().double()
+    return Convolution(weight.float(), bias.float(), convolution.stride[0], relu)
 
 
-def _inputs(node: fx.Node) -> list[fx.Node]:
-    """Return the maps that a node reads."""
-    return [each for each in node.args if isinstance(each, fx.Node)]
+def _basic(block: BasicBlock) -> _Block:
+    return _Block([folded(block.conv1, block.bn1, relu=True), folded(block.conv2, block.bn2, relu=True)])
 
 
-def _sole_user(node: fx.Node) -> fx.Node:
-    """Return the only reader of a convolution's result: that of every one in these networks has one."""
-    (user,) = node.users
-    return user
+def _bottleneck(block: Bottleneck) -> _Block:
+    pairs = ((block.conv1, block.bn1), (block.conv2, block.bn2), (block.conv3, block.bn3))
+    shortcut = block.downsample
+    return _Block(
+        [folded(*pair, relu=True) for pair in pairs],
+        _folded_pair(shortcut, relu=False) if isinstance(shortcut, nn.Sequential) else None,
+    )
 
 
-def _terms(node: fx.Node) -> Iterator[fx.Node]:
-    """Yield the terms of a sum of sums."""
-    for term in _inputs(node):
-        if term.target is operator.add:
-            yield from _terms(term)
-        else:
-            yield term
+def _transition(transition: Transition) -> _Transition:
+    *adapt, down = transition
+    pairs = [*adapt, cast(nn.Sequential, down)[0]]  # two nested Sequentials
+    return _Transition(
+        _folded_pair(each, relu=True) if isinstance(each, nn.Sequential) else nn.Identity() for each in pairs
+    )
+
+
+def _path(path: nn.Sequential) -> _Block:
+    """Return a way to a coarser branch: ReLU after all but the last convolution, which adds."""
+    *before, last = cast(Iterator[nn.Sequential], path)
+    return _Block([*(_folded_pair(each, relu=True) for each in before), _folded_pair(last, relu=False)])
+
+
+def _folded_pair(pair: nn.Sequential, relu: bool) -> Convolution:
+    return folded(pair[0], pair[1], relu)
 
 
 def lower(plan: nn.Module, kind: type[Step], replacement: Callable[[Step], nn.Module]) -> None:

@@ -1,14 +1,16 @@
 """The plan as it is: runs wherever PyTorch does."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from hrnet_zoo.engines.plan import Plan
 
 
 class PyTorchEngine:
     """A plan in PyTorch's own operations.
 
     Args:
-        plan: of `hrnet_zoo.engines.plan.make_plan`; it is taken over.
+        plan: it is taken over.
         device: where it is to run.
         dtype: of the arithmetic.
 
@@ -16,7 +18,7 @@ class PyTorchEngine:
 
     name = "pytorch"
 
-    def __init__(self, plan: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, plan: Plan, device: torch.device, dtype: torch.dtype) -> None:
         self.device = device
         self.dtype = dtype
         self._plan = plan.to(device=device, dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
