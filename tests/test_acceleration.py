@@ -191,7 +191,7 @@ def test_an_engine_that_belongs_to_the_process_is_not_pickled(demo: FCNHRNet) ->
 
 # In a process of its own: what is broken there is broken for good.
 FIRST_CALLS = """
-import sys, threading
+import dataclasses, sys, threading
 from concurrent.futures import ThreadPoolExecutor
 import numpy as np, torch, hrnet_zoo
 torch.set_num_threads(1)
@@ -199,6 +199,8 @@ sys.setswitchinterval(1e-4)
 random = np.random.default_rng(0)
 pictures = [random.integers(0, 255, (32 + number, 48, 3), dtype=np.uint8) for number in range(8)]
 models = [hrnet_zoo.create_model("demo", device="cpu") for _ in range(9)]
+for model in models:
+    model.dataset = dataclasses.replace(model.dataset, box=(96, 64))
 linear, stop, wrong = torch.nn.Linear(2, 2), threading.Event(), []
 
 def beside():
