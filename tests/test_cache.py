@@ -686,7 +686,11 @@ def test_processes_at_once(flock: str) -> None:
         subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # noqa: S603
         for _ in range(3)
     ]
-    ends = [process.communicate(timeout=60) for process in running]
+    try:
+        ends = [process.communicate(timeout=60) for process in running]
+    finally:
+        for process in running:
+            process.kill()
     assert [stderr for _, stderr in ends] == ["", "", ""]
     assert sum(stdout.count("built") for stdout, _ in ends) >= 1
     assert kinds()["model"] == 1

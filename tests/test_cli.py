@@ -558,10 +558,10 @@ def test_signals(sent: signal.Signals, code: int, tmp_path: Path) -> None:
         text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background ignores it
     )
-    while child.poll() is None and len(list(tmp_path.glob("out/scene_*.png"))) < 2:
-        time.sleep(0.02)
-    child.send_signal(sent)
     try:
+        while child.poll() is None and len(list(tmp_path.glob("out/scene_*.png"))) < 2:
+            time.sleep(0.02)
+        child.send_signal(sent)
         _, err = child.communicate(timeout=60)
     finally:
         child.kill()  # if it did not end

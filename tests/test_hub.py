@@ -202,9 +202,11 @@ def test_a_hub_that_is_down(
         command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout
-        monkeypatch.setenv("HF_ENDPOINT", process.stdout.readline().strip())
-        name = pull("me/street").name
-        process.kill()
+        try:
+            monkeypatch.setenv("HF_ENDPOINT", process.stdout.readline().strip())
+            name = pull("me/street").name
+        finally:
+            process.kill()
     began = time.monotonic()
     assert pull("me/street").name == name
     assert "the cached copy is used" in caplog.text

@@ -43,9 +43,13 @@ def run(size: int, body: str, *arguments: str, **more: str) -> list[subprocess.C
         for rank in range(size)
     ]
     done = []
-    for process in processes:
-        out, err = process.communicate(timeout=300)
-        done.append(subprocess.CompletedProcess(process.args, process.returncode, out, err))
+    try:
+        for process in processes:
+            out, err = process.communicate(timeout=300)
+            done.append(subprocess.CompletedProcess(process.args, process.returncode, out, err))
+    finally:
+        for process in processes:
+            process.kill()
     return done
 
 

@@ -23,7 +23,10 @@ from tests.tables import ROOT
 KILLS = int(os.environ.get("HRNET_ZOO_TEST_KILLS", "200"))
 STEP = 64 << 10  # bytes, of full disks
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL, fork and flock")
+pytestmark = [
+    pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL, fork and flock"),
+    pytest.mark.timeout(max(3600, 15 * KILLS)),  # seconds: hundreds of processes, one after the other
+]
 
 
 def trials(what: str, count: int = 0, seed: int = 1) -> dict[str, Any]:

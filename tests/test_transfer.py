@@ -992,7 +992,7 @@ def test_the_lock_of_all_bars_stops_no_transfer(
 
     holder, worker = (threading.Thread(target=each, daemon=True) for each in (hold, work))
     holder.start()
-    held.wait()
+    assert held.wait(30)
     worker.start()
     worker.join(10)
     ended = not worker.is_alive()
