@@ -47,12 +47,14 @@ def test_check_hash_takes_a_beginning_or_the_whole() -> None:
 
 
 def test_provenance_of() -> None:
-    facts = provenance_of(b"", ["road", 'Schnür"'])
+    facts = provenance_of(b"", ["road", 'Schnür"'], "")
     assert facts["source_sha256"] == EMPTY
     assert facts["source_size"] == "0"
     assert facts["converter_version"] == "2"
     assert json.loads(facts["file_classes"]) == ["road", 'Schnür"']
-    assert "file_classes" not in provenance_of(b"", [])
+    assert "file_notes" not in facts
+    assert provenance_of(b"", [], "a note")["file_notes"] == "a note"
+    assert "file_classes" not in provenance_of(b"", [], "")
 
 
 def test_read_file(tmp_path: Path) -> None:

@@ -283,8 +283,9 @@ WRITERS: dict[str, tuple[Callable[[FCNHRNet, Path], object], str]] = {
 }
 
 
-@pytest.mark.parametrize("modern", [False, True], ids=["legacy", "zip"])
-@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize(
+    ("name", "modern"), [*((name, True) for name in WRITERS), ("mmengine", False), ("Lightning", False)]
+)
 def test_what_training_scripts_write(
     name: str,
     modern: bool,
@@ -305,6 +306,8 @@ def test_what_training_scripts_write(
     assert all(torch.equal(loaded[key], wanted[key]) or "tracked" in key for key in wanted)
     (line,) = caplog.messages
     assert f"mine.pth: {words}" in line
+    own(tmp_path / "mine.pth")
+    assert caplog.messages == [line, line]  # from the warm cache too
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])

@@ -187,19 +187,21 @@ def convert_checkpoint(
 
     """
     body = bodies.pop()
-    state, claimed = read_checkpoint(body, source)
-    header = {**provenance, **provenance_of(body, claimed)}
+    state, claimed, notes = read_checkpoint(body, source)
+    header = {**provenance, **provenance_of(body, claimed, notes)}
     del body
     return to_safetensors(fit(state, expected(class_count(state, source)), source, dtype=dtype), header)
 
 
-def provenance_of(body: bytes, claimed: Sequence[str]) -> dict[str, str]:
+def provenance_of(body: bytes, claimed: Sequence[str], notes: str) -> dict[str, str]:
     """Return what a converted file's header says of the bytes that it was made from, and of the making.
 
-    The class names that the file itself claimed go under "file_classes", as a JSON list.
+    The class names that the file itself claimed go under "file_classes", as a JSON list; under "file_notes", which of
+    its tensors were taken.
     """
     return {
         **({"file_classes": json.dumps(claimed)} if claimed else {}),
+        **({"file_notes": notes} if notes else {}),
         "source_sha256": hashlib.sha256(body).hexdigest(),
         "source_size": str(len(body)),
         "converter_version": str(CONVERTER_VERSION),

@@ -8,9 +8,8 @@ data.
 import hashlib
 import io
 import json
-import logging
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,8 +45,6 @@ _DTYPES = {  # by kind of storage; weights come in no others
 _NO_DIGEST = "0" * 64  # holds the digest's place until the data is laid out
 _MAX_NAMES, _MAX_NAME = 1000, 100  # class names, and characters of one, beyond which `meta` is taken for something else
 
-logger = logging.getLogger("hrnet_zoo")
-
 
 class Checkpoint(NamedTuple):
     """What a `.pth` file holds.
@@ -55,18 +52,20 @@ class Checkpoint(NamedTuple):
     Attributes:
         state: its tensors by the network's names, as stored.
         classes: the class names that its own `meta` claims; empty without such a list.
+        notes: which of its tensors were taken, and what was taken off their names, in words.
 
     """
 
     state: dict[str, Tensor]
     classes: tuple[str, ...]
+    notes: str
 
 
 def read_checkpoint(data: bytes, source: str) -> Checkpoint:
     """Return what a `.pth` file holds; `source` (path or URL) is for messages.
 
-    `data` is the whole file. Nothing of it is unpickled, and whatever lies beside the weights is left where it is. Of
-    what wraps the weights one log line is written (see `state_dict`).
+    `data` is the whole file. Nothing of it is unpickled, and whatever lies beside the weights is left where it is. What
+    wraps them is taken off (see `state_dict`).
 
     Raises:
         UnsafeCheckpointError: the file has something else in the place of weights; it was not loaded.
@@ -77,21 +76,18 @@ def read_checkpoint(data: bytes, source: str) -> Checkpoint:
     with refusals(source):
         found, notes = find_state(content)
         storages = dict[Storage, Tensor]()
-        state = unwrapped(found, lambda name: _tensor(name, found[name], arrays, storages), source, notes)
-    return Checkpoint(state, next(filter(None, _claims(content)), ()))
+        state, more = unwrapped(found, lambda name: _tensor(name, found[name], arrays, storages))
+    return Checkpoint(state, next(filter(None, _claims(content)), ()), "; ".join(filter(None, (*notes, more))))
 
 
-def unwrapped(
-    names: Iterable[str], tensor: Callable[[str], Tensor], source: str, notes: Sequence[str] = ()
-) -> dict[str, Tensor]:
-    """Return a state dict by the network's names, given those of a file and how to have its tensors.
+def unwrapped(names: Iterable[str], tensor: Callable[[str], Tensor]) -> tuple[dict[str, Tensor], str]:
+    """Return a state dict by the network's names, given those of a file and how to have its tensors; and what differs.
 
-    One log line says what was taken off, left out or added, after `notes`.
+    The latter says in words what was taken off, left out or added.
     """
     found = unwrap(names)
-    if told := [*notes, *found.notes]:
-        logger.warning("%s: %s", source, "; ".join(told))
-    return {name: torch.tensor(0) if was is None else tensor(was) for name, was in found.entries.items()}
+    state = {name: torch.tensor(0) if was is None else tensor(was) for name, was in found.entries.items()}
+    return state, "; ".join(found.notes)
 
 
 def _tensor(name: str, array: Array, arrays: Mapping[str, memoryview], storages: dict[Storage, Tensor]) -> Tensor:

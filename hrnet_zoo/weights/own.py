@@ -51,7 +51,7 @@ logger = logging.getLogger("hrnet_zoo")
 
 
 def load_own(source: str, arch: str, network: Entries, *, progress: bool) -> Weights:
-    """Load a user's own checkpoint.
+    """Load a user's own checkpoint; one log line says which of its tensors were taken, where there is something to say.
 
     Args:
         source: path or address of a checkpoint: what `torch.save` wrote (either serialization, with whatever lies
@@ -88,11 +88,14 @@ def load_own(source: str, arch: str, network: Entries, *, progress: bool) -> Wei
     if "://" in source:
         max_bytes = SIZE_FACTOR * size_limit(network)
         build = functools.partial(_from_address, source, arch, expected, max_bytes=max_bytes, progress=progress)
+        state, provenance = load(build, expected)
     elif _holds_safetensors(Path(source)):
-        return _from_safetensors(Path(source), expected)
+        state, provenance = _from_safetensors(Path(source), expected)
     else:
-        build = functools.partial(_from_file, Path(source), arch, expected)
-    return load(build, expected)
+        state, provenance = load(functools.partial(_from_file, Path(source), arch, expected), expected)
+    if notes := provenance.get("file_notes"):
+        logger.warning("%s: %s", redact(source), notes)
+    return state, provenance
 
 
 def _from_address(address: str, arch: str, expected: EntriesOf, *, max_bytes: int, progress: bool) -> Path:
@@ -108,9 +111,9 @@ def _from_address(address: str, arch: str, expected: EntriesOf, *, max_bytes: in
             return convert_checkpoint(bodies, redact(address), expected, provenance)
         claimed = claimed_classes(inspect_safetensors(part, redact(address)).metadata)
         stored = safetensors.torch.load(bodies[0])
-        state = unwrapped(stored, stored.__getitem__, redact(address))
+        state, notes = unwrapped(stored, stored.__getitem__)
         fitted = fit(state, expected(class_count(state, redact(address))), redact(address))
-        return to_safetensors(fitted, {**provenance, **provenance_of(bodies.pop(), claimed)})
+        return to_safetensors(fitted, {**provenance, **provenance_of(bodies.pop(), claimed, notes)})
 
     # A few digits of a hash are forged in minutes: what one host served under them is not another's file.
     mark = stated[1] if stated and len(stated[1]) == 64 else hashlib.sha256(address.encode()).hexdigest()
@@ -155,9 +158,9 @@ def _from_safetensors(path: Path, expected: EntriesOf) -> Weights:
         return {name: torch.Size(shape) for name, (_, shape) in header.entries.items()}
 
     stored, metadata = map_safetensors(path, as_found, str(path), rewritable=True)
-    state = unwrapped(stored, stored.__getitem__, str(path))
+    state, notes = unwrapped(stored, stored.__getitem__)
     foreign = {key: value for key, value in metadata.items() if key != CONFIG_KEY}  # which nobody has checked
-    return fit(state, expected(class_count(state, str(path))), str(path)), foreign
+    return fit(state, expected(class_count(state, str(path))), str(path)), {**foreign, "file_notes": notes}
 
 
 def _stem(name: str, arch: str, mark: str) -> str:
