@@ -193,7 +193,7 @@ def test_pictures(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     facts = json.loads(out)
     assert sorted(Path(each["picture"]).stem for each in facts["pictures"]) == sorted(good)
     assert sorted(Path(path).stem for path in facts["failed"]) == sorted([*bad, "loop"])
-    assert f"{len(bad) + 1} of {len(good) + len(bad) + 1} pictures failed" in run.err
+    assert f"{len(good)} of {len(good) + len(bad) + 1} pictures labelled, {len(bad) + 1} failed" in run.err
     run("predict", "demo", tmp_path, "--out", tmp_path / "two", "--on-error", "raise", "--no-overlay", code=5)
     assert run.err.count("\n  next:") == 1
 
