@@ -124,13 +124,10 @@ def read(stream: IO[bytes], page: Page) -> Image.Image:
     image = Image.new(page.mode, page.size)
     bits = page.bits
     bands = {"L": (0,), "LA": (0, 1), "RGB": (0, 1, 2), "RGBA": (0, 1, 2, 3)}[page.mode]
-    alpha = len(bands) - 1 if page.mode.endswith("A") else None
     for (left, top), values in _pieces(stream, page, bands):
-        part = values
-        if bits == 16:
-            part = np.empty(values.shape, np.uint8)
-            for band in range(len(bands)):
-                part[..., band] = to_eight_bits(values[..., band], 65535 if band == alpha else page.maximum)
+        part = to_eight_bits(values, page.maximum) if bits == 16 else values
+        if bits == 16 and page.mode.endswith("A"):
+            part[..., -1] = to_eight_bits(values[..., -1], 65535)
         if _first(page.tags, _PHOTOMETRIC, 0) == _WHITE_IS_ZERO:
             part = 255 - part
         image.paste(Image.fromarray(part[..., 0] if len(bands) == 1 else np.ascontiguousarray(part)), (left, top))
