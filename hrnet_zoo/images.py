@@ -18,7 +18,14 @@ import numpy.typing as npt
 import torch
 from PIL import ExifTags, Image, ImageOps
 
-from hrnet_zoo.errors import ConfigError, ImageError, ImageTooLargeError, UnreadableImageError, UnsupportedImageError
+from hrnet_zoo.errors import (
+    ConfigError,
+    ImageError,
+    ImageTooLargeError,
+    UnreadableImageError,
+    UnsupportedImageError,
+    printable,
+)
 from hrnet_zoo.image_files import FORMATS, MAX_PIXELS, ImageHeader, open_header
 from hrnet_zoo.tiff import NotReadError, to_eight_bits
 
@@ -243,14 +250,16 @@ def _from_stream(stream: IO[bytes], source: str) -> RGB:
         if header and header.image:
             header.image.close()  # its pixels would live as long as an error whose traceback refers to it
     if header.several:
-        _logger.warning("%s holds several pictures; the first one was taken", source)
+        _logger.warning("%s holds several pictures; the first one was taken", printable(source))
     if header.page and header.page.unnamed:
-        _logger.warning("%s does not say which band is which color; the first three were taken for RGB", source)
+        _logger.warning(
+            "%s does not say which band is which color; the first three were taken for RGB", printable(source)
+        )
     if header.bits == 16 and rgb.max() <= DARK:
         _logger.warning(
             "%s has 16-bit values of which none is above a sixteenth of their range, and is nearly black; if its white "
             "is lower (4095 of 12 bits), pass (x * (255 / 4095)).round().clip(0, 255).astype('uint8') as an array",
-            source,
+            printable(source),
         )
     return rgb
 
@@ -259,7 +268,7 @@ def _turned(header: ImageHeader, source: str) -> Image.Image:
     """Decode a file's pixels and turn them as EXIF says, in place: two copies of 64 megapixels are half a gigabyte."""
     image = header.load()
     if header.orientation is None:  # the pixels are whole: cameras and editors do write broken EXIF
-        _logger.warning("%s has broken EXIF data and was taken as it is stored", source)
+        _logger.warning("%s has broken EXIF data and was taken as it is stored", printable(source))
     elif header.orientation > 1:
         image.getexif()[ExifTags.Base.Orientation] = header.orientation
         ImageOps.exif_transpose(image, in_place=True)
@@ -307,7 +316,7 @@ def _upright(image: Image.Image, source: str) -> Image.Image:
             return image  # of which exif_transpose would make a copy
         return ImageOps.exif_transpose(image)
     except DECODER_FAULTS as error:
-        _logger.warning("%s has broken EXIF data (%s) and was taken as it is stored", source, error)
+        _logger.warning("%s has broken EXIF data (%s) and was taken as it is stored", source, printable(error))
         return image
 
 

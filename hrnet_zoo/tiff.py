@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import IO
 
 import numpy as np
@@ -22,10 +24,11 @@ _SUBFILE, _OLD_SUBFILE, _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 254
 _STRIP_OFFSETS, _SAMPLES, _ROWS, _STRIP_COUNTS, _MAXIMUM, _PLANAR, _PREDICTOR = 273, 277, 278, 279, 281, 284, 317
 _TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _TILE_COUNTS, _SUBPAGES, _EXTRA = 322, 323, 324, 325, 330, 338
 _FORMAT, _S_MAXIMUM, _DNG, _FILL_ORDER, _ORIENTATION = 339, 341, 50706, 266, 274
+_BELOW = (34665, 34853, 40965)  # directories of EXIF, GPS and interoperability, which Pillow reads
 _WANTED = {
     *(_SUBFILE, _OLD_SUBFILE, _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _STRIP_OFFSETS, _SAMPLES, _ROWS),
     *(_STRIP_COUNTS, _MAXIMUM, _PLANAR, _PREDICTOR, _TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _TILE_COUNTS),
-    *(_SUBPAGES, _EXTRA, _FORMAT, _S_MAXIMUM, _DNG, _FILL_ORDER, _ORIENTATION),
+    *(_SUBPAGES, _EXTRA, _FORMAT, _S_MAXIMUM, _DNG, _FILL_ORDER, _ORIENTATION, *_BELOW),
 }
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 _CODES = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q"}
@@ -97,7 +100,7 @@ def find_page(stream: IO[bytes]) -> Page:
         ValueError, struct.error: damaged.
 
     """
-    pages, order, raw = _pages(stream)
+    pages, order, raw, look = _pages(stream)
     full = [number for number, tags in enumerate(pages) if not (_first(tags, _SUBFILE, 0) & 5 or _is_old_reduced(tags))]
     full = [number for number in full if number == full[0] or not _is_overview(pages[number], pages[full[0]])]
     if raw or not full:
@@ -105,6 +108,10 @@ def find_page(stream: IO[bytes]) -> Page:
         raise NotReadError(f"{what}, of which only a preview could be read", "develop it: export it as JPEG or TIFF")
     number = full[0]
     tags = pages[number]
+    for tag in _BELOW:
+        with contextlib.suppress(struct.error):  # broken EXIF spoils no pixels
+            if tag in tags:
+                look(tags[tag][0])
     if _WIDTH not in tags or _HEIGHT not in tags:
         raise ValueError("a directory without the image's size")
     maximum, stated = _maximum(tags)
@@ -146,8 +153,8 @@ def to_eight_bits(values: npt.NDArray[np.unsignedinteger], maximum: int) -> npt.
 # --- directories ---------------------------------------------------------------------------------------------------
 
 
-def _pages(stream: IO[bytes]) -> tuple[list[Tags], str, bool]:
-    """Return the directories in their order, the byte order, and whether one of them is a camera's."""
+def _pages(stream: IO[bytes]) -> tuple[list[Tags], str, bool, Callable[[int], tuple[Tags, int]]]:
+    """Return the directories in their order, the byte order, whether one is a camera's, and what reads further ones."""
     stream.seek(0, io.SEEK_END)
     length = stream.tell()
     stream.seek(0)
@@ -155,20 +162,28 @@ def _pages(stream: IO[bytes]) -> tuple[list[Tags], str, bool]:
     order = "<" if head[:2] == b"II" else ">"
     big = struct.unpack_from(order + "H", head, 2)[0] == 43
     (place,) = struct.unpack_from(order + ("Q" if big else "I"), head, 8 if big else 4)
+    look = partial(_directory, stream, order=order, big=big, length=length)
     pages: list[Tags] = []
     seen: set[int] = set()
     raw = head[8:10] == b"CR" and not big
     while place and place not in seen and len(pages) < _MOST_PAGES:
         seen.add(place)
-        tags, place = _directory(stream, place, order, big, length)
+        try:
+            tags, place = look(place)
+        except (NotReadError, struct.error):
+            if pages:  # the first image is whole, which is enough
+                break
+            raise
         pages.append(tags)
-    subpages = [place for tags in pages for place in tags.get(_SUBPAGES, ())][:_MOST_SUBPAGES]
-    everything = [*pages, *(_directory(stream, place, order, big, length)[0] for place in subpages)]
+    everything = [*pages]
+    for place in [place for tags in pages for place in tags.get(_SUBPAGES, ())][:_MOST_SUBPAGES]:
+        with contextlib.suppress(struct.error):
+            everything.append(look(place)[0])
     raw = raw or any(_DNG in tags or _first(tags, _PHOTOMETRIC, 0) in _RAW_PHOTOMETRICS for tags in everything)
-    return pages, order, raw
+    return pages, order, raw, look
 
 
-def _directory(stream: IO[bytes], place: int, order: str, big: bool, length: int) -> tuple[Tags, int]:
+def _directory(stream: IO[bytes], place: int, *, order: str, big: bool, length: int) -> tuple[Tags, int]:
     """Return a directory's tags of whole numbers, and the place of the next directory."""
     entry, counter, inline = ("HHQ", "Q", 8) if big else ("HHI", "H", 4)
     stream.seek(place)

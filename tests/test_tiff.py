@@ -199,6 +199,13 @@ def test_more_than_honest_files_hold(data: bytes, words: str) -> None:
     assert words in caught.value.found
 
 
+def test_the_directory_of_exif_is_bounded_too() -> None:
+    place = len(tiff((values(1), Layout(GREY, tags={34665: 1}))))
+    data = tiff((values(1), Layout(GREY, tags={34665: place}))) + directory(3000, 30_000)[8:]
+    with pytest.raises(UnsupportedImageError, match=r"tags of 90,000,000 bytes"):
+        read_image(data)
+
+
 def test_endless_directories_are_not_followed() -> None:
     """3,000 images, of which 1,000 are looked at, and one that names itself as the next."""
     page = tiff((values(1, height=1, width=1), Layout(GREY)))
@@ -207,6 +214,8 @@ def test_endless_directories_are_not_followed() -> None:
     for number in range(1, 3000):
         many += page[8:]
         struct.pack_into("<I", many, 8 + number * directory_size - 5, 8 + number * directory_size)
+    assert read_image(bytes(many)).shape == (1, 1, 3)
+    struct.pack_into("<I", many, directory_size + 3, len(many) - 3)  # garbage behind the first image
     assert read_image(bytes(many)).shape == (1, 1, 3)
     itself = bytearray(page)
     struct.pack_into("<I", itself, len(itself) - 5, 8)
