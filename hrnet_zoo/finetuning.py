@@ -116,10 +116,10 @@ def finetune(
         data: `images/`, `masks/` and `classes.txt`, or `train/` and `val/` with the first two inside; or a download of
             one of the four data sets. File values are class indices, 255 is ignored (for the four, their own rules).
         out: folder for everything that is made.
-        classes: names by index, where no `classes.txt` says them. Rows of names that the model's classifier knows are
-            copied.
-        val: share of the pictures to validate on (0: none), a text file of their names, or a folder; None: `val/` if
-            it is there, else a tenth.
+        classes: names by index, where no `classes.txt` says them; the folder is then your own, whatever its layout.
+            Rows of names that the model's classifier knows are copied.
+        val: share of the pictures to validate on (0: none), a text file of their names, or a folder; None: `val/`,
+            `valid/` or `validation/` if it is there, else `test/`, else a tenth.
         epochs: how often each picture is seen; None: 50, where `steps` is None too.
         steps: updates of the weights, in place of `epochs`.
         batch: pictures of one update, over all processes; None: for each process as many as its data set was trained

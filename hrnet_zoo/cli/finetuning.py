@@ -55,7 +55,7 @@ def _as_options(text: str) -> str:
 @click.argument("name")
 @click.option("--data", type=click.Path(path_type=Path), required=True, help="images/, masks/ and classes.txt.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for everything that is made.")
-@click.option("--classes", help="Comma-separated names by index, where no classes.txt says them.")
+@click.option("--classes", help="Comma-separated names by index of your own classes, where no classes.txt says them.")
 @click.option("--val", callback=_val, help="Share to validate on (0: none), a file of names, or a folder.")
 @click.option("--epochs", type=int, help="How often each picture is seen; default: 50.")
 @click.option("--steps", type=int, help="Updates of the weights, in place of --epochs.")
