@@ -337,7 +337,8 @@ def _require_same(listed: ClassList | None, expected: tuple[str, ...] | None) ->
     found = f"{len(names)} names where {len(expected)} are expected"
     if line is not None:
         found = f"name {line + 1} is {names[line]!r} where {expected[line]!r} is expected ({found})"
-    raise _refusal(listed.file, "", found, "use a model of these classes (check-data: leave out dataset), or correct the list")
+    advice = "use a model of these classes (check-data: leave out dataset), or correct the list"
+    raise _refusal(listed.file, "", found, advice)
 
 
 def _subfolders(folder: Path) -> list[Path]:
