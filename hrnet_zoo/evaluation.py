@@ -246,7 +246,7 @@ def _summary(
     engine = model.engine if isinstance(model, OptimizedModel) else "exact"
     scales = "six scales and mirroring" if ms_flip else "one scale"
     protocol = {
-        "summary": f"{folder.title} {folder.split}, {scales}, {mode}, {dtype} on {device}"
+        "summary": f"{f'{folder.title} {folder.split}'.strip()}, {scales}, {mode}, {dtype} on {device}"
         + (f", optimized ({engine})" if engine != "exact" else ""),
         "data": {"layout": folder.title, "split": folder.split, "labels": folder.rule.title},
         "limit": limit,

@@ -81,7 +81,8 @@ def refuse_existing(paths: Sequence[Path]) -> None:
 
     """
     if existing := [path for path in paths if os.path.lexists(path)]:  # never raises, unlike Path.exists
-        others = f", as do {len(existing) - 1} others" if len(existing) > 1 else ""
+        more = len(existing) - 1
+        others = f", as do {more} others" if more > 1 else ", as does one other" if more else ""
         raise OutputError(
             asked=f"write {existing[0]}",
             found=f"it exists already{others}",

@@ -32,6 +32,7 @@ def lock(target: Path | None, force: bool, source: Path | None, as_json: bool) -
     found = take(source) if source else record_cached()
     if target:
         found = export(target)
+        say(f"written: {target}, {len(found)} whole digests", err=True)
     if as_json:
         facts = [{"name": each.info.name, "sha256": each.sha256, "authority": each.authority} for each in found]
         say_json(facts)
