@@ -12,9 +12,11 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 import hrnet_zoo
+from hrnet_zoo.acceleration import OptimizedModel
 from hrnet_zoo.catalog import DEMO, model_info
 from hrnet_zoo.cli import main
 from hrnet_zoo.datasets import SCENES
@@ -390,8 +392,36 @@ def test_evaluate_generated_scenes(run: Run, tmp_path: Path, monkeypatch: pytest
     )
     fast = json.loads(run("evaluate", "demo", data, "--limit", "1", "--fast", "--json", *options))
     assert fast["miou"] == pytest.approx(facts["miou"], abs=0.1)
-    assert (facts["engine"], fast["dtype"]) == ("exact", "float32")
+    assert (facts["engine"], facts["dtype"]) == ("exact", "float32")
     assert fast["engine"] in ("onednn", "pytorch")
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_fast_is_the_same_in_python_and_in_the_commands(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, native: bool
+) -> None:
+    """In one dtype, whatever the processor's is, unless another one is asked for."""
+    seen: list[tuple[str, torch.dtype]] = []
+    real = OptimizedModel.quarter_scores
+
+    def spied(self: OptimizedModel, x: torch.Tensor) -> torch.Tensor:
+        seen.append((self.engine, x.dtype))
+        return real(self, x)
+
+    monkeypatch.setattr(OptimizedModel, "quarter_scores", spied)
+    monkeypatch.setattr("hrnet_zoo.engines.onednn.native", lambda dtype: native)
+    data = tmp_path / "scenes"
+    run("demo", "--as-dataset", "--scenes", "1", "--out", data)
+    picture = next(data.rglob("*_leftImg8bit.png"))
+    model = hrnet_zoo.create_model("demo", device="cpu")
+    model.predict(picture, fast=True)
+    hrnet_zoo.evaluate(model, data, workers=0, fast=True)
+    run("predict", "demo", picture, "--fast", "--device", "cpu", "--no-overlay", "--out", tmp_path / "out")
+    run("evaluate", "demo", data, "--fast", "--device", "cpu", "--workers", "0")
+    assert len(seen) == 4
+    assert set(seen) == {(hrnet_zoo.optimize(model).engine, torch.bfloat16 if native else torch.float32)}
+    run("evaluate", "demo", data, "--fast", "--device", "cpu", "--workers", "0", "--dtype", "float16")
+    assert seen[-1][1] == torch.float16
 
 
 def test_evaluate_bad_input(run: Run, tmp_path: Path) -> None:

@@ -4,10 +4,12 @@ import os
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from hrnet_zoo.acceleration import agreement, optimize
 from hrnet_zoo.creation import create_model
@@ -124,6 +126,18 @@ def test_several_callers_at_once(demo: FCNHRNet) -> None:
     for one, many in zip(expected, found, strict=True):
         assert len(many) == 5
         assert all(torch.equal(one, each) for each in many)
+
+
+@pytest.mark.usefixtures("_installed")
+def test_made_in_several_threads_at_once(demo: FCNHRNet) -> None:
+    """While others use torch: nothing is traced or converted."""
+    linear, picture = nn.Linear(2, 2), scene(0, 64, 96).image
+    expected = optimize(demo, engine="openvino", dtype=torch.float32).predict(picture).mask
+    with ThreadPoolExecutor(4) as threads:
+        making = [threads.submit(optimize, demo, engine="openvino", dtype=torch.float32) for _ in range(3)]
+        while not all(each.done() for each in making):
+            assert linear(torch.ones(1, 2)).shape == (1, 2)
+    assert all(np.array_equal(each.result().predict(picture).mask, expected) for each in making)
 
 
 @pytest.mark.usefixtures("_installed")
