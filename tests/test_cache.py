@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import BinaryIO, NoReturn
 
 import pytest
+from huggingface_hub import constants
 
 from hrnet_zoo.errors import CacheError, CachePermissionError, CacheSpaceError, CheckpointFormatError
 from hrnet_zoo.weights import cache as files
@@ -144,6 +145,16 @@ def test_no_home(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_stems_that_are_no_file_names(stem: str) -> None:
     with pytest.raises(ValueError, match="cannot name"):
         files.model_path(stem)
+
+
+def test_a_system_that_knows_no_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container, under a user id that it does not know: `~` stays, and would be a folder of this name."""
+    monkeypatch.delenv("HRNET_ZOO_CACHE")
+    monkeypatch.setattr(constants, "HF_ASSETS_CACHE", "~/.cache/huggingface/assets")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CacheError, match="no home folder"):
+        files.root()
+    assert not list(tmp_path.iterdir())
 
 
 def test_looking_makes_nothing(cache: Path) -> None:
