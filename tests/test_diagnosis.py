@@ -254,8 +254,8 @@ def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monk
         monkeypatch.setenv("HRNET_ZOO_CACHE", str(folder))
         report = doctor("demo", device="cpu", progress=False)
         assert report.cache["writable"] is False
-        assert isinstance(report.errors[-1], CacheError)
-        assert report.health is None
+        assert [type(error) for error in report.errors] == [CacheError]
+        assert report.health is not None  # the demo is converted in memory
         assert report.environment["torch"] == metadata.version("torch")
 
 
