@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, overload
 
 import torch
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
 
     from numpy import ndarray
     from PIL.Image import Image
+    from typing_extensions import Self
 
     from hrnet_zoo.catalog import ModelInfo
     from hrnet_zoo.datasets import Dataset
@@ -124,8 +124,7 @@ class OptimizedModel:
             with torch.autocast(self.device.type, enabled=False):  # the caller's would compute in another dtype
                 return self._engine(x)
 
-    @contextmanager
-    def evaluating(self) -> Iterator[None]:
+    def ready(self) -> Self:
         """Follow the network, if it has changed since the plan was made.
 
         Raises:
@@ -133,7 +132,7 @@ class OptimizedModel:
 
         """
         self._follow()
-        yield
+        return self
 
     def _follow(self) -> None:
         model = None if self._model is None else self._model()

@@ -151,12 +151,12 @@ def benchmark(
     height, width = usable_size(size or input_size(model.dataset), batch)
     weight = model.decode_head.conv_seg.weight
     picture = noise(height, width)
-    with evaluating(model), enough_memory(f"benchmark {model.name} on {batch} x {height} x {width} pixels"):
+    with evaluating(model) as network, enough_memory(f"benchmark {model.name} on {batch} x {height} x {width} pixels"):
         one = normalise(picture).to(weight.device, weight.dtype)
         x = one.repeat(batch, 1, 1, 1).contiguous(memory_format=torch.channels_last)
-        model(x[:1, :, :32, :32])  # touches all weights: mapped ones would count as memory of the first run
+        network(x[:1, :, :32, :32])  # touches all weights: mapped ones would count as memory of the first run
         costs = measure(
-            {"network": lambda: model(x), "prediction": lambda: model.predict(picture, progress=False)},
+            {"network": lambda: network(x), "prediction": lambda: network.predict(picture, progress=False)},
             weight.device,
             seconds,
             progress,
@@ -220,9 +220,9 @@ def _time_inference(
     with enough_memory(f"the network of {info.name}"):
         model = create_model(info.name, pretrained=False, device=device, dtype=torch.float32)
     weight = model.decode_head.conv_seg.weight
-    with evaluating(model), enough_memory(f"the fps of {info.name}"):
+    with evaluating(model) as network, enough_memory(f"the fps of {info.name}"):
         x = normalise(noise(*input_size(info.data))).to(weight.device, memory_format=torch.channels_last)
-        runs = {"inference": lambda: infer(model, x, PICTURES[info.data.key])}
+        runs = {"inference": lambda: infer(network, x, PICTURES[info.data.key])}
         return machine_of(weight), measure(runs, weight.device, seconds, progress)["inference"]
 
 

@@ -108,8 +108,8 @@ def compare(
     picture = noise(height, width)
     weight = model.decode_head.conv_seg.weight
     skipped: dict[str, str] = {}
-    with evaluating(model), enough_memory(f"compare {model.name} on {height} x {width} pixels"):
-        forms: dict[str, Network] = {"exact": model}
+    with evaluating(model) as network, enough_memory(f"compare {model.name} on {height} x {width} pixels"):
+        forms: dict[str, Network] = {"exact": network}
         forms |= {f"{each.engine} {_name(each.dtype)}": each for each in _fast(model, skipped)}
         x = normalise(picture).to(weight.device, memory_format=torch.channels_last)
         runs: dict[str, Callable[[], object]] = {}
@@ -117,7 +117,7 @@ def compare(
             runs[f"network {name}"] = partial(form.quarter_scores, x.to(form.dtype))
             runs[f"prediction {name}"] = partial(predict, form, picture)
         if compiled:
-            runs["network torch.compile"] = partial(torch.compile(model.quarter_scores), x.to(model.dtype))
+            runs["network torch.compile"] = partial(torch.compile(network.quarter_scores), x.to(model.dtype))
         else:
             skipped["torch.compile"] = "it takes a minute before it runs; --compile includes it"
         for name, run in runs.items():

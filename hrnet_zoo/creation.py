@@ -12,7 +12,6 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
-from hrnet_zoo.collector import collector_paused
 from hrnet_zoo.datasets import PASCAL_CONTEXT
 from hrnet_zoo.errors import ConfigError, DeviceError, no_such_argument, redact
 from hrnet_zoo.models.empty import empty_layers
@@ -110,7 +109,7 @@ def create_model(
         network = FCNHRNet(arch, dataset, info, origin.name)
         initialise(network)
         return _finish(network, device, dtype)
-    with collector_paused(), empty_layers():
+    with empty_layers():
         network = FCNHRNet(arch, dataset, info, origin.name)
         places = _places(network)
     shapes = {key: holder[entry].shape for key, (holder, entry) in places.items()}
@@ -126,9 +125,8 @@ def create_model(
         _compare_names(network, source, f"those of {origin.data.title} are used{known}")
     elif checkpoint is not None and isinstance(classes, Sequence):  # a number names nothing
         _compare_names(network, redact(str(checkpoint)), "those of your list are used")
-    with collector_paused():
-        for key, (holder, entry) in places.items():  # names and shapes were compared by the file's header
-            holder[entry] = nn.Parameter(state[key]) if isinstance(holder[entry], nn.Parameter) else state[key]
+    for key, (holder, entry) in places.items():  # names and shapes were compared by the file's header
+        holder[entry] = nn.Parameter(state[key]) if isinstance(holder[entry], nn.Parameter) else state[key]
     return _finish(network, device, dtype)
 
 
@@ -163,8 +161,8 @@ def _places(module: nn.Module, prefix: str = "") -> dict[str, tuple[dict[str, An
 def _swap_classifier(state: Mapping[str, Tensor], old: Sequence[str], new: Sequence[str]) -> dict[str, Tensor]:
     """Give the state dict a classifier for the names `new`, with the rows of names that stand in `old` too."""
     weight, bias = state[f"{CLASSIFIER}.weight"], state[f"{CLASSIFIER}.bias"]
-    new_weight = torch.empty(len(new), *weight.shape[1:]).normal_(std=0.01)
-    new_bias = torch.zeros(len(new))
+    new_weight = weight.new_empty(len(new), *weight.shape[1:]).normal_(std=0.01)
+    new_bias = bias.new_zeros(len(new))
     copied = [name for name in new if name in old]
     for name in copied:
         new_weight[new.index(name)] = weight[old.index(name)]

@@ -139,6 +139,11 @@ class FidelityError(HRNetZooError):
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
+class LogitsError(HRNetZooError):
+    """A network's logits are infinite or not a number: no class is the best."""
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
 class TrainingError(HRNetZooError):
     """A training cannot go on after `step` updates: its loss, at the learning rate `lr`, is not finite."""
 

@@ -142,9 +142,9 @@ def count_pixels(
     shown = progress and ranks.rank == 0
     rounds = -(-len(folder.samples) // (ranks.size * PICTURES_A_ROUND))  # of the longest share: the same on all ranks
     with (
-        evaluating(model),
+        evaluating(model) as network,
         tqdm(total=len(mine.samples), desc="evaluate", unit="picture", disable=None if shown else True) as bar,
-        closing(_matrices(model, mine, ms_flip, workers, max_memory)) as matrices,
+        closing(_matrices(network, mine, ms_flip, workers, max_memory)) as matrices,
     ):
 
         def work() -> Counts:

@@ -133,7 +133,7 @@ def finetune(
         head_lr: factor on `lr` for the head.
         weight_decay: of all parameters.
         warmup: updates in which the learning rate rises.
-        freeze: "backbone": only the head learns.
+        freeze: "backbone": only the head learns. Else all does, also what takes no gradient in a network given.
         loss: "cross_entropy", "ohem", "dice", "lovasz", or any function of scores (N, K, H, W) and labels (N, H, W; 255
             ignored) to a mean.
         class_weights: factors on the loss by class, or "auto": by how rare each class is.
@@ -222,7 +222,9 @@ def finetune(
         report, *_ = team.ranks.together(lambda: _checked(train, held_out, progress) if team.rank == 0 else None)
         if class_weights == "auto" and report:
             recipe = replace(recipe, class_weights=balanced(report))
-        weights = torch.tensor(recipe.class_weights, device=place) if recipe.class_weights else None
+        weights = (
+            torch.tensor(recipe.class_weights, dtype=torch.float32, device=place) if recipe.class_weights else None
+        )
         trainer = Trainer(network, recipe, make_loss(loss, weights), team)
         run = Run(
             trainer=trainer,

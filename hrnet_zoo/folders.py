@@ -112,7 +112,7 @@ def predict_files(
 
     def computed() -> Generator[tuple[Job, SegmentationResult | ImageError], None, None]:
         pictures = (job.picture for job in jobs)
-        with closing(predict_each(model, pictures, mode, ms_flip, max_memory=max_memory)) as results:
+        with closing(predict_each(network, pictures, mode, ms_flip, max_memory=max_memory)) as results:
             pairs = zip(jobs, results, strict=True)
             for job, result in tqdm(pairs, "predict", len(jobs), unit="picture", disable=None if progress else True):
                 if isinstance(result, ImageError) and on_error == "raise":
@@ -142,7 +142,7 @@ def predict_files(
         }
 
     with (
-        evaluating(model),
+        evaluating(model) as network,
         closing(computed()) as results,
         closing(beside(results, write, threads=1, ahead=RESULTS_BEHIND, finish=True)) as written,
     ):

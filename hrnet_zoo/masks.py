@@ -52,7 +52,7 @@ def best_classes(maps: Sequence[ScoreMap], height: int, width: int, max_memory: 
     """
     mask = np.empty((height, width), np.uint8)
     # On CUDA all scores are made: the way below is NumPy's. Nan and infinity are no means of anything.
-    largest = np.inf if maps[0].windows[0].scores.is_cuda else max(map(_largest, maps))
+    largest = np.inf if maps[0].windows[0].scores.is_cuda else float(np.max([_largest(view) for view in maps]))
     if not largest <= (LARGEST if len(maps) == 1 else LARGEST_OF_SEVERAL):
         for rows, scores in pieces(maps, height, width, max_memory):
             mask[rows] = scores.argmax(dim=2).to("cpu", torch.uint8).numpy()

@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from functools import partial
 from itertools import product
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,12 +19,16 @@ from torch import Tensor
 from tqdm import tqdm
 
 from hrnet_zoo.datasets import Dataset
-from hrnet_zoo.errors import ConfigError, ImageError
+from hrnet_zoo.errors import ConfigError, ImageError, LogitsError
+from hrnet_zoo.forks import refuse_after_fork
 from hrnet_zoo.images import RGB, Picture, keep_ratio_size, normalise_on, read_image, resize
 from hrnet_zoo.masks import best_classes
 from hrnet_zoo.reading import beside
 from hrnet_zoo.results import SegmentationResult
 from hrnet_zoo.scores import ScoreMap, Window, check_budget, pieces
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 # mmsegmentation's test-time augmentation (`img_ratios`); of the data set's box, not of the picture.
 MS_RATIOS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
@@ -63,8 +67,11 @@ class Network(Protocol):
     def quarter_scores(self, x: Tensor) -> Tensor:
         """Score normalised RGB pictures (N, 3, H, W): (N, ceil(H/4), ceil(W/4), classes)."""
 
-    def evaluating(self) -> AbstractContextManager[None]:
-        """Be ready to predict, and afterwards as before."""
+    def ready(self) -> Self:
+        """Return what predicts for one caller: in eval mode, with the weights of now."""
+
+
+N = TypeVar("N", bound=Network)
 
 
 def predict(
@@ -104,7 +111,9 @@ def predict(
 
     Raises:
         ImageError: a picture cannot be read.
-        ConfigError: there is no such mode, `on_error` or `color`, or `max_memory` is below 1.
+        ConfigError: there is no such mode, `on_error` or `color`, or `max_memory` is below 1; or the network has another
+            number of classes than names; or it would compute with threads in a process that was forked after it had.
+        LogitsError: the network's logits are infinite or not a number.
 
     """
     check_budget(max_memory)
@@ -116,7 +125,7 @@ def predict(
             done="nothing was computed",
             advice="use one of these, or leave on_error out",
         )
-    with evaluating(model):
+    with evaluating(model) as model:
         if isinstance(image, list | tuple) or (isinstance(image, Tensor) and image.ndim == 4):
             results: list[SegmentationResult | ImageError] = []
             with closing(predict_each(model, image, mode, ms_flip, probabilities, max_memory, color)) as each:
@@ -142,7 +151,7 @@ def predict_each(
 ) -> Generator[SegmentationResult | ImageError, None, None]:
     """Yield the result of each picture, or the error why it cannot be read, while threads read the next ones.
 
-    Arguments are those of `predict`, and were checked; the caller is within `evaluating`.
+    Arguments are those of `predict`, and were checked; `model` is what `evaluating` yields, and the caller is within.
     """
     prepare = partial(_prepared_or_error, box=model.dataset.box, ms_flip=ms_flip, color=color)
     with closing(beside(pictures, prepare, threads=READERS, ahead=PICTURES_AHEAD)) as ready:
@@ -236,13 +245,17 @@ def score_maps(model: Network, images: Sequence[RGB], *, slide: bool, mirror: bo
     """Let the network see one picture at one or more sizes.
 
     Args:
-        model: the network, in eval mode.
+        model: the network, as `evaluating` yields it.
         images: the picture at the sizes that the network gets it in, (h, w, 3) uint8 RGB each.
         slide: slide the data set's window, instead of the whole picture at once.
         mirror: also see each of them mirrored.
 
     Returns:
         The scores of every view, at a quarter of its size and in the weights' dtype, on the model's device.
+
+    Raises:
+        ConfigError: the network has another number of classes than names.
+        LogitsError: a score is infinite or not a number.
 
     """
     maps: dict[int, list[ScoreMap]] = {}
@@ -255,18 +268,44 @@ def score_maps(model: Network, images: Sequence[RGB], *, slide: bool, mirror: bo
         side, stride = model.dataset.window if slide else (max(height, width), 1)
         places = list(product(_windows(height, side, stride), _windows(width, side, stride)))
         batch = batch_size(model.device, min(height, side) * min(width, side))
-        views = [(place, view) for view in range(len(x)) for place in places]
+        crops = [(place, view) for view in range(len(x)) for place in places]
         coarse: list[Tensor] = []
-        for start in range(0, len(views), batch):
-            crops = [x[view, :, rows, columns] for (rows, columns), view in views[start : start + batch]]
-            stacked = torch.stack(crops) if len(crops) > 1 else crops[0][None]  # which copies nothing
+        for start in range(0, len(crops), batch):
+            some = [x[view, :, rows, columns] for (rows, columns), view in crops[start : start + batch]]
+            stacked = torch.stack(some) if len(some) > 1 else some[0][None]  # which copies nothing
             coarse += model.quarter_scores(stacked.contiguous(memory_format=torch.channels_last))
+        _require_classes(model, coarse[0])
         maps[number] = []
         for view in range(len(x)):
             scores = coarse[view * len(places) : (view + 1) * len(places)]
             windows = tuple(Window(*place, each) for place, each in zip(places, scores, strict=True))
             maps[number].append(ScoreMap(windows, height, width, mirrored=view == 1))
-    return [each for number in range(len(images)) for each in maps[number]]
+    views = [each for number in range(len(images)) for each in maps[number]]
+    _require_finite(model, [window.scores for view in views for window in view.windows])
+    return views
+
+
+def _require_classes(model: Network, scores: Tensor) -> None:
+    """Refuse logits (..., classes) of other classes than the network's names."""
+    if scores.shape[-1] != len(model.dataset.classes):
+        raise ConfigError(
+            asked=f"predict {len(model.dataset.classes)} classes: {', '.join(model.dataset.classes[:3])}, ...",
+            found=f"the network's head gives {scores.shape[-1]} logits per pixel: was it replaced?",
+            done="nothing was labelled",
+            advice="create_model(..., classes=[names]) makes a head for your classes, and names the results by them",
+        )
+
+
+def _require_finite(model: Network, scores: Sequence[Tensor]) -> None:
+    """Refuse logits that rank no classes, whichever view they are of."""
+    if not torch.stack([end for each in scores for end in each.aminmax()]).isfinite().all():
+        raise LogitsError(
+            asked=f"predict in {str(model.dtype).removeprefix('torch.')} on {model.device}",
+            found="logits that are infinite or not a number",
+            done="nothing was labelled",
+            advice="dtype=torch.float32 has the range that float16 lacks; where it was float32, the weights are not "
+            "what they should be: load or train them anew",
+        )
 
 
 def batch_size(device: torch.device, area: int) -> int:
@@ -282,24 +321,50 @@ def _windows(length: int, side: int, stride: int) -> list[slice]:
 
 
 @contextmanager
-def evaluating(model: Network) -> Iterator[None]:
-    """Leave gradients, training behaviour and TF32 out, and the model and torch's settings as they were."""
-    precision = full_precision() if model.device.type == "cuda" else nullcontext()
-    with model.evaluating(), torch.inference_mode(), precision:
-        yield
+def evaluating(model: N) -> Iterator[N]:
+    """Yield what to predict with, without gradients, autocast, TF32 and training behavior; the model is left as it is.
+
+    Raises:
+        ConfigError: this process was forked from one that has predicted, where it would wait for ever.
+
+    """
+    refuse_after_fork(model.device)
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode())
+        for device in {"cpu", model.device.type}:
+            if torch.is_autocast_enabled(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
+        if model.device.type == "cuda" and model.dtype == torch.float32:
+            stack.enter_context(full_precision())
+        yield model.ready()
+
+
+class _FullPrecision:
+    """How many predictions need cuDNN in full precision now, and what the setting was before the first of them."""
+
+    lock = threading.Lock()
+    users = 0
+    before = ""
 
 
 @contextmanager
 def full_precision() -> Iterator[None]:
     """Let cuDNN's convolutions keep all 24 bits of float32; by default they round to TF32's 11.
 
-    Of torch's settings this one alone is touched, by the newer of two ways: the older (`allow_tf32`) cannot even be
-    read where somebody has used the newer.
+    The setting is the whole process's, and torch offers no other way: meanwhile convolutions of other threads keep them
+    too, which is slower. The last of several users at once restores it. Of torch's settings this one alone is touched,
+    by the newer of two ways: the older (`allow_tf32`) cannot even be read where somebody has used the newer.
     """
     convolutions = torch.backends.cudnn.conv  # type: ignore[attr-defined]  # torch replaces the module by an object
-    before = convolutions.fp32_precision
-    convolutions.fp32_precision = "ieee"
+    with _FullPrecision.lock:
+        if not _FullPrecision.users:
+            _FullPrecision.before = convolutions.fp32_precision
+            convolutions.fp32_precision = "ieee"
+        _FullPrecision.users += 1
     try:
         yield
     finally:
-        convolutions.fp32_precision = before
+        with _FullPrecision.lock:
+            _FullPrecision.users -= 1
+            if not _FullPrecision.users and convolutions.fp32_precision == "ieee":  # else somebody has set it meanwhile
+                convolutions.fp32_precision = _FullPrecision.before

@@ -16,7 +16,7 @@ from torch import Tensor
 from hrnet_zoo import __version__
 from hrnet_zoo.catalog import model_info
 from hrnet_zoo.datasets import Dataset
-from hrnet_zoo.errors import ConfigError, UnknownModelError
+from hrnet_zoo.errors import ConfigError, StateDictMismatchError, UnknownModelError
 from hrnet_zoo.model_card import model_card
 from hrnet_zoo.model_config import (
     CARD_FILE,
@@ -32,7 +32,7 @@ from hrnet_zoo.model_config import (
 from hrnet_zoo.models.fcn import FCNHRNet
 from hrnet_zoo.outputs import make_folder, sweep_parts, write_file
 from hrnet_zoo.weights.build import entries
-from hrnet_zoo.weights.convert import fit, to_safetensors
+from hrnet_zoo.weights.convert import compare, fit, to_safetensors
 from hrnet_zoo.weights.model_folder import config_in
 
 _NO_DIGEST = "0" * 64
@@ -95,6 +95,7 @@ def config_of(
     model: FCNHRNet, metrics: Mapping[str, float | int | str | None] | None = None, licence: str | None = None
 ) -> ModelConfig:
     """Return what `save_pretrained` would write, without the digest of the weights, or raise what it would."""
+    _require_plain(model)
     return checked(
         ModelConfig(
             arch=model.arch,
@@ -128,6 +129,21 @@ def _source(model: FCNHRNet, weights: Mapping[str, Tensor]) -> ModelConfig | Non
             if header["__metadata__"]["data_sha256"] == stated:
                 return parse_config(text, "the model", stated)
     return None
+
+
+def _require_plain(model: FCNHRNet) -> None:
+    """Refuse a network that was changed by hand: who loads the folder makes the one that the configuration states."""
+    found = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in model.state_dict().items()}
+    try:
+        compare(found, entries(model.arch, len(model.classes)), model.name, None)
+    except StateDictMismatchError as error:
+        raise replace(
+            error,
+            asked=f"save {model.name}, {model.arch} with {len(model.classes)} classes, as a model folder",
+            done="nothing was written",
+            advice="create_model(..., classes=[names]) makes a head for your classes, with their names; a network with "
+            "other modules: torch.save(model.state_dict(), ...) keeps its weights",
+        ) from error
 
 
 def _as_saved(dataset: Dataset) -> Dataset:

@@ -109,7 +109,7 @@ def test_facts_and_pickling() -> None:
 
 
 EXIT_CODES = {
-    1: "HRNetZooError RankError TrainingError WorkerError FidelityError",
+    1: "HRNetZooError RankError TrainingError WorkerError FidelityError LogitsError",
     2: "ConfigError DeviceError UnknownModelError",
     3: "DownloadError OfflineError HTTPStatusError TransferError UnexpectedContentError HubError HubNotFoundError "
     "HubAuthError",

@@ -12,7 +12,7 @@ PACKAGE = Path(hrnet_zoo.__file__).parent
 # network, which knows of them by name only.
 LISTING = [
     "errors",
-    "collector",
+    "forks",
     "outputs",
     "datasets",
     "datasets.rules",

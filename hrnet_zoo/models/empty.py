@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
+import torch
 from torch import nn
 
 L = TypeVar("L", bound=nn.Module)
@@ -43,11 +44,12 @@ def batch_norm(channels: int) -> nn.BatchNorm2d:
 
 def _layer(kind: type[L], *args: Any, **options: Any) -> L:  # noqa: ANN401 - as the layer's
     made = _made.get()
+    # torch's defaults of dtype and device are the user's, for other things.
     if made is None:
-        return kind(*args, **options)
+        return kind(*args, **options, device="cpu", dtype=torch.float32)
     key = kind, args, *options.items()
     if key not in made:
-        made[key] = kind(*args, **options, device="meta")
+        made[key] = kind(*args, **options, device="meta", dtype=torch.float32)
     layer = copy.copy(made[key])
     for name, value in vars(layer).items():
         if isinstance(value, dict | list | set):  # entries, hooks, ...: not to be shared

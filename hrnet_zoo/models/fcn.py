@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, overload
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, overload
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +14,7 @@ from hrnet_zoo.models.hrnet import SPECS, HRNet, fit
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from numpy import ndarray
@@ -27,6 +26,8 @@ if TYPE_CHECKING:
     from hrnet_zoo.images import Picture
     from hrnet_zoo.prediction import Network
     from hrnet_zoo.results import SegmentationResult
+
+M = TypeVar("M", bound=nn.Module)
 
 
 _INSTEAD = {
@@ -75,38 +76,39 @@ class FCNHRNet(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the weights lie."""
-        return self.decode_head.conv_seg.weight.device
+        return next(self.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
         """Of the weights."""
-        return self.decode_head.conv_seg.weight.dtype
+        return next(self.parameters()).dtype
 
     def quarter_scores(self, x: Tensor) -> Tensor:
         """Score normalised RGB pictures (N, 3, H, W): (N, ceil(H/4), ceil(W/4), classes), in the weights' dtype."""
         scores: Tensor = self.decode_head(self.backbone(x))
         return scores.permute(0, 2, 3, 1)
 
-    @contextmanager
-    def evaluating(self) -> Iterator[None]:
-        """Leave training behaviour out, and the modules as they were."""
-        training = [module for module in self.modules() if module.training]
-        self.eval()
-        try:
-            yield
-        finally:
-            for module in training:
-                module.training = True
+    def ready(self) -> Self:
+        """Return this network in eval mode for one caller, whose tensors and hooks are this one's.
+
+        The mode of a module belongs to all threads, and one of them may be training it: it is not touched.
+
+        Raises:
+            ConfigError: the network is in training mode, and one of its modules has a forward of its own.
+
+        """
+        return _in_eval_mode(self, {})
 
     def freeze_backbone(self) -> None:
         """Keep the backbone as it is: its weights take no gradient, its batch norm stays in eval mode for good."""
         self.backbone.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> Self:
-        """Set the mode of training, except in a frozen backbone."""
+        """Set the mode of training; modules whose parameters all take no gradient stay in eval mode."""
         super().train(mode)
-        if not next(self.backbone.parameters()).requires_grad:
-            self.backbone.eval()
+        if mode:
+            for child in self.children():
+                _learns(child)
         return self
 
     def forward(self, x: Tensor) -> Tensor:
@@ -228,6 +230,37 @@ class FCNHRNet(nn.Module):
         from hrnet_zoo.saving import save_pretrained
 
         return save_pretrained(self, folder, metrics=metrics, licence=licence)
+
+
+def _in_eval_mode(module: M, done: dict[nn.Module, Any]) -> M:
+    """Copy the modules, not what they hold."""
+    if module in done:
+        return done[module]  # type: ignore[no-any-return]
+    if module.training and "forward" in vars(module):
+        raise ConfigError(
+            asked="predict with a network in training mode",
+            found=f"the forward of one of its modules ({type(module).__name__}) was replaced by a function, which "
+            "calls that module itself, and not its copy in eval mode",
+            done="nothing was computed",
+            advice="call model.eval() first",
+        )
+    copied = done[module] = object.__new__(type(module))
+    children = {name: child and _in_eval_mode(child, done) for name, child in module._modules.items()}
+    vars(copied).update(vars(module), _modules=children, training=False)
+    if module.training:
+        vars(copied).pop("_compiled_call_impl", None)  # of `Module.compile`: it calls the original
+    return copied
+
+
+def _learns(module: nn.Module) -> bool | None:
+    """Put what is frozen into eval mode; tell whether a parameter takes a gradient (None: there is none)."""
+    found = {_learns(child) for child in module.children()}
+    found |= {parameter.requires_grad for parameter in module.parameters(recurse=False)}
+    if found <= {None}:
+        return None
+    if True not in found:
+        module.eval()
+    return True in found
 
 
 class FCNHead(nn.Module):

@@ -69,8 +69,8 @@ def collate(pairs: Sequence[Pair], crop: tuple[int, int]) -> tuple[Tensor, Tenso
         Pictures (N, 3, height, width) float32, channels last in memory, and labels (N, height, width) int64.
 
     """
-    images = torch.zeros((len(pairs), *crop, 3)).permute(0, 3, 1, 2)
-    truths = torch.full((len(pairs), *crop), IGNORED, dtype=torch.int64)
+    images = torch.zeros((len(pairs), *crop, 3), dtype=torch.float32, device="cpu").permute(0, 3, 1, 2)
+    truths = torch.full((len(pairs), *crop), IGNORED, dtype=torch.int64, device="cpu")
     for index, (image, labels) in enumerate(pairs):
         height, width = labels.shape
         images[index, :, :height, :width] = normalise(image)[0]

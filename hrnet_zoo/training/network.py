@@ -31,8 +31,14 @@ def save_memory(network: FCNHRNet) -> None:
     """Keep only what enters each exchange module, and compute what happens inside once more on the way back."""
     for module in network.backbone.modules():
         if isinstance(module, ExchangeModule):
-            contexts = partial(_contexts, module)
-            module.forward = partial(checkpoint, module.forward, use_reentrant=False, context_fn=contexts)  # type: ignore[method-assign]
+            module.__class__ = _Checkpointed
+
+
+class _Checkpointed(ExchangeModule):
+    def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        contexts = partial(_contexts, self)
+        result: list[Tensor] = checkpoint(super().forward, maps, use_reentrant=False, context_fn=contexts)
+        return result
 
 
 def _contexts(module: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hrnet_zoo.collector import collector_paused
 from hrnet_zoo.costs import enough_memory
 from hrnet_zoo.errors import CheckpointFormatError
 from hrnet_zoo.weights.convert import compare
@@ -53,7 +52,7 @@ def map_safetensors(
         ConfigError: there is too little memory to read the file.
 
     """
-    with collector_paused(), opened_safetensors(path, source) as (header, file):
+    with opened_safetensors(path, source) as (header, file):
         entries = {name: (_DTYPES[kind], shape) for name, (kind, shape) in header.entries.items()}
         names = expected(header)
         compare(entries, names, source, dtype)
@@ -87,7 +86,7 @@ def _read(file: BufferedReader, header: SafetensorsHeader) -> memoryview:
 def _tensor(pages: mmap.mmap | memoryview, place: int, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
     count = math.prod(shape)
     if not count:  # which `frombuffer` refuses
-        return torch.empty(shape, dtype=dtype)
+        return torch.empty(shape, dtype=dtype, device="cpu")
     if place % dtype.itemsize:  # the format allows it, not every processor does
         data = pages[place : place + count * dtype.itemsize]
         return torch.frombuffer(bytearray(data), dtype=dtype).view(shape)

@@ -1,0 +1,36 @@
+"""Processes forked from one in which torch has computed: its threads are missing there, and are waited for."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+from hrnet_zoo.errors import ConfigError
+
+_computed_in: set[int] = set()  # ids of this process and of those that it was forked from
+
+
+def refuse_after_fork(device: torch.device) -> None:
+    """Refuse to compute on a CPU with several threads in a fork of a process that did: it would wait for ever.
+
+    So it is with GNU's OpenMP (libgomp), which torch's packages for Linux contain; only what this library computed
+    there is known.
+
+    Raises:
+        ConfigError: this is such a process.
+
+    """
+    if device.type != "cpu" or torch.get_num_threads() == 1:
+        return
+    if _computed_in - {os.getpid()} and sys.platform == "linux" and "libgomp" in Path("/proc/self/maps").read_text():
+        raise ConfigError(
+            asked=f"compute with {torch.get_num_threads()} threads in process {os.getpid()}",
+            found="it was forked after its parent had computed, whose threads it lacks and would wait for",
+            done="nothing was computed",
+            advice="start processes before the first prediction, or by multiprocessing.get_context('spawn'); or call "
+            "torch.set_num_threads(1) first in the forked process",
+        )
+    _computed_in.add(os.getpid())
