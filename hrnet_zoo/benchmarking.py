@@ -10,8 +10,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm import tqdm
 
+from hrnet_zoo.bars import Bar
 from hrnet_zoo.catalog import ModelInfo, list_models, model_info
 from hrnet_zoo.costs import Cost, Machine, enough_memory, machine_of, measure, peak_memory
 from hrnet_zoo.creation import create_model
@@ -272,7 +272,7 @@ def _train(info: ModelInfo, device: torch.device, progress: bool) -> None:
     x = torch.randn(shape[0], 3, *shape[1:], generator=random).to(device, memory_format=torch.channels_last)
     labels = torch.randint(info.num_classes, shape, generator=random).to(device)
     labels[:, :8] = 255
-    for _ in tqdm(range(2), desc="training", unit="step", disable=None if progress else True):
+    for _ in Bar(range(2), desc="training", unit="step", disable=None if progress else True):
         optimiser.zero_grad(set_to_none=False)  # gradients stay allocated, as in PyTorch of 2020
         F.cross_entropy(model(x), labels, ignore_index=255).backward()  # type: ignore[no-untyped-call]
         optimiser.step()

@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from tqdm import tqdm
 
+from hrnet_zoo.bars import Bar
 from hrnet_zoo.datasets import CITYSCAPES, DATASETS, Colour, Dataset
 from hrnet_zoo.datasets.layouts import LabelledFolder, Problem, Sample, find_samples
 from hrnet_zoo.datasets.pairing import UNREAD, relative_name
@@ -423,7 +423,7 @@ def _inspected(folder: LabelledFolder, decode: bool, progress: bool) -> Iterator
     ahead: deque[tuple[Sample, Future[_Seen]]] = deque()
     with (
         ThreadPoolExecutor(threads) as pool,
-        tqdm(total=len(folder.samples), desc="check", unit="pair", disable=None if progress else True) as bar,
+        Bar(total=len(folder.samples), desc="check", unit="pair", disable=None if progress else True) as bar,
     ):
         for sample in folder.samples:
             ahead.append((sample, pool.submit(_inspect, sample, folder, decode)))

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from hrnet_zoo.bars import Bar
 from hrnet_zoo.engines import heap
 from hrnet_zoo.errors import ConfigError
 
@@ -84,7 +84,7 @@ def measure(
     taken: dict[str, list[float]] = {name: [] for name in runs}
     peaks: dict[str, int | None] = {}
     turn = 2 * len(runs)
-    with tqdm(
+    with Bar(
         desc="benchmark", total=len(runs) + MIN_RUNS * turn, unit="run", disable=None if progress else True
     ) as bar:
         for name, run in runs.items():

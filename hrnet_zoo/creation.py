@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from hrnet_zoo.datasets import PASCAL_CONTEXT
 from hrnet_zoo.errors import ConfigError, DeviceError, no_such_argument, redact
+from hrnet_zoo.forks import refuse_after_fork
 from hrnet_zoo.models.empty import empty_layers
 from hrnet_zoo.models.fcn import FCNHRNet
 from hrnet_zoo.weights.build import with_classes
@@ -66,9 +67,9 @@ def create_model(
             that `name` describes. What training scripts wrap around the weights is taken off, and one log line says
             what; of a file with averaged weights beside its own, those under "state_dict" are taken, else its own.
         classes: names of the classes, or their number. With the published weights: a new classifier, in which the
-            rows of names that the pretrained one knows are copied and the others are random. With `checkpoint`: the
-            classes that the file's own classifier has, where they are not those of `name`.
-        device: None: CUDA if there is one, else the CPU.
+            rows of names that the pretrained one knows are copied and the others are random, as above. With
+            `checkpoint`: the classes that the file's own classifier has, where they are not those of `name`.
+        device: None: CUDA if there is one, else the CPU. torch's own defaults of device and dtype count for nothing.
         dtype: of the weights, and so of the arithmetic; torch's, or its name ("bfloat16"). None: float16 on CUDA,
             float32 elsewhere.
         progress: show a bar for a download on a terminal.
@@ -92,6 +93,27 @@ def create_model(
             done="nothing was created",
             advice="use checkpoint= for a file of weights, device= for a device",
         )
+    with torch.inference_mode(mode=False):  # whoever is in it gets a network that can be trained all the same
+        return _create(name, pretrained, checkpoint, classes, device, dtype, progress, None)
+
+
+def create_to_train(
+    name: str | Path, classes: Sequence[str], device: torch.device, generator: torch.Generator, progress: bool
+) -> FCNHRNet:
+    """Create a network with float32 weights for these classes; its random rows are drawn from the generator."""
+    return _create(name, True, None, classes, device, torch.float32, progress, generator)
+
+
+def _create(
+    name: str | Path,
+    pretrained: bool,
+    checkpoint: str | Path | None,
+    classes: int | Sequence[str] | None,
+    device: str | torch.device | None,
+    dtype: torch.dtype | str | None,
+    progress: bool,
+    generator: torch.Generator | None,
+) -> FCNHRNet:
     device = usable_device(device)
     dtype = _usable_dtype(dtype, device)
     names = _class_names(classes)
@@ -118,7 +140,7 @@ def create_model(
     else:
         state, network.provenance = origin.load(with_classes(shapes, len(origin.data.classes)))
         if names:
-            state = _swap_classifier(state, origin.data.classes, names)
+            state = _swap_classifier(state, origin.data.classes, names, generator)
     if not names:
         source = origin.file if checkpoint is None else redact(str(checkpoint))
         known = "; this is known of the two published files" if origin.data is PASCAL_CONTEXT else ""
@@ -158,10 +180,12 @@ def _places(module: nn.Module, prefix: str = "") -> dict[str, tuple[dict[str, An
     return places
 
 
-def _swap_classifier(state: Mapping[str, Tensor], old: Sequence[str], new: Sequence[str]) -> dict[str, Tensor]:
+def _swap_classifier(
+    state: Mapping[str, Tensor], old: Sequence[str], new: Sequence[str], generator: torch.Generator | None
+) -> dict[str, Tensor]:
     """Give the state dict a classifier for the names `new`, with the rows of names that stand in `old` too."""
     weight, bias = state[f"{CLASSIFIER}.weight"], state[f"{CLASSIFIER}.bias"]
-    new_weight = weight.new_empty(len(new), *weight.shape[1:]).normal_(std=0.01)
+    new_weight = weight.new_empty(len(new), *weight.shape[1:]).normal_(std=0.01, generator=generator)
     new_bias = bias.new_zeros(len(new))
     copied = [name for name in new if name in old]
     for name in copied:
@@ -203,6 +227,7 @@ def _finish(network: FCNHRNet, device: torch.device, dtype: torch.dtype) -> FCNH
         # channels_last weights would be a second copy of the mapped file, and no faster: the CPU kernels reorder
         # weights for themselves, and the pictures are channels_last (`prediction.score`).
         return network
+    refuse_after_fork(device)
     return network.to(device=device, dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 

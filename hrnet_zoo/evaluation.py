@@ -17,10 +17,10 @@ import numpy as np
 import numpy.typing as npt
 import PIL
 import torch
-from tqdm import tqdm
 
 from hrnet_zoo import __version__
 from hrnet_zoo.acceleration import OptimizedModel, optimized
+from hrnet_zoo.bars import Bar
 from hrnet_zoo.checking import MOSTLY_ABSENT, Survey, judge, require_sound, survey
 from hrnet_zoo.costs import enough_memory
 from hrnet_zoo.datasets.layouts import LabelledFolder, find_samples
@@ -143,7 +143,7 @@ def count_pixels(
     rounds = -(-len(folder.samples) // (ranks.size * PICTURES_A_ROUND))  # of the longest share: the same on all ranks
     with (
         evaluating(model) as network,
-        tqdm(total=len(mine.samples), desc="evaluate", unit="picture", disable=None if shown else True) as bar,
+        Bar(total=len(mine.samples), desc="evaluate", unit="picture", disable=None if shown else True) as bar,
         closing(_matrices(network, mine, ms_flip, workers, max_memory)) as matrices,
     ):
 

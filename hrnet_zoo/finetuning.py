@@ -15,14 +15,16 @@ import torch
 from filelock import FileLock, Timeout
 
 from hrnet_zoo.checking import DataReport, check_parts, require_sound
-from hrnet_zoo.creation import create_model, usable_device
+from hrnet_zoo.creation import create_to_train, usable_device
 from hrnet_zoo.datasets import DATASETS
 from hrnet_zoo.datasets.layouts import LabelledFolder
 from hrnet_zoo.errors import OutputSpaceError
 from hrnet_zoo.evaluation import default_workers
+from hrnet_zoo.forks import refuse_after_fork
 from hrnet_zoo.model_config import WEIGHTS_FILE
 from hrnet_zoo.models.fcn import FCNHRNet
 from hrnet_zoo.outputs import kind_of, make_folder
+from hrnet_zoo.prediction import without_autocast
 from hrnet_zoo.ranks import local_device
 from hrnet_zoo.saving import config_of
 from hrnet_zoo.training.balance import class_weights as balanced
@@ -145,7 +147,8 @@ def finetune(
         patience: stop after so many validations without a gain.
         validate_every: updates; None: an epoch.
         save_every: updates after which the state is saved; None: at each validation.
-        seed: of everything random.
+        seed: of everything random here. The generators of torch, NumPy and Python are left alone: a loss that draws
+            from them is for its author to seed.
         workers: processes that read ahead; None: half the processors, at most 8; 0: none.
         device: None: CUDA if there is one, else the CPU.
         resume: go on where `out` stands; a run that never saved begins anew.
@@ -174,12 +177,13 @@ def finetune(
         raise misuse(f"fine-tune {model!r:.100}", found, advice)
     place = usable_device(local_device(str(device) if device else None))
     team = Team(place)
-    with _claimed(out, resume, team), torch.random.fork_rng(_generators(place)):
-        torch.manual_seed(seed)
+    refuse_after_fork(place)
+    # As if nothing were around it: no inference mode, gradients on, no autocast.
+    with _claimed(out, resume, team), torch.inference_mode(mode=False), torch.enable_grad(), without_autocast(place):
         train, held_out, names = team.ranks.together(lambda: find_training_data(data, val=val, classes=classes))[
             team.rank
         ]
-        network = _network(model, train, names, box, crop, place)
+        network = _network(model, train, names, box, crop, place, seed, progress)
         batch = _batch(network, train, team.size) if batch is None else whole("batch", batch, 1)
         length = math.ceil(len(train.samples) / batch)
         recipe = Recipe(
@@ -222,9 +226,8 @@ def finetune(
         report, *_ = team.ranks.together(lambda: _checked(train, held_out, progress) if team.rank == 0 else None)
         if class_weights == "auto" and report:
             recipe = replace(recipe, class_weights=balanced(report))
-        weights = (
-            torch.tensor(recipe.class_weights, dtype=torch.float32, device=place) if recipe.class_weights else None
-        )
+        factors = recipe.class_weights
+        weights = torch.tensor(factors, dtype=torch.float32, device=place) if factors else None
         trainer = Trainer(network, recipe, make_loss(loss, weights), team)
         run = Run(
             trainer=trainer,
@@ -332,10 +335,12 @@ def _network(
     box: tuple[int, int] | None,
     crop: tuple[int, int] | None,
     place: torch.device,
+    seed: int,
+    progress: bool,
 ) -> FCNHRNet:
     """Return a network for the classes of the data, with float32 weights."""
     if isinstance(model, str):
-        network = create_model(model, classes=names, device=place, dtype=torch.float32)
+        network = create_to_train(model, names, place, torch.Generator().manual_seed(seed), progress)
     else:
         wrong = {str(parameter.dtype) for parameter in model.parameters() if parameter.dtype != torch.float32}
         if wrong:
@@ -377,8 +382,3 @@ def _require_space(out: Path, network: FCNHRNet, recipe: Recipe) -> None:
             advice="make room, or name a folder on another disk",
             path=out,
         )
-
-
-def _generators(place: torch.device) -> list[int]:
-    """Return the GPU whose random numbers are to be left as they were."""
-    return [torch.cuda.current_device() if place.index is None else place.index] if place.type == "cuda" else []

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from hrnet_zoo import __version__
+from hrnet_zoo.bars import Bar
 from hrnet_zoo.catalog import list_models, model_info
 from hrnet_zoo.creation import create_model
 from hrnet_zoo.errors import ConfigError
@@ -167,7 +167,7 @@ def record(name: str | None = None, *, progress: bool = True) -> dict[str, Finge
             done="nothing was recorded",
             advice="fetch some first: hrnet-zoo download --all; or name one",
         )
-    bar = tqdm(rows, desc="record", unit="model", disable=None if progress else True)
+    bar = Bar(rows, desc="record", unit="model", disable=None if progress else True)
     return {row.name: fingerprint(reference(row.name, progress=progress)) for row in bar}
 
 

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from tqdm import tqdm
-
 from hrnet_zoo.acceleration import OptimizedModel
+from hrnet_zoo.bars import Bar
 from hrnet_zoo.datasets.pairing import SUFFIXES, UNREAD, find_pictures
 from hrnet_zoo.errors import HRNetZooError, ImageError, OutputError, UnreadableImageError, printable
 from hrnet_zoo.models.fcn import FCNHRNet
@@ -114,7 +113,7 @@ def predict_files(
         pictures = (job.picture for job in jobs)
         with closing(predict_each(network, pictures, mode, ms_flip, max_memory=max_memory)) as results:
             pairs = zip(jobs, results, strict=True)
-            for job, result in tqdm(pairs, "predict", len(jobs), unit="picture", disable=None if progress else True):
+            for job, result in Bar(pairs, "predict", len(jobs), unit="picture", disable=None if progress else True):
                 if isinstance(result, ImageError) and on_error == "raise":
                     raise result
                 yield job, result

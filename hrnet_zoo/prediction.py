@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
+from hrnet_zoo.bars import Bar
 from hrnet_zoo.datasets import Dataset
 from hrnet_zoo.errors import ConfigError, ImageError, LogitsError
 from hrnet_zoo.forks import refuse_after_fork
@@ -111,8 +111,8 @@ def predict(
 
     Raises:
         ImageError: a picture cannot be read.
-        ConfigError: there is no such mode, `on_error` or `color`, or `max_memory` is below 1; or the network has another
-            number of classes than names; or it would compute with threads in a process that was forked after it had.
+        ConfigError: there is no such mode, `on_error` or `color`, or `max_memory` is below 1; or the network has more
+            or fewer classes than names; or this process was forked after its parent had computed with threads.
         LogitsError: the network's logits are infinite or not a number.
 
     """
@@ -129,7 +129,7 @@ def predict(
         if isinstance(image, list | tuple) or (isinstance(image, Tensor) and image.ndim == 4):
             results: list[SegmentationResult | ImageError] = []
             with closing(predict_each(model, image, mode, ms_flip, probabilities, max_memory, color)) as each:
-                for result in tqdm(each, "predict", len(image), unit="picture", disable=None if progress else True):
+                for result in Bar(each, "predict", len(image), unit="picture", disable=None if progress else True):
                     if isinstance(result, ImageError) and on_error == "raise":
                         raise result
                     results.append(result)
@@ -329,14 +329,20 @@ def evaluating(model: N) -> Iterator[N]:
 
     """
     refuse_after_fork(model.device)
-    with ExitStack() as stack:
-        stack.enter_context(torch.inference_mode())
-        for device in {"cpu", model.device.type}:
-            if torch.is_autocast_enabled(device):
-                stack.enter_context(torch.autocast(device, enabled=False))
+    with torch.inference_mode(), without_autocast(model.device), ExitStack() as stack:
         if model.device.type == "cuda" and model.dtype == torch.float32:
             stack.enter_context(full_precision())
         yield model.ready()
+
+
+@contextmanager
+def without_autocast(device: torch.device) -> Iterator[None]:
+    """Compute in the dtypes of the tensors, whatever the caller's `torch.autocast` says."""
+    with ExitStack() as stack:
+        for kind in {"cpu", device.type}:
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        yield
 
 
 class _FullPrecision:

@@ -12,8 +12,8 @@ from urllib.request import url2pathname
 
 import requests
 import urllib3.exceptions
-from tqdm import tqdm
 
+from hrnet_zoo.bars import Bar
 from hrnet_zoo.catalog import ModelInfo
 from hrnet_zoo.errors import DownloadError, redact
 from hrnet_zoo.weights.addresses import addresses, is_offline
@@ -74,7 +74,7 @@ def reach(rows: Sequence[ModelInfo], *, progress: bool) -> tuple[Reach, ...]:
 
     pool = ThreadPoolExecutor(AT_ONCE)
     try:
-        return tuple(tqdm(pool.map(ask, jobs), "network", len(jobs), unit="URL", disable=None if progress else True))
+        return tuple(Bar(pool.map(ask, jobs), "network", len(jobs), unit="URL", disable=None if progress else True))
     finally:
         pool.shutdown(cancel_futures=True)  # after an interrupt nobody waits for the rest
 

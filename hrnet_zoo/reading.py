@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 import multiprocessing
 import os
 import signal
 import sys
 import threading
-import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
+from multiprocessing.synchronize import Event
 from types import FrameType
 from typing import TypeVar
 
@@ -22,6 +24,12 @@ from hrnet_zoo.errors import WorkerError
 Item = TypeVar("Item")
 S = TypeVar("S", bound=Sample)
 T = TypeVar("T")
+
+logger = logging.getLogger("hrnet_zoo")
+
+# Forked workers start at once and need no `if __name__ == "__main__"` in the user's script. They only read files and
+# compute with NumPy, which is safe beside the threads of torch.
+START_METHOD = "fork" if sys.platform == "linux" else None
 
 LAST_SECONDS = 30  # that a worker goes on after SIGTERM, for a main process that waits for pictures to finish its step
 
@@ -34,7 +42,8 @@ def read_ahead(
     Args:
         samples: pictures with their labels; also without an end, for they are taken as they are needed.
         load: a function of a module; what it raises is raised here.
-        workers: how many processes; 0: none, everything happens here.
+        workers: how many processes; 0: none, everything happens here. A daemonic process (of Celery, or of a
+            `multiprocessing.Pool`) must not start any: as many threads read ahead there, and one log line says so.
         ahead: how many samples they are ahead; None: one more than there are workers, so that none idles.
 
     Closing it, or leaving it behind after an error, ends the processes.
@@ -46,31 +55,39 @@ def read_ahead(
     if workers == 0:
         yield from map(load, samples)
         return
-    # Forked workers start at once and need no `if __name__ == "__main__"` in the user's script. They only read files
-    # and compute with numpy, which is safe beside the threads of torch; newer Pythons warn of any threads.
-    context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_serve)
+    ahead = workers + 1 if ahead is None else ahead
+    if multiprocessing.current_process().daemon:
+        _tell_of_threads()
+        yield from beside(samples, load, threads=workers, ahead=ahead)
+        return
+    context = multiprocessing.get_context(START_METHOD)
+    begun = context.Event()
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_serve, initargs=(begun,))
 
     def submit(sample: S) -> Future[T]:
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", DeprecationWarning)
-                return pool.submit(load, sample)
+            return pool.submit(load, sample)
         except BrokenProcessPool as error:  # said in this sample's turn; earlier ones may be done
             failed = Future[T]()
             failed.set_exception(error)
             return failed
 
     try:
-        for sample, future in _in_turn(samples, submit, workers + 1 if ahead is None else ahead):
+        for sample, future in _in_turn(samples, submit, ahead):
             try:
                 result = future.result()
             except BrokenProcessPool as error:
+                died = begun.is_set() or START_METHOD == "fork"
                 raise WorkerError(
                     asked=f"pictures read by {workers} worker processes",
-                    found=f"one of them died while {sample.picture} was waited for",
+                    found=f"one of them died while {sample.picture} was waited for"
+                    if died
+                    else "they ended before they had begun",
                     done="the run was stopped",
-                    advice="it may have run out of memory: use fewer workers, or workers=0",
+                    advice="it may have run out of memory: use fewer workers, or workers=0"
+                    if died
+                    else "each of them imports your script first, which must not begin anew there: put what it does "
+                    "below `if __name__ == '__main__':`; or use workers=0",
                     source=str(sample.picture),
                 ) from error
             yield result
@@ -115,8 +132,15 @@ def _in_turn(
         yield turn
 
 
-def _serve() -> None:
+@functools.cache
+def _tell_of_threads() -> None:
+    """Say it once in a process."""
+    logger.warning("this process is daemonic and must not start others: threads read the images ahead")
+
+
+def _serve(begun: Event) -> None:
     """Let the main process decide when it is over, but never outlive it."""
+    begun.set()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _end_soon)
     threading.Thread(target=_end_with_parent, daemon=True).start()

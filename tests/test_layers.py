@@ -12,6 +12,7 @@ PACKAGE = Path(hrnet_zoo.__file__).parent
 # network, which knows of them by name only.
 LISTING = [
     "errors",
+    "bars",
     "forks",
     "outputs",
     "datasets",

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -19,9 +18,7 @@ from hrnet_zoo.training import state
 from hrnet_zoo.training.state import (
     Progress,
     put,
-    random_state,
     read_state,
-    set_random_state,
     take,
     write_state,
 )
@@ -146,24 +143,6 @@ def test_tensors_go_where_they_belong_or_nowhere(tmp_path: Path) -> None:
         with pytest.raises(ResumeError, match="differs"):
             put(target, wrong, tmp_path)
     assert torch.equal(target["a"], TENSORS["network.a"])
-
-
-def test_random_numbers_go_on_where_they_were() -> None:
-    with torch.random.fork_rng():
-        torch.manual_seed(3)
-        kept = random_state(torch.device("cpu"))
-        first = torch.rand(5)
-        others = random.random(), random.gauss(), np.random.rand(), np.random.randn()  # noqa: S311
-        set_random_state(torch.device("cpu"), kept, Path("state"))
-        assert torch.equal(torch.rand(5), first)
-        assert (random.random(), random.gauss(), np.random.rand(), np.random.randn()) == others  # noqa: S311
-
-
-def test_random_numbers_of_another_kind_are_refused() -> None:
-    kept = random_state(torch.device("cpu"))
-    for wrong in ({}, {**kept, "numpy": kept["numpy"][:-1]}, {**kept, "cpu": kept["cpu"].float()}):
-        with pytest.raises(ResumeError):
-            set_random_state(torch.device("cpu"), wrong, Path("state"))
 
 
 def test_a_full_disk_leaves_the_state_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -143,7 +143,7 @@ def test_want_of_memory_is_said_with_what_helps() -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in trainer.network.named_parameters())
 
 
-@pytest.mark.parametrize("spoil", ["momentum.0", "random.cpu", "network.decode_head.conv_seg.bias"])
+@pytest.mark.parametrize("spoil", ["momentum.0", "network.decode_head.conv_seg.bias"])
 def test_a_state_that_lacks_something_is_refused(tmp_path: Path, spoil: str, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = make()
     trainer.update(*batch())

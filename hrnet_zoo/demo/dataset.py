@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
+from hrnet_zoo.bars import Bar
 from hrnet_zoo.datasets.rules import CITYSCAPES_IDS
 from hrnet_zoo.demo.scenes import scene
 from hrnet_zoo.errors import OutputError
@@ -33,7 +33,7 @@ def write_dataset(out: Path, *, seeds: Sequence[int], progress: bool) -> None:
     pictures, labels = (out / kind / "val" / "demo" for kind in ("leftImg8bit", "gtFine"))
     make_folder(pictures)
     make_folder(labels)
-    for seed in tqdm(seeds, desc="draw", unit="scene", disable=None if progress else True):
+    for seed in Bar(seeds, desc="draw", unit="scene", disable=None if progress else True):
         drawn = scene(seed)
         name = f"demo_{seed:06d}_000019"  # city, sequence, frame
         write_file(pictures / f"{name}_leftImg8bit.png", png(Image.fromarray(drawn.image)))

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
+from hrnet_zoo.bars import Bar
 from hrnet_zoo.demo.scenes import scene
 from hrnet_zoo.metrics import class_iou, count_matrix
 from hrnet_zoo.models.fcn import FCNHRNet
@@ -64,7 +64,7 @@ def tour(model: FCNHRNet, out: Path, *, seeds: Sequence[int], progress: bool) ->
     counts = np.zeros((len(model.classes),) * 2, dtype=np.int64)
     pictures = places(out, seeds)
     make_folder(out)
-    bar = tqdm(seeds, desc="demo", unit="scene", disable=None if progress else True)
+    bar = Bar(seeds, desc="demo", unit="scene", disable=None if progress else True)
     for seed, picture in zip(bar, pictures, strict=True):
         drawn = scene(seed)
         result = model.predict(drawn.image)

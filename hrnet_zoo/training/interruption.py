@@ -22,7 +22,8 @@ class Interruption:
 
     A job's scheduler signals all its processes, torchrun among them, which signals its own ones once more.
 
-    In other threads than the main one, where Python has no signals, it does nothing.
+    In other threads than the main one, where Python has no signals, it does nothing; nor to a signal that the process
+    ignores (as one started in the background of a script ignores SIGINT), or that is handled outside of Python.
 
     Args:
         aloud: tell on stderr that the first one was heard.
@@ -39,7 +40,8 @@ class Interruption:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in self.SIGNALS}
+            heard = (number for number in self.SIGNALS if signal.getsignal(number) not in (None, signal.SIG_IGN))
+            self._before = {number: signal.signal(number, self._note) for number in heard}
         return self
 
     def __exit__(

@@ -36,8 +36,13 @@ def save_memory(network: FCNHRNet) -> None:
 
 class _Checkpointed(ExchangeModule):
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
-        contexts = partial(_contexts, self)
-        result: list[Tensor] = checkpoint(super().forward, maps, use_reentrant=False, context_fn=contexts)
+        result: list[Tensor] = checkpoint(
+            super().forward,
+            maps,
+            use_reentrant=False,
+            preserve_rng_state=False,  # nothing is random inside, and the generator is the user's
+            context_fn=partial(_contexts, self),
+        )
         return result
 
 

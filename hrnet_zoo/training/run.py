@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from hrnet_zoo import __version__
+from hrnet_zoo.bars import Bar
 from hrnet_zoo.datasets.layouts import LabelledFolder
 from hrnet_zoo.errors import printable
 from hrnet_zoo.evaluation import count_pixels
@@ -89,7 +89,7 @@ class Run:
         with ExitStack() as stack:
             stop = stack.enter_context(Interruption(aloud=self.progress and self.first))
             history = stack.enter_context(self._history()) if self.first else None
-            shown = tqdm(
+            shown = Bar(
                 *(None, "finetune", steps),
                 initial=trainer.progress.step,
                 unit="update",
@@ -263,7 +263,7 @@ def _warn_of_a_busy_machine(seconds: float) -> None:
 def tell(text: str) -> None:
     """Write a line to stderr, if anybody listens."""
     with suppress(OSError):
-        tqdm.write(printable(text), file=sys.stderr)
+        Bar.write(printable(text), file=sys.stderr)
 
 
 def _duration(seconds: float) -> str:

@@ -7,13 +7,10 @@ which the two could disagree, and no pickle is ever written or read.
 from __future__ import annotations
 
 import json
-import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import safetensors.torch
 import torch
 from torch import Tensor
@@ -112,45 +109,6 @@ def put(target: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: Path)
     with torch.no_grad():
         for name, tensor in target.items():
             tensor.copy_(tensors[name])
-
-
-def random_state(device: torch.device) -> dict[str, Tensor]:
-    """Return the state of the global generators of torch, numpy and Python, as 64-bit numbers.
-
-    Nothing in this package draws from them while it trains; a loss of the user's may.
-    """
-    states = {"cpu": torch.get_rng_state().view(torch.int64)}
-    if device.type == "cuda":
-        states["cuda"] = torch.cuda.get_rng_state(device).view(torch.int64)
-    numpy: Any = np.random.get_state(legacy=False)
-    gauss = np.array([numpy["gauss"]]).view(np.int64)[0]
-    words = [*numpy["state"]["key"].tolist(), numpy["state"]["pos"], numpy["has_gauss"], int(gauss)]
-    _, key, spare = random.getstate()
-    own = np.array([0.0 if spare is None else spare]).view(np.int64)[0]
-    states["numpy"] = torch.tensor(words, dtype=torch.int64)
-    states["python"] = torch.tensor([*key, spare is not None, int(own)], dtype=torch.int64)
-    return states
-
-
-def set_random_state(device: torch.device, states: Mapping[str, Tensor], path: Path) -> None:
-    """Set the generators to what `random_state` returned.
-
-    Raises:
-        ResumeError: `states`, which came from the file at `path`, are no such thing.
-
-    """
-    expected = random_state(device)
-    put(expected, {name: states[name] for name in expected if name in states}, path)
-    torch.set_rng_state(expected["cpu"].view(torch.uint8))
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(expected["cuda"].view(torch.uint8), device)
-    *key, place, has_gauss, gauss = expected["numpy"].tolist()
-    spare = float(np.array([gauss]).view(np.float64)[0])
-    state = {"key": np.array(key, np.uint32), "pos": place}
-    np.random.set_state({"bit_generator": "MT19937", "state": state, "has_gauss": has_gauss, "gauss": spare})
-    *own, has_spare, gauss = expected["python"].tolist()
-    spare = float(np.array([gauss]).view(np.float64)[0])
-    random.setstate((3, tuple(own), spare if has_spare else None))  # 3: of Python's own, since 3.2
 
 
 def _require_numbers(progress: Progress) -> None:

@@ -20,7 +20,7 @@ from hrnet_zoo.models.fcn import FCNHRNet
 from hrnet_zoo.training.losses import Loss
 from hrnet_zoo.training.network import parameter_groups, save_memory, share_statistics
 from hrnet_zoo.training.recipe import PRECISIONS, Recipe
-from hrnet_zoo.training.state import Progress, put, random_state, read_state, set_random_state, take, write_state
+from hrnet_zoo.training.state import Progress, put, read_state, take, write_state
 from hrnet_zoo.training.team import Team
 
 MOMENTUM = 0.9
@@ -163,7 +163,6 @@ class Trainer:
                 tensors[f"momentum.{index}"] = state["momentum_buffer"]
         if self.average is not None:
             tensors |= {f"average.{name}": tensor for name, tensor in self.average.state_dict().items()}
-        tensors |= {f"random.{name}": tensor for name, tensor in random_state(self.device).items()}
         self.progress.scaler = self.scaler.state_dict()
         write_state(path, self.recipe, self.progress, tensors)
 
@@ -187,4 +186,3 @@ class Trainer:
             self.optimizer.load_state_dict(state)
         if self.progress.scaler:
             self.scaler.load_state_dict(self.progress.scaler)
-        set_random_state(self.device, take(tensors, "random."), path)

@@ -24,6 +24,7 @@ from hrnet_zoo.errors import (
     HashMismatchError,
     StateDictMismatchError,
 )
+from hrnet_zoo.forks import refuse_after_fork
 from hrnet_zoo.weights.gate import inspect_checkpoint, inspect_safetensors, refusals
 from hrnet_zoo.weights.opcodes import Array, Refusal, Storage, show
 from hrnet_zoo.weights.state_dict import CLASSIFIER, COUNTER, find_state, unwrap
@@ -156,6 +157,7 @@ def fit(
         if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_meta:
             raise _mismatch(source, different={name: "sparse, quantised or without data, expected plain values"})
     compare({name: (t.dtype, tuple(t.shape)) for name, t in state.items()}, expected, source, dtype)
+    refuse_after_fork(torch.device("cpu"))
     fitted, owners, infinite = dict[str, Tensor](), set[int](), dict[str, str]()
     for name in expected:
         tensor = state[name].detach()

@@ -8,7 +8,6 @@ import random
 import re
 import stat
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,8 +16,8 @@ from urllib.request import url2pathname
 
 import requests
 import urllib3.exceptions
-from tqdm import tqdm
 
+from hrnet_zoo.bars import Bar
 from hrnet_zoo.errors import (
     CheckpointError,
     DownloadError,
@@ -66,6 +65,7 @@ _LENGTH = re.compile(r"[0-9]{1,19}")
 _LFS_POINTER = b"version https://git-lfs"
 
 _log = logging.getLogger("hrnet_zoo")
+_jitter = random.Random()  # noqa: S311 - no secret; the generator that the module shares is the user's
 
 
 def fetch(
@@ -165,7 +165,7 @@ def _download(job: Job, sleep: Callable[[float], None]) -> None:
                     TransferError,
                     kept=resumable_bytes(job.part),
                 ) from again
-            backoff = min(LONGEST_BACKOFF_S, 0.5 * 2 ** max(failed - 1, 0)) * random.uniform(0.5, 1)  # noqa: S311 - jitter
+            backoff = min(LONGEST_BACKOFF_S, 0.5 * 2 ** max(failed - 1, 0)) * _jitter.uniform(0.5, 1)
             wait_s = backoff if again.wait_s is None else min(again.wait_s, LONGEST_RETRY_AFTER_S)
             if first:  # a user who waits should know what for; the others say nothing new
                 _log.warning("%s: %s; retrying", job.shown, again)
@@ -286,21 +286,10 @@ def _store(job: Job, blocks: Iterator[bytes], start: int, note: Note) -> int:
             raise
 
 
-class _Bar(tqdm):  # type: ignore[type-arg] # which the class takes only in its stubs
-    """A progress bar with a lock of this process.
-
-    tqdm's own is shared with all forked processes; one of them that is killed while it holds it stops the others for
-    ever (1 of about 500 kills of such did).
-    """
-
-
-_Bar.set_lock(threading.RLock())
-
-
-def _bar(job: Job, start: int, total: int | None) -> contextlib.AbstractContextManager[_Bar | None]:
+def _bar(job: Job, start: int, total: int | None) -> contextlib.AbstractContextManager[Bar | None]:
     if not job.progress or sys.stderr is None or not sys.stderr.isatty():
         return contextlib.nullcontext()
-    return _Bar(desc=printable(job.name), total=total, initial=start, unit="B", unit_scale=True)
+    return Bar(desc=printable(job.name), total=total, initial=start, unit="B", unit_scale=True)
 
 
 def _oversize(job: Job, found: str) -> DownloadError:

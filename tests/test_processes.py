@@ -1,0 +1,126 @@
+"""Processes that others start: daemonic ones, forks, scripts without a main guard."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.tables import ROOT
+from tests.training_data import write_own_folder
+
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux alone")
+
+DAEMONIC = """
+import json, logging, multiprocessing, sys
+import hrnet_zoo
+
+logging.basicConfig(format="%(message)s")
+
+def work(root, out):
+    arguments = dict(workers=2, progress=False)
+    run = hrnet_zoo.finetune(
+        "demo", root, out, steps=1, batch=2, crop=(64, 64), box=(96, 64), val=0.5, device="cpu", **arguments)
+    model = hrnet_zoo.create_model(f"local-dir:{out}", device="cpu")
+    print(json.dumps([run.steps, hrnet_zoo.evaluate(model, root, **arguments).miou]))
+
+if __name__ == "__main__":
+    if len(sys.argv) > 3:
+        with multiprocessing.get_context("fork").Pool(1) as pool:
+            pool.starmap(work, [sys.argv[1:3]])
+    else:
+        work(*sys.argv[1:3])
+"""
+
+
+def script(text: str, *args: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *([text] if text.endswith(".py") else ["-c", text]), *map(str, args)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)  # noqa: S603
+
+
+@LINUX
+def test_daemonic_processes_read_with_threads_and_find_the_same(tmp_path: Path) -> None:
+    """As in Celery, or in a pool: no process may be started there."""
+    root = write_own_folder(tmp_path / "data", 4, height=64, width=96)
+    plain = script(DAEMONIC, root, tmp_path / "plain")
+    pooled = script(DAEMONIC, root, tmp_path / "pooled", "pool")
+    assert json.loads(plain.stdout) == json.loads(pooled.stdout), (plain.stderr, pooled.stderr)
+    assert "daemonic" not in plain.stderr
+    assert pooled.stderr.count("this process is daemonic and must not start others: threads read") == 1
+
+
+UNGUARDED = """
+import sys
+from pathlib import Path
+from hrnet_zoo import reading
+from hrnet_zoo.datasets.pairing import Sample
+
+reading.START_METHOD = "spawn"  # as on macOS and Windows
+{guard}list(reading.read_ahead([Sample("a", Path("a.png"), Path("b.png"))], str, 1))
+"""
+
+
+def test_a_script_without_a_main_guard_is_told_so(tmp_path: Path) -> None:
+    file = tmp_path / "script.py"
+    file.write_text(UNGUARDED.format(guard=""))
+    done = script(str(file))
+    assert done.returncode == 1
+    last = done.stderr.partition("WorkerError: ")[2]
+    assert "they ended before they had begun" in last
+    assert "`if __name__ == '__main__':`" in last
+    assert "memory" not in last
+    file.write_text(UNGUARDED.format(guard='if __name__ == "__main__":\n    '))
+    assert script(str(file)).returncode == 0
+
+
+FORKED = """
+import os, sys
+import numpy as np, torch
+import hrnet_zoo
+from hrnet_zoo.errors import ConfigError
+
+torch.set_num_threads(2)
+model, image = hrnet_zoo.create_model("demo", device="cpu"), np.zeros((64, 96, 3), np.uint8)
+if "parent" in sys.argv:
+    model.predict(image)
+child = os.fork()
+if not child:
+    torch.set_num_threads(1 if "one" in sys.argv else 2)
+    half = dict(dtype=torch.bfloat16, device="cpu")
+    for work in (lambda: model.predict(image), lambda: hrnet_zoo.create_model("demo", **half)):
+        try:
+            work()
+            print("computed")
+        except ConfigError as error:
+            print(error.found, error.advice)
+    sys.stdout.flush()
+    os._exit(0)
+os.waitpid(child, 0)
+"""
+
+
+@LINUX
+@pytest.mark.parametrize("case", [(), ("parent",), ("parent", "one")], ids=" ".join)
+def test_a_fork_that_would_wait_for_ever_is_refused(case: tuple[str, ...]) -> None:
+    """Making the model was enough: the file of its weights had to be checked."""
+    done = script(FORKED, *case)
+    said = done.stdout.splitlines()
+    assert len(said) == 2, done.stderr
+    for line in said:
+        if "one" not in case:
+            assert "forked after its parent had computed" in line
+            assert "torch.set_num_threads(1)" in line
+        else:
+            assert line == "computed"
+
+
+def test_nothing_fixes_how_processes_are_started() -> None:
+    text = (
+        "import multiprocessing, numpy, hrnet_zoo; model = hrnet_zoo.create_model('demo', device='cpu')\n"
+        "model.predict([numpy.zeros((64, 64, 3), 'uint8')] * 2); multiprocessing.set_start_method('spawn')"
+    )
+    done = script(text)
+    assert not done.returncode, done.stderr
