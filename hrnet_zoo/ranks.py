@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import os
+import socket
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -19,6 +22,11 @@ T = TypeVar("T")
 
 # How long one rank waits for the others, whose shares may be slower. That one has died is noticed long before.
 PATIENCE = timedelta(hours=12)
+# How long it waits for them to come at the beginning, and after how many of these seconds it says so.
+RENDEZVOUS_S, SILENT_S = 600.0, 30.0
+TURN_S = 2.0  # of one try to connect, after which signals are heard
+
+logger = logging.getLogger("hrnet_zoo")
 
 
 @dataclass(frozen=True)
@@ -83,20 +91,95 @@ def join(device: torch.device) -> Iterator[Ranks]:
         yield Ranks(0, 1, device)
     else:
         ranks = Ranks(*place, device)
-        if device.type == "cuda":
-            torch.cuda.set_device(device)  # NCCL speaks for the current device
-        with meeting(ranks):
-            dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
-        end_with_process()
+        start_group(ranks)
         yield ranks
 
 
-def end_with_process() -> None:
-    """Take the process group down when the process ends.
+def start_group(ranks: Ranks) -> None:
+    """Make the process group that torchrun's environment describes: over gloo on a CPU, NCCL on CUDA.
 
-    Not before: one that is made anew over torchrun's store finds the addresses of the old one there, and hangs.
+    It is taken down when the process ends. Not before: one that is made anew over torchrun's store finds the addresses
+    of the old one there, and hangs.
+
+    Raises:
+        RankError: one of the processes does not come, or cannot be reached.
+
     """
+    if ranks.device.type == "cuda":
+        torch.cuda.set_device(ranks.device)  # NCCL speaks for the current device
+    with meeting(ranks):
+        store = _met(ranks)
+        store.set_timeout(PATIENCE)
+        dist.init_process_group(
+            "nccl" if ranks.device.type == "cuda" else "gloo",
+            store=dist.PrefixStore("hrnet-zoo", store),  # type: ignore[attr-defined]
+            rank=ranks.rank,
+            world_size=ranks.size,
+            timeout=PATIENCE,
+        )
     atexit.register(lambda: dist.destroy_process_group() if dist.is_initialized() else None)
+
+
+def _met(ranks: Ranks) -> Any:  # noqa: ANN401 - a store; torch exports no name for it
+    """Wait until all ranks are there. torch would wait for them in one call, in which Python hears no signal."""
+    place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    prefix = f"hrnet-zoo/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+    began, told = time.monotonic(), False
+    store = None
+    absent = [0]
+    while True:
+        if store is None and _answers(ranks):
+            store = _store(ranks)
+            store.set(f"{prefix}/{ranks.rank}", "here")
+        if store is not None:
+            absent = [rank for rank in range(ranks.size) if not store.check([f"{prefix}/{rank}"])]
+            if not absent:
+                return store
+        waited = time.monotonic() - began
+        who = f"process{'es' if len(absent) > 1 else ''} {', '.join(map(str, absent[:20]))} of {ranks.size}"
+        if waited > SILENT_S and not told:
+            told = True
+            logger.warning("process %d waits for %s at %s, up to %.0f s", ranks.rank, who, place, RENDEZVOUS_S)
+        if waited > RENDEZVOUS_S:
+            raise RankError(
+                asked=f"a job of {ranks.size} processes, in process {ranks.rank}",
+                found=f"{who} did not come to {place} within {RENDEZVOUS_S:.0f} s",
+                done="nothing was computed",
+                advice="start them all, each with its own RANK and all with the same WORLD_SIZE, MASTER_ADDR and "
+                "MASTER_PORT, which every machine must reach; for one process alone unset WORLD_SIZE",
+                rank=ranks.rank,
+                size=ranks.size,
+            )
+        time.sleep(0.05)
+
+
+def _serves(ranks: Ranks) -> bool:
+    """Tell whether this process serves the store over which the ranks meet; else torchrun does, or rank 0."""
+    return ranks.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != str(True)
+
+
+def _answers(ranks: Ranks) -> bool:
+    """Tell whether the store can be had; torch itself would print a stack for each try in vain."""
+    if _serves(ranks):
+        return True
+    try:
+        socket.create_connection((os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])), timeout=TURN_S).close()
+    except OSError:  # it is not there yet, nor may be its machine, or that one's name
+        return False
+    return True
+
+
+def _store(ranks: Ranks) -> Any:  # noqa: ANN401 - as above
+    """Serve or reach the store, as torch's `env://` does, but without waiting for others."""
+    return dist.TCPStore(  # type: ignore[attr-defined]
+        os.environ["MASTER_ADDR"],
+        int(os.environ["MASTER_PORT"]),
+        ranks.size,
+        is_master=_serves(ranks),
+        timeout=timedelta(seconds=60),
+        wait_for_workers=False,
+        multi_tenant=True,
+    )
 
 
 def environment() -> tuple[int, int] | None:

@@ -1,10 +1,13 @@
 """Ranks: shares, sums, errors that reach everybody, and a rank that vanishes."""
 
 import os
+import re
+import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,8 +29,13 @@ from hrnet_zoo.ranks import is_first, join
 """
 
 
-def run(size: int, body: str, *arguments: str, **more: str) -> list[subprocess.CompletedProcess[str]]:
-    """Run Python code in processes with torchrun's environment, and more variables; return them by rank."""
+def run(
+    size: int, body: str, *arguments: str, only: Sequence[int] | None = None, signalled: int = 0, **more: str
+) -> list[subprocess.CompletedProcess[str]]:
+    """Run Python code in processes with torchrun's environment, and more variables; return them by rank.
+
+    With `only` the other ranks never come. `signalled` goes to each after its first line, when it waits.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -40,13 +48,19 @@ def run(size: int, body: str, *arguments: str, **more: str) -> list[subprocess.C
             stderr=subprocess.PIPE,
             text=True,
         )
-        for rank in range(size)
+        for rank in (range(size) if only is None else only)
     ]
     done = []
     try:
         for process in processes:
+            first = ""
+            if signalled:
+                assert process.stdout is not None
+                first = process.stdout.readline()
+                time.sleep(3)  # longer than a try to connect
+                process.send_signal(signalled)
             out, err = process.communicate(timeout=300)
-            done.append(subprocess.CompletedProcess(process.args, process.returncode, out, err))
+            done.append(subprocess.CompletedProcess(process.args, process.returncode, first + out, err))
     finally:
         for process in processes:
             process.kill()
@@ -109,6 +123,48 @@ with join(torch.device("cpu")) as ranks:
     assert first.returncode == second.returncode == 0, first.stderr + second.stderr
     assert first.stdout == second.stdout
     assert first.stdout.splitlines() == [f"[1, {2 << 40}]", "[0, 10]", "True", "DatasetError read p", "[2, 2]"]
+
+
+ALONE = """
+import logging, time
+from hrnet_zoo import ranks
+from hrnet_zoo.errors import RankError
+
+logging.basicConfig(format="%(message)s")
+ranks.SILENT_S, ranks.RENDEZVOUS_S = float(sys.argv[1]), float(sys.argv[2])
+print("begun", flush=True)
+try:
+    with join(torch.device("cpu")):
+        print("met")
+except RankError as error:
+    print(error.rank, error.size, error.found)
+"""
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("training", [False, True])
+def test_a_partner_that_never_comes_is_waited_for_so_long_and_no_longer(rank: int, training: bool) -> None:
+    body = ALONE
+    if training:
+        pytest.importorskip("accelerate")
+        body = "from contextlib import nullcontext\nfrom hrnet_zoo.training.team import Team\n" + ALONE
+        body = body.replace('join(torch.device("cpu"))', 'nullcontext(Team(torch.device("cpu")))')
+    (done,) = run(2, body, "0.1", "0.5", only=[rank])
+    assert done.returncode == 0, done.stderr
+    said = done.stdout.splitlines()
+    assert said[0] == "begun"
+    assert re.fullmatch(rf"{rank} 2 process {1 - rank} of 2 did not come to 127.0.0.1:\d+ within 0 s", said[1])
+    assert done.stderr.count(f"process {rank} waits for process {1 - rank} of 2 at") == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_signals_end_the_waiting(rank: int, number: signal.Signals) -> None:
+    handled = "import signal\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit(143))\n"  # as the command does
+    (done,) = run(2, handled + ALONE, "300", "300", only=[rank], signalled=number)
+    assert done.returncode in ((143,) if number == signal.SIGTERM else (1, -signal.SIGINT, 130)), done.stderr
+    assert ("KeyboardInterrupt" in done.stderr) == (number == signal.SIGINT)
+    assert done.stdout == "begun\n"
 
 
 def test_a_rank_that_vanishes() -> None:

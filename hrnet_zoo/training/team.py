@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from hrnet_zoo.errors import ConfigError, install
-from hrnet_zoo.ranks import PATIENCE, Ranks, end_with_process, environment, meeting
+from hrnet_zoo.ranks import Ranks, environment, meeting, start_group
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -41,7 +41,7 @@ class Team:
         self.ranks = Ranks(self.rank, self.size, device)
         if self.size > 1:
             try:
-                from accelerate import Accelerator, InitProcessGroupKwargs
+                from accelerate import Accelerator
             except ImportError as error:
                 raise ConfigError(
                     asked=f"a training by {self.size} processes",
@@ -49,14 +49,11 @@ class Team:
                     done="nothing was computed",
                     advice=install("train"),
                 ) from error
+            if not started:
+                start_group(self.ranks)
             with meeting(self.ranks):
                 # Precision is set here, and not by what `accelerate config` may have stored on this machine.
-                patience = InitProcessGroupKwargs(timeout=PATIENCE)
-                self._accelerator = Accelerator(
-                    cpu=device.type == "cpu", mixed_precision="no", kwargs_handlers=[patience]
-                )
-            if not started:
-                end_with_process()
+                self._accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="no")
 
     def joined(self, network: nn.Module) -> nn.Module:
         """Return what to call in place of the network, so that gradients become the mean over all processes."""

@@ -63,7 +63,8 @@ class Trainer:
             share_statistics(network)
         # Made before `save_memory`: a copy of the plain network.
         follow = get_ema_multi_avg_fn(recipe.ema)  # type: ignore[no-untyped-call]
-        self.average = AveragedModel(network, multi_avg_fn=follow, use_buffers=True) if recipe.ema else None
+        with torch.device("cpu"):  # where its counter is, whatever torch's default device
+            self.average = AveragedModel(network, multi_avg_fn=follow, use_buffers=True) if recipe.ema else None
         if recipe.gradient_checkpointing:
             save_memory(network)
         self.optimizer = SGD(
