@@ -17,7 +17,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from hrnet_zoo import __version__
 from hrnet_zoo.catalog import ModelInfo, is_saved, list_models, model_info
-from hrnet_zoo.errors import CacheError, CheckpointError, ConfigError, DeviceError, FidelityError, HRNetZooError
+from hrnet_zoo.errors import (
+    CacheError,
+    CheckpointError,
+    ConfigError,
+    DeviceError,
+    FidelityError,
+    HRNetZooError,
+    LogitsError,
+)
 from hrnet_zoo.reachability import Reach, reach, require_all
 from hrnet_zoo.weights import cache
 from hrnet_zoo.weights.addresses import without_passwords
@@ -338,7 +346,10 @@ def _fidelity(reference: FCNHRNet, model: FCNHRNet, *, fast: bool) -> Fidelity:
     try:
         with enough_memory(f"check {model.name} on {where} in {precision}", done=OTHERS):
             form = optimize(model) if fast else model
-            pixels = agreement(reference, form, [picture])
+            try:
+                pixels = agreement(reference, form, [picture])
+            except LogitsError:  # none can be labelled; `worst_score` says why
+                pixels = 0.0
             scores = [_scores(each, picture) for each in (reference, form)]
     except RuntimeError as error:  # a kernel or memory that this device lacks: torch has no class for it
         raise DeviceError(
