@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tqdm import tqdm
 
+from hrnet_zoo.bars import Bar
 from hrnet_zoo.costs import MIN_RUNS, enough_memory, machine_of, measure, peak_memory, processor
 from hrnet_zoo.errors import ConfigError
 
@@ -78,14 +78,14 @@ def test_runs_take_turns() -> None:
 
 
 def test_the_bar_has_a_total_and_reaches_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    bars: list[tqdm[object]] = []
+    bars: list[Bar] = []
 
-    def shown(**options: Any) -> "tqdm[object]":
+    def shown(**options: Any) -> Bar:
         assert options["total"] == 1 + 2 * MIN_RUNS
-        bars.append(tqdm(**{**options, "disable": False, "file": io.StringIO()}))
+        bars.append(Bar(**{**options, "disable": False, "file": io.StringIO()}))
         return bars[-1]
 
-    monkeypatch.setattr("hrnet_zoo.costs.tqdm", shown)
+    monkeypatch.setattr("hrnet_zoo.costs.Bar", shown)
     ticks = count()  # a clock that moves by a second whenever it is read
     monkeypatch.setattr("time.perf_counter", lambda: float(next(ticks)))
     measure({"a": lambda: None}, CPU, seconds=30, progress=True)

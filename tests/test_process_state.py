@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch._dynamo  # which torch imports at the first training, and which changes the environment and warnings
 from PIL import Image, ImageFile
 from tqdm import tqdm
 
