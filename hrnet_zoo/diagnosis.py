@@ -204,13 +204,14 @@ def _devices() -> dict[str, Any]:
     """Say what torch can compute on."""
     import torch
 
-    from hrnet_zoo.costs import processor
+    from hrnet_zoo.costs import busy_words, processor
 
     driver = Path("/proc/driver/nvidia/version")  # Linux; there even where torch is a CPU build
     return {
         "processor": processor(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
+        "busy": busy_words(),
         "nvidia_driver": driver.read_text(encoding="utf-8").splitlines()[0] if driver.is_file() else None,
         "torch_cuda": torch.version.cuda,
         "torch_cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]

@@ -118,6 +118,18 @@ def test_doctor(run: Run, cache: Path) -> None:
     assert facts["health"]["same_data"]
 
 
+@pytest.mark.parametrize(("load", "threads", "said"), [(9.0, 2, True), (0.5, 2, False), (9.0, 1, False)])
+def test_doctor_tells_of_a_busy_machine(
+    load: float, threads: int, said: bool, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.getloadavg", lambda: (load, 0.0, 0.0), raising=False)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr("torch.get_num_threads", lambda: threads)
+    assert (
+        re.search(r"\nnote: this machine is busy .*OMP_NUM_THREADS=1.*\nverdict: fine", run("doctor")) is not None
+    ) == said
+
+
 def test_doctor_s_exit_code_tells_of_a_dtype_that_is_not_fine(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hrnet_zoo.diagnosis.FINE_PIXELS", 1.01)
     text = run("doctor", "demo", "--device", "cpu", code=1)

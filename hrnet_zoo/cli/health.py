@@ -191,7 +191,8 @@ def _show(report: Report) -> None:
 
     say("environment")
     for key, value in report.environment.items():
-        _line(key.replace("_", " "), value)
+        if key != "busy":  # stands before the verdict
+            _line(key.replace("_", " "), value)
     say("settings")
     for key, value in report.settings.items():
         _line(key, value)
@@ -217,6 +218,8 @@ def _show(report: Report) -> None:
                 f"{'fine' if fidelity.fine else 'NOT FINE'}: {fidelity.pixels:.3%} of a street scene's pixels as "
                 f"float32 on the CPU has them (fine: from {FINE_PIXELS:.1%}); worst score off by {score}",
             )
+    if busy := report.environment.get("busy"):
+        say(f"note: {busy}")
     if count := len(report.errors):
         verdict = f"NOT FINE: {count} {'error' if count == 1 else 'errors'}, each with what to do"
     elif report.health:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import logging
 import math
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -19,6 +18,7 @@ import torch
 
 from hrnet_zoo import __version__
 from hrnet_zoo.bars import Bar
+from hrnet_zoo.costs import busy_words
 from hrnet_zoo.datasets.layouts import LabelledFolder
 from hrnet_zoo.errors import printable
 from hrnet_zoo.evaluation import count_pixels
@@ -250,14 +250,8 @@ class Run:
 
 
 def _warn_of_a_busy_machine(seconds: float) -> None:
-    """Threads of one update wait for each other: where others compute too, that can take 40 times as long."""
-    load, processors = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0, os.cpu_count() or 1
-    if torch.get_num_threads() > 1 and load > 1.5 * processors:
-        logger.warning(
-            "the first update took %.1f s, and this machine is busy (load %.1f on %d processors): "
-            "OMP_NUM_THREADS=1 may be much faster",
-            *(seconds, load, processors),
-        )
+    if words := busy_words():
+        logger.warning("the first update took %.1f s: %s", seconds, words)
 
 
 def tell(text: str) -> None:
