@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import gc
-import os
 import math
+import os
 import platform
 import re
 import time
