@@ -1,8 +1,8 @@
 """`classes.txt`: the names of a folder's classes, and colors where it states them.
 
 One name a line, in the order of the label values; `name #rrggbb` also states a color. Lines that begin with `#` are
-comments. Other spellings are read where they mean one thing: `0: name` (in order), a YAML list, names in one line with
-commas between them, a byte order mark, invisible characters. Everything else is refused.
+comments. Other spellings are read where they mean one thing: `0: name` or `name: 0` (in order), a list of YAML or JSON,
+names in one line with commas between them, a byte order mark, invisible characters. Everything else is refused.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from hrnet_zoo.errors import DatasetError
 
 _FORM = "one name a line, in the order of the label values, as UTF-8"
 _INVISIBLE = "\u00ad\u200b\u200c\u200d\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2060\ufeff"
-_NUMBERED = re.compile(r"(\d+)(?:\s*[:=,;.)]\s*|\s+)(?=\S)")
+_NUMBERED = re.compile(r"""(?P<quote>["']?)(?P<number>\d+)(?P=quote)(?:\s*[:=,;.)]\s*|\s+)(?P<name>\S.*)""")
+_NUMBER_BEHIND = re.compile(r"(?P<name>[^:=,;\t]+?)\s*[:=,;\t]\s*(?P<number>\d+)")
 _COLOR = re.compile(r"\s#([0-9a-fA-F]{6})$")
 _RGB = re.compile(r"[,;\s]\s*\d{1,3}\s*[,;\s]\s*\d{1,3}\s*[,;\s]\s*\d{1,3}$")
 
@@ -114,16 +115,17 @@ def _entries(lines: Sequence[str]) -> list[str]:
 
 
 def _unnumbered(file: Path, entries: Sequence[str]) -> list[str]:
-    """Return entries without the numbers 0, 1, 2, ... before them, if all have them."""
-    found = [_NUMBERED.match(entry) for entry in entries]
-    numbers = [int(match[1]) if match else None for match in found]
-    if not entries or None in numbers:
+    """Return entries without the numbers 0, 1, 2, ... before or behind them, if all have them."""
+    ways = ([pattern.fullmatch(entry) for entry in entries] for pattern in (_NUMBERED, _NUMBER_BEHIND))
+    found = next((way for way in ways if all(way)), [])
+    if not found:
         return list(entries)
+    numbers = [int(match["number"]) for match in found if match]
     if numbers != list(range(len(numbers))):
         place = next(index for index, number in enumerate(numbers) if number != index)
         text = f"{entries[place]!r} stands where the number {place} is expected"
         raise _refusal(file, text, "number the names 0, 1, 2, ... in order, or leave the numbers out")
-    return [entry[match.end() :] for entry, match in zip(entries, found, strict=True) if match]
+    return [match["name"] for match in found if match]
 
 
 def _unquoted(name: str) -> str:
