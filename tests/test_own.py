@@ -263,7 +263,7 @@ WRITERS: dict[str, tuple[Callable[[FCNHRNet, Path], object], str]] = {
     ),
     "DDP of compiled": (
         lambda network, _: {f"module._orig_mod.{name}": entry for name, entry in network.state_dict().items()},
-        "'module.' and '_orig_mod.' was taken off",
+        "'module.' and '_orig_mod.' were taken off",
     ),
     "DDP": (lambda network, _: {"net": torch.nn.DataParallel(network).state_dict()}, "'module.' was taken off"),
     "twice wrapped": (

@@ -97,7 +97,7 @@ def unwrap(names: Iterable[str]) -> Names:
             entries[short] = original
     inner = next(filter(None, map(_INNER.search, names)), None)
     off = [each for each in (prefix, inner and inner[0]) if each]
-    notes = [f"{' and '.join(map(show, off))} was taken off the names"] if off else []
+    notes = [f"{' and '.join(map(show, off))} {'were' if off[1:] else 'was'} taken off the names"] if off else []
     if left:
         notes.append(f"left out: {', '.join(map(show, left[:3]))}{f' and {len(left) - 3} more' if left[3:] else ''}")
     norms = [name.removesuffix(".running_mean") for name in entries if name.endswith(".running_mean")]
