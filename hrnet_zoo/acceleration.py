@@ -17,8 +17,8 @@ from hrnet_zoo.engines.plan import NORMS, Plan
 from hrnet_zoo.engines.pytorch import PyTorchEngine
 from hrnet_zoo.engines.quantization import Quantization, calibration_pictures, drawn
 from hrnet_zoo.errors import ConfigError, ImageError
-from hrnet_zoo.models.fcn import FCNHRNet
-from hrnet_zoo.prediction import predict
+from hrnet_zoo.models.fcn import FCNHRNet, require_network
+from hrnet_zoo.prediction import predict, without_autocast
 from hrnet_zoo.results import SegmentationResult
 
 if TYPE_CHECKING:
@@ -33,7 +33,9 @@ if TYPE_CHECKING:
     from hrnet_zoo.images import Picture
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
-_SAMPLED = 16  # tensors of which some values are compared: what changes weights behind torch's back changes them all
+# Tensors of which some values are compared, beside the head's: what changes weights behind torch's back changes them
+# all, or trains the head alone.
+_SAMPLED = 16
 
 logger = logging.getLogger("hrnet_zoo")
 
@@ -138,7 +140,7 @@ class OptimizedModel:
         model = None if self._model is None else self._model()
         if model is None or self._build is None:
             return
-        with self._lock:
+        with self._lock, without_autocast(model.device):  # which some dtypes cannot pass through
             if self._stamp is not None and self._stamp.fits(model):
                 return
             if self._stamp is not None:
@@ -278,6 +280,7 @@ def optimize(
             network is not of the published architecture (other modules, forward hooks), whose blocks alone are known.
 
     """
+    require_network(model, "optimize a network")
     device = model.device
     chosen = dtype or _default_dtype(device)
     if chosen not in DTYPES:
@@ -374,8 +377,10 @@ class _Stamp:
         there = [each for each in tensors if each is not None]
         marks += [(id(each), each.data_ptr(), 0 if each.is_inference() else each._version) for each in there]
         some = [each for each in there if each.is_floating_point()]
-        some = some[:: max(1, len(some) // _SAMPLED)]
-        return marks, torch.cat([each.detach().flatten()[:_SAMPLED] for each in some])
+        head = [*model.decode_head.parameters(), *model.decode_head.buffers()]
+        some = [*some[:: max(1, len(some) // _SAMPLED)], *(each for each in head if each.is_floating_point())]
+        # NaN differs from itself
+        return marks, torch.cat([each.detach().flatten()[:_SAMPLED] for each in some]).nan_to_num()
 
 
 def _default_dtype(device: torch.device) -> torch.dtype:

@@ -19,7 +19,7 @@ from hrnet_zoo.datasets import Dataset
 from hrnet_zoo.errors import ConfigError
 from hrnet_zoo.image_files import MAX_PIXELS
 from hrnet_zoo.images import RGB, keep_ratio_size, normalise
-from hrnet_zoo.models.fcn import FCNHRNet
+from hrnet_zoo.models.fcn import FCNHRNet, require_network
 from hrnet_zoo.prediction import evaluating
 
 # Sizes (height, width) of the data sets' pictures. Cityscapes: all. The others differ from picture to picture: the
@@ -148,6 +148,7 @@ def benchmark(
         ConfigError: there are no pictures of this size, or the device's memory does not suffice.
 
     """
+    require_network(model, "benchmark a network")
     height, width = usable_size(size or input_size(model.dataset), batch)
     weight = model.decode_head.conv_seg.weight
     picture = noise(height, width)

@@ -30,7 +30,7 @@ from hrnet_zoo.errors import ConfigError, DatasetError
 from hrnet_zoo.images import MEAN, RGB, STD, read_image
 from hrnet_zoo.label_pictures import read_labels
 from hrnet_zoo.metrics import Counts, count_matrix
-from hrnet_zoo.models.fcn import FCNHRNet
+from hrnet_zoo.models.fcn import FCNHRNet, require_network
 from hrnet_zoo.prediction import MS_RATIOS, evaluating, make_mask, resized, score_maps
 from hrnet_zoo.ranks import Ranks, is_first, join, processes_here
 from hrnet_zoo.reading import read_ahead
@@ -85,6 +85,7 @@ def evaluate(
         RankError: one of several processes died.
 
     """
+    require_network(model, f"evaluate on {data_root}")
     for name, value, least in (("limit", limit, 1), ("workers", workers, 0)):
         if value is not None and value < least:
             raise ConfigError(

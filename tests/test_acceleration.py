@@ -97,6 +97,7 @@ def shrunk(model: FCNHRNet) -> dict[str, torch.Tensor]:
 CHANGES: dict[str, Callable[[FCNHRNet], object]] = {
     "in place": lambda model: model.decode_head.conv_seg.weight.mul_(-1),
     "through .data": lambda model: [each.data.mul_(-1) for each in model.parameters()],
+    "of the head alone, through .data": lambda model: model.decode_head.conv_seg.weight.data.mul_(-1),
     "loaded": lambda model: model.load_state_dict(shrunk(model)),
     "assigned": lambda model: model.load_state_dict(shrunk(model), assign=True),
     "another layer": lambda model: setattr(model.decode_head, "conv_seg", copy.deepcopy(model.decode_head.conv_seg)),
@@ -152,6 +153,23 @@ def test_autocast_around_it_changes_nothing(demo: FCNHRNet, engine: str) -> None
             assert torch.equal(fast.quarter_scores(x), expected)
             onednn.usable.cache_clear()  # nor what is found out about this processor
             assert torch.equal(optimize(demo, engine=engine, dtype=torch.float32).quarter_scores(x), expected)
+
+
+def test_autocast_around_it_takes_every_dtype() -> None:
+    model = create_model("demo", device="cpu", dtype=torch.float16)
+    expected = optimize(model).predict(scene(0, 64, 96).image).mask
+    with torch.autocast("cpu", torch.bfloat16):
+        assert np.array_equal(model.predict(scene(0, 64, 96).image, fast=True).mask, expected)
+
+
+@pytest.mark.parametrize(
+    ("what", "advice"),
+    [(lambda model: "demo", "create_model"), (lambda model: nn.DataParallel(model), r"model\.module")],
+)
+def test_names_and_wrappers_are_no_networks(what: Callable[[FCNHRNet], Any], advice: str, demo: FCNHRNet) -> None:
+    for call in (optimize, hrnet_zoo.benchmark, lambda model: hrnet_zoo.evaluate(model, ".")):
+        with pytest.raises(ConfigError, match=rf"(?s)no network of hrnet_zoo\.create_model.*{advice}"):
+            call(what(demo))
 
 
 def test_defaults_of_the_process_change_nothing(demo: FCNHRNet) -> None:

@@ -4,12 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from torch import nn
 
 import hrnet_zoo
 from hrnet_zoo.creation import create_model
 from hrnet_zoo.demo.scenes import scene
-from hrnet_zoo.errors import ConfigError, StateDictMismatchError
+from hrnet_zoo.errors import ConfigError, LogitsError, StateDictMismatchError
 from tests.training_data import GROUPS, write_own_folder
 
 IMAGE = scene(0, 64, 96).image
@@ -51,3 +52,23 @@ def test_dropout_before_the_classifier_predicts_and_is_not_saved(tmp_path: Path)
     assert (model.device, model.dtype) == (plain.device, plain.dtype)
     with pytest.raises(StateDictMismatchError, match=r"(?s)conv_seg\.1\.weight.*torch\.save\(model\.state_dict"):
         model.save_pretrained(tmp_path)
+
+
+def test_a_compiled_backbone_predicts() -> None:
+    model, plain = (create_model("demo", device="cpu") for _ in range(2))
+    model.backbone = torch.compile(model.backbone, backend="eager")  # type: ignore[assignment]
+    assert np.array_equal(model.predict(IMAGE).mask, plain.predict(IMAGE).mask)
+    with pytest.raises(ConfigError, match=r"(?s)OptimizedModule.*call model\.eval\(\) first"):
+        model.train().predict(IMAGE)
+    with pytest.raises(ConfigError, match="backbone is a OptimizedModule"):
+        model.eval().predict(IMAGE, fast=True)
+
+
+def test_weights_that_are_no_numbers_have_not_changed(caplog: pytest.LogCaptureFixture) -> None:
+    model = create_model("demo", device="cpu")
+    with torch.no_grad():
+        model.decode_head.conv_seg.bias[0] = torch.nan
+    for _ in range(2):
+        with pytest.raises(LogitsError):
+            model.predict(IMAGE, fast=True)
+    assert not caplog.records

@@ -232,6 +232,23 @@ class FCNHRNet(nn.Module):
         return save_pretrained(self, folder, metrics=metrics, licence=licence)
 
 
+def require_network(model: object, asked: str) -> None:
+    """Refuse what is no network, such as its name, or a wrapper around one.
+
+    Raises:
+        ConfigError: it is none.
+
+    """
+    if not hasattr(model, "quarter_scores"):
+        wrapper = isinstance(model, nn.Module)
+        raise ConfigError(
+            asked=asked,
+            found=f"the model is a {type(model).__name__}, no network of hrnet_zoo.create_model",
+            done="nothing was computed",
+            advice="pass the network inside it (model.module)" if wrapper else "pass create_model(NAME)",
+        )
+
+
 def _in_eval_mode(module: M, done: dict[nn.Module, Any]) -> M:
     """Copy the modules, not what they hold."""
     if module in done:
@@ -245,7 +262,10 @@ def _in_eval_mode(module: M, done: dict[nn.Module, Any]) -> M:
             advice="call model.eval() first",
         )
     copied = done[module] = object.__new__(type(module))
-    children = {name: child and _in_eval_mode(child, done) for name, child in module._modules.items()}
+    # A module's truth is its length, which those of torch.compile refuse to tell
+    children = {
+        name: _in_eval_mode(child, done) if child is not None else None for name, child in module._modules.items()
+    }
     vars(copied).update(vars(module), _modules=children, training=False)
     if module.training:
         vars(copied).pop("_compiled_call_impl", None)  # of `Module.compile`: it calls the original
