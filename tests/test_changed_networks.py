@@ -67,7 +67,7 @@ def test_a_compiled_backbone_predicts() -> None:
 def test_weights_that_are_no_numbers_have_not_changed(caplog: pytest.LogCaptureFixture) -> None:
     model = create_model("demo", device="cpu")
     with torch.no_grad():
-        model.decode_head.conv_seg.bias[0] = torch.nan
+        model.decode_head.conv_seg.weight[0] = torch.nan
     for _ in range(2):
         with pytest.raises(LogitsError):
             model.predict(IMAGE, fast=True)
