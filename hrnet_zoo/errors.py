@@ -23,7 +23,7 @@ _CONTROLS = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # control, format (bidi, zero width)
 
 # An address, up to a blank or the next of a list; pathlib makes one slash of two.
 _ADDRESS = re.compile(
-    r"""(?:\b[a-z][a-z0-9+.-]*://|\b(?:https?|ftp):/|(?<![^\s'"(=,])//)(?=[^\s/])(?:(?![,;|][a-z+]+://)\S)+""",
+    r"""(?:\b[a-z][a-z0-9+.-]*://|\b(?:https?|ftp|s3|gs|hf):/|(?<![^\s'"(=,])//)(?=[^\s/])(?:(?![,;|][a-z+]+://)\S)+""",
     re.IGNORECASE,
 )
 _PLACE = re.compile(r"(?:\[[0-9a-f:.%]*\]|[^:@]*)(?::\d*)?", re.IGNORECASE)  # host and port, as they should be

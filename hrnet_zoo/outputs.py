@@ -96,9 +96,18 @@ def make_folder(path: Path) -> None:
     """Make a folder for results, with its parents, unless it is there.
 
     Raises:
-        OutputError: it cannot be made.
+        OutputError: it cannot be made, or is an address.
 
     """
+    # Of two letters at least: C: is a drive of Windows. Path makes one slash of two.
+    if re.match(r"[a-z][a-z0-9+.-]+:/", path.as_posix(), re.IGNORECASE) and not os.path.lexists(path.parts[0]):
+        raise OutputError(
+            asked=f"make the folder {path}",
+            found="an address, where a folder of this machine is expected",
+            done="nothing was written",
+            advice="name a folder, and copy it there afterwards",
+            path=path,
+        )
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -35,6 +35,18 @@ def test_makes_folders(tmp_path: Path) -> None:
         make_folder(tmp_path / "file" / "c")
 
 
+@pytest.mark.parametrize("address", ["s3://user:S3cret@bucket/run", "https://host/run?sig=S3cret", "gs:/bucket"])
+def test_an_address_is_no_folder(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OutputError, match="an address") as caught:
+        make_folder(Path(address))
+    assert "S3cret" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+    Path("odd:").mkdir()
+    make_folder(Path("odd:/run"))
+    assert Path("odd:/run").is_dir()
+
+
 def test_a_place_where_nothing_can_be_written(tmp_path: Path) -> None:
     check_place(tmp_path / "new.json", force=False)
     (tmp_path / "file").touch()
