@@ -85,7 +85,8 @@ def evaluate(
         RankError: one of several processes died.
 
     """
-    require_network(model, f"evaluate on {data_root}")
+    if not isinstance(model, OptimizedModel):
+        require_network(model, f"evaluate on {data_root}")
     for name, value, least in (("limit", limit, 1), ("workers", workers, 0)):
         if value is not None and value < least:
             raise ConfigError(

@@ -69,7 +69,7 @@ class FineTuning:
 
 
 def finetune(
-    model: str | FCNHRNet,
+    model: str | Path | FCNHRNet,
     data: str | Path,
     out: str | Path,
     *,
@@ -172,7 +172,7 @@ def finetune(
             whole(name, value, 1)
     if workers is not None:
         whole("workers", workers, 0)
-    if not isinstance(model, str | FCNHRNet):
+    if not isinstance(model, str | Path | FCNHRNet):
         found, advice = "it is neither a name nor a network of hrnet_zoo.create_model", "name a model"
         raise misuse(f"fine-tune {model!r:.100}", found, advice)
     place = usable_device(local_device(str(device) if device else None))
@@ -329,7 +329,7 @@ def _checked(train: LabelledFolder, held_out: LabelledFolder | None, progress: b
 
 
 def _network(
-    model: str | FCNHRNet,
+    model: str | Path | FCNHRNet,
     train: LabelledFolder,
     names: tuple[str, ...],
     box: tuple[int, int] | None,
@@ -339,7 +339,7 @@ def _network(
     progress: bool,
 ) -> FCNHRNet:
     """Return a network for the classes of the data, with float32 weights."""
-    if isinstance(model, str):
+    if not isinstance(model, FCNHRNet):
         network = create_to_train(model, names, place, torch.Generator().manual_seed(seed), progress)
     else:
         wrong = {str(parameter.dtype) for parameter in model.parameters() if parameter.dtype != torch.float32}

@@ -170,6 +170,9 @@ def test_names_and_wrappers_are_no_networks(what: Callable[[FCNHRNet], Any], adv
     for call in (optimize, hrnet_zoo.benchmark, lambda model: hrnet_zoo.evaluate(model, ".")):
         with pytest.raises(ConfigError, match=rf"(?s)no network of hrnet_zoo\.create_model.*{advice}"):
             call(what(demo))
+    for call in (optimize, hrnet_zoo.benchmark):
+        with pytest.raises(ConfigError, match=r"(?s)OptimizedModel, no network.*create_model"):
+            call(cast(Any, optimize(demo)))
 
 
 def test_defaults_of_the_process_change_nothing(demo: FCNHRNet) -> None:

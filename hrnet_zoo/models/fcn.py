@@ -233,13 +233,13 @@ class FCNHRNet(nn.Module):
 
 
 def require_network(model: object, asked: str) -> None:
-    """Refuse what is no network, such as its name, or a wrapper around one.
+    """Refuse what is no network: its name, a wrapper around one, or what `optimize` made of it.
 
     Raises:
         ConfigError: it is none.
 
     """
-    if not hasattr(model, "quarter_scores"):
+    if not hasattr(model, "decode_head"):
         wrapper = isinstance(model, nn.Module)
         raise ConfigError(
             asked=asked,
