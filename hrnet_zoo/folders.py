@@ -18,7 +18,7 @@ from hrnet_zoo.bars import Bar
 from hrnet_zoo.datasets.pairing import SUFFIXES, UNREAD, find_pictures
 from hrnet_zoo.errors import HRNetZooError, ImageError, OutputError, UnreadableImageError, printable
 from hrnet_zoo.models.fcn import FCNHRNet
-from hrnet_zoo.outputs import make_folder, refuse_existing, write_file
+from hrnet_zoo.outputs import make_folder, refuse_address, refuse_existing, write_file
 from hrnet_zoo.prediction import check_mode, evaluating, predict_each
 from hrnet_zoo.reading import beside
 from hrnet_zoo.results import SegmentationResult, png
@@ -47,10 +47,11 @@ def plan(inputs: Sequence[str], out: Path, *, labels: bool, overlay: bool, force
 
     Raises:
         UnreadableImageError: a folder holds no picture.
-        OutputError: two pictures would share a result, a result exists and `force` is not given, or a result would
-            replace a picture.
+        OutputError: `out` is an address, two pictures would share a result, a result exists and `force` is not given,
+            or a result would replace a picture.
 
     """
+    refuse_address(out)
     found: dict[Path, Path] = {}  # picture -> its place relative to `out`; each picture once
     for text in inputs:
         for picture, place in _pictures(text, out):

@@ -92,11 +92,11 @@ def refuse_existing(paths: Sequence[Path]) -> None:
         )
 
 
-def make_folder(path: Path) -> None:
-    """Make a folder for results, with its parents, unless it is there.
+def refuse_address(path: Path) -> None:
+    """Refuse an address where a folder for results is expected.
 
     Raises:
-        OutputError: it cannot be made, or is an address.
+        OutputError: it is an address.
 
     """
     # Of two letters at least: C: is a drive of Windows. Path makes one slash of two.
@@ -108,6 +108,16 @@ def make_folder(path: Path) -> None:
             advice="name a folder, and copy it there afterwards",
             path=path,
         )
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder for results, with its parents, unless it is there.
+
+    Raises:
+        OutputError: it cannot be made, or is an address.
+
+    """
+    refuse_address(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -115,6 +115,11 @@ def test_a_name_too_long_or_empty_is_a_missing_picture(tmp_path: Path) -> None:
         assert str(job.picture) in (text, ".")
 
 
+def test_results_go_to_no_address(pictures: Path) -> None:
+    with pytest.raises(OutputError, match="an address, where a folder"):
+        planned([pictures], Path("s3://bucket/results"))
+
+
 def test_names_that_clash(pictures: Path, tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(pictures / "a.png")
     jobs = planned([pictures / "a.png", pictures / "a.jpg"], tmp_path / "out")
