@@ -9,8 +9,7 @@ from hrnet_zoo.models.hrnet import SPECS, ExchangeModule, Fusion, HRNet
 @pytest.mark.parametrize("arch", SPECS)
 @pytest.mark.parametrize(("height", "width"), [(64, 96), (33, 65), (1, 1)])
 def test_four_maps_at_halving_sizes(arch: str, height: int, width: int) -> None:
-    with torch.device("meta"):
-        maps = HRNet(SPECS[arch]).eval()(torch.empty(2, 3, height, width))
+    maps = HRNet(SPECS[arch]).to("meta").eval()(torch.empty(2, 3, height, width, device="meta"))
     sides = [
         (-(-height // scale), -(-width // scale), channels)
         for scale, channels in zip((4, 8, 16, 32), SPECS[arch].widths, strict=True)
