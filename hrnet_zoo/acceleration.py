@@ -17,7 +17,7 @@ from hrnet_zoo.engines.plan import NORMS, Plan
 from hrnet_zoo.engines.pytorch import PyTorchEngine
 from hrnet_zoo.engines.quantization import Quantization, calibration_pictures, drawn
 from hrnet_zoo.errors import ConfigError, ImageError
-from hrnet_zoo.models.fcn import FCNHRNet, require_network
+from hrnet_zoo.models.fcn import FCNHRNet, forward_is_replaced, require_network
 from hrnet_zoo.prediction import predict, without_autocast
 from hrnet_zoo.results import SegmentationResult
 
@@ -369,7 +369,7 @@ class _Stamp:
             own = vars(module)
             tensors += [*own["_parameters"].values(), *own["_buffers"].values()]
             hooks = len(module._forward_hooks) + len(module._forward_pre_hooks)
-            marks.append((id(module), type(module), tuple(own["_modules"]), hooks, "forward" in own))
+            marks.append((id(module), type(module), tuple(own["_modules"]), hooks, forward_is_replaced(module)))
             if isinstance(module, nn.Conv2d):
                 marks.append((module.stride, module.padding, module.dilation, module.groups, module.padding_mode))
             elif isinstance(module, NORMS):

@@ -119,6 +119,18 @@ def test_a_module_whose_forward_was_replaced() -> None:
         model.train().predict(IMAGES[0])
 
 
+def test_a_forward_that_is_bound_to_its_module_is_none_of_its_own() -> None:
+    """Accelerate leaves it there when it takes its wrappers off."""
+    model = small()
+    wanted = model.predict(IMAGES[0]).mask
+    model.backbone.forward = model.backbone.forward  # type: ignore[method-assign]
+    model.train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    assert np.array_equal(model.predict(IMAGES[0]).mask, wanted)
+    assert same(before, model.state_dict())
+    assert model.predict(IMAGES[0], fast=True).mask.shape == wanted.shape
+
+
 def test_partly_frozen_is_partly_trained() -> None:
     model = small()
     frozen = (model.backbone.conv1, model.backbone.bn1, model.backbone.layer1, model.decode_head.convs)

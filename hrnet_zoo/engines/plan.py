@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from hrnet_zoo.errors import ConfigError
 from hrnet_zoo.models.empty import empty_layers
-from hrnet_zoo.models.fcn import FCNHRNet
+from hrnet_zoo.models.fcn import FCNHRNet, forward_is_replaced
 from hrnet_zoo.models.hrnet import BasicBlock, Bottleneck, ExchangeModule, Fusion, Transition, fit
 
 Step = TypeVar("Step", bound=nn.Module)
@@ -230,7 +230,7 @@ def _difference(module: nn.Module, expected: nn.Module) -> str | None:
         return f"is a {type(module).__name__}, where the published network has a {type(expected).__name__}"
     if module._forward_hooks or module._forward_pre_hooks:
         return "has a forward hook, which would not be called"
-    if "forward" in vars(module):
+    if forward_is_replaced(module):
         return "has a forward of its own"
     if isinstance(module, nn.Conv2d | nn.Upsample) and module.extra_repr() != expected.extra_repr():
         return f"is {module}, where the published network has {expected}"

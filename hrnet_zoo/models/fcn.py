@@ -249,11 +249,18 @@ def require_network(model: object, asked: str) -> None:
         )
 
 
+def forward_is_replaced(module: nn.Module) -> bool:
+    """Tell whether a module has another forward than its class; accelerate leaves the class's own there, bound."""
+    forward = vars(module).get("forward")
+    own = getattr(forward, "__self__", None) is module and getattr(forward, "__func__", None) is type(module).forward
+    return forward is not None and not own
+
+
 def _in_eval_mode(module: M, done: dict[nn.Module, Any]) -> M:
     """Copy the modules, not what they hold."""
     if module in done:
         return done[module]  # type: ignore[no-any-return]
-    if module.training and "forward" in vars(module):
+    if module.training and forward_is_replaced(module):
         raise ConfigError(
             asked="predict with a network in training mode",
             found=f"the forward of one of its modules ({type(module).__name__}) was replaced by a function, which "
@@ -269,6 +276,7 @@ def _in_eval_mode(module: M, done: dict[nn.Module, Any]) -> M:
     vars(copied).update(vars(module), _modules=children, training=False)
     if module.training:
         vars(copied).pop("_compiled_call_impl", None)  # of `Module.compile`: it calls the original
+        vars(copied).pop("forward", None)  # the class's own, bound to the original
     return copied
 
 
