@@ -63,7 +63,8 @@ class SegmentationResult:
 
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
         """Be the mask for NumPy: `np.asarray(result)`."""
-        return np.array(self.mask, dtype, copy=copy)
+        # NumPy 1 knows no copy=None.
+        return np.asarray(self.mask, dtype) if copy is None else np.array(self.mask, dtype, copy=copy)
 
     def __getitem__(self, index: object) -> NoReturn:
         raise TypeError(f"one image gives one result, and only a list of images a list: leave [{index}] out")
