@@ -169,7 +169,7 @@ class OptimizedModel:
         return {name: value for name, value in vars(self).items() if name not in own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Be what was pickled, without the network."""
+        """Restore the pickled state, without the network."""
         vars(self).update(state, _model=None, _build=None, _stamp=None, _lock=threading.Lock())
         if self.device.type == "cpu":
             heap.keep(self)
@@ -348,7 +348,7 @@ def agreement(model: FCNHRNet, other: FCNHRNet | OptimizedModel, pictures: Seque
 
 
 class _Stamp:
-    """What tells that a network still computes what it did at a moment.
+    """Detects that a network no longer computes what it did when its plan was made.
 
     Its modules, their settings and hooks; tensors, their memory and torch's own count of changes in place, which misses
     those through `.data` (some running averages of weights work so); hence also some values.

@@ -102,7 +102,7 @@ def predict(
                     failed[str(job.picture)] = outcome
                 else:
                     done.append(outcome)
-    finally:  # what was done is told whatever ends the run
+    finally:  # report what was done, however the run ends
         if as_json:
             say_json({"pictures": done, "failed": {path: str(error) for path, error in failed.items()}})
         elif done:

@@ -53,5 +53,5 @@ def log(name: str, plot: Path | None, force: bool, as_json: bool) -> None:
 
 
 def _short(value: object) -> str:
-    """Keep what stands in a log short; nobody vouches for a log."""
+    """Shorten a text from a log, which may hold anything."""
     return str(value)[:100]
