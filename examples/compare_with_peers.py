@@ -4,7 +4,7 @@
 
 Peers are taken as they are installed, and left out, with a line that says so, where they are not:
 
-- the reference, mmsegmentation, in float32 (tests/test_reference.py says how to install it);
+- the reference, mmsegmentation, in float32 (tests/slow/test_reference.py says how to install it);
 - ONNX Runtime and OpenVINO with the network as torch.onnx exports it, and `F.interpolate` and `argmax` for the mask
   (`pip install onnx onnxscript onnxruntime openvino`);
 - torch.compile, with --compile, which takes minutes.
@@ -37,15 +37,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hrnet_zoo import create_model, optimize
-from hrnet_zoo.costs import measure, processor
 from hrnet_zoo.engines import heap
 from hrnet_zoo.engines.openvino import unreported
 from hrnet_zoo.errors import ConfigError
-from hrnet_zoo.images import RGB, normalise
-from hrnet_zoo.metrics import count_matrix
+from hrnet_zoo.evaluation.costs import measure, processor
+from hrnet_zoo.evaluation.metrics import count_matrix
+from hrnet_zoo.images.read import RGB, normalise
+from hrnet_zoo.inference.logits import ScoreMap, Window
+from hrnet_zoo.inference.predict import MS_RATIOS, Network, evaluating, make_mask, predict
 from hrnet_zoo.models.fcn import FCNHRNet
-from hrnet_zoo.prediction import MS_RATIOS, Network, evaluating, make_mask, predict
-from hrnet_zoo.scores import ScoreMap, Window
 
 ROWS = ("network", "picture", "ms-flip", "mask", "counts")
 PACKAGES = ("torch", "mmsegmentation", "mmcv-lite", "onnxruntime", "openvino", "numpy")

@@ -30,13 +30,13 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from hrnet_zoo import __version__
-from hrnet_zoo.creation import initialise
 from hrnet_zoo.datasets import SCENES
 from hrnet_zoo.demo.scenes import EVALUATION_SEEDS, TRAINING_SEEDS_START, UNLABELLED, scene
-from hrnet_zoo.images import MEAN, STD
-from hrnet_zoo.metrics import class_iou, count_matrix
+from hrnet_zoo.evaluation.metrics import class_iou, count_matrix
+from hrnet_zoo.images.read import MEAN, STD
 from hrnet_zoo.models.fcn import FCNHRNet
 from hrnet_zoo.models.hrnet import BasicBlock, Bottleneck
+from hrnet_zoo.zoo.create import initialise
 
 SAVE_EVERY = 120.0  # seconds
 

@@ -16,19 +16,19 @@ from typing import TYPE_CHECKING, Any
 from hrnet_zoo import errors
 
 if TYPE_CHECKING:
-    from hrnet_zoo.acceleration import OptimizedModel, optimize
-    from hrnet_zoo.benchmarking import benchmark
-    from hrnet_zoo.catalog import ModelInfo, list_models, model_info
-    from hrnet_zoo.checking import DataReport, check_data
-    from hrnet_zoo.creation import create_model
-    from hrnet_zoo.diagnosis import doctor
-    from hrnet_zoo.evaluation import evaluate
-    from hrnet_zoo.finetuning import FineTuning, finetune
-    from hrnet_zoo.logs import training_log
+    from hrnet_zoo.datasets.check import DataReport, check_data
+    from hrnet_zoo.engines.optimize import OptimizedModel, optimize
+    from hrnet_zoo.evaluation.benchmark import benchmark
+    from hrnet_zoo.evaluation.doctor import doctor
+    from hrnet_zoo.evaluation.evaluate import evaluate
+    from hrnet_zoo.evaluation.scorecard import Evaluation
+    from hrnet_zoo.inference.result import SegmentationResult
     from hrnet_zoo.models.fcn import FCNHRNet
-    from hrnet_zoo.publishing import push
-    from hrnet_zoo.results import SegmentationResult
-    from hrnet_zoo.scorecard import Evaluation
+    from hrnet_zoo.training.finetune import FineTuning, finetune
+    from hrnet_zoo.zoo.catalog import ModelInfo, list_models, model_info
+    from hrnet_zoo.zoo.create import create_model
+    from hrnet_zoo.zoo.push import push
+    from hrnet_zoo.zoo.training_log import training_log
 
 __version__ = "0.1.0"
 
@@ -55,24 +55,24 @@ __all__ = [  # noqa: RUF022 - in the order of the flow
 ]
 
 _HOMES = {
-    "list_models": "catalog",
-    "model_info": "catalog",
-    "ModelInfo": "catalog",
-    "create_model": "creation",
+    "list_models": "zoo.catalog",
+    "model_info": "zoo.catalog",
+    "ModelInfo": "zoo.catalog",
+    "create_model": "zoo.create",
     "FCNHRNet": "models.fcn",
-    "SegmentationResult": "results",
-    "optimize": "acceleration",
-    "OptimizedModel": "acceleration",
-    "check_data": "checking",
-    "DataReport": "checking",
-    "evaluate": "evaluation",
-    "Evaluation": "scorecard",
-    "training_log": "logs",
-    "benchmark": "benchmarking",
-    "finetune": "finetuning",
-    "FineTuning": "finetuning",
-    "push": "publishing",
-    "doctor": "diagnosis",
+    "SegmentationResult": "inference.result",
+    "optimize": "engines.optimize",
+    "OptimizedModel": "engines.optimize",
+    "check_data": "datasets.check",
+    "DataReport": "datasets.check",
+    "evaluate": "evaluation.evaluate",
+    "Evaluation": "evaluation.scorecard",
+    "training_log": "zoo.training_log",
+    "benchmark": "evaluation.benchmark",
+    "finetune": "training.finetune",
+    "FineTuning": "training.finetune",
+    "push": "zoo.push",
+    "doctor": "evaluation.doctor",
 }
 
 _INSTEAD = {  # what people of other libraries type

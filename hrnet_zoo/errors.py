@@ -14,7 +14,8 @@ import logging
 import os
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
@@ -383,3 +384,37 @@ class CachePermissionError(CacheError):
 @dataclass(kw_only=True, eq=False, repr=False)
 class CacheSpaceError(CacheError):
     """The disk, quota or file-size limit is exhausted."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error is Python's or torch's way to say that memory ran out."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and bool(re.search("out of memory|DefaultCPUAllocator", str(error)))
+    )
+
+
+@contextmanager
+def raise_on_oom(
+    asked: str,
+    *,
+    done: str = "nothing was measured",
+    advice: str = "a smaller size or batch, float16, a smaller network, or a device that nothing else uses",
+) -> Iterator[None]:
+    """Turn running out of memory, which torch says in several ways, into an error with advice.
+
+    Raises:
+        ConfigError: the device has too little memory for what was asked.
+
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        words = str(error)
+        raise ConfigError(
+            asked=asked,
+            found=f"the device has too little memory: {words.splitlines()[0][:200] if words else 'none is left'}",
+            done=done,
+            advice=advice,
+        ) from error

@@ -8,19 +8,21 @@ from typing import Any
 import pytest
 import torch
 
-from tests.http_server import FaultServer, serve
+from tests.support.http_server import FaultServer, serve
 
 SHARED = Path(__file__).parents[2] / "shared"
 LOCAL_NAMES = {None, "", "localhost", "localhost.localdomain", "::1", "0.0.0.0", "::"}  # noqa: S104 - names, no binding
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--raise-sites", metavar="FILE", help="write whose messages were read: tests/raise_sites.py")
+    parser.addoption(
+        "--raise-sites", metavar="FILE", help="write whose messages were read: tests/support/raise_sites.py"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
     if report := config.getoption("--raise-sites"):
-        from tests.raise_sites import Recorder
+        from tests.support.raise_sites import Recorder
 
         recorder = Recorder()
         recorder.start()
@@ -91,10 +93,10 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def hr18s() -> bytes:
     """Make a stand-in for a published W18-Small Cityscapes file: seeded weights in the published format."""
-    from hrnet_zoo.creation import initialise
     from hrnet_zoo.datasets import CITYSCAPES
     from hrnet_zoo.models.fcn import FCNHRNet
-    from tests.checkpoints import legacy
+    from hrnet_zoo.zoo.create import initialise
+    from tests.support.checkpoints import legacy
 
     with torch.random.fork_rng():
         torch.manual_seed(0)

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 import hrnet_zoo
-from hrnet_zoo.creation import create_model
 from hrnet_zoo.demo.scenes import scene
 from hrnet_zoo.errors import ConfigError, LogitsError, StateDictMismatchError
-from tests.training_data import GROUPS, write_own_folder
+from hrnet_zoo.zoo.create import create_model
+from tests.support.training_data import GROUPS, write_own_folder
 
 IMAGE = scene(0, 64, 96).image
 ADVICE = r"create_model\(\.\.\., classes=\[names\]\)"

@@ -14,7 +14,7 @@ import pytest
 
 import hrnet_zoo
 from hrnet_zoo.cli import cli
-from tests.tables import ROOT, TABLES, with_tables
+from tests.support.tables import ROOT, TABLES, with_tables
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -25,7 +25,7 @@ def blocks(language: str) -> list[str]:
 
 @pytest.mark.parametrize("document", TABLES)
 def test_tables_are_fresh(document: str) -> None:
-    assert with_tables(document) == (ROOT / document).read_text(encoding="utf-8"), "run: python -m tests.tables"
+    assert with_tables(document) == (ROOT / document).read_text(encoding="utf-8"), "run: python -m tests.support.tables"
 
 
 NEWCOMER = """

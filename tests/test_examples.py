@@ -18,10 +18,10 @@ from nbclient import NotebookClient
 from PIL import Image
 
 from hrnet_zoo.cli import cli
-from hrnet_zoo.creation import create_model
 from hrnet_zoo.demo.scenes import scene
-from tests.tables import ROOT
-from tests.training_data import GROUPS, write_own_folder
+from hrnet_zoo.zoo.create import create_model
+from tests.support.tables import ROOT
+from tests.support.training_data import GROUPS, write_own_folder
 
 EXAMPLES = ROOT / "examples"
 

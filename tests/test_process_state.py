@@ -26,9 +26,9 @@ from tqdm import tqdm
 
 import hrnet_zoo
 from hrnet_zoo.demo.scenes import scene
+from hrnet_zoo.inference.predict import full_precision
 from hrnet_zoo.models.fcn import FCNHRNet
-from hrnet_zoo.prediction import full_precision
-from tests.training_data import write_own_folder
+from tests.support.training_data import write_own_folder
 
 IMAGE = scene(0, 64, 96).image
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.tables import ROOT
-from tests.training_data import write_own_folder
+from tests.support.tables import ROOT
+from tests.support.training_data import write_own_folder
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux alone")
 

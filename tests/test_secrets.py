@@ -13,9 +13,9 @@ import torch
 import hrnet_zoo
 from hrnet_zoo.cli import main
 from hrnet_zoo.weights import transfer
-from hrnet_zoo.weights.own import load_own
-from tests.http_server import FaultServer, status, whole
-from tests.test_own import NETWORK
+from hrnet_zoo.zoo.custom import load_own
+from tests.support.http_server import FaultServer, status, whole
+from tests.zoo.test_custom import NETWORK
 
 ROW = "fcn_hr18s_cityscapes_40k"
 SECRET = re.compile("S3cret|Pa55")

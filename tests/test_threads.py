@@ -11,13 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hrnet_zoo.blocks import Floats
-from hrnet_zoo.creation import create_model
 from hrnet_zoo.demo.scenes import scene
 from hrnet_zoo.errors import ConfigError, LogitsError
-from hrnet_zoo.images import RGB
+from hrnet_zoo.images.read import RGB
+from hrnet_zoo.inference.blocks import Floats
 from hrnet_zoo.models.fcn import FCNHRNet
 from hrnet_zoo.training.network import save_memory
+from hrnet_zoo.zoo.create import create_model
 
 IMAGES = [scene(seed, 64, 96).image for seed in range(4)]
 

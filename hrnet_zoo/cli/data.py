@@ -11,7 +11,7 @@ from hrnet_zoo.cli.options import as_json, leave, parse_classes, say, say_json
 from hrnet_zoo.datasets import DATASETS
 
 if TYPE_CHECKING:
-    from hrnet_zoo.checking import DataReport
+    from hrnet_zoo.datasets.check import DataReport
 
 BAD_INPUT = 5
 _SHOWN = 5  # files of each problem
@@ -32,7 +32,7 @@ def check_data(folder: Path, dataset: str | None, classes: str | None, split: st
     beside an official layout it makes the folder your own).
     The exit code is 5 if something is wrong; notes alone are fine.
     """
-    from hrnet_zoo import checking
+    from hrnet_zoo.datasets import check as checking
 
     report = checking.check_data(folder, dataset=dataset, classes=parse_classes(classes), split=split, progress=True)
     if as_json:

@@ -20,7 +20,7 @@ from hrnet_zoo.cli.options import (
     say_json,
 )
 from hrnet_zoo.datasets.layouts import check_root
-from hrnet_zoo.outputs import check_place
+from hrnet_zoo.images.atomic import check_place
 
 
 @click.command()
@@ -65,8 +65,8 @@ def evaluate(
 
     By default half the processors read ahead, 8 at most, on Linux; elsewhere nobody does.
     """
-    from hrnet_zoo.evaluation import evaluate
-    from hrnet_zoo.ranks import is_first, local_device
+    from hrnet_zoo.evaluation.evaluate import evaluate
+    from hrnet_zoo.evaluation.ranks import is_first, local_device
 
     check_root(data)
     if save and is_first():

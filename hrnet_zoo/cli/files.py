@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from hrnet_zoo.catalog import ModelInfo, list_models, model_info
 from hrnet_zoo.cli.options import as_json, leave, say, say_errors, say_json
 from hrnet_zoo.errors import HRNetZooError
+from hrnet_zoo.zoo.catalog import ModelInfo, list_models, model_info
 
 if TYPE_CHECKING:
     from hrnet_zoo.weights.cache import CacheEntry
@@ -37,7 +37,7 @@ def download(names: tuple[str, ...], everything: bool, folder: Path | None, as_j
         raise click.UsageError("give names, or --all")
     rows = [model_info(name) for name in (list_models() if everything else names)]
     from hrnet_zoo.weights.build import entries
-    from hrnet_zoo.weights.published import mirror, prefetch
+    from hrnet_zoo.zoo.published import mirror, prefetch
 
     def fetched(row: ModelInfo) -> tuple[ModelInfo, Path]:
         expected = entries(row.arch, row.num_classes)
@@ -54,7 +54,7 @@ def import_(files: tuple[Path, ...], as_json: bool) -> None:
 
     One that cannot be used does not stop the others; the exit code is that of the first failure.
     """
-    from hrnet_zoo.weights.published import import_file
+    from hrnet_zoo.zoo.published import import_file
 
     _for_each(import_file, files, as_json)
 
@@ -98,8 +98,8 @@ def cache_clear(name: str | None, everything: bool) -> None:
     """
     if bool(name) == everything:
         raise click.UsageError("give a name, or --all")
-    from hrnet_zoo.upkeep import forget
     from hrnet_zoo.weights.cache import clear, entries
+    from hrnet_zoo.zoo.upkeep import forget
 
     files = {entry.path.name: entry.stem for entry in entries()}
     stem = files.get(name) if name else None
@@ -112,7 +112,7 @@ def cache_prune() -> None:
 
     Leftovers are those of killed processes; old conversions, those of older versions.
     """
-    from hrnet_zoo.upkeep import prune
+    from hrnet_zoo.zoo.upkeep import prune
 
     _say_removed(prune())
 
@@ -120,7 +120,7 @@ def cache_prune() -> None:
 @cache.command("repair")
 def cache_repair() -> None:
     """Remove damaged files, and fetch published ones again."""
-    from hrnet_zoo.upkeep import repair
+    from hrnet_zoo.zoo.upkeep import repair
 
     verdicts = repair(progress=True)
     for each in verdicts:
@@ -138,7 +138,7 @@ def verify(names: tuple[str, ...], everything: bool, as_json: bool) -> None:
     """Hash cached models again, and tell which are damaged."""
     if bool(names) == everything:
         raise click.UsageError("give names, or --all")
-    from hrnet_zoo.upkeep import verify
+    from hrnet_zoo.zoo.upkeep import verify
 
     verdicts = verify(names)
     if as_json:

@@ -93,8 +93,8 @@ def finetune(name: str, data: Path, out: Path, classes: str | None, as_json: boo
     DATA holds images/, masks/ and classes.txt, or train/ and val/ with the first two inside, or is a download of one
     of the four data sets. Several GPUs: accelerate launch -m hrnet_zoo finetune NAME --data DATA --out OUT
     """
-    from hrnet_zoo.finetuning import finetune
-    from hrnet_zoo.ranks import is_first
+    from hrnet_zoo.evaluation.ranks import is_first
+    from hrnet_zoo.training.finetune import finetune
     from hrnet_zoo.training.run import STATE_FILE
 
     names = [each.strip() for each in classes.split(",")] if classes else None

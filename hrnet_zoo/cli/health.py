@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hrnet_zoo.catalog import is_saved, list_models
 from hrnet_zoo.cli.options import as_json, leave, model_options, say, say_errors, say_json
+from hrnet_zoo.zoo.catalog import is_saved, list_models
 
 if TYPE_CHECKING:
-    from hrnet_zoo.benchmarking import TableTiming, Timing
-    from hrnet_zoo.comparison import Comparison
-    from hrnet_zoo.costs import Cost
-    from hrnet_zoo.diagnosis import Health, Report
+    from hrnet_zoo.evaluation.benchmark import TableTiming, Timing
+    from hrnet_zoo.evaluation.comparison import Comparison
+    from hrnet_zoo.evaluation.costs import Cost
+    from hrnet_zoo.evaluation.doctor import Health, Report
 
 
 def _size(_: click.Context, option: click.Parameter, text: str | None) -> tuple[int, int] | None:
@@ -58,17 +58,17 @@ def benchmark(
         raise click.UsageError("--against measures one picture at a time: leave --table and --batch out")
     if compiled and not against:
         raise click.UsageError("--compile goes with --against")
-    from hrnet_zoo.benchmarking import benchmark, benchmark_table
-    from hrnet_zoo.comparison import compare
-    from hrnet_zoo.costs import enough_memory
-    from hrnet_zoo.creation import create_model
+    from hrnet_zoo.errors import raise_on_oom
+    from hrnet_zoo.evaluation.benchmark import benchmark, benchmark_table
+    from hrnet_zoo.evaluation.comparison import compare
+    from hrnet_zoo.zoo.create import create_model
 
     timing: Timing | TableTiming | Comparison
     if table:
         timing = benchmark_table(name, device=device)
         lines = _table_lines(timing)
     else:
-        with enough_memory(f"benchmark {name}"):
+        with raise_on_oom(f"benchmark {name}"):
             model = create_model(name, pretrained=False, device=device, dtype=dtype)
         if against:
             timing = compare(model, size=size, compiled=compiled)
@@ -162,7 +162,7 @@ def doctor(
             raise click.UsageError(f"the name comes first: hrnet-zoo doctor {target} --record")
         _record(name, target)
         return
-    from hrnet_zoo.diagnosis import doctor
+    from hrnet_zoo.evaluation.doctor import doctor
 
     report = doctor(name, device=device, dtype=dtype, network=network)
     if as_json:
@@ -175,7 +175,7 @@ def doctor(
 
 
 def _record(name: str | None, target: str) -> None:
-    from hrnet_zoo.fingerprints import record, save, to_json
+    from hrnet_zoo.evaluation.fingerprints import record, save, to_json
 
     fingerprints = record(name)
     if target == "-":
@@ -187,7 +187,7 @@ def _record(name: str | None, target: str) -> None:
 
 def _show(report: Report) -> None:
     """Print a report for people."""
-    from hrnet_zoo.diagnosis import FINE_PIXELS
+    from hrnet_zoo.evaluation.doctor import FINE_PIXELS
 
     say("environment")
     for key, value in report.environment.items():

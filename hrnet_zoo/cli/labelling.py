@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 import click
 
-from hrnet_zoo.catalog import DEMO, DEMO_KNOWS
 from hrnet_zoo.cli.options import (
     as_json,
     fast_option,
@@ -27,7 +26,8 @@ from hrnet_zoo.cli.options import (
     say_json,
 )
 from hrnet_zoo.errors import HRNetZooError
-from hrnet_zoo.outputs import refuse_existing
+from hrnet_zoo.images.atomic import refuse_existing
+from hrnet_zoo.zoo.catalog import DEMO, DEMO_KNOWS
 
 
 @click.command()
@@ -85,7 +85,7 @@ def predict(
         raise click.UsageError("pictures are files: fetch the address first (curl -O ADDRESS), then name the file")
     if out.suffix.lower() in (".png", ".jpg", ".jpeg") and not out.is_dir():
         raise click.UsageError(f"--out names a folder, and results are called after the pictures: --out {out.stem}")
-    from hrnet_zoo.folders import plan, predict_files
+    from hrnet_zoo.inference.folders import plan, predict_files
 
     jobs = plan(pictures, out, labels=labels, overlay=overlay, force=force)
     load = load_optimized if fast else load_model
@@ -164,7 +164,7 @@ def demo(
         else:
             say(f"{scenes} scenes in {out}")
         return
-    from hrnet_zoo.demo.tour import places, tour
+    from hrnet_zoo.evaluation.run_demo import places, tour
 
     seeds = range(seed, seed + scenes)
     if not force:

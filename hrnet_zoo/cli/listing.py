@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hrnet_zoo.catalog import ARCHS, DEMO, DEMO_KNOWS, is_saved, list_models, model_info
 from hrnet_zoo.cli.options import as_json, say, say_json
 from hrnet_zoo.datasets import DATASETS
+from hrnet_zoo.zoo.catalog import ARCHS, DEMO, DEMO_KNOWS, is_saved, list_models, model_info
 
 if TYPE_CHECKING:
-    from hrnet_zoo.model_config import ModelConfig
+    from hrnet_zoo.zoo.model_config import ModelConfig
 
 
 @click.command("list")
@@ -46,7 +46,7 @@ def info(name: str, as_json: bool) -> None:
     NAME is that of a published model, a model folder's path, or hf-hub:ORG/NAME.
     """
     if is_saved(name):
-        from hrnet_zoo.weights.origin import find
+        from hrnet_zoo.zoo.origin import find
 
         origin = find(name)
         if origin.config:

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from hrnet_zoo.cli.options import as_json, force_option, say, say_json
-from hrnet_zoo.outputs import check_place
+from hrnet_zoo.images.atomic import check_place
 
 
 @click.command()
@@ -26,8 +26,8 @@ def lock(target: Path | None, force: bool, source: Path | None, as_json: bool) -
         raise click.UsageError("--export and --import go one at a time")
     if target:
         check_place(target, force=force)
-    from hrnet_zoo.weights.first_seen import export, take
-    from hrnet_zoo.weights.published import record_cached
+    from hrnet_zoo.zoo.first_seen import export, take
+    from hrnet_zoo.zoo.published import record_cached
 
     found = take(source) if source else record_cached()
     if target:

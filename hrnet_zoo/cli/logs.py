@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from hrnet_zoo.cli.options import as_json, force_option, say, say_json
-from hrnet_zoo.outputs import check_place
+from hrnet_zoo.images.atomic import check_place
 
 # Of env_info's many lines, those that tell what the training ran on.
 SHOWN = ("Python", "GPU", "PyTorch:", "MMCV:", "MMSegmentation:")
@@ -23,7 +23,7 @@ def log(name: str, plot: Path | None, force: bool, as_json: bool) -> None:
 
     NAME is that of a published model, or a folder that `finetune` made.
     """
-    from hrnet_zoo.logs import training_log
+    from hrnet_zoo.zoo.training_log import training_log
 
     if plot:
         check_place(plot, force=force)

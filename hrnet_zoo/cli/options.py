@@ -16,7 +16,7 @@ from hrnet_zoo.errors import HRNetZooError, printable, redact
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from hrnet_zoo.acceleration import OptimizedModel
+    from hrnet_zoo.engines.optimize import OptimizedModel
     from hrnet_zoo.models.fcn import FCNHRNet
 
 
@@ -100,7 +100,7 @@ def load_model(
     classes: int | list[str] | None = None,
 ) -> FCNHRNet:
     """Create the model that a command's options describe."""
-    from hrnet_zoo.creation import create_model
+    from hrnet_zoo.zoo.create import create_model
 
     return create_model(
         name,
@@ -121,7 +121,7 @@ def load_optimized(
     """Create what --fast lets compute: of float32 weights, which are rounded once, and in the dtype of `optimize`."""
     import torch
 
-    from hrnet_zoo.acceleration import optimize
+    from hrnet_zoo.engines.optimize import optimize
 
     model = load_model(name, device, "float32", checkpoint, classes)
     return optimize(model, dtype=getattr(torch, dtype) if dtype else None)

@@ -26,7 +26,7 @@ def push(what: tuple[str, ...], published: bool, public: bool, revision: str | N
         raise click.UsageError("--revision goes with a folder")
     if not published and len(what) != 2:
         raise click.UsageError("give a folder and a repository: hrnet-zoo push DIR ORG/NAME")
-    from hrnet_zoo import publishing
+    from hrnet_zoo.zoo import push as publishing
 
     organisation, *names = what
     commits = (

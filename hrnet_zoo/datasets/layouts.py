@@ -22,16 +22,7 @@ from pathlib import Path
 
 from hrnet_zoo.datasets import DATASETS, Colour, Dataset
 from hrnet_zoo.datasets.class_list import ClassList, read_class_list, read_text
-from hrnet_zoo.datasets.pairing import (
-    Problem,
-    Sample,
-    cityscapes_name,
-    find_pictures,
-    one_kind,
-    only,
-    pair,
-    stem,
-)
+from hrnet_zoo.datasets.pairing import Problem, Sample, cityscapes_name, find_pictures, one_kind, only, pair, stem
 from hrnet_zoo.datasets.rules import (
     ADE20K_VALUES,
     CITYSCAPES_IDS,

@@ -8,12 +8,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from hrnet_zoo.bars import Bar
 from hrnet_zoo.datasets.rules import CITYSCAPES_IDS
 from hrnet_zoo.demo.scenes import scene
 from hrnet_zoo.errors import OutputError
-from hrnet_zoo.outputs import make_folder, write_file
-from hrnet_zoo.results import png
+from hrnet_zoo.images.atomic import make_folder, png, write_file
+from hrnet_zoo.images.progress import Bar
 
 
 def write_dataset(out: Path, *, seeds: Sequence[int], progress: bool) -> None:

@@ -14,11 +14,11 @@ from torch import Tensor
 from hrnet_zoo.datasets.pairing import find_pictures
 from hrnet_zoo.engines.openvino import unreported
 from hrnet_zoo.errors import ConfigError, install
-from hrnet_zoo.images import normalise, read_image
-from hrnet_zoo.prediction import resized
+from hrnet_zoo.images.read import normalise, read_image
+from hrnet_zoo.inference.predict import resized
 
 if TYPE_CHECKING:
-    from hrnet_zoo.images import Picture
+    from hrnet_zoo.images.read import Picture
 
 MOST = 64  # images that are looked at, drawn evenly: values' ranges hardly change with more
 MOST_OTHERS = 16  # images that tell what it cost: each goes through the exact network too

@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from typing_extensions import Self
 
-    from hrnet_zoo.catalog import ModelInfo
     from hrnet_zoo.errors import ImageError
-    from hrnet_zoo.images import Picture
-    from hrnet_zoo.prediction import Network
-    from hrnet_zoo.results import SegmentationResult
+    from hrnet_zoo.images.read import Picture
+    from hrnet_zoo.inference.predict import Network
+    from hrnet_zoo.inference.result import SegmentationResult
+    from hrnet_zoo.zoo.catalog import ModelInfo
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -203,18 +203,18 @@ class FCNHRNet(nn.Module):
         color: Literal["rgb", "bgr"] = "rgb",
         **wrong: NoReturn,
     ) -> SegmentationResult | list[SegmentationResult] | list[SegmentationResult | ImageError]:
-        """Label every pixel of a picture, or of several: see `hrnet_zoo.prediction.predict`.
+        """Label every pixel of a picture, or of several: see `hrnet_zoo.inference.predict.predict`.
 
         `fast` lets `hrnet_zoo.optimize(model)` do it, which is made at the first such call. It is not the default:
         the exact network is what gives the published figures to the last digit.
         """
         if wrong:
             raise no_such_argument("model.predict", wrong, _INSTEAD)
-        from hrnet_zoo.prediction import predict
+        from hrnet_zoo.inference.predict import predict
 
         network: Network = self
         if fast:
-            from hrnet_zoo.acceleration import optimized
+            from hrnet_zoo.engines.optimize import optimized
 
             network = optimized(self)
         return predict(network, image, mode, ms_flip, probabilities, progress, max_memory, on_error, color)
@@ -226,8 +226,8 @@ class FCNHRNet(nn.Module):
         metrics: Mapping[str, float | int | str | None] | None = None,
         licence: str | None = None,
     ) -> Path:
-        """Save the network as a model folder, for create_model("local-dir:FOLDER"): see `hrnet_zoo.saving`."""
-        from hrnet_zoo.saving import save_pretrained
+        """Save the network as a model folder, for create_model("local-dir:FOLDER"): see `hrnet_zoo.zoo.save`."""
+        from hrnet_zoo.zoo.save import save_pretrained
 
         return save_pretrained(self, folder, metrics=metrics, licence=licence)
 

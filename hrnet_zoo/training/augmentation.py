@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from hrnet_zoo.datasets.rules import IGNORED
-from hrnet_zoo.images import RGB, keep_ratio_size, normalise, resize
+from hrnet_zoo.images.read import RGB, keep_ratio_size, normalise, resize
 
 Labels = npt.NDArray[np.uint8]
 Pair = tuple[RGB, Labels]

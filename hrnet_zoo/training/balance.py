@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hrnet_zoo.checking import DataReport
+from hrnet_zoo.datasets.check import DataReport
 
 LARGEST = 10.0  # of a weight before scaling; 1 / LARGEST is the smallest
 

@@ -9,8 +9,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from hrnet_zoo.errors import ConfigError, OutputError
-from hrnet_zoo.logs import OWN_LOG, parse_log
-from hrnet_zoo.outputs import kind_of, write_file
+from hrnet_zoo.images.atomic import kind_of, write_file
+from hrnet_zoo.zoo.training_log import OWN_LOG, parse_log
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

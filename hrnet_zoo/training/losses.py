@@ -2,7 +2,7 @@
 
 A loss takes scores (N, K, H, W) at the labels' size and labels (N, H, W) int64, class indices or 255 for pixels that
 are ignored, and returns a scalar: at least float32, whatever the scores' dtype. A batch without a labelled pixel gives
-0 and gradients of 0. Labels have to be below K or 255, which `hrnet_zoo.checking` makes sure of before.
+0 and gradients of 0. Labels have to be below K or 255, which `hrnet_zoo.datasets.check` makes sure of before.
 """
 
 from __future__ import annotations

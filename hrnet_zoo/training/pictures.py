@@ -12,8 +12,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from hrnet_zoo.datasets import Dataset
 from hrnet_zoo.datasets.rules import IGNORED
-from hrnet_zoo.images import RGB
-from hrnet_zoo.metrics import class_iou, count_matrix, mean
+from hrnet_zoo.evaluation.metrics import class_iou, count_matrix, mean
+from hrnet_zoo.images.read import RGB
 
 MOST_ROWS = 6
 

@@ -17,19 +17,19 @@ import numpy as np
 import torch
 
 from hrnet_zoo import __version__
-from hrnet_zoo.bars import Bar
-from hrnet_zoo.costs import busy_words
 from hrnet_zoo.datasets.layouts import LabelledFolder
 from hrnet_zoo.errors import printable
-from hrnet_zoo.evaluation import count_pixels
-from hrnet_zoo.metrics import class_accuracy, class_iou, mean, pixel_accuracy
-from hrnet_zoo.outputs import make_folder, write_file
-from hrnet_zoo.saving import save_pretrained
+from hrnet_zoo.evaluation.costs import busy_words
+from hrnet_zoo.evaluation.evaluate import count_pixels
+from hrnet_zoo.evaluation.metrics import class_accuracy, class_iou, mean, pixel_accuracy
+from hrnet_zoo.images.atomic import make_folder, write_file
+from hrnet_zoo.images.progress import Bar
 from hrnet_zoo.training.history import History
 from hrnet_zoo.training.interruption import Interruption
 from hrnet_zoo.training.pictures import MOST_ROWS, SheetRow, sheet
 from hrnet_zoo.training.stream import TrainingStream, read_pair
 from hrnet_zoo.training.trainer import Trainer, Update
+from hrnet_zoo.zoo.save import save_pretrained
 
 SILENCE_S = 300.0  # at most, where a line takes the place of a bar
 STATE_FILE = "training_state.safetensors"

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from hrnet_zoo.errors import CheckpointError, ResumeError
-from hrnet_zoo.outputs import write_file
+from hrnet_zoo.images.atomic import write_file
 from hrnet_zoo.training.recipe import Recipe
 from hrnet_zoo.weights.convert import to_safetensors, verify_data
 from hrnet_zoo.weights.gate import inspect_safetensors

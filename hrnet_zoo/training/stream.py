@@ -18,9 +18,9 @@ from torch import Tensor
 from hrnet_zoo.datasets.pairing import Sample
 from hrnet_zoo.datasets.rules import LabelRule
 from hrnet_zoo.errors import ConfigError, DatasetError
-from hrnet_zoo.images import RGB, read_image
-from hrnet_zoo.label_pictures import read_labels
-from hrnet_zoo.reading import read_ahead
+from hrnet_zoo.images.label_maps import read_labels
+from hrnet_zoo.images.prefetch import read_ahead
+from hrnet_zoo.images.read import RGB, read_image
 from hrnet_zoo.training.augmentation import Labels, Pair, augment, collate
 
 _ORDER, _CHANCE = 0, 1  # keep the seeds of an epoch's order and of a position's augmentation apart

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from hrnet_zoo.errors import ConfigError, install
-from hrnet_zoo.ranks import Ranks, environment, meeting, start_group
+from hrnet_zoo.evaluation.ranks import Ranks, environment, meeting, start_group
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

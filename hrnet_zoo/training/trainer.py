@@ -13,9 +13,8 @@ from torch.nn.utils import get_total_norm
 from torch.optim import SGD
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from hrnet_zoo.costs import enough_memory
 from hrnet_zoo.datasets.rules import IGNORED
-from hrnet_zoo.errors import TrainingError
+from hrnet_zoo.errors import TrainingError, raise_on_oom
 from hrnet_zoo.models.fcn import FCNHRNet
 from hrnet_zoo.training.losses import Loss
 from hrnet_zoo.training.network import parameter_groups, save_memory, share_statistics
@@ -92,7 +91,7 @@ class Trainer:
             ConfigError: the device has too little memory.
 
         """
-        with enough_memory(
+        with raise_on_oom(
             f"update {self.progress.step + 1} of {self.recipe.steps} with {len(images)} pictures on {self.device}",
             done="the training was stopped; what was kept last is as it was",
             advice="a smaller batch or crop; or accumulate, gradient_checkpointing, precision='bf16'",

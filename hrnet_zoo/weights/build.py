@@ -20,7 +20,6 @@ import torch
 from torch import Tensor
 
 from hrnet_zoo import __version__
-from hrnet_zoo.costs import enough_memory
 from hrnet_zoo.datasets import CITYSCAPES
 from hrnet_zoo.errors import (
     CacheSpaceError,
@@ -28,19 +27,13 @@ from hrnet_zoo.errors import (
     CheckpointFormatError,
     CheckpointNotFoundError,
     HashMismatchError,
+    raise_on_oom,
     redact,
 )
 from hrnet_zoo.models.empty import empty_layers
 from hrnet_zoo.models.fcn import FCNHRNet
 from hrnet_zoo.weights import cache
-from hrnet_zoo.weights.convert import (
-    CONVERTER_VERSION,
-    class_count,
-    fit,
-    read_checkpoint,
-    to_safetensors,
-    verify_data,
-)
+from hrnet_zoo.weights.convert import CONVERTER_VERSION, class_count, fit, read_checkpoint, to_safetensors, verify_data
 from hrnet_zoo.weights.gate import SafetensorsHeader
 from hrnet_zoo.weights.mapping import map_safetensors
 from hrnet_zoo.weights.part import discard, disk_errors, size_of
@@ -134,7 +127,7 @@ def fetch_into_cache(
         if not cache.is_cached(stem):  # another process may have been faster
             bodies, part = fetch_verified(stem, urls, stated, max_bytes=max_bytes, progress=progress)
             try:
-                with enough_memory(f"convert {stem}", done=f"what was fetched stays in {part}", advice=ROOM):
+                with raise_on_oom(f"convert {stem}", done=f"what was fetched stays in {part}", advice=ROOM):
                     _publish_in_place_of(part, stem, convert(bodies, part))
             except CheckpointError:
                 discard(part)  # the host may have a better file next time

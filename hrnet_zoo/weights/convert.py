@@ -17,14 +17,9 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from hrnet_zoo.catalog import ARCHS
-from hrnet_zoo.errors import (
-    CheckpointFormatError,
-    CheckpointNotFoundError,
-    HashMismatchError,
-    StateDictMismatchError,
-)
-from hrnet_zoo.forks import refuse_after_fork
+from hrnet_zoo.errors import CheckpointFormatError, CheckpointNotFoundError, HashMismatchError, StateDictMismatchError
+from hrnet_zoo.models.forks import refuse_after_fork
+from hrnet_zoo.models.hrnet import SPECS
 from hrnet_zoo.weights.gate import inspect_checkpoint, inspect_safetensors, refusals
 from hrnet_zoo.weights.opcodes import Array, Refusal, Storage, show
 from hrnet_zoo.weights.state_dict import CLASSIFIER, COUNTER, find_state, unwrap
@@ -330,7 +325,7 @@ def _cause(shapes: Mapping[str, tuple[int, ...]], expected: Mapping[str, torch.S
     if any(re.search(r"decode_head\.\d+\.", name) for name in heads):
         return "a cascade of heads (OCRNet?), where networks here have one FCN head", "give the checkpoint of an FCN"
     if size and asked and size != asked:
-        known = f"choose a name with {size}" if size in ARCHS else f"networks here are {', '.join(ARCHS)}"
+        known = f"choose a name with {size}" if size in SPECS else f"networks here are {', '.join(SPECS)}"
         return f"a network of size {size}, where {asked} was asked for", f"{known} (see hrnet-zoo list)"
     return "", ""
 

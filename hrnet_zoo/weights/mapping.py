@@ -11,8 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hrnet_zoo.costs import enough_memory
-from hrnet_zoo.errors import CheckpointFormatError
+from hrnet_zoo.errors import CheckpointFormatError, raise_on_oom
 from hrnet_zoo.weights.convert import compare
 from hrnet_zoo.weights.gate import SafetensorsHeader, opened_safetensors
 
@@ -75,7 +74,7 @@ def map_safetensors(
 
 def _read(file: BufferedReader, header: SafetensorsHeader) -> memoryview:
     """Read a file whose header was read before, if it is still the same."""
-    with enough_memory(f"read {file.name}", done="nothing was loaded", advice="close what else takes memory"):
+    with raise_on_oom(f"read {file.name}", done="nothing was loaded", advice="close what else takes memory"):
         content = np.empty(header.size, np.uint8).data
     file.seek(0)
     if file.readinto(content) != header.size or os.fstat(file.fileno()).st_mtime_ns != header.modified_ns:

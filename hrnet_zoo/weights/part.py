@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from hrnet_zoo.errors import CacheError, CachePermissionError, CacheSpaceError
-from hrnet_zoo.outputs import NO_SPACE
+from hrnet_zoo.images.atomic import NO_SPACE
 
 STRONG_ETAG = re.compile(r'"[\x21\x23-\x7e]*"')  # RFC 9110, 8.8.3, ASCII only; a weak one starts with W/
 

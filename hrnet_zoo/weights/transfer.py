@@ -17,7 +17,6 @@ from urllib.request import url2pathname
 import requests
 import urllib3.exceptions
 
-from hrnet_zoo.bars import Bar
 from hrnet_zoo.errors import (
     CheckpointError,
     DownloadError,
@@ -27,6 +26,7 @@ from hrnet_zoo.errors import (
     printable,
     redact,
 )
+from hrnet_zoo.images.progress import Bar
 from hrnet_zoo.weights.addresses import is_offline
 from hrnet_zoo.weights.part import (
     STRONG_ETAG,

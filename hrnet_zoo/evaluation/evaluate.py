@@ -1,0 +1,285 @@
+"""Labelled pictures -> mean intersection over union, by the protocol of the published table."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import sys
+from collections.abc import Callable, Generator
+from contextlib import closing
+from dataclasses import replace
+from functools import partial
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import PIL
+import torch
+
+from hrnet_zoo import __version__
+from hrnet_zoo.datasets.check import MOSTLY_ABSENT, Survey, judge, require_sound, survey
+from hrnet_zoo.datasets.layouts import LabelledFolder, find_samples
+from hrnet_zoo.datasets.pairing import Sample
+from hrnet_zoo.datasets.rules import LabelRule
+from hrnet_zoo.engines.optimize import OptimizedModel, optimized
+from hrnet_zoo.errors import ConfigError, DatasetError, raise_on_oom
+from hrnet_zoo.evaluation.metrics import Counts, count_matrix
+from hrnet_zoo.evaluation.ranks import Ranks, is_first, join, processes_here
+from hrnet_zoo.evaluation.scorecard import SUSPICIOUS_MIOU, Evaluation, suspicion
+from hrnet_zoo.images.label_maps import read_labels
+from hrnet_zoo.images.prefetch import read_ahead
+from hrnet_zoo.images.progress import Bar
+from hrnet_zoo.images.read import MEAN, RGB, STD, read_image
+from hrnet_zoo.inference.logits import check_budget
+from hrnet_zoo.inference.predict import MS_RATIOS, evaluating, make_mask, resized, score_maps
+from hrnet_zoo.models.fcn import FCNHRNet, require_network
+
+MOST_WORKERS = 8
+
+# After so many pictures each, several processes tell each other whether one of theirs failed.
+PICTURES_A_ROUND = 16
+
+logger = logging.getLogger("hrnet_zoo")
+
+# A picture at the sizes that the network gets it in, and its true class indices (H, W).
+Prepared = tuple[list[RGB], npt.NDArray[np.uint8]]
+
+
+def evaluate(
+    model: FCNHRNet | OptimizedModel,
+    data_root: str | Path,
+    *,
+    ms_flip: bool = False,
+    fast: bool = False,
+    limit: int | None = None,
+    workers: int | None = None,
+    max_memory: int | None = None,
+    progress: bool = True,
+) -> Evaluation:
+    """Score a network on labelled pictures, as the published table was made: the model's data set states how.
+
+    Under `torchrun`, or in a process group that exists, every process takes a part of the pictures, and the figures are
+    the same to the last digit. They are returned in all of them.
+
+    Args:
+        model: the network, or what `hrnet_zoo.optimize` made of it.
+        data_root: an official download of the model's data set, at any level of its folders, or a folder with `images/`
+            and `masks/` whose values are class indices (`hrnet_zoo.datasets.layouts` states the rules).
+        ms_flip: six scales, each also mirrored: about 17 times slower.
+        fast: let `hrnet_zoo.optimize(model)` compute, which is several times faster and rounds differently. It is not
+            the default: the exact network gives the published figures to the last digit.
+        limit: only the first pictures, for a quick look.
+        workers: processes that read and resize ahead of the network; 0: none; None: see `default_workers`.
+        max_memory: as in `predict`.
+        progress: show a bar on a terminal.
+
+    Raises:
+        DatasetError: the folder is not what was looked for, or something in it is wrong, or no pixel of it is of a
+            class. Nothing is left out silently.
+        ImageError: a picture cannot be read.
+        ConfigError: an argument cannot be used, or there is too little memory.
+        WorkerError: a worker process died.
+        RankError: one of several processes died.
+
+    """
+    if not isinstance(model, OptimizedModel):
+        require_network(model, f"evaluate on {data_root}")
+    for name, value, least in (("limit", limit, 1), ("workers", workers, 0)):
+        if value is not None and value < least:
+            raise ConfigError(
+                asked=f"evaluate with {name}={value}",
+                found=f"{name} is at least {least}",
+                done="nothing was computed",
+                advice=f"correct it, or leave {name} out",
+            )
+    check_budget(max_memory)
+    workers = default_workers() if workers is None else workers
+    model = optimized(model) if fast and isinstance(model, FCNHRNet) else model
+    with join(model.device) as ranks:
+        found = _same_everywhere(ranks, lambda: find_samples(data_root, model.dataset))
+        limit = None if limit is None or limit >= len(found.samples) else limit  # of all pictures, it is no part
+        folder = replace(found, samples=found.samples[:limit])
+        _refuse_faults(folder, ranks, progress, limited=limit is not None)
+        counts = count_pixels(
+            *(model, folder, ranks), ms_flip=ms_flip, workers=workers, max_memory=max_memory, progress=progress
+        )
+    return _summary(model, folder, counts, ms_flip, limit)
+
+
+def default_workers() -> int:
+    """Return how many processes read ahead: half the processors that this process may use, from 1 to 8.
+
+    Several processes that torchrun started on this machine share them. On other systems than Linux it is 0: there each
+    worker would import torch anew, and the user's script with it, which then needs `if __name__ == "__main__"`.
+
+    Raises:
+        ConfigError: LOCAL_WORLD_SIZE is no number.
+
+    """
+    if sys.platform != "linux":
+        return 0
+    return min(MOST_WORKERS, max(1, len(os.sched_getaffinity(0)) // (2 * processes_here())))
+
+
+def count_pixels(
+    model: FCNHRNet | OptimizedModel,
+    folder: LabelledFolder,
+    ranks: Ranks,
+    *,
+    ms_flip: bool,
+    workers: int,
+    max_memory: int | None,
+    progress: bool,
+) -> Counts:
+    """Return the pixels of a folder, (K, K) by true class and predicted class: the same on all ranks, which share it.
+
+    Arguments and errors are those of `evaluate`. All ranks stop within a round of `PICTURES_A_ROUND` after one failed.
+    """
+    count = len(model.classes)
+    total = np.zeros((count, count), np.int64)
+    mine = replace(folder, samples=tuple(ranks.share(folder.samples)))
+    shown = progress and ranks.rank == 0
+    rounds = -(-len(folder.samples) // (ranks.size * PICTURES_A_ROUND))  # of the longest share: the same on all ranks
+    with (
+        evaluating(model) as network,
+        Bar(total=len(mine.samples), desc="evaluate", unit="picture", disable=None if shown else True) as bar,
+        closing(_matrices(network, mine, ms_flip, workers, max_memory)) as matrices,
+    ):
+
+        def work() -> Counts:
+            counts = np.zeros_like(total)
+            for matrix in islice(matrices, PICTURES_A_ROUND):
+                counts += matrix
+                bar.update()
+            return counts
+
+        for _ in range(rounds):
+            total += sum(ranks.together(work))  # of whole numbers, so that it is the same in any order
+    return total
+
+
+def _same_everywhere(ranks: Ranks, find: Callable[[], LabelledFolder]) -> LabelledFolder:
+    """Return the folder if every rank sees the same one."""
+    folders = ranks.together(find)
+    names = [[sample.name for sample in folder.samples] for folder in folders]
+    for rank, each in enumerate(names):
+        if each != names[0] or folders[rank].rule != folders[0].rule:
+            raise DatasetError(
+                asked=f"evaluate on {folders[0].root} with {ranks.size} processes",
+                found=f"process 0 sees {len(names[0])} pictures there, process {rank} sees {len(each)} or other ones",
+                done="nothing was computed",
+                advice="give every machine the same copy of the data",
+                path=folders[0].root,
+                problems=(),
+            )
+    return folders[ranks.rank]
+
+
+def _refuse_faults(folder: LabelledFolder, ranks: Ranks, progress: bool, *, limited: bool) -> None:
+    """Find what can be known to be wrong before the network runs; each rank looks at its share."""
+    mine = replace(folder, samples=tuple(ranks.share(folder.samples)))
+    seen = Survey()
+    for share in ranks.together(lambda: survey(mine, decode=False, progress=progress and ranks.rank == 0)):
+        seen.merge(share)
+    # Of a few pictures, it is no wonder that most classes are absent.
+    problems = [problem for problem in judge(folder, seen) if not (limited and problem.kind == MOSTLY_ABSENT)]
+    require_sound("evaluate on", [(folder, problems)], tell=ranks.rank == 0)
+
+
+def _matrices(
+    model: FCNHRNet | OptimizedModel, folder: LabelledFolder, ms_flip: bool, workers: int, max_memory: int | None
+) -> Generator[Counts, None, None]:
+    """Yield the count matrix of each picture."""
+    load = partial(_load, box=model.dataset.box, ms_flip=ms_flip, rule=folder.rule)
+    with closing(read_ahead(folder.samples, load, workers)) as prepared:
+        for sample in folder.samples:
+            with raise_on_oom(
+                f"evaluate {model.name} on {sample.picture}",
+                done="the run was stopped: a mean over fewer pictures would be another figure",
+                advice="fewer workers, float16, a smaller network, or a device that nothing else uses",
+            ):
+                images, truth = next(prepared)
+                maps = score_maps(model, images, slide=model.dataset.slides, mirror=ms_flip)
+                mask = make_mask(maps, truth.shape[0], truth.shape[1], max_memory)
+                matrix = count_matrix(truth, mask, len(model.classes))
+            yield matrix
+
+
+def _load(sample: Sample, *, box: tuple[int, int], ms_flip: bool, rule: LabelRule) -> Prepared:
+    """Read a picture at the sizes that the network gets it in, and its labels as class indices."""
+    image, values = read_image(sample.picture), read_labels(sample.labels)
+    if image.shape[:2] != values.shape:
+        found = "the picture has {1} x {0} pixels, the labels have {3} x {2}".format(*image.shape[:2], *values.shape)
+        raise _unusable(sample, found, "pictures and labels are of the same size, as displayed")
+    present = np.flatnonzero(np.bincount(values.ravel(), minlength=256))
+    if unknown := rule.unknown(present):
+        found = f"the values {', '.join(map(str, unknown[:20]))} are no class; the rule here: {rule.title}"
+        raise _unusable(sample, found, "`hrnet-zoo check-data` tells how many there are, and what they look like")
+    return resized(image, box, ms_flip), rule.indices(values)
+
+
+def _unusable(sample: Sample, found: str, advice: str) -> DatasetError:
+    return DatasetError(
+        asked=f"evaluate on {sample.picture} with the labels {sample.labels}",
+        found=found,
+        done="the run was stopped: a mean over fewer pictures would be another figure",
+        advice=advice,
+        path=sample.labels,
+        problems=(found,),
+    )
+
+
+def _summary(
+    model: FCNHRNet | OptimizedModel, folder: LabelledFolder, counts: Counts, ms_flip: bool, limit: int | None
+) -> Evaluation:
+    dataset, info = model.dataset, model.info
+    weights = model.provenance
+    whole = dataset.val_pictures if folder.key else 0
+    published = None
+    if info is not None and weights.get("model") == info.name and not limit and len(folder.samples) == whole:
+        published = info.miou_ms_flip if ms_flip else info.miou
+    mode = "windows of {} px every {} px".format(*dataset.window) if dataset.slides else "whole picture"
+    dtype = str(model.dtype).removeprefix("torch.")
+    place = model.device
+    device = place.type
+    engine = model.engine if isinstance(model, OptimizedModel) else "exact"
+    scales = "six scales and mirroring" if ms_flip else "one scale"
+    protocol = {
+        "summary": f"{f'{folder.title} {folder.split}'.strip()}, {scales}, {mode}, {dtype} on {device}"
+        + (f", optimized ({engine})" if engine != "exact" else ""),
+        "data": {"layout": folder.title, "split": folder.split, "labels": folder.rule.title},
+        "limit": limit,
+        "val_pictures": whole or None,
+        "inference": {
+            "box": dataset.box,
+            "resize": "bilinear, ratio kept, no antialiasing, 8-bit fixed point",
+            "mean": MEAN,
+            "std": STD,
+            "mode": mode,
+            "scales_of_the_box": MS_RATIOS if ms_flip else (1.0,),
+            "mirrored_too": ms_flip,
+            "scores": "float32, resized to the network's input and then to the picture; softmax mean over the views"
+            if ms_flip
+            else "float32, resized to the network's input and then to the picture",
+        },
+        "metric": "counts over all pictures, 255 ignored, absent classes left out",
+        "weights": {key: weights[key] for key in ("source_url", "source_sha256", "data_sha256") if key in weights},
+        "engine": engine,
+        "dtype": dtype,
+        "tf32": False,
+        "device": torch.cuda.get_device_name(place) if device == "cuda" else device,
+        "versions": {
+            "hrnet_zoo": __version__,
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "pillow": PIL.__version__,
+            "python": platform.python_version(),
+        },
+    }
+    cause = suspicion(counts, dataset)
+    if cause and is_first():
+        logger.warning("mIoU is below %g %%: %s", SUSPICIOUS_MIOU, cause)
+    on = info.dataset if info else ""
+    return Evaluation(model.name, model.classes, counts, len(folder.samples), published, on, cause, protocol)

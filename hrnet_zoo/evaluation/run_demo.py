@@ -1,0 +1,88 @@
+"""The demo: fresh scenes to overlay pictures, scored against their true labels."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from hrnet_zoo.demo.scenes import scene
+from hrnet_zoo.evaluation.metrics import class_iou, count_matrix
+from hrnet_zoo.images.atomic import make_folder, png, write_file
+from hrnet_zoo.images.progress import Bar
+from hrnet_zoo.inference.result import SegmentationResult
+from hrnet_zoo.models.fcn import FCNHRNet
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the demo found.
+
+    Attributes:
+        iou: intersection over union, 0 to 1, by the name of every class that occurs.
+        pictures: what was written.
+        photo: the first scene alone, for trying things.
+
+    """
+
+    iou: dict[str, float]
+    pictures: tuple[Path, ...]
+    photo: Path
+
+    @property
+    def miou(self) -> float:
+        """Mean of the classes, 0 to 1."""
+        return float(np.mean(list(self.iou.values())))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        pictures = [str(path) for path in self.pictures]
+        return {"miou": self.miou, "iou": self.iou, "pictures": pictures, "photo": str(self.photo)}
+
+
+def places(out: Path, seeds: Sequence[int]) -> tuple[Path, ...]:
+    """Where `tour` writes the picture of each seed."""
+    return tuple(out / f"scene_{seed:04d}.png" for seed in seeds)
+
+
+def tour(model: FCNHRNet, out: Path, *, seeds: Sequence[int], progress: bool) -> Report:
+    """Draw a scene for each seed, label it, write `scene_SEED.png`, and score all of them together.
+
+    Each picture shows the scene above, and the prediction with its legend below. The first scene alone becomes
+    `street.jpg`, unless there is one.
+
+    Raises:
+        OutputError: `out` cannot be written.
+
+    """
+    counts = np.zeros((len(model.classes),) * 2, dtype=np.int64)
+    pictures = places(out, seeds)
+    make_folder(out)
+    bar = Bar(seeds, desc="demo", unit="scene", disable=None if progress else True)
+    for seed, picture in zip(bar, pictures, strict=True):
+        drawn = scene(seed)
+        result = model.predict(drawn.image)
+        counts += count_matrix(drawn.mask, result.mask, len(model.classes))
+        write_file(picture, png(_sheet(result)))
+    photo = out / "street.jpg"
+    if not os.path.lexists(photo):
+        stream = io.BytesIO()
+        Image.fromarray(scene(seeds[0]).image).save(stream, "JPEG", quality=90)
+        write_file(photo, stream.getvalue())
+    iou = {name: float(value) for name, value in zip(model.classes, class_iou(counts), strict=True) if value == value}
+    return Report(iou, pictures, photo)
+
+
+def _sheet(result: SegmentationResult) -> Image.Image:
+    """Photo above, prediction with legend below."""
+    overlay = result.overlay()
+    sheet = Image.new("RGB", (overlay.width, result.image.shape[0] + overlay.height), "white")
+    sheet.paste(Image.fromarray(result.image), (0, 0))
+    sheet.paste(overlay, (0, result.image.shape[0]))
+    return sheet

@@ -1,0 +1,161 @@
+"""Results on disk: whole or not at all."""
+
+import contextlib
+import errno
+import io
+import os
+import re
+import secrets
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from hrnet_zoo.errors import OutputError, OutputSpaceError
+
+NO_SPACE = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
+STALE_S = 15 * 60.0  # no file of this library takes so long to write
+_PART = re.compile(r"\.[0-9a-f]{16}\.part")
+
+
+def kind_of(error: OSError) -> type[OutputError]:
+    """Tell a full disk from all else that is wrong with a place."""
+    return OutputSpaceError if error.errno in NO_SPACE else OutputError
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write a file that appears under its name when it is complete; one that is there already is replaced.
+
+    Raises:
+        OutputError: the folder is missing, or the file cannot be written.
+
+    """
+    temp = path.with_name(f".{secrets.token_hex(8)}.part")
+    try:
+        with temp.open("xb") as file:  # never an existing file or link; mode as the umask says
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temp.replace(path)
+    except BaseException as error:  # an interruption too leaves nothing behind
+        with contextlib.suppress(OSError):  # the error under way says more
+            temp.unlink(missing_ok=True)
+        if not isinstance(error, OSError):
+            raise
+        raise kind_of(error)(
+            asked=f"write {path}",
+            found=error.strerror or str(error),
+            done="no file was made or changed",
+            advice="give the file a shorter name"
+            if error.errno == errno.ENAMETOOLONG
+            else "check the path, the permissions and the free space",
+            path=path,
+        ) from error
+
+
+def check_place(path: Path, *, force: bool) -> None:
+    """Refuse a path at which no file can be written, before the long work whose result it is to hold.
+
+    Raises:
+        OutputError: it is a folder, its own folder is missing or may not be written to, or it exists and `force` is
+            not given.
+
+    """
+    if os.path.isdir(path):  # noqa: PTH112 - never raises, as Path.is_dir does for a name too long
+        found = "it is a folder"
+    elif not os.path.isdir(path.parent):  # noqa: PTH112 - as above
+        found = f"there is no folder {path.parent}"
+    elif not os.access(path.parent, os.W_OK | os.X_OK):
+        found = f"the folder {path.parent} may not be written to"
+    else:
+        if not force:
+            refuse_existing([path])
+        return
+    done = "nothing was computed or written"
+    raise OutputError(asked=f"write {path}", found=found, done=done, advice="name another file", path=path)
+
+
+def refuse_existing(paths: Sequence[Path]) -> None:
+    """Refuse to replace files without being told to, before any of them is made.
+
+    Raises:
+        OutputError: one of them exists.
+
+    """
+    if existing := [path for path in paths if os.path.lexists(path)]:  # never raises, unlike Path.exists
+        more = len(existing) - 1
+        others = f", as do {more} others" if more > 1 else ", as does one other" if more else ""
+        raise OutputError(
+            asked=f"write {existing[0]}",
+            found=f"it exists already{others}",
+            done="nothing was computed or written",
+            advice="name another place, or use --force",
+            path=existing[0],
+        )
+
+
+def refuse_address(path: Path) -> None:
+    """Refuse an address where a folder for results is expected.
+
+    Raises:
+        OutputError: it is an address.
+
+    """
+    # Of two letters at least: C: is a drive of Windows. Path makes one slash of two.
+    if re.match(r"[a-z][a-z0-9+.-]+:/", path.as_posix(), re.IGNORECASE) and not os.path.lexists(path.parts[0]):
+        raise OutputError(
+            asked=f"make the folder {path}",
+            found="an address, where a folder of this machine is expected",
+            done="nothing was written",
+            advice="name a folder, and copy it there afterwards",
+            path=path,
+        )
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder for results, with its parents, unless it is there.
+
+    Raises:
+        OutputError: it cannot be made, or is an address.
+
+    """
+    refuse_address(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise kind_of(error)(
+            asked=f"make the folder {path}",
+            found=error.strerror or str(error),
+            done="nothing was written",
+            advice="name another folder",
+            path=path,
+        ) from error
+
+
+def sweep_parts(folder: Path) -> None:
+    """Remove what killed processes left of `write_file`: parts that nobody has written to for a quarter of an hour.
+
+    Raises:
+        OutputError: the folder cannot be read, or a part cannot be removed.
+
+    """
+    try:
+        for path in folder.iterdir():
+            if _PART.fullmatch(path.name) and time.time() - path.lstat().st_mtime > STALE_S:
+                path.unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(
+            asked=f"remove unfinished files from {folder}",
+            found=error.strerror or str(error),
+            done="nothing was written",
+            advice="remove the files .*.part there by hand",
+            path=folder,
+        ) from error
+
+
+def png(picture: Image.Image) -> bytes:
+    """Encode a picture as the bytes of a PNG file."""
+    stream = io.BytesIO()
+    picture.save(stream, "PNG")
+    return stream.getvalue()

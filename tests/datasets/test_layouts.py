@@ -1,0 +1,450 @@
+"""Every layout at every level of its folders, and what is said of a folder that is none."""
+
+import errno
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hrnet_zoo.datasets import ADE20K, CITYSCAPES, DATASETS, PASCAL_CONTEXT, SCENES, VOC12AUG, Dataset
+from hrnet_zoo.datasets import layouts as module
+from hrnet_zoo.datasets.layouts import find_samples
+from hrnet_zoo.datasets.rules import (
+    ADE20K_VALUES,
+    CITYSCAPES_IDS,
+    CITYSCAPES_TRAIN_IDS,
+    PASCAL_CONTEXT_VALUES,
+    VOC_VALUES,
+    LabelRule,
+    identity,
+)
+from hrnet_zoo.errors import DatasetError
+from tests.support.label_folders import ade20k, cityscapes, labels, mask, own, pascal_context, picture, voc12
+
+NAMES = ["wood", "stone", "glass"]
+
+# Data set, maker, home as it is unpacked, folders inside it, split on disk, rule, names of the samples.
+Case = tuple[Dataset, Callable[[Path], Path], str, tuple[str, ...], str, LabelRule, tuple[str, ...]]
+CASES: dict[str, Case] = {
+    "cityscapes": (
+        CITYSCAPES,
+        cityscapes,
+        "data/cityscapes",
+        ("leftImg8bit", "leftImg8bit/val", "gtFine", "gtFine/val"),
+        "val",
+        CITYSCAPES_IDS,
+        ("aachen/aachen_0_1", "bonn/bonn_0_2"),
+    ),
+    "ade20k": (
+        ADE20K,
+        ade20k,
+        "data/ade/ADEChallengeData2016",
+        ("images", "images/validation", "annotations", "annotations/validation"),
+        "validation",
+        ADE20K_VALUES,
+        ("ADE_val_1", "ADE_val_2"),
+    ),
+    "voc12aug": (
+        VOC12AUG,
+        voc12,
+        "VOCtrainval_11-May-2012/VOCdevkit/VOC2012",
+        ("JPEGImages", "SegmentationClass", "ImageSets", "ImageSets/Segmentation"),
+        "val",
+        VOC_VALUES,
+        ("2007_1", "2011_2"),
+    ),
+    "pascal_context": (
+        PASCAL_CONTEXT,
+        pascal_context,
+        "VOCtrainval_03-May-2010/VOCdevkit/VOC2010",
+        ("JPEGImages", "SegmentationClassContext", "ImageSets", "ImageSets/SegmentationContext"),
+        "val",
+        PASCAL_CONTEXT_VALUES,
+        ("2008_1", "2010_2"),
+    ),
+    "own": (
+        CITYSCAPES.with_classes(NAMES),
+        own,
+        "projects/mine/v1",
+        ("images", "masks"),
+        "",
+        identity(3),
+        ("a", "deep/b"),
+    ),
+}
+
+
+@pytest.mark.parametrize("key", CASES)
+@pytest.mark.parametrize("told", [True, False])
+def test_every_level_of_every_layout(key: str, told: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset, make, place, inside, split, rule, names = CASES[key]
+    home = make(tmp_path / place)
+    above = [parent for parent in home.parents if tmp_path in parent.parents]
+    assert above
+    roots: list[str | Path] = [home, str(home), *above[:3], *(home / folder for folder in inside)]
+    for root in roots:
+        folder = find_samples(root, dataset if told else None)
+        assert folder.root == home, root
+        assert tuple(sample.name for sample in folder.samples) == names
+        assert all(sample.picture.is_file() and sample.labels.is_file() for sample in folder.samples)
+        assert folder.split == split
+        assert not folder.problems
+        if key != "own":
+            assert folder.classes == dataset.classes
+            assert folder.title.startswith(dataset.title[:10])
+        else:
+            assert folder.classes == (tuple(NAMES) if told else None)
+        assert folder.rule == (rule if told or key != "own" else identity(255))
+    monkeypatch.chdir(home)
+    assert find_samples(".", dataset if told else None).samples == folder.samples
+    assert pickle.loads(pickle.dumps(folder)) == folder  # noqa: S301 - made on this line
+
+
+@pytest.mark.parametrize(("key", "split"), [("cityscapes", "train"), ("ade20k", "training"), ("voc12aug", "train")])
+def test_the_other_split(key: str, split: str, tmp_path: Path) -> None:
+    dataset, make, *_ = CASES[key]
+    make(tmp_path)
+    make(tmp_path, ["x/x_1"] if key == "cityscapes" else ["x_1"], split)  # type: ignore[call-arg]
+    folder = find_samples(tmp_path, dataset, "train")
+    assert folder.split == split
+    assert [sample.name for sample in folder.samples] == ["x/x_1" if key == "cityscapes" else "x_1"]
+    assert len(find_samples(tmp_path, dataset).samples) == 2
+
+
+def test_splits_of_a_folder_of_ones_own(tmp_path: Path) -> None:
+    for split, name in (("train", "a"), ("val", "b")):
+        own(tmp_path / "prefix" / split, [name])
+        own(tmp_path / "within", [f"{split}/{name}"])
+    for home, name in ((tmp_path / "prefix", "b"), (tmp_path / "within", "b")):
+        folder = find_samples(home, None)
+        assert ([sample.name for sample in folder.samples], folder.split) == ([name], "val")
+        assert find_samples(home, None, "train").samples[0].name == "a"
+        with pytest.raises(DatasetError, match="with the splits val, train"):
+            find_samples(home, None, "test")
+    assert find_samples(tmp_path / "prefix" / "train", None).samples[0].name == "a"  # named, so meant
+    assert find_samples(tmp_path / "within" / "images" / "val", None).samples[0].name == "b"
+
+
+def test_a_wrong_split(tmp_path: Path) -> None:
+    cityscapes(tmp_path / "c", split="train")
+    with pytest.raises(DatasetError, match=r"split 'val'[\s\S]*Cityscapes in .*, with the splits train"):
+        find_samples(tmp_path / "c", CITYSCAPES)
+    cityscapes(tmp_path / "c")
+    with pytest.raises(DatasetError, match="with the splits val, train; the folder given lies outside 'val'"):
+        find_samples(tmp_path / "c/leftImg8bit/train", CITYSCAPES)
+    assert find_samples(tmp_path / "c/leftImg8bit/train", CITYSCAPES, "train").split == "train"
+    for wrong in ("", "..", "/", "a/b"):
+        with pytest.raises(DatasetError, match="is no name of a split"):
+            find_samples(tmp_path / "c", CITYSCAPES, wrong)
+    voc12(tmp_path / "VOC2012", split="trainval")
+    with pytest.raises(DatasetError, match="with the splits trainval"):
+        find_samples(tmp_path, VOC12AUG)
+    assert find_samples(tmp_path, VOC12AUG, "trainval").split == "trainval"
+
+
+def test_two_zips_of_cityscapes_side_by_side(tmp_path: Path) -> None:
+    cityscapes(tmp_path / "data")
+    for kind in ("leftImg8bit", "gtFine"):
+        (tmp_path / "data" / f"{kind}_trainvaltest").mkdir()
+        (tmp_path / "data" / kind).rename(tmp_path / "data" / f"{kind}_trainvaltest" / kind)
+    for root in ("", "data", "data/leftImg8bit_trainvaltest", "data/gtFine_trainvaltest/gtFine/val"):
+        folder = find_samples(tmp_path / root, CITYSCAPES)
+        assert folder.root == tmp_path / "data"
+        assert [sample.name for sample in folder.samples] == ["aachen/aachen_0_1", "bonn/bonn_0_2"]
+
+
+def test_kinds_of_cityscapes_labels(tmp_path: Path) -> None:
+    names = ["a/a_0_1", "a/a_0_2"]
+    cityscapes(tmp_path, names, kind="TrainIds")
+    assert find_samples(tmp_path, SCENES).rule == CITYSCAPES_TRAIN_IDS
+    cityscapes(tmp_path, names)
+    assert find_samples(tmp_path, CITYSCAPES).rule == CITYSCAPES_IDS  # both kinds are there
+    (tmp_path / "gtFine/val/a/a_0_1_gtFine_labelIds.png").unlink()
+    train_ids = find_samples(tmp_path, CITYSCAPES)  # only these are there for all
+    assert (train_ids.rule, len(train_ids.samples), train_ids.problems) == (CITYSCAPES_TRAIN_IDS, 2, ())
+    (tmp_path / "gtFine/val/a/a_0_2_gtFine_labelTrainIds.png").unlink()
+    mixed = find_samples(tmp_path, CITYSCAPES)
+    assert [problem.kind for problem in mixed.problems] == ["mixed label kinds"]
+    assert mixed.problems[0].files == ("gtFine/val/a/a_0_1_gtFine_labelTrainIds.png",)
+    assert [sample.name for sample in mixed.samples] == ["a/a_0_2"]  # what one rule can read
+
+
+def test_years_of_pascal_voc(tmp_path: Path) -> None:
+    for year in ("VOC2007", "VOC2010"):
+        voc12(tmp_path / year)
+    with pytest.raises(DatasetError, match="VOC2007 is the Pascal VOC of another year"):
+        find_samples(tmp_path, VOC12AUG)
+    with pytest.raises(DatasetError, match="VOC2007 is the Pascal VOC of another year"):
+        find_samples(tmp_path / "VOC2007", VOC12AUG)
+    voc12(tmp_path / "VOC2012")
+    pascal_context(tmp_path / "VOC2010")
+    assert find_samples(tmp_path, VOC12AUG).root.name == "VOC2012"
+    assert find_samples(tmp_path, PASCAL_CONTEXT).root.name == "VOC2010"
+    assert find_samples(tmp_path / "VOC2010", None).classes == PASCAL_CONTEXT.classes
+    with pytest.raises(DatasetError, match=r"several data sets: Pascal Context in .*; Pascal VOC 2012 in "):
+        find_samples(tmp_path, None)
+
+
+def test_listed_files_that_are_not_there(tmp_path: Path) -> None:
+    voc12(tmp_path)
+    (tmp_path / "ImageSets/Segmentation/val.txt").write_text("\ufeff2007_1\n\n2011_2\nnone\ngone\n", encoding="utf-8")
+    (tmp_path / "SegmentationClass/2011_2.png").unlink()
+    folder = find_samples(tmp_path, VOC12AUG)
+    assert [(problem.kind, problem.files) for problem in folder.problems] == [
+        ("listed file missing", ("none", "gone")),
+        ("picture without mask", ("JPEGImages/2011_2.jpg",)),
+    ]
+    (tmp_path / "ImageSets/Segmentation/val.txt").write_bytes(b"\xff")
+    with pytest.raises(DatasetError, match=r"val\.txt[\s\S]*not UTF-8"):
+        find_samples(tmp_path, VOC12AUG)
+
+
+def test_several_homes(tmp_path: Path) -> None:
+    for name in ("old", "new"):
+        cityscapes(tmp_path / name)
+    with pytest.raises(DatasetError, match=r"several data sets: Cityscapes in .*new; Cityscapes in .*old") as caught:
+        find_samples(tmp_path, CITYSCAPES)
+    assert caught.value.path == tmp_path
+    assert len(caught.value.problems) == 1
+    own(tmp_path / "new")  # the official layout goes before one's own, beside it or in the same folder
+    assert find_samples(tmp_path / "new", CITYSCAPES).title == "Cityscapes"
+    with pytest.raises(DatasetError, match="several data sets"):
+        find_samples(tmp_path / "new", None)
+    own(tmp_path / "more" / "nearer")
+    cityscapes(tmp_path / "more" / "a" / "b")
+    assert find_samples(tmp_path / "more", CITYSCAPES).title == "Cityscapes"
+    assert find_samples(tmp_path / "more", CITYSCAPES.with_classes(NAMES)).root.name == "nearer"
+    own(tmp_path / "twice")
+    own(tmp_path / "twice" / "val")
+    with pytest.raises(DatasetError, match="more than once"):
+        find_samples(tmp_path / "twice", None)
+
+
+@pytest.mark.parametrize("key", list(DATASETS))
+def test_another_data_set(key: str, tmp_path: Path) -> None:
+    for other in CASES:
+        if other in (key, "own"):
+            continue
+        home = CASES[other][1](tmp_path / other)
+        with pytest.raises(DatasetError, match=r"which is another data set than the classes asked for") as caught:
+            find_samples(home, DATASETS[key])
+        assert CASES[other][0].title[:10] in caught.value.found
+        assert str(home) in caught.value.found
+
+
+def test_other_classes_are_not_those_of_the_official_labels(tmp_path: Path) -> None:
+    cityscapes(tmp_path / "c")
+    few = CITYSCAPES.with_classes(["road", "sky"])
+    with pytest.raises(DatasetError, match=r"Cityscapes in .* is another data set than the classes asked for"):
+        find_samples(tmp_path, few)
+    own(tmp_path / "mine")
+    assert find_samples(tmp_path, few).rule == identity(2)
+
+
+def test_nothing_recognised_says_what_was_looked_for_and_what_is_there(tmp_path: Path) -> None:
+    for name in ("leftImg8bit", "notes", ".hidden"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "readme.txt").touch()
+    with pytest.raises(DatasetError) as caught:
+        find_samples(tmp_path, CITYSCAPES)
+    assert caught.value.found == ".hidden/, leftImg8bit/, notes/, readme.txt"
+    assert "leftImg8bit/ and gtFine/" in caught.value.advice
+    assert "images/ and masks/" in caught.value.advice
+    assert "ADE20K" not in caught.value.advice
+    with pytest.raises(DatasetError, match="annotations/"):
+        find_samples(tmp_path, None)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DatasetError, match="found: nothing"):
+        find_samples(tmp_path / "empty", None)
+    with pytest.raises(DatasetError, match="no such folder"):
+        find_samples(tmp_path / "absent", None)
+    with pytest.raises(DatasetError, match="no such folder"):
+        find_samples("x" * 5000, None)
+    with pytest.raises(DatasetError, match="a file"):
+        find_samples(tmp_path / "readme.txt", None)
+    with pytest.raises(DatasetError):
+        find_samples(tmp_path / "leftImg8bit", CITYSCAPES)
+
+
+def test_a_folder_deep_inside_is_not_the_whole(tmp_path: Path) -> None:
+    cityscapes(tmp_path)
+    with pytest.raises(DatasetError):  # one city: neither itself a home nor a name for all cities
+        find_samples(tmp_path / "leftImg8bit/val/bonn", CITYSCAPES)
+    (tmp_path / "other").mkdir()
+    with pytest.raises(DatasetError):
+        find_samples(tmp_path / "other", CITYSCAPES)
+
+
+def test_detection_data_is_not_ade20k(tmp_path: Path) -> None:
+    picture(tmp_path / "images/a.jpg")
+    (tmp_path / "annotations").mkdir()
+    with pytest.raises(DatasetError):
+        find_samples(tmp_path, None)
+
+
+def test_the_search_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own(tmp_path / "1/2/3/4")
+    with pytest.raises(DatasetError):  # four levels above
+        find_samples(tmp_path, None)
+    assert find_samples(tmp_path / "1", None).root == tmp_path / "1/2/3/4"
+    monkeypatch.setattr(module, "_MOST_FOLDERS", 5)
+    for index in range(5):
+        (tmp_path / "1" / "2" / f"{index}" / "x").mkdir(parents=True)
+    with pytest.raises(DatasetError):
+        find_samples(tmp_path / "1", None)
+    (tmp_path / "loop").mkdir()
+    (tmp_path / "loop" / "again").symlink_to(tmp_path / "loop", target_is_directory=True)
+    with pytest.raises(DatasetError):
+        find_samples(tmp_path / "loop", None)
+
+
+def test_a_link_to_the_data(tmp_path: Path) -> None:
+    cityscapes(tmp_path / "disk")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "cityscapes").symlink_to(tmp_path / "disk", target_is_directory=True)
+    assert len(find_samples(tmp_path / "data", CITYSCAPES).samples) == 2
+    (tmp_path / "data" / "zz").symlink_to(tmp_path / "disk", target_is_directory=True)
+    assert find_samples(tmp_path / "data", CITYSCAPES).root == tmp_path / "data" / "cityscapes"
+    for kind in ("leftImg8bit", "gtFine"):
+        (tmp_path / "data" / kind).symlink_to(tmp_path / "disk" / kind, target_is_directory=True)
+    assert find_samples(tmp_path / "data/gtFine", CITYSCAPES).root == tmp_path / "data"
+
+
+def test_class_lists(tmp_path: Path) -> None:
+    own(tmp_path, classes=["wood", " stone ", "", "Glas ä"])
+    assert find_samples(tmp_path, None).classes == ("wood", "stone", "Glas ä")
+    assert find_samples(tmp_path, CITYSCAPES.with_classes(["wood", "stone", "Glas ä"])).rule == identity(3)
+    with pytest.raises(DatasetError, match="name 2 is 'stone' where 'glass' is expected") as caught:
+        find_samples(tmp_path, CITYSCAPES.with_classes(["wood", "glass", "stone"]))
+    assert caught.value.path == tmp_path / "classes.txt"
+    with pytest.raises(DatasetError, match="3 names where 2 are expected"):
+        find_samples(tmp_path, CITYSCAPES.with_classes(["wood", "stone"]))
+    with pytest.raises(DatasetError, match="name 1 is 'wood' where 'road' is expected"):
+        find_samples(tmp_path, CITYSCAPES)
+    for text, found in (("a\nb\na\n", "'a' stands there more than once"), ("\n \n", "no names")):
+        (tmp_path / "classes.txt").write_text(text)
+        with pytest.raises(DatasetError, match=found):
+            find_samples(tmp_path, None)
+    (tmp_path / "classes.txt").write_bytes("Bäume\n".encode("latin-1"))
+    with pytest.raises(DatasetError, match="not UTF-8"):
+        find_samples(tmp_path, None)
+    (tmp_path / "classes.txt").write_text("\n".join(map(str, range(256))))
+    with pytest.raises(DatasetError, match="256 classes"):
+        find_samples(tmp_path, None)
+
+
+@pytest.mark.parametrize("place", ["classes.txt", "val/classes.txt"])
+def test_class_lists_of_splits(place: str, tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        own(tmp_path / split)
+    (tmp_path / place).write_text("wood\nstone\n")
+    for root in (tmp_path, tmp_path / "val"):
+        assert find_samples(root, None).classes == ("wood", "stone")
+
+
+@pytest.mark.parametrize("key", list(DATASETS))
+def test_a_class_list_makes_any_layout_ones_own(key: str, tmp_path: Path) -> None:
+    official, make, *_, rule, names = CASES[key]
+    home = make(tmp_path / "data")
+    (home / "classes.txt").write_text("\n".join(NAMES))
+    for dataset in (None, CITYSCAPES.with_classes(NAMES)):
+        folder = find_samples(home, dataset)
+        assert (folder.key, folder.classes, folder.rule) == ("", tuple(NAMES), identity(3))
+        assert folder.title == f"your own classes in the folders of {DATASETS[key].title}".replace(" + Aug", "")
+        assert tuple(sample.name for sample in folder.samples) == names
+    for dataset in (official, next(each for each in DATASETS.values() if each is not official)):
+        with pytest.raises(DatasetError, match="name 1 is 'wood' where"):
+            find_samples(home, dataset)
+    (home / "classes.txt").write_text("\n".join(official.classes))
+    folder = find_samples(home, None)
+    assert (folder.key, folder.classes, folder.rule) == (key, official.classes, rule)
+    other = next(each for each in DATASETS.values() if each is not official)
+    with pytest.raises(DatasetError, match=f"where {other.classes[0]!r} is expected"):
+        find_samples(home, other)
+
+
+@pytest.mark.parametrize("key", list(DATASETS))
+def test_classes_stated_for_a_folder_make_it_ones_own(key: str, tmp_path: Path) -> None:
+    official, make, *_, rule, _ = CASES[key]
+    home, few = make(tmp_path / "data"), CITYSCAPES.with_classes(NAMES)
+    folder = find_samples(home, few, own=True)
+    assert (folder.key, folder.classes, folder.rule) == ("", tuple(NAMES), identity(3))
+    with pytest.raises(DatasetError, match="another data set") as caught:
+        find_samples(home, few)
+    assert "name these in classes.txt" in caught.value.advice
+    assert find_samples(home, official, own=True).rule == rule
+
+
+def test_own_classes_in_cityscapes_folders_are_read_from_train_ids_or_plain_names(tmp_path: Path) -> None:
+    few = CITYSCAPES.with_classes(NAMES)
+    for kind in ("Ids", "TrainIds"):
+        cityscapes(tmp_path / "both", kind=kind)
+    ends = {sample.labels.stem[-13:] for sample in find_samples(tmp_path / "both", few, own=True).samples}
+    assert ends == {"labelTrainIds"}  # those that mmsegmentation trains on
+    picture(tmp_path / "plain/leftImg8bit/val/a.png")
+    labels(tmp_path / "plain/gtFine/val/a.png", mask(3))
+    assert [sample.name for sample in find_samples(tmp_path / "plain", few, own=True).samples] == ["a"]
+
+
+@pytest.mark.parametrize("word", ["valid", "validation", "val"])
+def test_other_words_for_val(word: str, tmp_path: Path) -> None:
+    for split in ("train", word, "test"):
+        own(tmp_path / split, [split])
+    folder = find_samples(tmp_path, None)
+    assert (folder.split, [sample.name for sample in folder.samples]) == (word, [word])
+    assert set(folder.splits) == {"train", word, "test"}
+    own(tmp_path / ("val" if word != "val" else "valid"))
+    with pytest.raises(DatasetError, match="more than once"):
+        find_samples(tmp_path, None)
+
+
+def test_test_stands_for_val_where_there_is_none(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        own(tmp_path / split, [split])
+    assert find_samples(tmp_path, None).split == "test"
+    cityscapes(tmp_path / "c", split="test")  # the official one has no labels
+    with pytest.raises(DatasetError, match="with the splits test"):
+        find_samples(tmp_path / "c", CITYSCAPES)
+
+
+def test_an_empty_folder_is_a_problem(tmp_path: Path) -> None:
+    for name in ("images", "masks"):
+        (tmp_path / name).mkdir()
+    folder = find_samples(tmp_path, None)
+    assert not folder.samples
+    assert [problem.kind for problem in folder.problems] == ["empty folder"]
+    labels(tmp_path / "masks/a.png", mask(2))
+    assert [problem.kind for problem in find_samples(tmp_path, None).problems] == [
+        "mask without picture",
+        "empty folder",
+    ]
+
+
+def test_closed_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own(tmp_path)
+    (tmp_path / "closed").mkdir()
+    real = os.scandir
+
+    def scandir(path: str) -> Any:  # permissions do not bind the superuser, as whom tests may run
+        if Path(path).name in ("deep", "closed"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    problems = find_samples(tmp_path, None).problems
+    assert [(problem.kind, problem.files) for problem in problems] == [
+        ("unreadable folder", ("images/deep",)),
+        ("unreadable folder", ("masks/deep",)),
+    ]
+    monkeypatch.setattr(os, "listdir", scandir)  # with which pathlib lists
+    with pytest.raises(DatasetError, match="found: Permission denied"):
+        find_samples(tmp_path / "closed", None)
+
+
+def test_the_golden_folder(shared: Path) -> None:
+    folder = find_samples(shared / "golden", SCENES)
+    assert [sample.name for sample in folder.samples] == [f"lindau/lindau_00000{i}_000019" for i in range(3)]
+    assert folder.rule == CITYSCAPES_IDS

@@ -1,0 +1,177 @@
+"""OpenVINO computes what the plan's steps do, where it is installed; where it is not, that is said."""
+
+import os
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from hrnet_zoo.demo.scenes import scene
+from hrnet_zoo.engines import openvino
+from hrnet_zoo.engines.openvino import OpenVINOEngine, as_openvino, dtypes, unreported
+from hrnet_zoo.engines.optimize import agreement, optimize
+from hrnet_zoo.engines.plan import Plan
+from hrnet_zoo.errors import ConfigError
+from hrnet_zoo.images.read import normalise
+from hrnet_zoo.models.fcn import FCNHRNet
+from hrnet_zoo.zoo.create import create_model
+from tests.support.reference_cases import random_network
+
+# (batch, height, width): sides that are multiples of 32, that are not, and that are smaller than the coarsest map's.
+SIZES = [(2, 64, 96), (1, 97, 131), (1, 65, 225), (1, 33, 64), (2, 3, 5), (1, 1, 1)]
+
+
+@pytest.fixture
+def _installed() -> None:
+    with unreported("openvino"):
+        pytest.importorskip("openvino")
+
+
+@pytest.fixture
+def demo() -> FCNHRNet:
+    return create_model("demo", device="cpu")
+
+
+@pytest.mark.usefixtures("_installed")
+@pytest.mark.parametrize("arch", ["hr18s", "hr18", "hr48"])
+def test_scores(arch: str) -> None:
+    """Error relative to the largest score: float32 by rounding, bfloat16 as much as a network of noise makes of it."""
+    network = random_network(arch)
+    engines = {dtype: OpenVINOEngine(Plan(network), dtype) for dtype in dtypes()}
+    random = torch.Generator().manual_seed(0)
+    for batch, height, width in SIZES if arch == "hr18s" else SIZES[1:2]:
+        x = torch.randn(batch, 3, height, width, generator=random)
+        for memory in (torch.contiguous_format, torch.channels_last):
+            with torch.inference_mode():
+                expected = network.quarter_scores(x)
+                for dtype, engine in engines.items():
+                    found = engine(x.to(dtype, memory_format=memory))
+                    assert (found.shape, found.dtype) == (expected.shape, dtype)
+                    error = float((found.float() - expected).abs().max() / expected.abs().max())
+                    assert error < (5e-6 if dtype == torch.float32 else 0.2), (batch, height, width, dtype)
+
+
+@pytest.mark.usefixtures("_installed")
+def test_masks(demo: FCNHRNet) -> None:
+    """Shares of pixels: float32 all but one in a hundred thousand, bfloat16 all but one in two hundred."""
+    pictures = [scene(seed, *size).image for seed, size in enumerate([(128, 256), (97, 131), (64, 70)])]
+    for dtype in dtypes():
+        fast = optimize(demo, engine="openvino", dtype=dtype)
+        assert repr(fast) == f"OptimizedModel(demo: openvino, {str(dtype).removeprefix('torch.')} on cpu)"
+        assert agreement(demo, fast, pictures) >= (0.99999 if dtype == torch.float32 else 0.995)
+    assert optimize(demo, engine="openvino").dtype == dtypes()[0]
+
+
+@pytest.mark.usefixtures("_installed")
+def test_nothing_is_copied(demo: FCNHRNet) -> None:
+    """Neither a picture in the network's memory order, nor scores, which belong to the caller, nor weights."""
+    for dtype in dtypes():
+        x = torch.randn(1, 3, 8, 8).to(dtype, memory_format=torch.channels_last)
+        pixels = x.permute(0, 2, 3, 1).contiguous()
+        assert pixels.data_ptr() == x.data_ptr()
+        shared = openvino._shared(pixels)
+        pixels.zero_()
+        assert not np.any(shared.data)
+    engine = OpenVINOEngine(Plan(demo), torch.float32)
+    first = engine(normalise(scene(0, 64, 96).image))
+    kept = first.clone()
+    engine(normalise(scene(1, 64, 96).image))
+    assert torch.equal(first, kept)
+    other = Plan(demo)
+    weights = {step.data_ptr() for step in other.buffers() if step.ndim == 4}
+    constants = [each for each in as_openvino(other).get_ordered_ops() if each.get_type_name() == "Constant"]
+    assert weights <= {each.data.ctypes.data for each in constants}
+
+
+@pytest.mark.usefixtures("_installed")
+def test_torch_s_threads_are_honoured(demo: FCNHRNet, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    real = openvino.compiled
+
+    def spied(model: object, dtype: torch.dtype, threads: int) -> object:
+        asked.append(threads)
+        return real(model, dtype, threads)
+
+    monkeypatch.setattr(openvino, "compiled", spied)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    engine = OpenVINOEngine(Plan(demo), torch.float32)
+    x = normalise(scene(0, 64, 96).image)
+    expected = engine(x)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    torch.testing.assert_close(engine(x), expected)
+    assert asked == [2, 1]
+    assert real(engine._model, torch.float32, 1).get_property("INFERENCE_NUM_THREADS") == 1
+
+
+@pytest.mark.usefixtures("_installed")
+def test_several_callers_at_once(demo: FCNHRNet) -> None:
+    engine = OpenVINOEngine(Plan(demo), torch.float32)
+    pictures = [normalise(scene(seed, 64, 96).image) for seed in range(4)]
+    expected = [engine(x) for x in pictures]
+    found: list[list[torch.Tensor]] = [[] for _ in pictures]
+
+    def work(place: int) -> None:
+        found[place] += [engine(pictures[place]) for _ in range(5)]
+
+    threads = [threading.Thread(target=work, args=(place,)) for place in range(len(pictures))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for one, many in zip(expected, found, strict=True):
+        assert len(many) == 5
+        assert all(torch.equal(one, each) for each in many)
+
+
+@pytest.mark.usefixtures("_installed")
+def test_made_in_several_threads_at_once(demo: FCNHRNet) -> None:
+    """While others use torch: nothing is traced or converted."""
+    linear, picture = nn.Linear(2, 2), scene(0, 64, 96).image
+    expected = optimize(demo, engine="openvino", dtype=torch.float32).predict(picture).mask
+    with ThreadPoolExecutor(4) as threads:
+        making = [threads.submit(optimize, demo, engine="openvino", dtype=torch.float32) for _ in range(3)]
+        while not all(each.done() for each in making):
+            assert linear(torch.ones(1, 2)).shape == (1, 2)
+    assert all(np.array_equal(each.result().predict(picture).mask, expected) for each in making)
+
+
+@pytest.mark.usefixtures("_installed")
+def test_what_it_cannot_do(demo: FCNHRNet, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="OpenVINO computes in"):
+        optimize(demo, engine="openvino", dtype=torch.float16)
+    monkeypatch.setattr("hrnet_zoo.engines.openvino.dtypes", lambda: (torch.float32,))
+    with pytest.raises(ConfigError, match=r"OpenVINO computes in torch\.float32 on this processor"):
+        optimize(demo, engine="openvino", dtype=torch.bfloat16)
+    assert optimize(demo, engine="openvino").dtype == torch.float32
+    with pytest.raises(ConfigError, match="on CPUs, not on meta"):
+        optimize(demo.to("meta"), engine="openvino")
+
+
+@pytest.mark.usefixtures("_installed")
+def test_nobody_is_told() -> None:
+    """The package's statistics are off in a process where we import it, and its environment is as before."""
+    program = (
+        "import os, openvino_telemetry as t; sent = []; t.Telemetry.send_event = lambda self, *a, **k: "
+        "sent.append(a) if self.consent else None; before = dict(os.environ); "
+        "from hrnet_zoo.engines.openvino import dtypes; dtypes(); print(sent, dict(os.environ) == before)"
+    )
+    environment = {key: value for key, value in os.environ.items() if key not in ("CI", "TF_BUILD", "JENKINS_URL")}
+    done = subprocess.run(  # noqa: S603
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True, env=environment
+    )
+    assert done.stdout == "[] True\n"
+
+
+def test_not_installed(demo: FCNHRNet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    monkeypatch.setattr("hrnet_zoo.engines.optimize.Plan", pytest.fail)  # said before any work
+    with pytest.raises(ConfigError, match="OpenVINO cannot be imported") as caught:
+        optimize(demo, engine="openvino")
+    assert "pip install '.[openvino]'" in caught.value.advice
+    with pytest.raises(ConfigError, match="8 bits are what engine='openvino' can do"):
+        optimize(demo, calibration=[scene(0, 64, 64).image])

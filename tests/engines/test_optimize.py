@@ -1,0 +1,377 @@
+"""`optimize`: the same function of the picture, whatever happens to the network that it was made of."""
+
+import copy
+import dataclasses
+import gc
+import logging
+import pickle
+import subprocess
+import sys
+import weakref
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import hrnet_zoo
+from hrnet_zoo.datasets import CITYSCAPES
+from hrnet_zoo.demo.scenes import scene
+from hrnet_zoo.engines import onednn
+from hrnet_zoo.engines.optimize import OptimizedModel, agreement, optimize, optimized
+from hrnet_zoo.engines.plan import Plan
+from hrnet_zoo.errors import ConfigError
+from hrnet_zoo.models.fcn import FCNHRNet
+from hrnet_zoo.zoo.create import create_model
+
+ENGINES = [
+    ("onednn", torch.float32),
+    ("onednn", torch.bfloat16),
+    ("pytorch", torch.float32),
+    ("pytorch", torch.float16),
+]
+
+
+@pytest.fixture
+def demo() -> FCNHRNet:
+    return create_model("demo", device="cpu")
+
+
+def made(model: FCNHRNet, engine: str, dtype: torch.dtype) -> OptimizedModel:
+    if engine == "onednn" and not onednn.usable(dtype):
+        pytest.skip(f"this processor's oneDNN has no {dtype}")
+    return optimize(model, engine=engine, dtype=dtype)
+
+
+@pytest.mark.parametrize(("engine", "dtype"), ENGINES)
+def test_pixels_agree(demo: FCNHRNet, engine: str, dtype: torch.dtype) -> None:
+    """Shares of pixels: float32 all but one in a hundred thousand, half precision all but one in two hundred."""
+    fast = made(demo, engine, dtype)
+    pictures = [scene(seed, *size).image for seed, size in enumerate([(128, 256), (97, 131), (64, 70)])]
+    assert agreement(demo, fast, pictures) >= (0.99999 if dtype == torch.float32 else 0.995)
+
+
+@pytest.mark.parametrize("options", [{"ms_flip": True}, {"mode": "slide"}, {"probabilities": True}, {"max_memory": 1}])
+def test_predicts_as_the_network(demo: FCNHRNet, options: dict[str, Any]) -> None:
+    demo.dataset = dataclasses.replace(demo.dataset, box=(120, 90))
+    fast = optimize(demo, dtype=torch.float32)
+    pictures = [scene(seed, 90, 120).image for seed in range(2)]
+    for exact, found in zip(demo.predict(pictures, **options), fast.predict(pictures, **options), strict=True):
+        assert (found.mask == exact.mask).mean() >= 0.9999
+        assert (found.classes, found.palette) == (exact.classes, exact.palette)
+        if exact.probabilities is not None:
+            assert found.probabilities is not None
+            np.testing.assert_allclose(found.probabilities, exact.probabilities, atol=1e-3)
+
+
+def test_the_switch(demo: FCNHRNet, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture = scene(0, 64, 96).image
+    by_hand = optimize(demo).predict(picture).mask
+    assert np.array_equal(demo.predict(picture, fast=True).mask, by_hand)
+    monkeypatch.setattr("hrnet_zoo.engines.optimize.Plan", pytest.fail)  # a second call makes no second plan
+    assert np.array_equal(demo.predict(picture, fast=True).mask, by_hand)
+    assert optimized(demo) is optimized(demo)
+    assert demo.predict(picture).mask.shape == (64, 96)
+
+
+def test_what_is_kept_goes_with_the_network() -> None:
+    demo = create_model("demo", device="cpu")
+    kept = weakref.ref(optimized(demo))
+    alone = optimize(demo)
+    there = weakref.ref(demo)
+    expected = alone.predict(scene(0, 64, 96).image).mask
+    del demo
+    gc.collect()
+    assert (there(), kept()) == (None, None)
+    assert np.array_equal(alone.predict(scene(0, 64, 96).image).mask, expected)
+
+
+def shrunk(model: FCNHRNet) -> dict[str, torch.Tensor]:
+    return {name: value * 0.9 if value.is_floating_point() else value for name, value in model.state_dict().items()}
+
+
+CHANGES: dict[str, Callable[[FCNHRNet], object]] = {
+    "in place": lambda model: model.decode_head.conv_seg.weight.mul_(-1),
+    "through .data": lambda model: [each.data.mul_(-1) for each in model.parameters()],
+    "of the head alone, through .data": lambda model: model.decode_head.conv_seg.weight.data.mul_(-1),
+    "loaded": lambda model: model.load_state_dict(shrunk(model)),
+    "assigned": lambda model: model.load_state_dict(shrunk(model), assign=True),
+    "another layer": lambda model: setattr(model.decode_head, "conv_seg", copy.deepcopy(model.decode_head.conv_seg)),
+    "batch norm": lambda model: cast(torch.Tensor, model.backbone.bn1.running_mean).add_(1),
+    "eps": lambda model: model.apply(lambda module: vars(module).update(eps=1.0)),
+    "another batch norm": lambda model: setattr(model.backbone, "bn1", nn.BatchNorm2d(64, affine=False).eval()),
+    "another block": lambda model: setattr(model.backbone, "stage4", copy.deepcopy(model.backbone.stage4).apply(noisy)),
+    "data set": lambda model: setattr(model, "dataset", dataclasses.replace(model.dataset, box=(96, 64))),
+}
+
+
+def noisy(module: nn.Module) -> None:
+    for each in module.parameters(recurse=False):
+        nn.init.normal_(each, std=0.1)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_changed_weights_are_followed(demo: FCNHRNet, change: str, caplog: pytest.LogCaptureFixture) -> None:
+    fast = optimize(demo, dtype=torch.float32)
+    picture = scene(0, 64, 96).image
+    with caplog.at_level(logging.WARNING):
+        fast.predict(picture)
+        assert not caplog.records
+        with torch.no_grad():
+            CHANGES[change](demo)
+        assert (fast.predict(picture).mask == demo.predict(picture).mask).mean() >= 0.999
+        fast.predict(picture)
+    (record,) = caplog.records
+    assert "has changed since it was optimized" in record.message
+
+
+@pytest.mark.parametrize("part", ["backbone", "decode_head.convs"])
+def test_a_hook_is_noticed(demo: FCNHRNet, part: str) -> None:
+    """It may change what comes out; as long as it is there, there is no fast form."""
+    picture = scene(0, 64, 96).image
+    expected = demo.predict(picture, fast=True).mask
+    hook = demo.get_submodule(part).register_forward_hook(lambda module, inputs, output: output)
+    for _ in range(2):
+        with pytest.raises(ConfigError, match=f"{part} has a forward hook, which would not be called"):
+            demo.predict(picture, fast=True)
+    assert demo.predict(picture).mask.shape == (64, 96)
+    hook.remove()
+    assert np.array_equal(demo.predict(picture, fast=True).mask, expected)
+
+
+@pytest.mark.parametrize("engine", ["onednn", "pytorch"])
+def test_autocast_around_it_changes_nothing(demo: FCNHRNet, engine: str) -> None:
+    fast = made(demo, engine, torch.float32)
+    x = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        expected = fast.quarter_scores(x)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(fast.quarter_scores(x), expected)
+            onednn.usable.cache_clear()  # nor what is found out about this processor
+            assert torch.equal(optimize(demo, engine=engine, dtype=torch.float32).quarter_scores(x), expected)
+
+
+def test_autocast_around_it_takes_every_dtype() -> None:
+    model = create_model("demo", device="cpu", dtype=torch.float16)
+    expected = optimize(model).predict(scene(0, 64, 96).image).mask
+    with torch.autocast("cpu", torch.bfloat16):
+        assert np.array_equal(model.predict(scene(0, 64, 96).image, fast=True).mask, expected)
+
+
+@pytest.mark.parametrize(
+    ("what", "advice"),
+    [(lambda model: "demo", "create_model"), (lambda model: nn.DataParallel(model), r"model\.module")],
+)
+def test_names_and_wrappers_are_no_networks(what: Callable[[FCNHRNet], Any], advice: str, demo: FCNHRNet) -> None:
+    for call in (optimize, hrnet_zoo.benchmark, lambda model: hrnet_zoo.evaluate(model, ".")):
+        with pytest.raises(ConfigError, match=rf"(?s)no network of hrnet_zoo\.create_model.*{advice}"):
+            call(what(demo))
+    for call in (optimize, hrnet_zoo.benchmark):
+        with pytest.raises(ConfigError, match=r"(?s)OptimizedModel, no network.*create_model"):
+            call(cast(Any, optimize(demo)))
+
+
+def test_defaults_of_the_process_change_nothing(demo: FCNHRNet) -> None:
+    picture = scene(0, 64, 96).image
+    expected = optimize(demo).predict(picture).mask
+    onednn.usable.cache_clear()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"):
+            fast = optimize(demo)
+            found = fast.quarter_scores(torch.zeros(1, 3, 8, 8, dtype=fast.dtype, device="cpu"))
+        assert found.device.type == "cpu"
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert np.array_equal(fast.predict(picture).mask, expected)
+
+
+@pytest.mark.parametrize(("engine", "dtype"), ENGINES)
+def test_copies(demo: FCNHRNet, engine: str, dtype: torch.dtype) -> None:
+    fast = made(demo, engine, dtype)
+    picture = scene(0, 64, 96).image
+    expected = fast.predict(picture).mask
+    with torch.no_grad():
+        demo.decode_head.conv_seg.weight.mul_(-1)
+    del demo
+    for other in (pickle.loads(pickle.dumps(fast)), copy.deepcopy(fast), copy.copy(fast)):  # noqa: S301 - our own
+        assert repr(other) == repr(fast)
+        assert np.array_equal(other.predict(picture).mask, expected)  # a copy does not follow the network
+
+
+def test_an_engine_that_belongs_to_the_process_is_not_pickled(demo: FCNHRNet) -> None:
+    fast = optimize(demo)
+    fast._engine.name = "openvino"
+    with pytest.raises(ConfigError, match="what openvino has compiled belongs to this process"):
+        pickle.dumps(fast)
+
+
+# In a process of its own: what is broken there is broken for good.
+FIRST_CALLS = """
+import dataclasses, sys, threading
+from concurrent.futures import ThreadPoolExecutor
+import numpy as np, torch, hrnet_zoo
+torch.set_num_threads(1)
+sys.setswitchinterval(1e-4)
+random = np.random.default_rng(0)
+pictures = [random.integers(0, 255, (32 + number, 48, 3), dtype=np.uint8) for number in range(8)]
+models = [hrnet_zoo.create_model("demo", device="cpu") for _ in range(9)]
+for model in models:
+    model.dataset = dataclasses.replace(model.dataset, box=(96, 64))
+linear, stop, wrong = torch.nn.Linear(2, 2), threading.Event(), []
+
+def beside():
+    while not stop.is_set():
+        try:
+            linear(torch.ones(1, 2)), models[8].predict(pictures[0])
+        except Exception as error:
+            wrong.append(repr(error))
+
+def first(number):
+    start.wait()
+    return models[number // 8].predict(pictures[number % 8], fast=True).mask
+
+other = threading.Thread(target=beside)
+other.start()
+masks = []
+with ThreadPoolExecutor(8) as threads:
+    for turn in range(8):  # one model at a time, its first call by all threads at once
+        start = threading.Barrier(8)
+        masks += threads.map(first, range(8 * turn, 8 * turn + 8))
+stop.set()
+other.join()
+expected = [models[8].predict(picture, fast=True).mask for picture in pictures]
+print(wrong, sum(not np.array_equal(mask, expected[number % 8]) for number, mask in enumerate(masks)), len(masks))
+"""
+
+
+def test_first_calls_of_many_threads() -> None:
+    done = subprocess.run([sys.executable, "-c", FIRST_CALLS], capture_output=True, text=True, check=False)  # noqa: S603
+    assert (done.stdout, done.returncode) == ("[] 0 64\n", 0), done.stderr
+
+
+def test_one_plan_for_all_threads(demo: FCNHRNet, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[object] = []
+
+    class Counted(Plan):
+        def __init__(self, model: FCNHRNet) -> None:
+            made.append(model)
+            super().__init__(model)
+
+    monkeypatch.setattr("hrnet_zoo.engines.optimize.Plan", Counted)
+    picture = scene(0, 64, 64).image
+    with ThreadPoolExecutor(8) as threads:
+        found = set(threads.map(optimized, [demo] * 32))
+        assert (len(found), len(made)) == (1, 1)
+        with torch.no_grad():
+            demo.decode_head.conv_seg.weight.mul_(2)
+        list(threads.map(lambda _: demo.predict(picture, fast=True), range(16)))
+    assert len(made) == 2
+
+
+def test_a_network_made_in_inference_mode() -> None:
+    """Its tensors have no count of changes; values are compared all the same."""
+    with torch.inference_mode():
+        network = FCNHRNet("hr18s", CITYSCAPES).eval()
+        fast = optimize(network, dtype=torch.float32)
+        fast.predict(scene(0, 64, 64).image)
+        for parameter in network.parameters():
+            parameter.mul_(2)
+        fast.predict(scene(0, 64, 64).image)
+
+
+def test_the_network_is_left_as_it_was(demo: FCNHRNet) -> None:
+    before = {key: value.clone() for key, value in demo.state_dict().items()}
+    demo.train()
+    picture = scene(0, 64, 96).image
+    optimize(demo).predict(picture)
+    demo.predict(picture, fast=True)
+    assert demo.training
+    for key, value in demo.state_dict().items():
+        assert torch.equal(value, before[key])
+
+
+def test_what_it_is(demo: FCNHRNet) -> None:
+    fast = hrnet_zoo.optimize(demo, dtype=torch.float32)
+    assert isinstance(fast, hrnet_zoo.OptimizedModel)
+    assert (fast.name, fast.info, fast.classes, fast.palette) == ("demo", demo.info, demo.classes, demo.palette)
+    assert (fast.dataset, fast.provenance) == (demo.dataset, demo.provenance)
+    assert repr(fast) == f"OptimizedModel(demo: {fast.engine}, float32 on cpu)"
+
+
+@pytest.mark.parametrize("bfloat16", [True, False])
+def test_default_dtype(demo: FCNHRNet, bfloat16: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onednn, "native", lambda _: bfloat16)
+    assert optimize(demo).dtype == (torch.bfloat16 if bfloat16 else torch.float32)
+
+
+def test_falls_back_to_pytorch(demo: FCNHRNet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onednn, "usable", lambda _: False)
+    assert optimize(demo).engine == "pytorch"
+    with pytest.raises(ConfigError, match="'onednn'"):
+        optimize(demo, engine="onednn")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"engine": "tensorrt"}, "the engines are 'cuda', 'onednn', 'openvino', 'pytorch'"),
+        ({"dtype": torch.float64}, "dtype is one of"),
+        ({"dtype": torch.int8}, "dtype is one of"),
+    ],
+)
+def test_refused(demo: FCNHRNet, options: dict[str, object], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        optimize(demo, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"engine": "openvino"}, "it computes on CPUs, not on meta"),
+        ({"engine": "onednn"}, "it computes on CPUs whose oneDNN can do torch.float32, not on meta"),
+        ({"engine": "cuda"}, "it computes on NVIDIA's GPUs, and the network is on meta"),
+    ],
+)
+def test_engines_of_another_device(demo: FCNHRNet, options: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        optimize(demo.to("meta"), **options)
+
+
+def test_what_engines_cannot_do(demo: FCNHRNet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hrnet_zoo.engines.openvino.dtypes", lambda: (torch.float32,))
+    with pytest.raises(ConfigError, match=r"OpenVINO computes in torch\.float32 on this processor"):
+        optimize(demo, engine="openvino", dtype=torch.bfloat16)
+    with pytest.raises(ConfigError, match="8 bits are what engine='openvino' can do"):
+        optimize(demo, engine="onednn", dtype=torch.float32, calibration="photos")
+
+
+def test_too_little_memory_is_told(demo: FCNHRNet, monkeypatch: pytest.MonkeyPatch) -> None:
+    fast = optimize(demo)
+
+    def full(*_: object) -> torch.Tensor:
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(type(fast._engine), "__call__", full)
+    with pytest.raises(ConfigError, match="too little memory"):
+        fast.quarter_scores(torch.zeros(1, 3, 8, 8))
+
+
+def test_evaluates_as_the_network(demo: FCNHRNet, tmp_path: Path) -> None:
+    from hrnet_zoo.demo.dataset import write_dataset
+
+    write_dataset(tmp_path / "scenes", seeds=range(2), progress=False)
+    demo.dataset = dataclasses.replace(demo.dataset, box=(768, 384))
+    exact = hrnet_zoo.evaluate(demo, tmp_path / "scenes", workers=0)
+    for figures in (
+        hrnet_zoo.evaluate(demo, tmp_path / "scenes", workers=0, fast=True),
+        hrnet_zoo.evaluate(optimize(demo), tmp_path / "scenes", workers=0),
+    ):
+        assert figures.miou == pytest.approx(exact.miou, abs=0.1)
+        assert figures.protocol["engine"] == optimized(demo).engine
+        assert f"optimized ({optimized(demo).engine})" in figures.protocol["summary"]
+    assert exact.protocol["engine"] == "exact"

@@ -1,0 +1,249 @@
+"""What is measured, and under which conditions; never how fast."""
+
+import dataclasses
+import json
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from hrnet_zoo.datasets import DATASETS, SCENES
+from hrnet_zoo.demo.scenes import scene
+from hrnet_zoo.errors import ConfigError, UnknownModelError
+from hrnet_zoo.evaluation.benchmark import PICTURES, _published, _starts, benchmark, benchmark_table, infer, input_size
+from hrnet_zoo.evaluation.costs import MIN_RUNS
+from hrnet_zoo.images.headers import MAX_PIXELS
+from hrnet_zoo.images.read import normalise, resize
+from hrnet_zoo.inference.predict import _windows
+from hrnet_zoo.models.fcn import FCNHRNet
+from hrnet_zoo.zoo.catalog import ModelInfo, list_models, model_info
+from hrnet_zoo.zoo.create import create_model
+
+TELLS_MEMORY = Path("/proc/self/clear_refs").exists()
+cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> FCNHRNet:
+    """Make the demo network, which sees pictures at 64 x 96, to be quick."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HRNET_ZOO_CACHE", str(tmp_path_factory.mktemp("cache")))
+        network = create_model("demo", device="cpu")
+    network.dataset = dataclasses.replace(network.dataset, box=(96, 64))
+    return network
+
+
+@pytest.fixture
+def small_row(monkeypatch: pytest.MonkeyPatch) -> ModelInfo:
+    """Let every name be that of a small row with sliding windows."""
+    return _patch_row(monkeypatch)
+
+
+def _patch_row(patch: pytest.MonkeyPatch) -> ModelInfo:
+    row = model_info("fcn_hr48_pascal_context_40k")
+    data = dataclasses.replace(row.data, crop=(64, 64), box=(96, 96), pictures_per_gpu=2)
+    row = dataclasses.replace(row, arch="hr18s", data=data)
+    for module in ("benchmarking", "weights.origin"):
+        patch.setattr(f"hrnet_zoo.{module}.model_info", lambda _: row)
+    return row
+
+
+def test_figures(demo: FCNHRNet) -> None:
+    timing = benchmark(demo, size=(64, 128), batch=3, seconds=0, progress=False)
+    assert (timing.model, timing.height, timing.width, timing.batch) == ("demo", 64, 128, 3)
+    assert timing.prediction_input == (48, 96)
+    assert not timing.random_weights
+    assert timing.network.runs == timing.prediction.runs == MIN_RUNS
+    assert timing.pictures_per_second == 3 / timing.network.median
+    assert timing.machine.device == "cpu"
+    assert timing.machine.dtype == "float32"
+    facts = json.loads(json.dumps(timing.to_dict()))
+    assert facts["network"]["median"] == timing.network.median
+    assert set(facts["about"]) >= {"network", "prediction", "peak_memory"}
+
+
+def test_what_goes_through_the_network(demo: FCNHRNet, monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes, pictures = [], []
+    forward, predict = demo.forward, demo.predict
+
+    def seen(x: torch.Tensor) -> torch.Tensor:
+        shapes.append(tuple(x.shape))
+        assert torch.is_inference_mode_enabled()
+        return forward(x)
+
+    def predicted(picture: Any, **options: Any) -> Any:
+        pictures.append(picture.shape)
+        return predict(picture, **options)
+
+    monkeypatch.setattr(demo, "forward", seen)
+    monkeypatch.setattr(demo, "predict", predicted)
+    benchmark(demo, size=(40, 72), batch=2, seconds=0, progress=False)
+    assert shapes[0] == (1, 3, 32, 32)  # the touch
+    assert shapes[1:] == [(2, 3, 40, 72)] * (1 + 2 * MIN_RUNS)
+    assert pictures == [(40, 72, 3)] * (1 + 2 * MIN_RUNS)
+
+
+@pytest.mark.skipif(not TELLS_MEMORY, reason="this system does not tell the peak of resident memory")
+def test_larger_pictures_take_more_memory(demo: FCNHRNet) -> None:
+    small, large = (
+        benchmark(demo, size=size, seconds=0, progress=False).network.peak_memory for size in ((32, 32), (192, 384))
+    )
+    assert small is not None
+    assert large is not None
+    assert small < large
+    assert large > 192 * 384 * 4 * 19  # the scores alone
+
+
+def test_the_model_is_left_as_it_was(demo: FCNHRNet) -> None:
+    before = {name: entry.clone() for name, entry in demo.state_dict().items()}
+    demo.train()
+    demo.backbone.bn1.eval()
+    try:
+        benchmark(demo, size=(32, 32), seconds=0, progress=False)
+        assert demo.training
+        assert demo.backbone.bn2.training
+        assert not demo.backbone.bn1.training
+    finally:
+        demo.eval()
+    assert all(torch.equal(entry, before[name]) for name, entry in demo.state_dict().items())
+    assert all(parameter.grad is None for parameter in demo.parameters())
+
+
+def test_sizes_follow_the_data_set() -> None:
+    sizes = {key: input_size(dataset) for key, dataset in DATASETS.items()}
+    assert sizes == {
+        "cityscapes": (1024, 2048),
+        "ade20k": (512, 683),
+        "voc12aug": (512, 683),
+        "pascal_context": (390, 520),
+    }
+    assert input_size(SCENES) == (384, 768)
+    assert input_size(dataclasses.replace(SCENES, key="mine")) == (384, 768)
+    assert set(PICTURES) == set(DATASETS)
+
+
+def test_random_weights_are_called_so(demo: FCNHRNet) -> None:
+    network = create_model("fcn_hr18s_cityscapes_40k", pretrained=False, device="cpu", dtype=torch.bfloat16)
+    network.dataset = demo.dataset
+    timing = benchmark(network, size=(32, 48), seconds=0, progress=False)
+    assert timing.random_weights
+    assert timing.model == "fcn_hr18s_cityscapes_40k"
+    assert timing.machine.dtype == "bfloat16"
+
+
+def test_bad_input(demo: FCNHRNet) -> None:
+    bad: list[tuple[Any, Any]] = [
+        ((0, 5), 1),
+        ((5, -1), 1),
+        ((64, 64), 0),
+        ((64.0, 64), 1),
+        ((64, 64, 3), 1),
+        ((8000, MAX_PIXELS // 8000 + 1), 1),
+    ]
+    for size, batch in bad:
+        with pytest.raises(ConfigError, match="benchmark pictures of size"):
+            benchmark(demo, size=size, batch=batch)
+
+
+def test_too_little_memory(demo: FCNHRNet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "forward", lambda _: torch.empty(1 << 50, dtype=torch.uint8))
+    with pytest.raises(ConfigError, match=r"benchmark demo on 1 x 64 x 64 pixels[\s\S]*too little memory"):
+        benchmark(demo, size=(64, 64), seconds=0, progress=False)
+
+
+# --- the table -------------------------------------------------------------------------------------------------------
+
+
+def test_every_row_has_published_figures() -> None:
+    for name in list_models():
+        row, source = model_info(name), _published(model_info(name))
+        assert (source.arch, source.data) == (row.arch, row.data)
+        assert source.inference_fps
+        assert source.train_memory_gb
+    assert _published(model_info("fcn_hr48_cityscapes_160k")).name == "fcn_hr48_cityscapes_40k"
+    with pytest.raises(ConfigError, match="no row there"):
+        benchmark_table("demo")
+    with pytest.raises(UnknownModelError):
+        benchmark_table("fcn_hr48")
+
+
+def test_table_under_the_rows_conditions(small_row: ModelInfo, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    forward = FCNHRNet.forward
+
+    def spied(self: FCNHRNet, x: torch.Tensor) -> torch.Tensor:
+        assert x.dtype == torch.float32
+        assert not torch.backends.cudnn.allow_tf32
+        seen.append((self.training, torch.is_grad_enabled(), tuple(x.shape)))
+        return forward(self, x)
+
+    monkeypatch.setattr(FCNHRNet, "forward", spied)
+    before = torch.backends.cudnn.allow_tf32
+    timing = benchmark_table("any", device="cpu", seconds=0, progress=False)
+    assert torch.backends.cudnn.allow_tf32 == before
+    assert timing.model == timing.published_of == small_row.name
+    assert (timing.published_fps, timing.published_memory_gb) == (8.86, 6.1)
+    assert (timing.picture, timing.network_input, timing.slides) == ((375, 500), (72, 96), True)
+    assert (timing.crop, timing.pictures_per_gpu) == ((64, 64), 2)
+    windows = [(False, False, (1, 3, 64, 64))] * 4 * (1 + 2 * MIN_RUNS)
+    assert seen == [*windows, *[(True, True, (2, 3, 64, 64))] * 2]
+    assert timing.fps == 1 / timing.inference.median
+    assert json.loads(json.dumps(timing.to_dict()))["fps"] == timing.fps
+
+
+@pytest.mark.skipif(not TELLS_MEMORY, reason="this system does not tell the peak of resident memory")
+def test_training_memory() -> None:
+    """In a process of its own, where nothing that others left becomes free meanwhile."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        memory, parameters = pool.submit(_training_memory).result(timeout=300)
+    assert memory is not None
+    assert memory > 3 * 4 * parameters  # weights, gradients, momentum
+
+
+def _training_memory() -> tuple[int | None, int]:
+    with pytest.MonkeyPatch.context() as patch:
+        row = _patch_row(patch)
+        return benchmark_table("any", device="cpu", seconds=0, progress=False).training_memory, row.parameters
+
+
+@pytest.mark.parametrize("slides", [False, True])
+def test_the_mask_timed_is_that_of_predict(demo: FCNHRNet, slides: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "dataset", dataclasses.replace(SCENES, slides=slides, crop=(128, 128), box=(288, 144)))
+    drawn = scene(3, 160, 320)
+    with torch.inference_mode():
+        mask = infer(demo, normalise(resize(drawn.image, 144, 288)), (160, 320))
+    assert mask.shape == (1, 160, 320)
+    assert np.mean(mask[0].numpy() == demo.predict(drawn.image).mask) > 0.9999
+
+
+def test_windows_are_those_of_predict() -> None:
+    for length in range(1, 400):
+        assert _starts(length, 96, 64) == [window.start for window in _windows(length, 96, 64)]
+
+
+@pytest.mark.cuda
+@cuda
+def test_cuda() -> None:
+    network = create_model("fcn_hr18s_ade20k_80k", pretrained=False, device="cuda")
+    timing = benchmark(network, batch=2, seconds=0, progress=False)
+    assert timing.machine.device == "cuda:0"
+    assert timing.machine.dtype == "float16"
+    weights = 2 * network.info.parameters if network.info else 0
+    for cost in (timing.network, timing.prediction):
+        assert cost.peak_memory is not None
+        assert cost.peak_memory > weights
+    with pytest.raises(ConfigError, match="too little memory"):
+        benchmark(network, size=(8000, 8000), batch=64, seconds=0, progress=False)
+
+
+@pytest.mark.cuda
+@cuda
+def test_cuda_table() -> None:
+    timing = benchmark_table("fcn_hr18s_voc12aug_20k", seconds=0, progress=False)
+    assert timing.machine.dtype == "float32"
+    assert timing.training_memory is not None
+    assert timing.training_memory > 1e9  # published: 1.8 GB

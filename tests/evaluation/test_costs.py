@@ -1,0 +1,145 @@
+"""Seconds and bytes: what is counted, and in which order; never how long it took."""
+
+import io
+import platform
+import subprocess
+import sys
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from hrnet_zoo.errors import ConfigError, raise_on_oom
+from hrnet_zoo.evaluation.costs import MIN_RUNS, machine_of, measure, peak_memory, processor
+from hrnet_zoo.images.progress import Bar
+
+CPU = torch.device("cpu")
+MEGABYTE = 1_000_000
+tells = pytest.mark.skipif(
+    not Path("/proc/self/clear_refs").exists(), reason="this system does not tell the peak of resident memory"
+)
+
+
+def fill(megabytes: int) -> None:
+    """Use memory and give it back."""
+    np.ones(megabytes * MEGABYTE, np.uint8)
+
+
+@tells
+def test_memory_is_that_of_the_run() -> None:
+    small, large = (peak_memory(lambda n=n: fill(n), CPU) for n in (50, 200))  # type: ignore[misc]
+    assert small is not None
+    assert large is not None
+    assert 45 * MEGABYTE < small < 100 * MEGABYTE
+    assert large > 190 * MEGABYTE
+    nothing = peak_memory(lambda: None, CPU)
+    assert nothing is not None
+    assert nothing < 20 * MEGABYTE
+
+
+@tells
+def test_memory_freed_before_is_not_taken_for_free() -> None:
+    """In a process of its own: what a large one holds besides, the system may take back in the meantime."""
+    code = """
+import torch
+from hrnet_zoo.costs import peak_memory
+
+def small_blocks():
+    [bytearray(b"x" * 50_000) for _ in range(2_000)]
+
+print(*(peak_memory(small_blocks, torch.device("cpu")) for _ in range(3)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)  # noqa: S603
+    assert all(int(peak) > 90 * MEGABYTE for peak in done.stdout.split())
+    assert len(done.stdout.split()) == 3
+
+
+def test_no_figure_where_the_system_does_not_tell(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    calls: list[int] = []
+    assert peak_memory(lambda: calls.append(1), torch.device("meta")) is None
+    monkeypatch.setattr("hrnet_zoo.evaluation.costs.Path", lambda _: tmp_path / "absent" / "file")
+    assert peak_memory(lambda: calls.append(1), CPU) is None
+    assert calls == [1, 1]
+    assert processor() == (platform.processor() or platform.machine())
+
+
+def test_runs_take_turns() -> None:
+    calls: list[str] = []
+    runs: dict[str, Callable[[], object]] = {name: lambda name=name: calls.append(name) for name in "ab"}  # type: ignore[misc]
+    costs = measure(runs, CPU, seconds=0, progress=False)
+    assert "".join(calls) == "ab" + "aabb" * MIN_RUNS  # of each two the second is timed
+    for cost in costs.values():
+        assert cost.runs == MIN_RUNS
+        assert 0 <= cost.minimum <= cost.p10 <= cost.median <= cost.p90 <= cost.maximum
+
+
+def test_the_bar_has_a_total_and_reaches_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    bars: list[Bar] = []
+
+    def shown(**options: Any) -> Bar:
+        assert options["total"] == 1 + 2 * MIN_RUNS
+        bars.append(Bar(**{**options, "disable": False, "file": io.StringIO()}))
+        return bars[-1]
+
+    monkeypatch.setattr("hrnet_zoo.evaluation.costs.Bar", shown)
+    ticks = count()  # a clock that moves by a second whenever it is read
+    monkeypatch.setattr("time.perf_counter", lambda: float(next(ticks)))
+    measure({"a": lambda: None}, CPU, seconds=30, progress=True)
+    assert (bars[0].n, bars[0].total) == (21, 21)
+
+
+def test_goes_on_for_the_seconds_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = count()  # a clock that moves by a second whenever it is read
+    monkeypatch.setattr("time.perf_counter", lambda: float(next(ticks)))
+    (cost,) = measure({"a": lambda: None}, CPU, seconds=30, progress=False).values()
+    # Two readings for a run, and a third to see whether to go on: at 3, 6, ... 30
+    assert cost.runs == 10
+    assert cost.minimum == cost.maximum == 1
+
+
+def test_machine() -> None:
+    found = machine_of(torch.zeros(1, dtype=torch.bfloat16))
+    assert (found.device, found.dtype, found.torch) == ("cpu", "bfloat16", torch.__version__)
+    assert found.threads == torch.get_num_threads()
+
+
+@pytest.mark.parametrize(
+    "run",
+    [lambda: torch.empty(1 << 50, dtype=torch.uint8), lambda: np.empty(1 << 50, np.uint8)],
+    ids=["torch", "numpy"],
+)
+def test_too_little_memory(run: Callable[[], object]) -> None:
+    words = r"ask for much[\s\S]*too little memory[\s\S]*smaller size"
+    with pytest.raises(ConfigError, match=words), raise_on_oom("ask for much"):
+        run()
+
+
+def test_too_little_memory_on_cuda() -> None:
+    with pytest.raises(ConfigError, match=r"too little memory: CUDA out of memory\. Tried"), raise_on_oom("x"):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nGPU 0 has ...")
+
+
+def test_other_faults_stay_what_they_are() -> None:
+    with pytest.raises(RuntimeError, match="size mismatch"), raise_on_oom("x"):
+        torch.mv(torch.zeros(3, 4), torch.zeros(3))
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_cuda_memory_is_that_of_the_run() -> None:
+    device = torch.device("cuda:0")
+    kept = torch.zeros(10 * MEGABYTE, dtype=torch.uint8, device=device)
+    peak = peak_memory(lambda: torch.zeros(200 * MEGABYTE, dtype=torch.uint8, device=device), device)
+    assert peak is not None
+    assert 210 * MEGABYTE <= peak < 300 * MEGABYTE + torch.cuda.memory_allocated(device)
+    assert machine_of(kept).device_name == torch.cuda.get_device_name(device)
+
+
+def test_what_was_done_and_what_to_do_are_the_callers_to_say() -> None:
+    with pytest.raises(ConfigError) as caught, raise_on_oom("x", done="the run was stopped", advice="rest"):
+        raise MemoryError
+    assert (caught.value.done, caught.value.advice) == ("the run was stopped", "rest")

@@ -1,0 +1,347 @@
+"""What is broken is in the report; what works too."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from hrnet_zoo.datasets import SCENES
+from hrnet_zoo.errors import (
+    CacheError,
+    CheckpointError,
+    ConfigError,
+    DeviceError,
+    DownloadError,
+    FidelityError,
+    HashMismatchError,
+    OfflineError,
+    UnknownModelError,
+)
+from hrnet_zoo.evaluation.doctor import FINE_PIXELS, SETTINGS, Fidelity, Report, doctor
+from hrnet_zoo.evaluation.fingerprints import reference
+from hrnet_zoo.models.fcn import FCNHRNet
+from hrnet_zoo.weights.cache import model_path
+from hrnet_zoo.weights.convert import to_safetensors
+from hrnet_zoo.zoo.catalog import DEMO
+from hrnet_zoo.zoo.create import create_model
+from hrnet_zoo.zoo.published import cached_stem
+from tests.support.http_server import FaultServer
+
+
+def of_demo(device: str = "cpu", dtype: torch.dtype | None = None) -> Report:
+    return doctor("demo", device=device, dtype=dtype, progress=False)
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the bundled network see pictures at 96 x 192, to be quick."""
+    monkeypatch.setitem(DEMO.__dict__, "data", dataclasses.replace(SCENES, box=(192, 96)))
+
+
+def test_without_a_name(cache: Path) -> None:
+    report = doctor()
+    assert report.errors == ()
+    assert report.network is None
+    assert report.health is None
+    assert report.environment["torch"] == metadata.version("torch")
+    assert report.environment["threads"] == torch.get_num_threads()
+    assert len(report.environment["cuda_devices"]) == torch.cuda.device_count()
+    assert report.settings == {name: str(cache) if name == "HRNET_ZOO_CACHE" else None for name in SETTINGS}
+    assert report.cache["folder"] == str(cache)
+    assert report.cache["writable"]
+    assert report.cache["free_bytes"] > 0
+    assert report.cache["models"] == []
+    assert not cache.exists()  # looked at, not made
+    assert json.loads(json.dumps(report.to_dict()))["errors"] == []
+
+
+def test_what_is_in_the_cache(cache: Path) -> None:
+    reference("demo", progress=False)
+    part = cache / "v1" / "downloads" / "strange"
+    part.parent.mkdir(exist_ok=True)
+    part.write_bytes(b"123")
+    found = doctor().cache
+    assert [model["file"] for model in found["models"]] == [model_path(cached_stem(DEMO)).name]
+    assert found["models"][0]["bytes"] > 15_000_000
+    assert found["leftovers"]["unknown"] == {"files": 1, "bytes": 3}
+    assert found["leftovers"]["lock"]["files"] == 1
+
+
+def test_secrets_in_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HRNET_ZOO_MIRRORS", "https://user:hunter2@host/a https://host/b?key=hunter2")
+    report = doctor()
+    assert report.settings["HRNET_ZOO_MIRRORS"] == "https://***@host/a https://host/b?***"
+    assert "hunter2" not in json.dumps(report.to_dict())
+
+
+def test_the_bundled_model_is_healthy() -> None:
+    report = of_demo()
+    assert report.errors == ()
+    assert report.health is not None
+    assert report.health.same_data
+    assert report.health.deviation is not None
+    assert report.health.deviation.fine
+    assert report.health.fidelity == Fidelity("cpu", "float32", 1.0, 0.0)
+    facts = json.loads(json.dumps(report.to_dict()))["health"]
+    assert facts["deviation"]["fine"]
+    assert facts["fidelity"]["fine"]
+    fast = report.health.fast
+    assert fast is not None
+    assert fast.engine in ("onednn", "pytorch")
+    assert (fast.fine, facts["fast"]["fine"]) == (True, True)
+    assert FINE_PIXELS <= fast.pixels <= 1
+    assert fast.worst_score is not None
+    assert 0 < fast.worst_score < 0.1
+
+
+@pytest.mark.usefixtures("small")
+def test_half_precision_strays_and_is_fine() -> None:
+    health = of_demo(dtype=torch.float16).health
+    assert health is not None
+    assert health.fidelity is not None
+    assert health.fidelity.dtype == "float16"
+    assert health.fidelity.fine
+    assert FINE_PIXELS <= health.fidelity.pixels <= 1
+    assert health.fidelity.worst_score is not None
+    assert 0 < health.fidelity.worst_score < 0.01
+
+
+def test_what_is_not_fine() -> None:
+    assert not Fidelity("cuda:0", "bfloat16", 0.9949, 0.01).fine
+    assert not Fidelity("cuda:0", "float16", 1.0, None).fine
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_cuda_strays_and_is_fine() -> None:
+    report = of_demo("cuda")
+    assert report.errors == ()
+    assert report.environment["cuda_devices"][0]["name"] == torch.cuda.get_device_name(0)
+    assert report.environment["cuda_devices"][0]["memory_bytes"] > 0
+    assert report.health is not None
+    assert report.health.fidelity is not None
+    assert report.health.fidelity.device == "cuda:0"
+    assert report.health.fidelity.fine
+
+
+# --- broken things ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("small")
+def test_weights_that_are_not_the_recorded_ones(cache: Path) -> None:
+    model = reference("demo", progress=False)
+    path = model_path(cached_stem(DEMO))
+    state = {name: entry.clone() for name, entry in load_file(path).items()}
+    state["decode_head.conv_seg.bias"][model.classes.index("wall")] += 0.5
+    header = {key: value for key, value in model.provenance.items() if key not in ("format", "data_sha256")}
+    path.unlink()
+    path.write_bytes(to_safetensors(state, header))
+    report = of_demo()
+    (error,) = report.errors
+    assert isinstance(error, CheckpointError)
+    assert error.exit_code == 4
+    assert "of 'wall' is" in error.found
+    assert "not those of the record" in error.found
+    assert "hrnet-zoo cache clear demo" in error.advice
+    assert report.health is not None
+    assert report.health.same_data is False
+    assert report.health.fidelity is not None  # the rest is there all the same
+    assert not json.loads(json.dumps(report.to_dict()))["health"]["deviation"]["fine"]
+
+
+@pytest.mark.usefixtures("small")
+def test_a_machine_that_computes_wrongly(monkeypatch: pytest.MonkeyPatch) -> None:
+    def slightly_wrong(name: str, *, progress: bool) -> FCNHRNet:
+        model = reference(name, progress=progress)
+        model.decode_head.register_forward_hook(lambda *args: args[-1] * 1.001)
+        return model
+
+    monkeypatch.setattr("hrnet_zoo.evaluation.fingerprints.reference", slightly_wrong)
+    (error,) = of_demo().errors
+    assert "those of the record" in error.found
+    assert "not those" not in error.found
+    assert "computes differently" in error.advice
+
+
+@pytest.mark.usefixtures("small")
+def test_not_a_number_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(name: str, *, progress: bool) -> FCNHRNet:
+        model = reference(name, progress=progress)
+        model.decode_head.register_forward_hook(lambda *args: args[-1] * float("nan"))
+        return model
+
+    monkeypatch.setattr("hrnet_zoo.evaluation.fingerprints.reference", broken)
+    report = of_demo()
+    assert "nan, recorded" in report.errors[0].found
+    facts = json.loads(json.dumps(report.to_dict(), allow_nan=False))
+    assert facts["health"]["deviation"]["found"] is None
+    assert facts["health"]["fidelity"]["worst_score"] is None
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize(("factor", "words"), [(-1.0, "0.000% of"), (float("nan"), "scores that are not finite")])
+def test_a_device_that_strays_too_far_is_an_error(factor: float, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(*arguments: Any, **options: Any) -> FCNHRNet:
+        model = create_model(*arguments, **options)
+        for tensor in model.decode_head.conv_seg.parameters():
+            tensor.data = tensor * factor
+        return model
+
+    monkeypatch.setattr("hrnet_zoo.zoo.create.create_model", wrong)
+    monkeypatch.setattr("hrnet_zoo.evaluation.fingerprints.create_model", create_model)
+    report = of_demo(dtype=torch.bfloat16)
+    (error,) = report.errors
+    assert isinstance(error, FidelityError)
+    assert error.exit_code == 1
+    assert error.asked == "demo on cpu in bfloat16"
+    assert words in error.found
+    assert report.health is not None
+    assert report.health.fidelity is not None
+    assert error.pixels == report.health.fidelity.pixels < FINE_PIXELS
+    assert report.health.fast is not None
+    assert not report.health.fast.fine  # it is made of the network as it is; told, and no error
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("place", ["creation.create_model", "fingerprints.reference", "fingerprints.fingerprint"])
+def test_too_little_memory(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def greedy(*_: Any, **__: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("hrnet_zoo.evaluation.fingerprints.create_model", create_model)
+    monkeypatch.setattr(f"hrnet_zoo.{place}", greedy)
+    report = of_demo()
+    (error,) = report.errors
+    assert isinstance(error, ConfigError)
+    assert "too little memory" in error.found
+    assert error.done == "the other findings are in the report"
+    assert (report.health is None) == (place != "creation.create_model")
+
+
+@pytest.mark.usefixtures("small")
+def test_a_damaged_file_in_the_cache() -> None:
+    reference("demo", progress=False)
+    path = model_path(cached_stem(DEMO))
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.unlink()
+    path.write_bytes(data)
+    report = of_demo()
+    assert [type(error) for error in report.errors] == [HashMismatchError]
+    assert report.health is None
+
+
+@pytest.mark.usefixtures("small")
+def test_a_row_without_a_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hrnet_zoo.evaluation.fingerprints.recorded", lambda _: None)
+    report = of_demo()
+    assert report.errors == ()
+    assert report.health is not None
+    assert report.health.same_data is None
+    assert report.health.deviation is None
+    assert len(report.health.data_sha256) == 64
+
+
+def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        monkeypatch.setenv("HRNET_ZOO_CACHE", str(folder))
+        report = doctor("demo", device="cpu", progress=False)
+        assert report.cache["writable"] is False
+        assert [type(error) for error in report.errors] == [CacheError]
+        assert report.health is not None  # the demo is converted in memory
+        assert report.environment["torch"] == metadata.version("torch")
+
+
+@pytest.mark.usefixtures("small")
+def test_a_device_that_is_not_here() -> None:
+    report = of_demo("cuda:77")
+    assert [type(error) for error in report.errors] == [DeviceError]
+    assert report.health is not None
+    assert report.health.deviation is not None
+    assert (report.health.fidelity, report.health.fast) == (None, None)
+
+
+@pytest.mark.usefixtures("small")
+def test_a_device_that_lacks_a_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lacking(*_: object) -> None:
+        raise RuntimeError("CUDA error: no kernel image is available for execution on the device\nCompile with ...")
+
+    monkeypatch.setattr(FCNHRNet, "predict", lacking)
+    (error,) = of_demo(dtype=torch.bfloat16).errors
+    assert isinstance(error, DeviceError)
+    assert error.asked == "check demo on cpu in bfloat16"
+    assert error.found.endswith("no kernel image is available for execution on the device")
+
+
+def test_a_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = metadata.version
+
+    def version(name: str) -> str:
+        if name == "matplotlib":
+            raise metadata.PackageNotFoundError(name)
+        return real(name)
+
+    monkeypatch.setattr(metadata, "version", version)
+    report = doctor()
+    assert report.environment["matplotlib"] is None
+    assert report.environment["numpy"] == real("numpy")
+
+
+def test_without_torch() -> None:
+    code = """
+import json, sys
+sys.modules["torch"] = None
+from hrnet_zoo.datasets import SCENES
+from hrnet_zoo.diagnosis import doctor
+print(json.dumps(doctor("demo").to_dict()))
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # noqa: S603
+    report = json.loads(run.stdout)
+    assert report["environment"]["torch_fault"].startswith("ModuleNotFoundError")
+    assert [error["kind"] for error in report["errors"]] == ["ConfigError"]
+    assert "torch" in report["errors"][0]["message"]
+
+
+def test_without_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HRNET_ZOO_CACHE")
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    report = doctor()
+    assert report.cache == {}
+    assert [type(error) for error in report.errors] == [ConfigError]
+    assert "huggingface_hub" in report.errors[0].found
+
+
+def test_without_a_network(host: FaultServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HRNET_ZOO_MIRRORS", host.url)
+    report = doctor(network=True, progress=False)
+    assert report.network is not None
+    assert len(report.network) == 46
+    assert [type(error) for error in report.errors] == [DownloadError]
+    assert len(json.loads(json.dumps(report.to_dict()))["network"]) == 46
+    monkeypatch.setenv("HRNET_ZOO_OFFLINE", "1")
+    host.requests.clear()
+    report = doctor("fcn_hr18s_cityscapes_40k", network=True, progress=False)
+    assert report.network is not None
+    assert [each.reachable for each in report.network] == [None, None]
+    assert [type(error) for error in report.errors] == [OfflineError]  # of the model, which is not in the cache
+    assert not host.requests
+
+
+def test_settings_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HRNET_ZOO_OFFLINE", "perhaps")
+    report = doctor(network=True)
+    assert report.network is None
+    assert [type(error) for error in report.errors] == [ConfigError]
+
+
+def test_unknown_name() -> None:
+    with pytest.raises(UnknownModelError):
+        doctor("fcn_hr48")

@@ -1,0 +1,491 @@
+"""Evaluation: the reference's own figures, the same for any number of processes, and no silent mean over less."""
+
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hrnet_zoo.datasets import CITYSCAPES
+from hrnet_zoo.datasets.check import check_data
+from hrnet_zoo.datasets.layouts import find_samples
+from hrnet_zoo.datasets.pairing import UNREAD
+from hrnet_zoo.datasets.rules import CITYSCAPES_IDS
+from hrnet_zoo.demo.dataset import write_dataset
+from hrnet_zoo.demo.scenes import scene
+from hrnet_zoo.errors import ConfigError, DatasetError, UnreadableImageError
+from hrnet_zoo.evaluation.evaluate import PICTURES_A_ROUND, _load, _same_everywhere, _summary, default_workers, evaluate
+from hrnet_zoo.evaluation.metrics import count_matrix
+from hrnet_zoo.evaluation.ranks import Ranks
+from hrnet_zoo.evaluation.scorecard import Evaluation
+from hrnet_zoo.models.fcn import FCNHRNet
+from hrnet_zoo.training.finetune import _checked
+from hrnet_zoo.zoo.catalog import DEMO
+from hrnet_zoo.zoo.create import create_model
+from tests.evaluation.test_ranks import run
+from tests.models.test_fcn import GOLDEN
+from tests.support.label_folders import own
+from tests.support.tables import ROOT
+
+SEEDS = range(3)
+SMALL = (192, 96)
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("scenes")
+    write_dataset(folder, seeds=SEEDS, progress=False)
+    return folder
+
+
+@pytest.fixture
+def copy(scenes: Path, tmp_path: Path) -> Path:
+    """Copy the scenes, to be spoilt."""
+    shutil.copytree(scenes, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> FCNHRNet:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HRNET_ZOO_CACHE", str(tmp_path_factory.mktemp("cache")))
+        return create_model("demo", device="cpu")
+
+
+@pytest.fixture
+def small(demo: FCNHRNet, monkeypatch: pytest.MonkeyPatch) -> FCNHRNet:
+    """Let the demo network see pictures at a quarter of their size, to be quick."""
+    monkeypatch.setattr(demo, "dataset", dataclasses.replace(demo.dataset, box=SMALL))
+    return demo
+
+
+def score(model: FCNHRNet, root: Path, **options: Any) -> Evaluation:
+    return evaluate(model, root, **{"workers": 0, "progress": False, **options})
+
+
+def labels_of(folder: Path, seed: int) -> Path:
+    return folder / f"gtFine/val/demo/demo_{seed:06d}_000019_gtFine_labelIds.png"
+
+
+def picture_of(folder: Path, seed: int) -> Path:
+    return folder / f"leftImg8bit/val/demo/demo_{seed:06d}_000019_leftImg8bit.png"
+
+
+def test_the_reference_s_own_figures(shared: Path) -> None:
+    recorded = json.loads((shared / "golden/expected_scores.json").read_text(encoding="utf-8"))
+    model = create_model("fcn_hr18s_cityscapes_40k", checkpoint=shared / GOLDEN, device="cpu")
+    scores = score(model, shared / "golden/mini_cityscapes")
+    for name, found in (("mIoU", scores.miou), ("mAcc", scores.macc), ("aAcc", scores.aacc)):
+        assert found == pytest.approx(recorded[name], abs=0.05)
+    for i, (iou, accuracy) in enumerate(scores.per_class.values()):
+        assert iou == pytest.approx(100 * recorded["IoU"][i], abs=0.05, nan_ok=True)
+        assert accuracy == pytest.approx(100 * recorded["Acc"][i], abs=0.05, nan_ok=True)
+    assert scores.published is None  # other weights than the row's
+
+
+def test_counts_are_those_of_predict(demo: FCNHRNet, scenes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "dataset", dataclasses.replace(demo.dataset, val_pictures=3))
+    scores = score(demo, scenes)
+    expected = np.zeros((19, 19), np.int64)
+    for seed in SEEDS:
+        drawn = scene(seed)
+        expected += count_matrix(drawn.mask, demo.predict(drawn.image).mask, 19)
+    assert np.array_equal(scores.counts, expected)
+    assert scores.pictures == 3
+    assert scores.published == DEMO.miou
+    assert scores.difference == pytest.approx(scores.miou - DEMO.miou)
+    assert scores.suspicion is None
+    assert "\n3 pictures; Cityscapes val" in str(scores)
+
+
+def test_nothing_published_stands_beside_another_number_of_pictures(small: FCNHRNet, scenes: Path) -> None:
+    scores = score(small, scenes)
+    assert scores.published is None
+    assert "\n3 of 50 pictures; Cityscapes val" in str(scores)
+    facts = scores.to_dict()
+    assert (facts["pictures"], facts["val_pictures"], facts["limit"]) == (3, 50, None)
+
+
+def test_a_limit_that_leaves_nothing_out_is_none(
+    small: FCNHRNet, scenes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(small, "dataset", dataclasses.replace(small.dataset, val_pictures=3))
+    for limit in (3, 4):
+        scores = score(small, scenes, limit=limit)
+        assert scores.to_dict()["limit"] is None
+        assert scores.published == DEMO.miou
+        assert "part" not in str(scores)
+    assert score(small, scenes, limit=2).to_dict()["limit"] == 2
+
+
+def test_scales_and_mirroring_are_those_of_predict(small: FCNHRNet, scenes: Path) -> None:
+    scores = score(small, scenes, ms_flip=True, limit=1)
+    drawn = scene(0)
+    assert np.array_equal(scores.counts, count_matrix(drawn.mask, small.predict(drawn.image, ms_flip=True).mask, 19))
+    protocol = scores.to_dict()["inference"]
+    assert protocol["scales_of_the_box"] == (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
+    assert protocol["mirrored_too"]
+    assert scores.published is None  # a part of the pictures only
+
+
+def test_windows_where_the_data_set_slides(demo: FCNHRNet, scenes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slides = dataclasses.replace(demo.dataset, slides=True, crop=(64, 64), box=SMALL)
+    monkeypatch.setattr(demo, "dataset", slides)
+    drawn = scene(0)
+    scores = score(demo, scenes, limit=1)
+    assert np.array_equal(scores.counts, count_matrix(drawn.mask, demo.predict(drawn.image, mode="slide").mask, 19))
+    assert "windows of 64 px every 42 px" in str(scores)
+
+
+@pytest.mark.parametrize("options", [{"workers": 1}, {"workers": 3}, {"max_memory": 2_000_000}])
+def test_the_same_figures_however_it_is_done(small: FCNHRNet, scenes: Path, options: dict[str, int]) -> None:
+    assert score(small, scenes, **options).to_dict() == score(small, scenes).to_dict()
+
+
+def test_both_kinds_of_cityscapes_labels(small: FCNHRNet, copy: Path) -> None:
+    by_ids = score(small, copy)
+    for seed in SEEDS:
+        path = labels_of(copy, seed)
+        Image.fromarray(scene(seed).mask).save(path.with_name(path.name.replace("labelIds", "labelTrainIds")))
+        path.unlink()
+    by_train_ids = score(small, copy)
+    assert np.array_equal(by_ids.counts, by_train_ids.counts)
+    assert "official ids" in by_ids.protocol["data"]["labels"]
+    assert "train ids" in by_train_ids.protocol["data"]["labels"]
+
+
+def test_a_folder_of_one_s_own(small: FCNHRNet, tmp_path: Path) -> None:
+    for kind in ("images", "masks"):
+        (tmp_path / kind).mkdir()
+    for seed in SEEDS:
+        drawn = scene(seed)
+        Image.fromarray(drawn.image).save(tmp_path / f"images/{seed}.png")
+        Image.fromarray(drawn.mask).save(tmp_path / f"masks/{seed}.png")
+    scores = score(small, tmp_path)
+    assert scores.pictures == 3
+    assert scores.published is None  # no data set of the table
+    assert scores.to_dict()["val_pictures"] is None
+    assert scores.miou > 5
+
+
+def test_photographs_of_formats_that_are_not_read_are_told_of(
+    small: FCNHRNet, copy: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By check-data as a note, by evaluate and finetune in a log line."""
+    (picture_of(copy, 0).parent / "IMG_1.HEIC").write_bytes(b"x")
+    score(small, copy)
+    assert [record.getMessage().count("IMG_1.HEIC") for record in caplog.records] == [1]
+    folder = find_samples(copy, small.dataset)
+    notes = [
+        problem
+        for problem in check_data(copy, dataset=small.dataset, progress=False).problems
+        if "HEIC" in str(problem)
+    ]
+    assert [problem.kind for problem in notes] == [UNREAD]
+    caplog.clear()
+    _checked(folder, None, progress=False)
+    assert [record.getMessage().count("IMG_1.HEIC") for record in caplog.records] == [1]
+
+
+def test_random_weights_claim_nothing(scenes: Path) -> None:
+    torch.manual_seed(0)
+    model = create_model("fcn_hr18s_cityscapes_40k", pretrained=False, device="cpu")
+    model.dataset = dataclasses.replace(model.dataset, box=(64, 32))
+    scores = score(model, scenes)
+    assert scores.published is None
+    assert scores.suspicion
+
+
+def test_progress_and_json(small: FCNHRNet, scenes: Path, tmp_path: Path) -> None:
+    scores = score(small, scenes, limit=2)
+    scores.to_json(tmp_path / "figures.json")
+    found = json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))
+    assert found["pictures"] == found["limit"] == 2
+    assert found["inference"]["box"] == list(SMALL)
+    assert found["weights"]["source_sha256"] == DEMO.sha256
+    assert found["versions"]["torch"] == torch.__version__
+    assert (found["dtype"], found["device"]) == ("float32", "cpu")
+    assert found["tf32"] is False
+    assert "2 of 50 pictures (a part only)" in str(scores)
+
+
+def torchrun(size: int, *arguments: str | Path, cache: Path) -> subprocess.CompletedProcess[str]:
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(size)]
+    return subprocess.run(  # noqa: S603
+        [sys.executable, *launcher, "-m", "hrnet_zoo", *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "HRNET_ZOO_CACHE": str(cache), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+
+
+def test_any_number_of_ranks_gives_the_same_json(scenes: Path, tmp_path: Path) -> None:
+    texts = []
+    for size in (1, 2, 3):
+        done = torchrun(size, "evaluate", "demo", scenes, "--json", "--workers", "0", cache=tmp_path / "cache")
+        assert done.returncode == 0, done.stderr
+        texts.append(done.stdout)
+    assert texts[0] == texts[1] == texts[2]
+    assert json.loads(texts[0])["pictures"] == 3
+
+
+def test_a_fault_in_one_rank_s_share_stops_all(copy: Path, tmp_path: Path) -> None:
+    picture_of(copy, 1).write_bytes(picture_of(copy, 1).read_bytes()[:-2000])
+    done = torchrun(2, "evaluate", "demo", copy, "--workers", "1", cache=tmp_path / "cache")
+    assert done.returncode != 0
+    assert done.stdout == ""
+    assert f"read a picture: {picture_of(copy, 1)}" in done.stderr
+
+
+# A network that reads pictures at 64 x 32 pixels, and says which: every second one is a rank's.
+MANY = """
+import dataclasses, os, sys
+from pathlib import Path
+import torch
+from hrnet_zoo import evaluation
+from hrnet_zoo.creation import create_model
+from hrnet_zoo.errors import HRNetZooError
+
+torch.manual_seed(0)
+model = create_model("fcn_hr18s_cityscapes_40k", pretrained=False, device="cpu")
+model.dataset = dataclasses.replace(model.dataset, box=(64, 32))
+real, seen = evaluation.score_maps, []
+evaluation.score_maps = lambda *a, **k: (seen.append(1), real(*a, **k))[1]
+try:
+    figures = evaluation.evaluate(model, sys.argv[1], workers=1, progress=False)
+    print(figures.counts.sum(), hash(figures.counts.tobytes()))
+except HRNetZooError as error:
+    print(os.environ.get("RANK"), len(seen), type(error).__name__, str(error).splitlines()[0])
+"""
+
+
+def many(folder: Path, number: int) -> Path:
+    """Write small pictures, of which each has a torn twin that only reading it whole can tell."""
+    random = np.random.default_rng(0)
+    for index in range(number):
+        name = f"demo_{index:06d}_000019"
+        for kind in ("leftImg8bit", "gtFine"):
+            (folder / kind / "val/demo").mkdir(parents=True, exist_ok=True)
+        noise = random.integers(0, 256, (32, 64, 3), np.uint8)
+        Image.fromarray(noise).save(folder / f"leftImg8bit/val/demo/{name}_leftImg8bit.png")
+        ids = CITYSCAPES_IDS.values(random.integers(0, 19, (32, 64), np.uint8))
+        Image.fromarray(ids).save(folder / f"gtFine/val/demo/{name}_gtFine_labelIds.png")
+    return folder
+
+
+def by_ranks(size: int, folder: Path) -> list[str]:
+    """Run `MANY` in processes with torchrun's environment; return what they print, by rank."""
+    done = run(size, MANY, str(folder), PYTHONHASHSEED="0")
+    assert all(each.returncode == 0 for each in done), [each.stderr for each in done]
+    return [each.stdout for each in done]
+
+
+def test_a_picture_that_fails_stops_the_others_soon(tmp_path: Path) -> None:
+    folder = many(tmp_path, 5 * PICTURES_A_ROUND)
+    path = picture_of(folder, 1)  # of rank 1, in the first round
+    path.write_bytes(path.read_bytes()[:-2000])
+    first, second = by_ranks(2, folder)
+    assert first == f"0 {PICTURES_A_ROUND} UnreadableImageError read a picture: {path}\n"  # of its 40
+    assert second == first.replace("0 16", "1 0")
+
+
+def test_rounds_that_not_all_ranks_have_pictures_for(tmp_path: Path) -> None:
+    """With 33 pictures rank 0 of 2 has 17, and so a second round in which rank 1 has none."""
+    folder = many(tmp_path, 2 * PICTURES_A_ROUND + 1)
+    printed = [text for size in (1, 2, 3) for text in by_ranks(size, folder)]
+    assert len(printed) == 6
+    assert set(printed) == {printed[0]}
+    assert printed[0].startswith(f"{33 * 32 * 64} ")
+
+
+def test_the_network_does_not_run_on_masks_that_are_wrong(
+    small: FCNHRNet, copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hrnet_zoo.evaluation.evaluate.score_maps", pytest.fail)
+    spoil_values(copy)
+    with pytest.raises(DatasetError, match=r"value outside the classes[\s\S]*demo_000001_000019[\s\S]*computed"):
+        score(small, copy)
+    Image.fromarray(scene(1).mask).save(labels_of(copy, 1))  # train ids
+    with pytest.raises(DatasetError, match=r"ids mixed with train ids[\s\S]*demo_000001_000019"):
+        score(small, copy)
+
+
+def test_labels_that_begin_at_1_are_told_before_the_network_runs(
+    small: FCNHRNet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hrnet_zoo.evaluation.evaluate.score_maps", pytest.fail)
+    own(tmp_path, ["a"], small.classes)
+    values = np.full((8, 12), 19, np.uint8)
+    values[:4] = 1
+    Image.fromarray(values).save(tmp_path / "masks/a.png")
+    with pytest.raises(DatasetError, match=r"off-by-one labels[\s\S]*masks/a\.png: holds 19 and no 0"):
+        score(small, tmp_path)
+
+
+def test_most_classes_that_never_occur_are_told(
+    small: FCNHRNet, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    own(tmp_path, ["a", "b"])
+    (tmp_path / "classes.txt").write_text("\n".join(small.classes))
+    score(small, tmp_path)
+    assert "most classes never occur: 16 of 19 (16: wall, " in caplog.text
+    caplog.clear()
+    score(small, tmp_path, limit=1)  # of one picture, it is no wonder
+    assert "never occur" not in caplog.text
+
+
+def test_masks_that_hold_nothing_but_ignored_pixels(small: FCNHRNet, copy: Path) -> None:
+    for seed in SEEDS:
+        Image.new("L", (768, 384)).save(labels_of(copy, seed))  # 0 is "unlabeled"
+        if seed == 1:
+            assert score(small, copy).pictures == 3  # one mask that holds something is enough
+    with pytest.raises(DatasetError, match="no pixel of its 3 masks is of a class"):
+        score(small, copy)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_too_little_memory_names_the_picture(
+    workers: int, small: FCNHRNet, scenes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def greedy(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("hrnet_zoo.evaluation.evaluate.resized", greedy)  # in the worker, if there is one
+    with pytest.raises(ConfigError, match=r"evaluate demo on \S+demo_000000_000019[\s\S]*too little memory") as caught:
+        score(small, scenes, workers=workers)
+    assert "mean over fewer pictures" in caught.value.done
+
+
+def test_too_little_memory_for_the_network(small: FCNHRNet, scenes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "hrnet_zoo.evaluation.evaluate.score_maps", lambda *_, **__: torch.empty(1 << 50, dtype=torch.uint8)
+    )
+    with pytest.raises(ConfigError, match=r"evaluate demo on \S+demo_000000_000019[\s\S]*too little memory"):
+        score(small, scenes)
+
+
+def test_default_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+
+    def workers(processors: int, processes: str) -> int:
+        monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(processors)), raising=False)
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
+        return default_workers()
+
+    assert [workers(*each) for each in ((1, "1"), (6, "1"), (64, "1"), (64, "8"), (4, "8"))] == [1, 3, 8, 4, 1]
+    with pytest.raises(ConfigError, match="LOCAL_WORLD_SIZE is 'x'"):
+        workers(4, "x")
+    for system in ("darwin", "win32"):
+        monkeypatch.setattr("sys.platform", system)
+        assert default_workers() == 0
+
+
+def test_the_gpu_is_the_model_s_own(small: FCNHRNet, scenes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a CPU model say that it is on the third of several GPUs, once its pixels are counted."""
+    found = score(small, scenes, limit=1)
+    weight = torch.nn.Parameter(torch.empty(0))
+    monkeypatch.setattr(type(weight), "device", torch.device("cuda:2"), raising=False)
+    monkeypatch.setattr(small, "parameters", lambda: iter([weight]))
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda device=None: f"GPU at {device}")
+    facts = _summary(small, find_samples(scenes, small.dataset), found.counts, False, None).to_dict()
+    assert facts["device"] == "GPU at cuda:2"
+
+
+def spoil_size(folder: Path) -> None:
+    Image.new("L", (700, 384)).save(labels_of(folder, 1))
+
+
+def spoil_values(folder: Path) -> None:
+    values = CITYSCAPES_IDS.values(scene(1).mask)
+    values[:3] = 77
+    Image.fromarray(values).save(labels_of(folder, 1))
+
+
+def spoil_pair(folder: Path) -> None:
+    labels_of(folder, 1).unlink()
+
+
+def spoil_mask(folder: Path) -> None:
+    Image.new("RGB", (768, 384)).save(labels_of(folder, 1))
+
+
+def spoil_picture(folder: Path) -> None:
+    picture_of(folder, 1).write_bytes(b"")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (spoil_size, "700"),
+        (spoil_values, "77"),
+        (spoil_pair, "mask"),
+        (spoil_mask, "RGB"),
+        (spoil_picture, "empty|zero"),
+    ],
+)
+def test_faults_name_their_file(spoil: Any, words: str, small: FCNHRNet, copy: Path) -> None:
+    spoil(copy)
+    with pytest.raises(DatasetError, match=rf"(?s)(?=.*demo_000001_000019)(?=.*({words}))"):
+        score(small, copy)
+
+
+def test_a_picture_that_fails_late_stops_the_run(small: FCNHRNet, copy: Path) -> None:
+    """Its header is good, so that only reading it whole can tell."""
+    picture_of(copy, 2).write_bytes(picture_of(copy, 2).read_bytes()[:-2000])
+    with pytest.raises(UnreadableImageError, match="demo_000002_000019"):
+        score(small, copy, workers=1)
+
+
+def test_wrong_folders_and_arguments(small: FCNHRNet, tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="absent"):
+        score(small, tmp_path / "absent")
+    with pytest.raises(DatasetError, match="leftImg8bit"):
+        score(small, tmp_path)
+    for options in ({"limit": 0}, {"workers": -1}, {"max_memory": 0}):
+        with pytest.raises(ConfigError, match="at least"):
+            score(small, tmp_path, **options)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("ms_flip", [False, True])
+def test_cuda_is_within_a_tenth_of_a_point(demo: FCNHRNet, scenes: Path, ms_flip: bool) -> None:
+    there = score(create_model("demo", device="cuda"), scenes, ms_flip=ms_flip, workers=2)
+    assert there.miou == pytest.approx(score(demo, scenes, ms_flip=ms_flip).miou, abs=0.1)
+
+
+# --- what no run of one process on checked data meets -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("names", [("x",), ("x", "z")])
+def test_ranks_that_see_other_pictures(names: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here, there = (find_samples(own(tmp_path / str(len(each)), each), None) for each in (("x", "y"), names))
+    monkeypatch.setattr(Ranks, "together", lambda self, work: [work(), there])
+    with pytest.raises(DatasetError, match="process 0 sees 2 pictures there, process 1 sees") as caught:
+        _same_everywhere(Ranks(0, 2, torch.device("cpu")), lambda: here)
+    assert caught.value.advice == "give every machine the same copy of the data"
+
+
+def test_labels_that_changed_since_they_were_checked(tmp_path: Path) -> None:
+    folder = find_samples(own(tmp_path / "data", ("x",)), CITYSCAPES.with_classes(("a", "b", "c")))
+    (sample,) = folder.samples
+    with Image.open(sample.picture) as picture:
+        width, height = picture.size
+    Image.fromarray(np.zeros((height, width + 1), np.uint8)).save(sample.labels)
+    with pytest.raises(DatasetError, match=rf"picture has {width} x {height} pixels, the labels have {width + 1} x"):
+        _load(sample, box=(64, 64), ms_flip=False, rule=folder.rule)
+    Image.fromarray(np.full((height, width), 77, np.uint8)).save(sample.labels)
+    with pytest.raises(DatasetError, match="the values 77 are no class; the rule here: ") as caught:
+        _load(sample, box=(64, 64), ms_flip=False, rule=folder.rule)
+    assert "the run was stopped" in caught.value.done

@@ -1,0 +1,460 @@
+"""Picture to mask: the reference's recorded masks, every kind of input, windows, scales and flips, dtypes."""
+
+import dataclasses
+import io
+import itertools
+import os
+import subprocess
+import sys
+import threading
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from safetensors.torch import load_file
+
+from hrnet_zoo.demo.scenes import scene
+from hrnet_zoo.errors import ConfigError, UnreadableImageError, UnsupportedImageError
+from hrnet_zoo.images.read import RGB, Picture, normalise, read_image
+from hrnet_zoo.inference.predict import (
+    PICTURES_AHEAD,
+    _windows,
+    evaluating,
+    full_precision,
+    predict_each,
+    resized,
+    score_maps,
+)
+from hrnet_zoo.inference.result import SegmentationResult
+from hrnet_zoo.models.fcn import FCNHRNet
+from hrnet_zoo.zoo.catalog import model_info
+from hrnet_zoo.zoo.create import create_model
+from tests.models.test_fcn import GOLDEN
+from tests.support.tables import ROOT
+
+FRAME = "frankfurt_000000_000294_leftImg8bit.png"
+
+
+@pytest.fixture(scope="module")
+def golden(tmp_path_factory: pytest.TempPathFactory, shared: Path) -> FCNHRNet:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HRNET_ZOO_CACHE", str(tmp_path_factory.mktemp("cache")))
+        return create_model("fcn_hr18s_cityscapes_40k", checkpoint=shared / GOLDEN, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> FCNHRNet:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HRNET_ZOO_CACHE", str(tmp_path_factory.mktemp("cache")))
+        return create_model("demo", device="cpu")
+
+
+def assert_agrees(mask: np.ndarray, shared: Path, key: str, margin: float = 0.01) -> None:
+    """Compare with a recorded mask: equal wherever the two best scores are not all but equal, and nearly everywhere."""
+    recorded = load_file(shared / "golden/expected.safetensors")
+    differs = mask != recorded[f"{key}.mask"].numpy()
+    assert not (differs & (recorded[f"{key}.margin"].numpy() > margin)).any()
+    assert differs.mean() <= 0.001
+
+
+@pytest.mark.parametrize("name", ["3dogs.jpg", "color.jpg", FRAME])
+def test_whole_picture_as_the_reference(name: str, golden: FCNHRNet, shared: Path) -> None:
+    assert_agrees(golden.predict(shared / "pictures" / name).mask, shared, f"{name}.whole")
+
+
+def test_sliding_window_as_the_reference(golden: FCNHRNet, shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture = read_image(shared / "pictures/color.jpg")
+    own_size = (max(picture.shape), sorted(picture.shape)[1])
+    unresized = dataclasses.replace(golden.dataset, crop=(128, 128), box=own_size)
+    assert unresized.window == (128, 85)
+    monkeypatch.setattr(golden, "dataset", unresized)
+    assert_agrees(golden.predict(picture, mode="slide").mask, shared, "color.jpg.slide_128_85_unresized")
+
+
+def test_scales_and_flips_as_the_reference(golden: FCNHRNet, shared: Path) -> None:
+    result = golden.predict(shared / "pictures" / FRAME, ms_flip=True)
+    assert_agrees(result.mask, shared, f"{FRAME}.ms_flip", margin=0.002)
+
+
+def test_windows_cover_and_stay_inside() -> None:
+    assert _windows(1000, 480, 320) == [slice(0, 480), slice(320, 800), slice(520, 1000)]
+    assert _windows(480, 480, 320) == [slice(0, 480)]
+    assert _windows(481, 480, 320) == [slice(0, 480), slice(1, 481)]
+    assert _windows(300, 480, 320) == [slice(0, 300)]
+
+
+def test_one_window_is_the_whole(demo: FCNHRNet) -> None:
+    picture = scene(0, 96, 128).image
+    with torch.inference_mode():
+        (slid,) = score_maps(demo, [picture], slide=True, mirror=False)
+        (whole,) = score_maps(demo, [picture], slide=False, mirror=False)
+    assert len(slid.windows) == len(whole.windows) == 1
+    assert torch.equal(slid.windows[0].scores, whole.windows[0].scores)
+
+
+@pytest.mark.parametrize("options", [{"mode": "whole"}, {"mode": "slide"}, {"ms_flip": True}])
+def test_views_in_batches_are_the_same(
+    demo: FCNHRNet, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on CUDA: windows and mirror images together."""
+    picture = scene(7, 200, 320).image
+    monkeypatch.setattr(demo, "dataset", dataclasses.replace(demo.dataset, crop=(128, 128), box=(320, 200)))
+    alone = demo.predict(picture, probabilities=True, **options)
+    monkeypatch.setattr("hrnet_zoo.inference.predict.batch_size", lambda device, area: 5)
+    together = demo.predict(picture, probabilities=True, **options)
+    assert alone.probabilities is not None
+    assert together.probabilities is not None
+    np.testing.assert_allclose(alone.probabilities, together.probabilities, atol=1e-4)
+    assert np.mean(alone.mask == together.mask) > 0.9999
+
+
+@pytest.mark.parametrize("options", [{}, {"mode": "slide"}, {"ms_flip": True}])
+def test_the_mask_does_not_depend_on_the_memory_allowed(
+    demo: FCNHRNet, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo, "dataset", dataclasses.replace(demo.dataset, crop=(64, 64), box=(160, 96)))
+    picture = scene(8, 120, 200).image
+    plain = demo.predict(picture, probabilities=True, max_memory=1 << 40, **options)
+    assert plain.probabilities is not None
+    for max_memory in (None, 250_000):
+        same = demo.predict(picture, probabilities=True, max_memory=max_memory, **options)
+        assert same.probabilities is not None
+        assert np.array_equal(same.mask, plain.mask)
+        assert np.array_equal(same.probabilities, plain.probabilities)
+
+
+def test_little_memory_is_one_row_at_a_time_and_none_is_refused(
+    demo: FCNHRNet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture = scene(8, 64, 100).image
+    assert np.array_equal(demo.predict(picture, max_memory=1).mask, demo.predict(picture).mask)
+    monkeypatch.setattr("hrnet_zoo.inference.predict.score_maps", pytest.fail)
+    for wrong in (0, -5):
+        with pytest.raises(ConfigError, match=f"max_memory={wrong}"):
+            demo.predict([picture], max_memory=wrong)
+
+
+LARGE = """
+import re
+from pathlib import Path
+import numpy as np, torch
+from hrnet_zoo.creation import create_model
+
+def resident(field):
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(rf"{field}:\\s*(\\d+) kB", status)[1]) << 10
+
+torch.manual_seed(0)
+model = create_model("fcn_hr18s_ade20k_80k", pretrained=False, device="cpu")
+small = np.random.default_rng(0).integers(0, 256, (12, 16, 3), np.uint8)
+picture = small.repeat(250, axis=0).repeat(250, axis=1)
+masks = []
+for max_memory in (None, 300 << 20):
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here on
+    before = resident("VmRSS")
+    masks.append(model.predict(picture, max_memory=max_memory).mask)
+    print(*masks[-1].shape, len(np.unique(masks[-1])), resident("VmHWM") - before)
+print(np.array_equal(*masks))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="this system does not tell the peak of memory")
+def test_twelve_megapixels_and_150_classes_in_two_gigabytes() -> None:
+    """All its scores at once are 7.2 GB."""
+    done = subprocess.run(  # noqa: S603
+        [sys.executable, "-c", LARGE],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    *runs, same = done.stdout.splitlines()
+    assert same == "True"
+    for height, width, classes, peak in (map(int, run.split()) for run in runs):
+        assert (height, width) == (3000, 4000)
+        assert classes > 1
+        assert 0 < peak < 2_000_000_000
+
+
+def test_the_mask_is_that_of_the_scores_at_once(demo: FCNHRNet) -> None:
+    """As torch makes them, all at full size; of a trained network, so that almost no pixel is undecided."""
+    drawn = scene(9)
+    with torch.inference_mode():
+        scores = demo(normalise(drawn.image))
+        scores = F.interpolate(scores, size=drawn.mask.shape, mode="bilinear", align_corners=False)
+    best, second = scores.topk(2, dim=1).values[0]
+    differs = demo.predict(drawn.image).mask != scores.argmax(dim=1)[0].numpy()
+    assert not (differs & (best - second > 1e-4).numpy()).any()
+    assert differs.sum() <= 3
+
+
+def test_every_kind_of_picture_gives_the_same_mask(demo: FCNHRNet, tmp_path: Path) -> None:
+    drawn = scene(1, 96, 160)
+    picture = Image.fromarray(drawn.image)
+    picture.save(tmp_path / "a.png")
+    tensor = torch.from_numpy(drawn.image).permute(2, 0, 1)
+    file = io.BytesIO()
+    picture.save(file, "png")
+    mask = demo.predict(drawn.image).mask
+    assert mask.shape == (96, 160)
+    assert mask.dtype == np.uint8
+    for same in (picture, tmp_path / "a.png", str(tmp_path / "a.png"), file.getvalue()):
+        assert np.array_equal(demo.predict(same).mask, mask)
+    one = demo.predict(tensor)
+    assert not isinstance(one, list)
+    assert np.array_equal(one.mask, mask)
+    batch = demo.predict(torch.stack([tensor, tensor.flip(2)]))
+    assert isinstance(batch, list)
+    assert np.array_equal(batch[0].mask, mask)
+    assert len(batch) == 2
+
+
+def test_pictures_that_are_skipped(demo: FCNHRNet, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Their errors stand in their places; without being told to, the first one ends all."""
+    good = scene(0, 64, 96).image
+    pictures = [good, tmp_path / "absent.png", b"no picture", good]
+    with pytest.raises(UnreadableImageError, match=r"absent\.png"):
+        demo.predict(pictures)
+    results = demo.predict(pictures, on_error="skip")
+    assert [type(each) for each in results] == [
+        *(SegmentationResult, UnreadableImageError, UnreadableImageError, SegmentationResult)
+    ]
+    assert "absent.png" in str(results[1])
+    (line,) = [message for message in caplog.messages if "skipped" in message]
+    assert line.startswith("2 of 4 pictures were skipped; the first: read a picture: ")
+    assert "absent.png" in line
+    assert len(demo.predict([good], on_error="skip")) == 1
+    with pytest.raises(UnreadableImageError):
+        demo.predict(tmp_path / "absent.png", on_error="skip")
+    with pytest.raises(ConfigError, match=r"on_error='ignore'[\s\S]*'raise' or 'skip'"):
+        demo.predict(pictures, on_error="ignore")  # type: ignore[call-overload]
+
+
+def test_a_list_of_mixed_sizes_keeps_its_order(demo: FCNHRNet) -> None:
+    pictures = [scene(seed, 64 + 32 * seed, 128).image for seed in range(3)]
+    results = demo.predict(pictures)
+    assert [result.mask.shape for result in results] == [(64, 128), (96, 128), (128, 128)]
+    for picture, result in zip(pictures, results, strict=True):
+        assert np.array_equal(demo.predict(picture).mask, result.mask)
+    assert demo.predict([]) == []
+
+
+def threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("hrnet-zoo")]
+
+
+def test_arrays_in_the_order_of_opencv(demo: FCNHRNet) -> None:
+    image = scene(3, 64, 96).image
+    expected = demo.predict(image)
+    for swapped in (image[..., ::-1], torch.tensor(image[..., ::-1].copy()).permute(2, 0, 1)):
+        (found,) = demo.predict([swapped], color="bgr")
+        np.testing.assert_array_equal(found.mask, expected.mask)
+        np.testing.assert_array_equal(found.image, image)
+    np.testing.assert_array_equal(demo.predict(image[..., ::-1], color="bgr").mask, expected.mask)
+    bgra = np.dstack([image[..., ::-1], np.full(image.shape[:2], 255, np.uint8)])
+    np.testing.assert_array_equal(read_image(bgra, "bgr"), image)
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "PNG")
+    np.testing.assert_array_equal(read_image(file.getvalue(), "bgr"), image)
+    with pytest.raises(ConfigError, match="'rgb' or 'bgr'"):
+        demo.predict(image, color="brg")  # type: ignore[call-overload]
+
+
+def test_pictures_are_read_meanwhile_in_other_threads(demo: FCNHRNet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few of them, and no more before they are wanted."""
+    read: list[str] = []
+
+    def spy(picture: Picture, color: Literal["rgb", "bgr"]) -> RGB:
+        read.append(threading.current_thread().name)
+        return read_image(picture, color)
+
+    monkeypatch.setattr("hrnet_zoo.inference.predict.read_image", spy)
+    with evaluating(demo), closing(predict_each(demo, itertools.repeat(scene(0, 64, 64).image))) as results:
+        for turn in range(1, 4):
+            assert isinstance(next(results), SegmentationResult)
+            assert turn <= len(read) <= turn + PICTURES_AHEAD
+    assert all(name.startswith("hrnet-zoo") for name in read)
+    assert not threads()
+
+
+def test_a_picture_that_cannot_be_read_is_an_error_in_its_turn(demo: FCNHRNet, monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures: list[Picture] = [scene(0, 64, 64).image, Path("absent.png"), scene(1, 64, 64).image, b"nothing"]
+    with evaluating(demo):
+        found = list(predict_each(demo, pictures))
+    kinds = [SegmentationResult, UnreadableImageError, SegmentationResult, UnreadableImageError]
+    assert [type(each) for each in found] == kinds
+    seen = 0
+
+    def spy(*args: Any, **kwargs: Any) -> Any:
+        nonlocal seen
+        seen += 1
+        return score_maps(*args, **kwargs)
+
+    monkeypatch.setattr("hrnet_zoo.inference.predict.score_maps", spy)
+    with pytest.raises(UnreadableImageError, match=r"absent\.png"):
+        demo.predict(pictures)
+    assert seen == 1
+    assert not threads()
+
+
+def test_an_interruption_leaves_no_thread(demo: FCNHRNet, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hrnet_zoo.inference.predict.score_maps", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        demo.predict([scene(0, 64, 64).image] * 9)
+    assert not threads()
+    assert not torch.is_inference_mode_enabled()
+
+
+def test_one_pil_picture_many_times(demo: FCNHRNet, tmp_path: Path) -> None:
+    """It reads its file when it is first used, whichever thread is first."""
+    drawn = scene(1, 96, 160)
+    Image.fromarray(drawn.image).save(tmp_path / "a.png")
+    mask = demo.predict(drawn.image).mask
+    with Image.open(tmp_path / "a.png") as picture:
+        results = demo.predict([picture] * 6)
+    assert all(np.array_equal(result.mask, mask) for result in results)
+
+
+def test_probabilities_are_those_of_the_mask(demo: FCNHRNet) -> None:
+    picture = scene(2, 96, 160).image
+    plain = demo.predict(picture)
+    result = demo.predict(picture, probabilities=True)
+    assert plain.probabilities is None
+    assert result.probabilities is not None
+    assert result.probabilities.shape == (19, 96, 160)
+    assert result.probabilities.dtype == np.float32
+    np.testing.assert_allclose(result.probabilities.sum(axis=0), 1, atol=1e-5)
+    assert np.array_equal(result.probabilities.argmax(axis=0), result.mask)
+    assert (plain.mask == result.mask).mean() > 0.9999
+
+
+def test_scales_and_flips_are_a_mean_of_probabilities(demo: FCNHRNet) -> None:
+    result = demo.predict(scene(3, 64, 128).image, ms_flip=True, probabilities=True)
+    assert result.probabilities is not None
+    np.testing.assert_allclose(result.probabilities.sum(axis=0), 1, atol=1e-5)
+
+
+def test_mode_follows_the_data_set(demo: FCNHRNet, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+
+    def spy(*args: Any, **kwargs: Any) -> Any:
+        maps = score_maps(*args, **kwargs)
+        seen.append(len(maps[0].windows))
+        return maps
+
+    monkeypatch.setattr("hrnet_zoo.inference.predict.score_maps", spy)
+    picture = scene(4, 600, 700).image
+    demo.predict(picture)
+    demo.predict(picture, mode="slide")
+    context = FCNHRNet("hr18s", model_info("fcn_hr48_pascal_context_40k").data)
+    context.predict(picture)
+    context.predict(picture, mode="whole")
+    assert seen == [1, 2 * 3, 1 * 2, 1]
+
+
+def test_a_training_model_is_left_training(demo: FCNHRNet) -> None:
+    picture = scene(5, 64, 128).image
+    mask = demo.predict(picture).mask
+    before = {name: entry.clone() for name, entry in demo.state_dict().items()}
+    demo.train()
+    demo.backbone.bn1.eval()
+    try:
+        assert np.array_equal(demo.predict(picture).mask, mask)
+        assert demo.training
+        assert demo.backbone.bn2.training
+        assert not demo.backbone.bn1.training
+    finally:
+        demo.eval()
+    assert all(torch.equal(entry, before[name]) for name, entry in demo.state_dict().items())
+
+
+def agreement(model: FCNHRNet, other: FCNHRNet) -> float:
+    pictures = [scene(seed).image for seed in range(4)]
+    pairs = zip(model.predict(pictures), other.predict(pictures), strict=True)
+    return float(np.mean([np.mean(a.mask == b.mask) for a, b in pairs]))
+
+
+def test_half_precision_on_the_cpu_agrees(demo: FCNHRNet) -> None:
+    assert agreement(demo, create_model("demo", device="cpu", dtype=torch.float16)) >= 0.995
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_cuda_agrees_with_the_cpu(demo: FCNHRNet, dtype: torch.dtype) -> None:
+    found = agreement(demo, create_model("demo", device="cuda", dtype=dtype))
+    assert found >= {torch.float16: 0.995, torch.bfloat16: 0.98, torch.float32: 0.999}[dtype]
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_cuda_windows_scales_and_flips(demo: FCNHRNet) -> None:
+    picture = scene(6).image
+    fast = create_model("demo", device="cuda")
+    for options in ({"mode": "slide"}, {"ms_flip": True}):
+        found = np.mean(fast.predict(picture, **options).mask == demo.predict(picture, **options).mask)
+        assert found >= 0.995
+
+
+def test_bad_input(demo: FCNHRNet, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="mode is 'whole', 'slide'"):
+        demo.predict(np.zeros((8, 8, 3), np.uint8), mode="tiles")
+    with pytest.raises(UnreadableImageError, match=r"absent\.jpg"):
+        demo.predict(tmp_path / "absent.jpg")
+    with pytest.raises(UnsupportedImageError, match="float"):
+        demo.predict(np.zeros((8, 8, 3), np.float32))
+
+
+def conv_precision() -> str:
+    return str(torch.backends.cudnn.conv.fp32_precision)  # type: ignore[attr-defined]  # an object, not the module
+
+
+def test_tf32_is_off_and_torch_s_settings_are_left_as_they_were() -> None:
+    cudnn = torch.backends.cudnn
+
+    def settings() -> tuple[object, ...]:
+        return cudnn.enabled, cudnn.benchmark, cudnn.deterministic
+
+    before = settings()
+    assert (cudnn.allow_tf32, conv_precision()) == (True, "tf32")
+    with full_precision():
+        assert conv_precision() == "ieee"
+        assert settings() == before
+    assert (cudnn.allow_tf32, conv_precision()) == (True, "tf32")
+    cudnn.allow_tf32 = False
+    try:
+        with full_precision():
+            pass
+        assert not cudnn.allow_tf32
+    finally:
+        cudnn.allow_tf32 = True
+
+
+def test_evaluating_on_cuda_is_without_tf32(demo: FCNHRNet, monkeypatch: pytest.MonkeyPatch) -> None:
+    with evaluating(demo):
+        assert conv_precision() == "tf32"  # left alone on a CPU
+    monkeypatch.setattr(type(demo.decode_head.conv_seg.weight), "device", torch.device("cuda:0"), raising=False)
+    with evaluating(demo):
+        assert conv_precision() == "ieee"
+    assert conv_precision() == "tf32"
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_cuda_computes_float32_in_float32(demo: FCNHRNet) -> None:
+    """TF32 would be off by about a thousandth."""
+    there = create_model("demo", device="cuda", dtype=torch.float32)
+    images = resized(scene(3).image, demo.dataset.box, ms_flip=False)
+    with evaluating(there), evaluating(demo):
+        maps = [score_maps(model, images, slide=False, mirror=False)[0] for model in (demo, there)]
+    here, found = (each.windows[0].scores.cpu() for each in maps)
+    assert float((here - found).abs().max() / here.abs().max()) < 1e-4

@@ -1,0 +1,270 @@
+"""Results: shares, colours, overlay and legend by pixels, label files by their indices."""
+
+import io
+import os
+import pickle
+import stat
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageShow
+
+from hrnet_zoo.errors import ConfigError, OutputError
+from hrnet_zoo.inference.result import SegmentationResult
+
+CLASSES = ("road", "sky", "traffic light", "white wall")
+PALETTE = ((128, 64, 128), (70, 130, 180), (250, 170, 30), (255, 255, 255))
+
+
+def result(height: int = 60, width: int = 100) -> SegmentationResult:
+    """Return a picture with half sky, three tenths road, a fifth white wall and no traffic light."""
+    mask = np.zeros((height, width), np.uint8)
+    mask[: height // 2] = 1
+    mask[height * 8 // 10 :] = 3
+    image = np.full((height, width, 3), 100, np.uint8)
+    return SegmentationResult(image, mask, CLASSES, PALETTE)
+
+
+def many_classes(height: int, width: int, count: int) -> SegmentationResult:
+    """Return a black picture whose classes lie in bands, all present."""
+    mask = (np.arange(height * width) * count // (height * width)).astype(np.uint8).reshape(height, width)
+    names = tuple(f"class number {index}" for index in range(count))
+    colours = tuple((index, 255 - index, index * 37 % 256) for index in range(count))
+    return SegmentationResult(np.zeros((height, width, 3), np.uint8), mask, names, colours)
+
+
+def test_fractions_largest_first() -> None:
+    """By name; the sum is 1."""
+    fractions = result().fractions()
+    assert fractions == {"sky": 0.5, "road": 0.3, "white wall": 0.2}
+    assert list(fractions) == ["sky", "road", "white wall"]
+    assert sum(many_classes(97, 131, 150).fractions().values()) == pytest.approx(1, abs=1e-12)
+
+
+def test_fractions_of_two_classes_with_one_name_add_up() -> None:
+    """A user may give two classes one name."""
+    mask = np.array([[0, 1, 2, 2]], np.uint8)
+    named = SegmentationResult(np.zeros((1, 4, 3), np.uint8), mask, ("a", "b", "a"), PALETTE[:3])
+    assert named.fractions() == {"a": 0.75, "b": 0.25}
+
+
+def test_colorize_takes_the_palette() -> None:
+    """RGB, pixel for pixel."""
+    colours = result().colorize()
+    assert colours.mode == "RGB"
+    assert np.array_equal(np.asarray(colours), np.array(PALETTE, np.uint8)[result().mask])
+
+
+@pytest.mark.parametrize(("alpha", "pixel"), [(0, (100, 100, 100)), (0.5, (85, 115, 140)), (1, (70, 130, 180))])
+def test_overlay_blends(alpha: float, pixel: tuple[int, int, int]) -> None:
+    """Weights 0, a half and 1."""
+    overlay = result().overlay(alpha=alpha, legend=False)
+    assert overlay.size == (100, 60)
+    assert overlay.getpixel((0, 0)) == pixel
+
+
+@pytest.mark.parametrize("alpha", [0.5, 1])
+def test_a_black_background_stays_uncolored(alpha: float) -> None:
+    made = result()
+    for name, color, bare in (
+        ("background", (0, 0, 0), True),
+        ("_Background_", (0, 0, 0), True),
+        ("background", (1, 0, 0), False),
+        ("road", (0, 0, 0), False),
+    ):
+        other = replace(made, classes=(name, *CLASSES[1:]), palette=(color, *PALETTE[1:]))
+        overlay = other.overlay(alpha=alpha, legend=False)
+        assert (overlay.getpixel((50, 40)) == (100, 100, 100)) is bare  # class 0
+        assert overlay.getpixel((50, 10)) == made.overlay(alpha=alpha, legend=False).getpixel((50, 10))
+        swatches = np.asarray(other.overlay().crop((106, 0, 118, 60))).reshape(-1, 3)
+        assert bool((swatches == color).all(axis=1).any()) is not bare
+        assert other.colorize().getpixel((50, 40)) == color
+
+
+@pytest.mark.parametrize("alpha", [-0.1, 1.5, float("nan")])
+def test_overlay_refuses_other_weights(alpha: float) -> None:
+    """Below 0, above 1, not a number."""
+    with pytest.raises(ConfigError, match=r"a weight outside 0\.\.1"):
+        result().overlay(alpha=alpha)
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (600, 800), (1, 500), (500, 1), (1500, 2000)])
+def test_legend_stands_beside_the_photo(height: int, width: int) -> None:
+    """The photo is untouched; swatches and names are drawn, however odd the shape."""
+    made = many_classes(height, width, 4)
+    overlay = made.overlay()
+    assert overlay.width > width
+    assert overlay.height >= height
+    photo = overlay.crop((0, 0, width, height))
+    assert np.array_equal(np.asarray(photo), np.asarray(made.overlay(legend=False)))
+    panel = np.asarray(overlay.crop((width, 0, overlay.width, overlay.height))).reshape(-1, 3)
+    colours = {tuple(int(level) for level in pixel) for pixel in np.unique(panel, axis=0)}
+    assert set(made.palette) <= colours  # swatches
+    assert (0, 0, 0) in colours  # names
+    assert (255, 255, 255) in colours
+
+
+def test_legend_names_present_classes_alone() -> None:
+    """Largest first."""
+    overlay = result(300, 300).overlay()
+    panel = np.asarray(overlay.crop((300, 0, overlay.width, overlay.height)))
+    swatches = [int((panel == colour).all(axis=2).sum()) for colour in PALETTE]
+    assert swatches[0] > 50
+    assert swatches[1] > 50
+    assert swatches[2] == 0  # no traffic light in the picture
+    rows = [int(np.argwhere((panel == PALETTE[index]).all(axis=2))[:, 0].min()) for index in (1, 0)]
+    assert rows[0] < rows[1]  # sky, the larger, above road
+
+
+def test_legend_wraps_into_columns_inside_the_height() -> None:
+    """150 classes beside a picture of 512 rows."""
+    one, many = many_classes(512, 512, 10).overlay(), many_classes(512, 512, 150).overlay()
+    assert one.height == many.height == 512
+    assert many.width - 512 > 3 * (one.width - 512)
+    last = np.asarray(many.crop((512, 0, many.width, 512))).reshape(-1, 3)
+    assert (last == many_classes(512, 512, 150).palette[149]).all(axis=1).any()
+
+
+def test_legend_bears_any_name() -> None:
+    """Empty, two lines, far too long, not in the font."""
+    mask = np.arange(4, dtype=np.uint8).reshape(2, 2)
+    names = ("", "two\nlines", "x" * 500, "\u6c34")
+    overlay = SegmentationResult(np.zeros((2, 2, 3), np.uint8), mask, names, PALETTE).overlay()
+    assert overlay.width < 600
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 19, 150, 256])
+def test_saved_labels_come_back(count: int, tmp_path: Path) -> None:
+    """Indices, colours, nothing left beside the file."""
+    made = many_classes(31, 47, count)
+    path = tmp_path / "labels.PNG"
+    made.save(path)
+    made.save(str(path))  # again, over the first
+    with Image.open(path) as picture:
+        assert picture.mode == "P"
+        assert np.array_equal(np.asarray(picture), made.mask)
+        levels = picture.getpalette()
+        assert levels is not None
+        assert levels[: 3 * count] == [level for colour in made.palette for level in colour]
+        assert np.array_equal(np.asarray(picture.convert("RGB")), np.asarray(made.colorize()))
+    assert [entry.name for entry in tmp_path.iterdir()] == ["labels.PNG"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX permissions")
+def test_saved_file_has_ordinary_permissions(tmp_path: Path) -> None:
+    """Those of the umask, not those of a private temporary file."""
+    before = os.umask(0o022)
+    try:
+        result().save(tmp_path / "labels.png")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "labels.png").stat().st_mode) == 0o644
+
+
+@pytest.mark.parametrize("name", ["labels.jpg", "labels.webp", "labels"])
+def test_save_refuses_other_formats(name: str, tmp_path: Path) -> None:
+    """JPEG would destroy labels."""
+    with pytest.raises(OutputError, match="lossless palette picture") as caught:
+        result().save(tmp_path / name)
+    assert "overlay().save(path)" in caught.value.advice
+    assert caught.value.path == tmp_path / name
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_save_into_nowhere(tmp_path: Path) -> None:
+    """No folder is made unasked."""
+    with pytest.raises(OutputError, match="no folder") as caught:
+        result().save(tmp_path / "missing" / "labels.png")
+    assert caught.value.advice == "create the folder first"
+
+
+def test_save_onto_a_folder_leaves_nothing(tmp_path: Path) -> None:
+    """The temporary file goes when the last step fails."""
+    (tmp_path / "taken.png").mkdir()
+    with pytest.raises(OutputError, match="no file was made or changed"):
+        result().save(tmp_path / "taken.png")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["taken.png"]
+
+
+@pytest.mark.parametrize(("height", "width"), [(40, 60), (1200, 2400), (3000, 200)])
+def test_notebook_picture(height: int, width: int) -> None:
+    """A PNG no larger than a notebook needs, undistorted."""
+    made = many_classes(height, width, 19)
+    picture = Image.open(io.BytesIO(made._repr_png_()))
+    assert picture.format == "PNG"
+    assert max(picture.size) <= 1600
+    full = made.overlay()
+    assert picture.width / picture.height == pytest.approx(full.width / full.height, rel=0.02)
+
+
+def test_numpy_takes_the_mask() -> None:
+    made = result()
+    assert np.array_equal(np.asarray(made), made.mask)
+    assert np.asarray(made).dtype == np.uint8
+    assert np.array(made, dtype=np.int64).dtype == np.int64
+    copied = np.array(made)
+    copied[:] = 0
+    assert made.mask.any()
+
+
+def test_show_opens_a_viewer_or_says_that_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[Image.Image] = []
+
+    class Viewer(ImageShow.Viewer):
+        def show(self, image: Image.Image, **_: object) -> int:
+            shown.append(image)
+            return 1
+
+    monkeypatch.setattr(ImageShow, "_viewers", [Viewer()])
+    result().show()
+    assert np.array_equal(np.asarray(shown[0]), np.asarray(result().overlay()))
+    monkeypatch.setattr(ImageShow, "_viewers", [])
+    with pytest.raises(ConfigError, match=r"overlay\(\)\.save"):
+        result().show()
+
+
+def test_names_of_other_libraries_lead_here() -> None:
+    made: Any = result()
+    for name, hint in (("plot", r"\.overlay\(\)"), ("masks", r"\.mask"), ("names", r"\.classes"), ("xyz", "'xyz'$")):
+        with pytest.raises(AttributeError, match=hint):
+            getattr(made, name)
+    with pytest.raises(TypeError, match=r"leave \[0\] out"):
+        made[0]
+    with pytest.raises(TypeError, match="one image gives one result"):
+        list(made)
+    assert pickle.loads(pickle.dumps(made)).classes == made.classes  # noqa: S301 - made on this line
+
+
+def test_repr_is_short() -> None:
+    """Size and the three largest classes."""
+    assert repr(result()) == "SegmentationResult(100 x 60 pixels: sky 50.0 %, road 30.0 %, white wall 20.0 %)"
+    mask = np.zeros((100, 100), np.uint8)
+    mask[0, 0] = 1
+    rare = SegmentationResult(np.zeros((100, 100, 3), np.uint8), mask, CLASSES, PALETTE)
+    assert repr(rare).endswith("(100 x 100 pixels: road 100.0 %, sky < 0.1 %)")
+
+
+@pytest.mark.parametrize(
+    ("mask", "classes"),
+    [
+        (np.zeros((2, 3), np.int64), CLASSES),
+        (np.zeros((2, 4), np.uint8), CLASSES),
+        (np.zeros((2, 3, 1), np.uint8), CLASSES),
+        (np.full((2, 3), 255, np.uint8), CLASSES),
+        (np.zeros((2, 3), np.uint8), CLASSES[:3]),
+    ],
+)
+def test_parts_must_fit_together(mask: np.ndarray, classes: tuple[str, ...]) -> None:
+    """Type, size, values and colours of the mask."""
+    with pytest.raises(ConfigError, match="make a segmentation result"):
+        SegmentationResult(np.zeros((2, 3, 3), np.uint8), mask, classes, PALETTE)
+
+
+def test_a_result_without_pixels_is_refused() -> None:
+    """Not a crash of the histogram."""
+    with pytest.raises(ConfigError, match="make a segmentation result"):
+        SegmentationResult(np.zeros((0, 3, 3), np.uint8), np.zeros((0, 3), np.uint8), CLASSES, PALETTE)

@@ -1,0 +1,100 @@
+"""The whole network against the recorded reference, and what torch can do with it."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.export import Dim, export
+
+from hrnet_zoo.datasets import CITYSCAPES
+from hrnet_zoo.models.fcn import FCNHRNet
+from hrnet_zoo.weights.build import entries
+from hrnet_zoo.zoo.catalog import ARCHS
+from hrnet_zoo.zoo.create import create_model, initialise
+
+GOLDEN = "golden/fcn_hr18s_512x1024_40k_cityscapes_standin-289f364f.pth"
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_names_and_shapes_are_the_published_ones(arch: str, shared: Path) -> None:
+    published = json.loads((shared / f"facts/state_dict_{arch}_19_classes.json").read_text())
+    assert {name: list(shape) for name, shape in entries(arch, 19).items()} == published
+
+
+@pytest.mark.parametrize(
+    ("arch", "number", "digest"),
+    [
+        ("hr18s", 872, "dc49550057813f499a2592822f1213b79c4b0c1fa01e96dc9033e53a43a77085"),
+        ("hr18", 1838, "b9881d7f540247f34830c3773c6b0d1e442a7b685158fe4d90b36a90e5f4952b"),
+        ("hr48", 1838, "6790f18b9708ef9a8e3cca40b9b3a4d8754b172dec913e571fc2b21caa664609"),
+    ],
+)
+def test_names_and_shapes_by_their_digest(arch: str, number: int, digest: str) -> None:
+    """Compare with the digest of the published names and shapes, "name [shape]" a line, sorted."""
+    listed = entries(arch, 19)
+    assert len(listed) == number
+    text = "".join(f"{name} {list(shape)}\n" for name, shape in sorted(listed.items()))
+    assert hashlib.sha256(text.encode()).hexdigest() == digest
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("size", ["33x65", "64x128", "97x131"])
+def test_features_and_scores_of_the_reference(size: str, layout: torch.memory_format, shared: Path) -> None:
+    model = create_model("fcn_hr18s_cityscapes_40k", checkpoint=shared / GOLDEN, device="cpu")
+    recorded = load_file(shared / "golden/expected.safetensors")
+    x = recorded[f"tensor_{size}.input"].to(memory_format=layout)
+    with torch.inference_mode():
+        maps = model.backbone(x)
+        scores = model.decode_head(maps)
+        assert model(x).shape == (1, 19, *x.shape[-2:])
+    for index, found in enumerate([*maps, scores]):
+        key = f"tensor_{size}.feature{index}" if index < 4 else f"tensor_{size}.scores_stride4"
+        torch.testing.assert_close(found, recorded[key], rtol=0, atol=1e-5 * float(recorded[key].abs().max()))
+
+
+@pytest.fixture
+def small() -> FCNHRNet:
+    torch.manual_seed(0)
+    model = FCNHRNet("hr18s", CITYSCAPES)
+    initialise(model)
+    return model.eval()
+
+
+@pytest.mark.parametrize("height", [1, 31, 32, 33, 61])
+def test_any_size(small: FCNHRNet, height: int) -> None:
+    with torch.inference_mode():
+        assert small(torch.rand(2, 3, height, 47)).shape == (2, 19, height, 47)
+
+
+def test_trains(small: FCNHRNet) -> None:
+    small.train()
+    optimizer = torch.optim.SGD(small.parameters(), lr=0.1, momentum=0.9)
+    x, truth = torch.randn(2, 3, 64, 64), torch.randint(0, 19, (2, 64, 64))
+    losses = []
+    for _ in range(5):
+        loss = torch.nn.functional.cross_entropy(small(x), truth)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        assert all(parameter.grad is not None for parameter in small.parameters())
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+
+
+def test_exports_with_free_height_and_width(small: FCNHRNet) -> None:
+    exported = export(small, (torch.randn(1, 3, 64, 96),), dynamic_shapes=({2: Dim.DYNAMIC, 3: Dim.DYNAMIC},)).module()
+    for size in ((33, 65), (97, 131), (128, 64)):
+        x = torch.randn(1, 3, *size)
+        with torch.inference_mode():
+            torch.testing.assert_close(exported(x), small(x), rtol=0, atol=1e-6)
+
+
+def test_compiles_without_a_break(small: FCNHRNet) -> None:
+    # "eager" runs the captured graph as it is: this test is about capturing, not about a compiler being installed.
+    compiled = torch.compile(small, fullgraph=True, backend="eager")
+    x = torch.randn(1, 3, 33, 65)
+    with torch.inference_mode():
+        torch.testing.assert_close(compiled(x), small(x), rtol=0, atol=1e-6)

@@ -1,0 +1,127 @@
+"""The tables of README.md and MODEL_CARD.md, from the catalog.
+
+`python -m tests.support.tables` writes them; `tests/test_docs.py` fails when they are stale.
+"""
+
+import re
+from pathlib import Path
+
+from hrnet_zoo.datasets import DATASETS
+from hrnet_zoo.zoo.catalog import DEMO, ModelInfo, list_models, model_info
+
+ROOT = Path(__file__).parents[2]
+
+STRENGTH = {
+    "hr18s": "the smallest network, for CPUs and many pictures",
+    "hr18": "the middle: more layers, still narrow",
+    "hr48": "the most accurate, for a GPU or patience",
+}
+SUBJECT = {
+    "cityscapes": "streets seen from a car, 19 classes",
+    "ade20k": "anything indoors and outdoors, 150 classes",
+    "voc12aug": "20 kinds of objects against background",
+    "pascal_context": "59 kinds of things and surroundings",
+}
+
+
+def rows() -> list[ModelInfo]:
+    """List the published rows in order."""
+    return [model_info(name) for name in list_models()]
+
+
+def good_for(row: ModelInfo) -> str:
+    """Say in a few words when to take a row: of one network and data set, the longest schedule is the best."""
+    longest = max((r for r in rows() if (r.arch, r.data) == (row.arch, row.data)), key=lambda r: r.miou)
+    if row is not longest:
+        return f"comparing schedules; else `{longest.name}` is better"
+    return f"{SUBJECT[row.data.key]}: {STRENGTH[row.arch]}"
+
+
+def models_table() -> str:
+    """Return README's table."""
+    lines = [
+        "| name | backbone | data set | parameters | mIoU | ms+flip | good for |",
+        "|---|---|---|---:|---:|---:|---|",
+    ]
+    lines += [
+        f"| `{row.name}` | {row.backbone} | {row.dataset} | {row.parameters / 1e6:.1f} M | {row.miou:.2f} "
+        f"| {row.miou_ms_flip:.2f} | {good_for(row)} |"
+        for row in rows()
+    ]
+    return "\n".join(lines)
+
+
+def rows_table() -> str:
+    """Return the model card's table."""
+    lines = [
+        "| name | backbone | data set | crop | iterations | memory (GB) | fps | mIoU | ms+flip | parameters | file |",
+        "|---|---|---|---|---:|---:|---:|---:|---:|---:|---|",
+    ]
+    lines += [
+        f"| `{row.name}` | {row.backbone} | {row.dataset} | {row.crop_size} | {row.lr_schedule_iterations:,} "
+        f"| {row.train_memory_gb or '-'} | {row.inference_fps or '-'} | {row.miou:.2f} | {row.miou_ms_flip:.2f} "
+        f"| {row.parameters:,} | [{row.sha256_prefix}]({row.checkpoint_url}), [log]({row.log_url}) |"
+        for row in rows()
+    ]
+    return "\n".join(lines)
+
+
+def data_table() -> str:
+    """Return the model card's table of data sets."""
+    lines = ["| data set | classes | batch | test size | inference | terms |", "|---|---:|---:|---|---|---|"]
+    for data in DATASETS.values():
+        long, short = data.box
+        inference = "windows of {} px every {} px".format(*data.window) if data.slides else "whole picture"
+        lines.append(
+            f"| {data.title} | {len(data.classes)} | 4 x {data.pictures_per_gpu} | within {long} x {short} "
+            f"| {inference} | {data.terms} |"
+        )
+    return "\n".join(lines)
+
+
+def demo_table() -> str:
+    """Return the facts of the bundled network."""
+    return "\n".join(
+        (
+            "| | |",
+            "|---|---|",
+            f"| name | `{DEMO.name}` |",
+            f"| network | {DEMO.backbone}, {DEMO.num_classes} classes of Cityscapes, {DEMO.parameters:,} parameters |",
+            f"| mIoU | {DEMO.miou:.2f} % on 50 generated scenes; "
+            f"{DEMO.miou_ms_flip:.2f} % with six scales and mirroring |",
+            f"| file | `{DEMO.file_name}`, SHA-256 `{DEMO.sha256}` |",
+            f"| made | {DEMO.published}, about {DEMO.lr_schedule_iterations:,} iterations of 8 crops |",
+        )
+    )
+
+
+def demo_figures() -> str:
+    """Return README's sentence about what the demo network scores."""
+    return (
+        "On 50 scenes (`--scenes 50`), none of them seen in training, the demo network scores\n"
+        f"**{DEMO.miou:.2f} %** mIoU at one scale and **{DEMO.miou_ms_flip:.2f} %** with six scales and mirroring."
+    )
+
+
+TABLES = {
+    "README.md": {"models": models_table, "demo": demo_figures},
+    "MODEL_CARD.md": {"rows": rows_table, "data": data_table, "demo": demo_table},
+}
+
+
+def with_tables(name: str) -> str:
+    """Return a document with its tables as they ought to be."""
+    text = (ROOT / name).read_text(encoding="utf-8")
+    for key, table in TABLES[name].items():
+        pattern = rf"(<!-- {key}: begin [^\n]*-->\n).*?(<!-- {key}: end -->)"
+        fresh = table().replace("\\", r"\\")
+        text, found = re.subn(pattern, rf"\g<1>{fresh}\n\g<2>", text, flags=re.DOTALL)
+        if found != 1:
+            raise ValueError(f"{name} has {found} places for the table {key}")
+    return text
+
+
+if __name__ == "__main__":
+    for document in TABLES:
+        updated = with_tables(document)
+        (ROOT / document).write_text(updated, encoding="utf-8")

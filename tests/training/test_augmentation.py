@@ -1,0 +1,214 @@
+"""Augmentation: geometry that picture and labels share, the reference's ranges, the same sample from the same state."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+
+from hrnet_zoo.demo.scenes import scene
+from hrnet_zoo.images.read import MEAN, STD, normalise
+from hrnet_zoo.training import augmentation
+from hrnet_zoo.training.augmentation import augment, collate
+
+Array = npt.NDArray[np.uint8]
+
+
+class Chosen:
+    """A generator whose draws are set: what `random` gives in turn, and one place in each range."""
+
+    def __init__(self, *, chances: float = 0.9, place: float = 0.5, **_: Any) -> None:
+        self.chances, self.place = chances, place
+        self.drawn: list[tuple[float, float]] = []
+
+    def random(self) -> float:
+        """Return the same chance always."""
+        return self.chances
+
+    def uniform(self, low: float, high: float) -> float:
+        """Return the same place in every range."""
+        self.drawn.append((low, high))
+        return low + (high - low) * self.place
+
+    def integers(self, high: int) -> int:
+        """Return the same place in every range."""
+        return int((high - 1) * self.place)
+
+
+def draw(image: Array, labels: Array, rng: Any, **sizes: Any) -> tuple[Array, Array]:
+    sizes = {"box": (96, 64), "crop": (32, 48)} | sizes
+    return augment(image, labels, rng=rng, **sizes)
+
+
+def coloured(labels: Array) -> Array:
+    """Return a picture whose first channel tells the label."""
+    return np.repeat((labels * 10)[:, :, None], 3, axis=2)
+
+
+def halves(height: int = 64, width: int = 96) -> Array:
+    labels = np.zeros((height, width), np.uint8)
+    labels[:, width // 2 :] = 9
+    return labels
+
+
+def test_the_same_state_gives_the_same_sample() -> None:
+    drawn = scene(3)
+    first, again, other = (
+        draw(drawn.image, drawn.mask, np.random.default_rng(seed), box=(768, 384), crop=(256, 256))
+        for seed in ([1, 2], [1, 2], [1, 3])
+    )
+    assert first[0].dtype == first[1].dtype == np.uint8
+    assert first[0].shape == (256, 256, 3)
+    assert first[1].shape == (256, 256)
+    assert np.array_equal(first[0], again[0])
+    assert np.array_equal(first[1], again[1])
+    assert not np.array_equal(first[0], other[0])
+
+
+def test_what_came_in_is_left_alone() -> None:
+    drawn = scene(3)
+    image, labels = drawn.image.copy(), drawn.mask.copy()
+    for seed in range(5):
+        draw(image, labels, np.random.default_rng(seed), box=(768, 384), crop=(128, 128))
+    assert np.array_equal(image, drawn.image)
+    assert np.array_equal(labels, drawn.mask)
+
+
+def test_picture_and_labels_stay_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Colours say the labels; away from edges, where they are mixed, each pixel still has its own."""
+    monkeypatch.setattr(augmentation, "_distort", lambda image, rng: image)
+    labels = np.zeros((120, 160), np.uint8)
+    labels[40:80] = 5
+    labels[:, 50:110] += 9
+    mirrored = 0
+    for seed in range(40):
+        image, part = draw(coloured(labels), labels, np.random.default_rng(seed), box=(160, 120), crop=(64, 64))
+        wrong = np.abs(image[:, :, 0].astype(int) - part * 10) > 0
+        edges = np.zeros(part.shape, bool)
+        edges[1:] |= part[1:] != part[:-1]
+        edges[:, 1:] |= part[:, 1:] != part[:, :-1]
+        reach = sum(np.roll(edges, (dy, dx), (0, 1)) for dy in range(-2, 3) for dx in range(-2, 3)) > 0
+        assert not (wrong & ~reach).any()
+        assert wrong.mean() < 0.15
+    gradient = np.repeat(np.arange(160, dtype=np.uint8)[None], 120, axis=0)
+    for seed in range(200):
+        image, _ = draw(np.repeat(gradient[:, :, None], 3, 2), labels, np.random.default_rng(seed), crop=(32, 32))
+        mirrored += bool(image[0, 0, 0] > image[0, -1, 0])
+    assert 80 < mirrored < 120  # of 200
+
+
+@pytest.mark.parametrize(("place", "expected"), [(0.0, (32, 48)), (0.5, (40, 48)), (1.0, (40, 48))])
+def test_sizes_run_from_half_to_twice_the_box(place: float, expected: tuple[int, int]) -> None:
+    labels = halves()
+    rng = Chosen(place=place)
+    image, part = draw(coloured(labels), labels, rng, crop=(40, 48))
+    assert rng.drawn[0] == (0.5, 2.0)
+    assert part.shape == expected  # half of (96, 64) is (48, 32): less than the crop
+    assert image.shape == (*expected, 3)
+
+
+def test_a_crop_of_twice_the_size_shows_half_as_much() -> None:
+    labels = (np.arange(96, dtype=np.uint8) * np.ones((64, 1), np.uint8)).astype(np.uint8)
+    wide, narrow = (draw(np.repeat(labels[:, :, None], 3, 2), labels, Chosen(place=place))[1] for place in (1 / 3, 1.0))
+    assert np.ptp(wide) == 47  # at ratio 1, 48 of 96 columns
+    assert np.ptp(narrow) == 23
+
+
+def varied_crops() -> int:
+    labels = np.zeros((200, 300), np.uint8)
+    labels[:, 270:] = 1
+    labels[:40] = 255  # is not counted
+    varied = 0
+    for seed in range(60):
+        _, part = draw(coloured(labels), labels, np.random.default_rng(seed), box=(300, 200), crop=(60, 60))
+        counts = np.bincount(part.ravel(), minlength=256)[:255]
+        varied += bool(counts.max() < 0.75 * counts.sum())
+    return varied
+
+
+def test_no_class_fills_a_crop_if_that_can_be_helped(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert varied_crops() > 30  # of 60
+    monkeypatch.setattr(augmentation, "CROP_TRIES", 0)
+    assert varied_crops() < 12
+
+
+@pytest.mark.parametrize("value", [255, 4])
+def test_pictures_of_one_class_and_without_labels(value: int) -> None:
+    labels = np.full((64, 96), value, np.uint8)
+    _, part = draw(np.zeros((64, 96, 3), np.uint8), labels, np.random.default_rng(0))
+    assert (part == value).all()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 500), (500, 3), (64, 96)])
+def test_pictures_of_any_size(size: tuple[int, int]) -> None:
+    labels = np.zeros(size, np.uint8)
+    for seed in range(8):
+        image, part = draw(coloured(labels), labels, np.random.default_rng(seed))
+        assert image.shape == (*part.shape, 3)
+        assert 1 <= part.shape[0] <= 32
+        assert 1 <= part.shape[1] <= 48
+
+
+def distorted(rng: Any, colour: tuple[int, int, int]) -> tuple[int, ...]:
+    return tuple(augmentation._distort(np.full((2, 2, 3), colour, np.uint8), rng)[0, 0].tolist())
+
+
+class Some(Chosen):
+    """Each of the draws of `random` is set."""
+
+    def __init__(self, chances: list[float], place: float) -> None:
+        super().__init__(place=place)
+        self.turns = iter(chances)
+
+    def random(self) -> float:
+        """Return the chances in turn."""
+        return next(self.turns)
+
+
+# brightness, contrast, contrast first, saturation, hue
+@pytest.mark.parametrize(
+    ("chances", "place", "colour", "expected"),
+    [
+        ([0.9] * 5, 0.0, (200, 100, 50), (200, 100, 50)),
+        ([0.1, 0.9, 0.9, 0.9, 0.9], 0.0, (200, 100, 10), (168, 68, 0)),
+        ([0.1, 0.9, 0.9, 0.9, 0.9], 1.0, (240, 100, 10), (255, 132, 42)),
+        ([0.9, 0.1, 0.9, 0.9, 0.9], 0.0, (201, 100, 11), (100, 50, 6)),
+        ([0.9, 0.1, 0.1, 0.9, 0.9], 1.0, (200, 100, 10), (255, 150, 15)),
+        ([0.9, 0.9, 0.9, 0.1, 0.9], 0.0, (200, 100, 100), (200, 150, 150)),  # to grey, as bright as it was
+        ([0.9, 0.9, 0.9, 0.1, 0.9], 1.0, (200, 100, 100), (200, 50, 50)),
+        ([0.9, 0.9, 0.9, 0.9, 0.1], 0.5, (200, 100, 100), (200, 100, 100)),
+        ([0.9, 0.9, 0.9, 0.9, 0.1], 1.0, (200, 100, 100), (200, 161, 100)),  # by 36 degrees of 360, red to yellow
+        ([0.9, 0.9, 0.9, 0.9, 0.1], 0.0, (200, 100, 100), (200, 100, 161)),  # and to the other side, to magenta
+        ([0.9, 0.9, 0.9, 0.9, 0.1], 1.0, (77, 77, 77), (77, 77, 77)),
+    ],
+)
+def test_light_and_colours(
+    chances: list[float], place: float, colour: tuple[int, int, int], expected: tuple[int, ...]
+) -> None:
+    assert distorted(Some(chances, place), colour) == pytest.approx(expected, abs=1)
+
+
+def test_each_distortion_has_a_chance_of_one_half() -> None:
+    counted = sum(distorted(np.random.default_rng(seed), (128, 128, 128)) == (128, 128, 128) for seed in range(2000))
+    assert 450 < counted < 550  # of grey, brightness and contrast alone change anything: a quarter has neither
+
+
+def test_batches_are_normalised_and_then_padded() -> None:
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (3, 5, 3), dtype=np.uint8)
+    labels = rng.integers(0, 19, (3, 5), dtype=np.uint8)
+    images, truths = collate([(image, labels), (image, labels)], (4, 6))
+    assert images.shape == (2, 3, 4, 6)
+    assert images.dtype == torch.float32
+    assert images.is_contiguous(memory_format=torch.channels_last)
+    assert truths.shape == (2, 4, 6)
+    assert truths.dtype == torch.int64
+    for index in range(2):
+        assert torch.equal(images[index, :, :3, :5], normalise(image)[0])
+        assert torch.equal(truths[index, :3, :5], torch.from_numpy(labels).long())
+    assert images[0, 1, 2, 3].item() == pytest.approx((int(image[2, 3, 1]) - MEAN[1]) / STD[1], rel=1e-6)
+    assert not images[:, :, 3].any()
+    assert not images[:, :, :, 5].any()
+    assert (truths[:, 3] == 255).all()
+    assert (truths[:, :, 5] == 255).all()

@@ -1,0 +1,613 @@
+"""Your own classes, from the first update to a model folder that comes back."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from filelock import FileLock
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor
+
+import hrnet_zoo
+from hrnet_zoo.cli import main
+from hrnet_zoo.datasets import DATASETS
+from hrnet_zoo.datasets.check import check_data, check_parts
+from hrnet_zoo.datasets.splits import find_training_data
+from hrnet_zoo.errors import (
+    ConfigError,
+    DatasetError,
+    DeviceError,
+    ModelConfigError,
+    OutputError,
+    ResumeError,
+    TrainingError,
+)
+from hrnet_zoo.evaluation.evaluate import evaluate
+from hrnet_zoo.training import run
+from hrnet_zoo.training.finetune import FineTuning, _begin, finetune
+from hrnet_zoo.training.losses import cross_entropy
+from hrnet_zoo.zoo.create import create_model
+from tests.support import label_folders
+from tests.support.label_folders import labels, mask, own
+from tests.support.training_data import GROUPS, write_own_folder
+
+STEPS = 6
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_own_folder(tmp_path_factory.mktemp("data"), 8)
+
+
+def train(data: Path, out: Path, **options: Any) -> FineTuning:
+    given: dict[str, Any] = {
+        "steps": STEPS,
+        "batch": 2,
+        "crop": (64, 64),
+        "box": (192, 96),
+        "val": 0.25,
+        "validate_every": 3,
+        "workers": 0,
+        "device": "cpu",
+        "progress": False,
+    }
+    return finetune("demo", data, out, **{**given, **options})
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    """Use one thread: sums over threads depend on their number, and a forked process has one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def lines(out: Path, mode: str) -> list[dict[str, Any]]:
+    found = map(json.loads, (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
+    return [line for line in found if line.get("mode") == mode]
+
+
+def same_weights(a: Path, b: Path) -> bool:
+    one, other = load_file(a / "training_state.safetensors"), load_file(b / "training_state.safetensors")
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.fixture(scope="module")
+def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HRNET_ZOO_CACHE", str(out.with_name("cache")))
+        train(data, out)
+    return out
+
+
+def test_out_is_a_model_folder(data: Path, whole: Path) -> None:
+    model = hrnet_zoo.create_model(f"local-dir:{whole}")
+    assert model.classes == tuple(GROUPS)
+    picture = next((data / "images").iterdir())
+    assert set(model.predict(picture).fractions()) <= set(GROUPS)
+    scores = hrnet_zoo.evaluate(model, data, workers=0, progress=False)
+    assert scores.miou > 30
+
+
+def test_out_tells_how_it_went(whole: Path) -> None:
+    assert [line["iter"] for line in lines(whole, "train")] == list(range(1, STEPS + 1))
+    assert [line["iter"] for line in lines(whole, "val")] == [3, 6]
+    for name in ("update_000003.jpg", "update_000006.jpg"):
+        with Image.open(whole / "sheets" / name) as sheet:
+            assert sheet.width == 1200
+    assert (whole / "curves.png").exists()
+    config = json.loads((whole / "config.json").read_text(encoding="utf-8"))
+    assert config["metrics"]["miou"] == pytest.approx(max(line["mIoU"] for line in lines(whole, "val")), abs=1e-3)
+
+
+def test_colors_of_the_class_list_are_the_models(tmp_path: Path) -> None:
+    root = own(tmp_path / "data", ["a", "b"], ["background", "road", "crack #ff0080"])
+    train(root, tmp_path / "out", steps=1, batch=1, val=0, validate_every=1)
+    model = hrnet_zoo.create_model(f"local-dir:{tmp_path / 'out'}", device="cpu")
+    assert model.classes == ("background", "road", "crack")
+    assert model.palette == ((0, 0, 0), DATASETS["cityscapes"].palette[0], (255, 0, 128))
+
+
+def test_what_is_kept_is_the_best(data: Path, whole: Path) -> None:
+    """The model's figure is that of the best validation, and its own evaluation gives it again."""
+    held = data / "held"
+    config = json.loads((whole / "config.json").read_text(encoding="utf-8"))
+    from hrnet_zoo.datasets.splits import find_training_data  # which pictures were held back
+
+    _, val, _ = find_training_data(data, val=0.25)
+    assert val is not None
+    for sample in val.samples:
+        for folder, path in (("images", sample.picture), ("masks", sample.labels)):
+            (held / folder).mkdir(parents=True, exist_ok=True)
+            (held / folder / path.name).write_bytes(path.read_bytes())
+    scores = hrnet_zoo.evaluate(hrnet_zoo.create_model(f"local-dir:{whole}"), held, workers=0, progress=False)
+    assert scores.miou == pytest.approx(config["metrics"]["miou"], abs=1e-9)
+
+
+class StopAt:
+    """A loss that sends a signal to its own process at an update."""
+
+    __name__ = "cross_entropy"
+
+    def __init__(self, step: int, number: signal.Signals) -> None:
+        self.step, self.number, self.calls = step, number, 0
+
+    def __call__(self, scores: Tensor, labels: Tensor) -> Tensor:
+        """Be the cross-entropy."""
+        self.calls += 1
+        if self.calls == self.step:
+            signal.raise_signal(self.number)
+        return cross_entropy(scores, labels)
+
+
+@pytest.mark.parametrize("step", range(1, STEPS + 1))
+def test_told_to_stop_at_any_update_it_goes_on_bit_exactly(data: Path, whole: Path, tmp_path: Path, step: int) -> None:
+    number = signal.SIGTERM if step % 2 else signal.SIGINT
+    with pytest.raises((SystemExit, KeyboardInterrupt)):
+        train(data, tmp_path, loss=StopAt(step, number))
+    assert len(lines(tmp_path, "train")) == step  # the update under way was finished
+    made = train(data, tmp_path, resume=True)
+    assert made.steps == STEPS
+    assert same_weights(tmp_path, whole)
+    kept, expected = (load_file(out / "model.safetensors") for out in (tmp_path, whole))
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in kept.items())
+    ours, theirs = ([line["loss"] for line in lines(out, "train")] for out in (tmp_path, whole))
+    assert ours == theirs
+    assert [line["mIoU"] for line in lines(tmp_path, "val")] == [line["mIoU"] for line in lines(whole, "val")]
+
+
+def test_killed_it_goes_on_from_what_was_saved(data: Path, whole: Path, tmp_path: Path) -> None:
+    child = os.fork()
+    if not child:
+        train(data, tmp_path, save_every=1, loss=StopAt(5, signal.SIGKILL))
+        os._exit(1)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    train(data, tmp_path, resume=True, save_every=1)
+    assert same_weights(tmp_path, whole)
+
+
+def test_workers_change_nothing(data: Path, whole: Path, tmp_path: Path) -> None:
+    train(data, tmp_path, workers=2)
+    assert same_weights(tmp_path, whole)
+
+
+def test_a_run_that_ended_is_not_run_again(data: Path, whole: Path) -> None:
+    before = (whole / "model.safetensors").stat().st_mtime_ns
+    made = train(data, whole, resume=True)
+    assert (made.steps, made.loss) == (STEPS, None)
+    assert (whole / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_a_loss_that_is_not_finite_leaves_what_was_kept(data: Path, tmp_path: Path) -> None:
+    calls = []
+
+    def broken(scores: Tensor, labels: Tensor) -> Tensor:
+        calls.append(1)
+        return cross_entropy(scores, labels) * (float("nan") if len(calls) == 5 else 1.0)
+
+    with pytest.raises(TrainingError, match="update 5 of 6"):
+        train(data, tmp_path, loss=broken)
+    kept = load_file(tmp_path / "model.safetensors")
+    assert all(tensor.isfinite().all() for tensor in kept.values())
+    assert json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))["metrics"]["steps"] == 3
+
+
+def test_patience_ends_it(data: Path, tmp_path: Path) -> None:
+    made = train(data, tmp_path, lr=1e-9, validate_every=1, patience=2, steps=20)
+    assert made.steps < 20
+
+
+def test_without_validation_the_last_network_is_kept(data: Path, tmp_path: Path) -> None:
+    made = train(data, tmp_path, val=0, steps=2)
+    assert made.miou is None
+    assert hrnet_zoo.create_model(f"local-dir:{tmp_path}").classes == tuple(GROUPS)
+    assert not (tmp_path / "sheets").exists()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"class_weights": "auto"},
+        {"class_weights": (1.0, 2.0, 0.5), "loss": "ohem"},
+        {"loss": "dice", "ema": 0.9},
+        {"loss": "lovasz", "freeze": "backbone"},
+        {"gradient_checkpointing": True, "accumulate": 2, "warmup": 1},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_every_way_to_train_gives_a_model(data: Path, tmp_path: Path, options: dict[str, Any]) -> None:
+    train(data, tmp_path, steps=2, **options)
+    assert hrnet_zoo.create_model(f"local-dir:{tmp_path}").classes == tuple(GROUPS)
+
+
+def test_a_network_in_hand_is_left_as_it_is(data: Path, tmp_path: Path) -> None:
+    network = hrnet_zoo.create_model("demo", classes=list(GROUPS))
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    finetune(network, data, tmp_path, steps=1, batch=2, crop=(64, 64), val=0, workers=0, progress=False, device="cpu")
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("key", "write"),
+    [
+        ("cityscapes", lambda home: label_folders.cityscapes(home, split="train")),
+        ("ade20k", lambda home: label_folders.ade20k(home, split="training")),
+        ("voc12aug", lambda home: label_folders.voc12(home, split="train")),
+        ("pascal_context", lambda home: label_folders.pascal_context(home, split="train")),
+    ],
+)
+def test_the_four_data_sets_bring_their_own_ways(tmp_path: Path, key: str, write: Callable[[Path], Path]) -> None:
+    out = tmp_path / "out"
+    given: dict[str, Any] = {"steps": 1, "batch": 2, "crop": (64, 64), "val": 0, "workers": 0, "progress": False}
+    finetune("demo", write(tmp_path / "data"), out, **given)
+    found, expected = hrnet_zoo.create_model(f"local-dir:{out}").dataset, DATASETS[key]
+    for name in ("key", "classes", "palette", "box", "slides", "terms"):
+        assert getattr(found, name) == getattr(expected, name), name
+    assert found.title == expected.title.removesuffix(" + Aug")
+
+
+def test_taught_again_and_again_the_terms_stay_as_long(data: Path, tmp_path: Path) -> None:
+    model: str | Path = "demo"
+    terms = []
+    for generation in "abc":
+        finetune(model, data, tmp_path / generation, steps=1, batch=2, crop=(64, 64), val=0, workers=0, progress=False)
+        model = tmp_path / generation
+        terms.append(hrnet_zoo.create_model(model).dataset.terms)
+    assert terms[0].endswith("generated by hrnet_zoo.demo.scenes, Apache-2.0")
+    assert len({*terms}) == 1
+
+
+def one_class(root: Path) -> None:
+    (root / "classes.txt").write_text("ground\n", encoding="utf-8")
+
+
+def no_names(root: Path) -> None:
+    (root / "classes.txt").unlink()
+
+
+def no_pictures(root: Path) -> None:
+    for path in (root / "images").iterdir():
+        path.unlink()
+
+
+def nothing_labelled(root: Path) -> None:
+    for path in (root / "masks").iterdir():
+        Image.new("L", (192, 96), 255).save(path)
+
+
+def label_outside(root: Path) -> None:
+    path = next((root / "masks").iterdir())
+    Image.new("L", (192, 96), 9).save(path)
+
+
+@pytest.mark.parametrize("spoil", [one_class, no_names, no_pictures, label_outside, nothing_labelled])
+def test_wrong_data_is_refused_before_anything_is_computed(tmp_path: Path, spoil: Callable[[Path], None]) -> None:
+    root = write_own_folder(tmp_path / "data", 3)
+    spoil(root)
+    with pytest.raises((DatasetError, ConfigError)) as caught:
+        train(root, tmp_path / "out")
+    assert str(tmp_path) in str(caught.value)
+    assert not (tmp_path / "out" / "metrics.jsonl").exists()
+
+
+def test_evaluate_and_finetune_judge_labels_as_check_data_does(tmp_path: Path) -> None:
+    root = own(tmp_path / "data", [str(index) for index in range(12)], ["background", "crack", "spall"])
+    for index in range(8):
+        labels(root / f"masks/{index}.png", mask(2) * np.uint8(255))
+    (problem,) = check_data(root, progress=False).problems
+    model = create_model("demo", classes=["background", "crack", "spall"])
+    said = [f"255 as a class: {problem.found}"]
+    with pytest.raises(DatasetError) as caught:
+        evaluate(model, root, workers=0, progress=False)
+    assert list(caught.value.problems) == said
+    with pytest.raises(DatasetError) as caught:
+        finetune(model, root, tmp_path / "out", val=0, steps=1, device="cpu", workers=0, progress=False)
+    assert list(caught.value.problems) == said
+    assert problem.advice in caught.value.advice
+    with pytest.raises(DatasetError, match="255 as a class"):  # whichever part the others fall into
+        finetune(model, root, tmp_path / "out", val=0.3, steps=1, device="cpu", workers=0, progress=False)
+
+
+def test_a_background_that_is_partly_ignored_is_no_fault(tmp_path: Path) -> None:
+    """Not even if it is all there is to validate on."""
+    root = own(tmp_path, ["train/a", "train/b", "val/c"], ["background", "crack", "spall"])
+    labels(root / "masks/val/c.png", mask(2) * np.uint8(255))
+    train_part, val_part, _ = find_training_data(root)
+    assert val_part
+    assert [report.ok for report in check_parts(train_part, val_part, progress=False)] == [True, True]
+    assert not check_parts(val_part, progress=False)[0].ok
+
+
+@pytest.mark.parametrize(
+    ("options", "found"),
+    [
+        ({"epochs": 1}, "exclude each other"),
+        ({"steps": None, "epochs": 0}, "at least 1"),
+        ({"lr": -1.0}, "lr is"),
+        ({"loss": "hinge"}, "loss"),
+        ({"precision": "fp16"}, "needs a GPU"),
+        ({"patience": 0}, "at least 1"),
+        ({"class_weights": (1.0, 2.0)}, "3 numbers"),
+        ({"class_weights": "none"}, "3 numbers"),
+        ({"val": 1.5}, "val"),
+        ({"batch": 0}, "batch"),
+        ({"seed": "1"}, "seed is a whole number"),
+        ({"patience": 1.5}, "patience is a whole number"),
+        ({"validate_every": "3"}, "validate_every is a whole number"),
+        ({"workers": "2"}, "workers is a whole number"),
+        ({"crop": (32, 32), "batch": 1}, "batch norm needs two values"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_wrong_arguments_are_refused(data: Path, tmp_path: Path, options: dict[str, Any], found: str) -> None:
+    with pytest.raises(ConfigError, match=found):
+        train(data, tmp_path, **options)
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_half_precision_weights_are_refused(data: Path, tmp_path: Path) -> None:
+    network = hrnet_zoo.create_model("demo", classes=list(GROUPS), dtype=torch.float16)
+    with pytest.raises(ConfigError, match="float16"):
+        finetune(network, data, tmp_path)
+
+
+def test_what_is_no_network_is_refused(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="neither a name nor a network"):
+        finetune(torch.nn.Linear(1, 1), data, tmp_path)  # type: ignore[arg-type]
+
+
+def test_a_network_of_other_classes_is_refused(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="19 classes"):
+        finetune(hrnet_zoo.create_model("demo"), data, tmp_path)
+
+
+def test_somebodys_model_is_not_overwritten(data: Path, tmp_path: Path) -> None:
+    hrnet_zoo.create_model("demo").save_pretrained(tmp_path)
+    before = (tmp_path / "model.safetensors").read_bytes()
+    for resume in (False, True):
+        with pytest.raises(ConfigError, match="overwritten"):
+            train(data, tmp_path, resume=resume)
+    assert (tmp_path / "model.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:7", "meta"])
+def test_a_device_that_is_not_there(data: Path, tmp_path: Path, device: str) -> None:
+    with pytest.raises(DeviceError):
+        train(data, tmp_path, device=device)
+
+
+def test_what_could_not_be_kept_is_not_begun(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelConfigError):
+        train(data, tmp_path, crop=(32, 20_000))
+    with pytest.raises(ModelConfigError):
+        train(data, tmp_path, box=(96, 192))
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_a_frozen_network_learns_unless_asked_not_to(data: Path, tmp_path: Path) -> None:
+    network = hrnet_zoo.create_model("demo", classes=list(GROUPS))
+    network.freeze_backbone()
+    finetune(network, data, tmp_path, steps=1, batch=2, crop=(64, 64), val=0, workers=0, progress=False, device="cpu")
+    kept = load_file(tmp_path / "model.safetensors")
+    assert not torch.equal(kept["backbone.conv1.weight"], network.backbone.conv1.weight)
+
+
+def test_killed_while_validating_nothing_is_lost(
+    data: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "count_pixels", killed)
+        with pytest.raises(MemoryError):
+            train(data, tmp_path)
+    train(data, tmp_path, resume=True)
+    assert same_weights(tmp_path, whole)
+
+
+def test_a_log_that_was_deleted_does_not_stop_it(data: Path, whole: Path, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit):
+        train(data, tmp_path, loss=StopAt(4, signal.SIGTERM))
+    (tmp_path / "metrics.jsonl").unlink()
+    train(data, tmp_path, resume=True)
+    assert same_weights(tmp_path, whole)
+    assert [line["iter"] for line in lines(tmp_path, "train")] == [5, 6]
+
+
+def test_a_folder_that_holds_a_run_is_not_overwritten(data: Path, whole: Path) -> None:
+    with pytest.raises(ConfigError, match="resume=True"):
+        train(data, whole)
+
+
+@pytest.mark.parametrize("changed", [{"lr": 0.5}, {"steps": 7}, {"seed": 1}, {"classes": ["a", "b", "c"]}])
+def test_resuming_with_other_arguments_is_refused(
+    data: Path, whole: Path, changed: dict[str, Any], tmp_path: Path
+) -> None:
+    if "classes" in changed:
+        data = write_own_folder(tmp_path / "data", 8)
+        (data / "classes.txt").unlink()
+    with pytest.raises(ResumeError) as caught:
+        train(data, whole, resume=True, **changed)
+    assert caught.value.field == next(iter(changed))
+
+
+def test_a_torn_state_is_refused_and_kept(data: Path, whole: Path, tmp_path: Path) -> None:
+    torn = (whole / "training_state.safetensors").read_bytes()[:-100]
+    (tmp_path / "training_state.safetensors").write_bytes(torn)
+    with pytest.raises(ResumeError):
+        train(data, tmp_path, resume=True)
+    assert (tmp_path / "training_state.safetensors").read_bytes() == torn
+
+
+def test_resuming_nothing_begins_anew_and_says_so(data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert train(data, tmp_path, steps=1, resume=True).steps == 1
+    assert "begins anew" in caplog.text
+
+
+def test_two_runs_cannot_share_a_folder(data: Path, tmp_path: Path) -> None:
+    with FileLock(tmp_path / ".lock"), pytest.raises(ConfigError, match="another run"):
+        train(data, tmp_path)
+
+
+def test_too_little_disk_is_said_first(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=10_000_000))
+    with pytest.raises(OutputError, match="10 MB are free"):
+        train(data, tmp_path)
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_command_line(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = f"--data {data} --out {tmp_path / 'a'} --steps 2 --batch 2 --crop 64x64 --box 192x96 --val 0.25"
+    with pytest.raises(SystemExit) as caught:
+        main(["finetune", "demo", *options.split(), "--workers", "0", "--class-weights", "auto", "--json"])
+    assert not caught.value.code
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["steps"] == 2
+    assert facts["miou"] == json.loads((tmp_path / "a" / "config.json").read_text(encoding="utf-8"))["metrics"]["miou"]
+
+
+def options_of(data: Path, out: Path, steps: int) -> list[str]:
+    return (
+        f"finetune demo --data {data} --out {out} --steps {steps} --batch 2 --crop 64x64 --box 192x96 --val 0.25 "
+        "--validate-every 2 --backbone-lr 0.1 --workers 0 --device cpu"
+    ).split()
+
+
+def test_without_a_terminal_lines_tell_how_it_goes(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(options_of(data, tmp_path / "a", 5))
+    assert not caught.value.code
+    told = [line for line in capsys.readouterr().err.splitlines() if "pictures to train" in line or "update " in line]
+    assert len(told) == 5
+    assert re.fullmatch(
+        r"\d pictures to train on, \d to validate on; 5 updates of 2 pictures; "
+        r"learning rate 0.01, 0.001 for the backbone",
+        told[0],
+    )
+    assert re.fullmatch(r"update 1 of 5: loss \d+\.\d{3}, \d+\.\d (s|min)", told[1])
+    for line, step in zip(told[2:], (2, 4, 5), strict=True):
+        figures = rf"update {step} of 5: loss \d+\.\d{{3}}, mIoU \d+\.\d\d \(best \d+\.\d\d\), \d+\.\d (s|min)"
+        assert re.fullmatch(figures, line)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_stopped_on_the_command_line_it_says_how_to_go_on(
+    number: signal.Signals, code: int, data: Path, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "hrnet_zoo", *options_of(data, tmp_path / "a", 500)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:  # noqa: S603 - our own
+        assert process.stderr
+        try:
+            while not process.stderr.readline().startswith("update 1 of 500"):
+                assert process.poll() is None
+            process.send_signal(number)
+            said = process.stderr.read()
+            assert process.wait() == code
+        finally:
+            process.kill()
+    assert "stopping: the work under way is finished and saved" in said
+    assert re.search(rf"all is saved in {tmp_path / 'a'} after update \d+ of 500", said)
+    assert "the same command with --resume goes on" in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--lr", "20"], ("fine-tune with --lr 20.0", "correct it, or leave lr out")),
+        (["--precision", "fp16"], ("use --precision bf16 or",)),
+        (["--crop", "10x10"], ("fine-tune with --crop 10x10",)),
+    ],
+)
+def test_errors_of_the_command_name_its_options(
+    more: list[str], words: tuple[str, ...], data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([*options_of(data, tmp_path / "a", 5), *more])
+    assert caught.value.code == 2
+    said = capsys.readouterr().err
+    assert all(each in said for each in words), said
+
+
+def test_a_run_that_is_there_is_gone_on_with_by_an_option(
+    data: Path, whole: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(options_of(data, whole, STEPS))
+    said = capsys.readouterr().err
+    assert "go on with --resume, or name another folder" in said
+    with pytest.raises(ConfigError, match="go on with resume=True"):
+        train(data, whole)
+
+
+SCRIPT = """
+import sys
+from hrnet_zoo.finetuning import finetune
+if __name__ == "__main__":
+    given = dict(batch=4, lr=0.001, crop=(64, 64), box=(192, 96), val=0.25, validate_every=5, workers=0, device="cpu")
+    finetune("demo", sys.argv[1], sys.argv[2], steps=10, progress=False, **given)
+    # Once more in the same processes, with all that there is; and then resumed, to find nothing left to do.
+    more = dict(given, gradient_checkpointing=True, ema=0.9, accumulate=2, class_weights="auto")
+    for resume in (False, True):
+        finetune("demo", sys.argv[1], sys.argv[2] + "-more", steps=3, resume=resume, progress=False, **more)
+"""
+
+
+def test_two_processes_learn_as_one_does(data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("accelerate")
+    script = tmp_path / "train.py"
+    script.write_text(SCRIPT, encoding="utf-8")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(hrnet_zoo.__file__).parents[1])}
+    two = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    for out, command in (("one", [sys.executable, str(script)]), ("two", two)):
+        run = subprocess.run(  # noqa: S603
+            [*command, str(data), str(tmp_path / out)], env=environment, capture_output=True, text=True, check=False
+        )
+        assert run.returncode == 0, run.stderr[-3000:]
+    one, both = ([line["loss"] for line in lines(tmp_path / out, "train")] for out in ("one", "two"))
+    assert len(one) == 10
+    assert both == pytest.approx(one, rel=1e-5)
+    scores = [[line["mIoU"] for line in lines(tmp_path / out, "val")] for out in ("one", "two")]
+    assert scores[1] == pytest.approx(scores[0], abs=0.5)
+    more = [[line["loss"] for line in lines(tmp_path / f"{out}-more", "train")] for out in ("one", "two")]
+    assert len(more[0]) == 3
+    assert more[1] == pytest.approx(more[0], rel=1e-5)
+
+
+# --- what no run of one process on a good disk meets ------------------------------------------------------------------
+
+
+def test_processes_that_stand_elsewhere(tmp_path: Path) -> None:
+    run = SimpleNamespace(
+        team=SimpleNamespace(size=2, ranks=SimpleNamespace(together=lambda work: [(3, "recipe"), (5, "recipe")])),
+        trainer=None,
+        out=tmp_path,
+    )
+    with pytest.raises(ConfigError, match="process 0 stands at update 3, process 1 at 5") as caught:
+        _begin(run, resume=True)  # type: ignore[arg-type]
+    assert "a shared folder for what is made" in caught.value.advice
+
+
+def test_a_folder_that_cannot_be_locked(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "out" / ".lock").mkdir(parents=True)
+    with pytest.raises(OutputError, match=r"(?s)fine-tune into .*found: .*done:  nothing was computed"):
+        finetune("demo", data, tmp_path / "out", steps=1, device="cpu", progress=False)

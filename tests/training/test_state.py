@@ -1,0 +1,189 @@
+"""The state of a training on disk: whole or not at all, and nobody else's."""
+
+import dataclasses
+import os
+import pickle
+import random
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from hrnet_zoo.errors import OutputError, ResumeError
+from hrnet_zoo.training import state
+from hrnet_zoo.training.state import Progress, put, read_state, take, write_state
+from tests.training.test_recipe import RECIPE
+
+KILLS = 40
+TENSORS = {"network.a": torch.arange(6.0).view(2, 3), "network.b": torch.tensor(7), "momentum.0": torch.ones(2)}
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    progress = Progress(step=12, best_miou=61.5, without_gain=2, validated=10, scaler={"scale": 65536.0})
+    write_state(tmp_path / "s", RECIPE, progress, TENSORS)
+    found, tensors = read_state(tmp_path / "s", RECIPE)
+    assert found == progress
+    assert tensors.keys() == TENSORS.keys()
+    assert all(torch.equal(tensors[name], TENSORS[name]) for name in TENSORS)
+    assert take(tensors, "network.").keys() == {"a", "b"}
+
+
+def test_no_pickle_is_written(tmp_path: Path) -> None:
+    write_state(tmp_path / "s", RECIPE, Progress(), TENSORS)
+    data = (tmp_path / "s").read_bytes()
+    assert data[8:9] == b"{"
+    assert not data.startswith((b"PK", b"\x80"))
+
+
+CHANGED: dict[str, Any] = {
+    "arch": "hr18",
+    "classes": ("a", "c"),
+    "pictures": "2 others",
+    "steps": 101,
+    "batch": 3,
+    "accumulate": 2,
+    "crop": (64, 96),
+    "box": (192, 128),
+    "lr": 0.02,
+    "backbone_lr": 0.5,
+    "head_lr": 1.0,
+    "weight_decay": 0.0,
+    "warmup": 5,
+    "freeze": "backbone",
+    "loss": "dice",
+    "class_weights": (1.0, 2.0),
+    "precision": "bf16",
+    "ema": 0.99,
+    "gradient_checkpointing": True,
+    "seed": 1,
+}
+
+
+@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(RECIPE)])
+def test_another_recipe_is_refused_by_the_name_of_what_differs(tmp_path: Path, name: str) -> None:
+    write_state(tmp_path / "s", RECIPE, Progress(step=3), TENSORS)
+    with pytest.raises(ResumeError) as caught:
+        read_state(tmp_path / "s", dataclasses.replace(RECIPE, **{name: CHANGED[name]}))
+    assert caught.value.field == name
+    assert f"{name} was " in caught.value.found
+
+
+def cut(data: bytes) -> bytes:
+    return data[: len(data) // 2]
+
+
+def flip(data: bytes) -> bytes:
+    return data[:-1] + bytes([data[-1] ^ 1])
+
+
+def foreign(data: bytes) -> bytes:
+    return data.replace(b"training_state", b"something_else", 1)
+
+
+def future(data: bytes) -> bytes:
+    return data.replace(b'{\\"version\\": 1', b'{\\"version\\": 9', 1)
+
+
+def beyond(data: bytes) -> bytes:
+    return data.replace(b'\\"step\\": 3', b'\\"step\\": -', 1)
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (cut, "missing|describes"),
+        (flip, "but the header says"),
+        (foreign, "no training that hrnet-zoo began"),
+        (future, "this release writes"),
+        (beyond, "no training that hrnet-zoo began"),
+        (lambda _: pickle.dumps({"step": 3}), "safetensors"),
+    ],
+)
+def test_a_damaged_or_foreign_file_is_refused(tmp_path: Path, damage: Callable[[bytes], bytes], words: str) -> None:
+    file = tmp_path / "s"
+    write_state(file, RECIPE, Progress(step=3), TENSORS)
+    data = file.read_bytes()
+    file.write_bytes(damage(data))
+    assert file.read_bytes() != data
+    with pytest.raises(ResumeError, match=words):
+        read_state(file, RECIPE)
+
+
+@pytest.mark.parametrize(
+    "progress",
+    [Progress(step=2.5), Progress(best_miou="x"), Progress(scaler={"scale": None}), Progress(validated=True)],  # type: ignore[arg-type, dict-item]
+)
+def test_progress_of_other_types_is_refused(tmp_path: Path, progress: Progress) -> None:
+    write_state(tmp_path / "s", RECIPE, progress, TENSORS)
+    with pytest.raises(ResumeError, match="no training that hrnet-zoo began"):
+        read_state(tmp_path / "s", RECIPE)
+
+
+def test_a_step_that_the_recipe_does_not_have_is_refused(tmp_path: Path) -> None:
+    write_state(tmp_path / "s", RECIPE, Progress(step=101), TENSORS)
+    with pytest.raises(ResumeError, match="101"):
+        read_state(tmp_path / "s", RECIPE)
+
+
+def test_tensors_go_where_they_belong_or_nowhere(tmp_path: Path) -> None:
+    target = {"a": torch.zeros(2, 3), "b": torch.tensor(0)}
+    put(target, take(TENSORS, "network."), tmp_path)
+    assert torch.equal(target["a"], TENSORS["network.a"])
+    for wrong in ({"a": torch.ones(2, 3)}, {"a": torch.ones(3, 2), "b": torch.tensor(1)}):
+        with pytest.raises(ResumeError, match="differs"):
+            put(target, wrong, tmp_path)
+    assert torch.equal(target["a"], TENSORS["network.a"])
+
+
+def test_a_full_disk_leaves_the_state_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "s"
+    write_state(file, RECIPE, Progress(step=3), TENSORS)
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OutputError, match="No space left"):
+        write_state(file, RECIPE, Progress(step=4), TENSORS)
+    assert read_state(file, RECIPE)[0].step == 3
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_killed_while_saving_there_is_always_a_whole_state(tmp_path: Path) -> None:
+    """SIGKILL at a random moment of the writing: what is read is one of the states that were written."""
+    file = tmp_path / "s"
+    tensors = {"network.a": torch.arange(250_000.0)}  # 1 MB: most kills hit the writing
+    write_state(file, RECIPE, Progress(step=0), tensors)
+    chance = random.Random(0)  # noqa: S311 - no secret
+    before = 0
+    for _ in range(KILLS):
+        reading, writing = os.pipe()
+        child = os.fork()
+        if not child:
+            step = before
+            while True:
+                step = min(step + 1, RECIPE.steps)
+                write_state(file, RECIPE, Progress(step=step), tensors)
+                os.write(writing, b"1")
+        os.close(writing)
+        assert os.read(reading, 1) == b"1"  # one is written, however slow the disk; the kill hits a later one
+        time.sleep(chance.uniform(0.0, 0.02))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        os.close(reading)
+        progress, found = read_state(file, RECIPE)
+        assert torch.equal(found["network.a"], tensors["network.a"])
+        assert progress.step >= min(before + 1, RECIPE.steps)
+        before = progress.step
+
+
+def test_version_is_what_the_file_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(state, "STATE_VERSION", 2)
+    write_state(tmp_path / "s", RECIPE, Progress(), TENSORS)
+    monkeypatch.undo()
+    with pytest.raises(ResumeError, match="writes 1"):
+        read_state(tmp_path / "s", RECIPE)

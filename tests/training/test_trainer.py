@@ -1,0 +1,217 @@
+"""Updates of the weights."""
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hrnet_zoo.errors import ConfigError, ResumeError, TrainingError
+from hrnet_zoo.models.fcn import FCNHRNet
+from hrnet_zoo.training import trainer as trainer_module
+from hrnet_zoo.training.losses import cross_entropy
+from hrnet_zoo.training.recipe import Recipe
+from hrnet_zoo.training.state import Progress, write_state
+from hrnet_zoo.training.team import Team
+from hrnet_zoo.training.trainer import Trainer
+from hrnet_zoo.zoo.create import create_model
+from tests.training.test_recipe import RECIPE
+
+CPU = torch.device("cpu")
+
+
+def make(**changes: Any) -> Trainer:
+    recipe = dataclasses.replace(RECIPE, head_lr=1.0, batch=4, **changes)
+    return Trainer(create_model("demo"), recipe, cross_entropy, Team(CPU))
+
+
+def batch(step: int = 0) -> tuple[Tensor, Tensor]:
+    chance = torch.Generator().manual_seed(step)
+    labels = torch.randint(0, 19, (4, 8, 8), generator=chance).repeat_interleave(8, 1).repeat_interleave(8, 2)
+    labels[0, :20] = 255
+    return torch.randn(4, 3, 64, 64, generator=chance), labels
+
+
+def test_updates_are_those_of_a_plain_loop() -> None:
+    """SGD with momentum 0.9 and weight decay, gradients of the mean over labelled pixels, nothing else."""
+    trainer, network = make(), create_model("demo").train()
+    optimizer = torch.optim.SGD(network.parameters(), lr=1.0, momentum=0.9, weight_decay=5e-4)
+    for step in range(3):
+        images, labels = batch(step)
+        optimizer.param_groups[0]["lr"] = RECIPE.lr_at(step)
+        optimizer.zero_grad()
+        loss = F.cross_entropy(network(images.contiguous(memory_format=torch.channels_last)), labels, ignore_index=255)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        update = trainer.update(images, labels)
+        assert update.loss == pytest.approx(float(loss.detach()), rel=1e-5)
+        assert update.lr == RECIPE.lr_at(step)
+    for (name, ours), theirs in zip(trainer.network.named_parameters(), network.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=2e-5, msg=name)
+    assert trainer.progress.step == 3
+
+
+def test_parts_of_a_batch_weigh_by_their_labelled_pixels() -> None:
+    """With batch norm in eval mode the gradients are those of the whole batch, however it is cut."""
+    gradients = []
+    for accumulate in (1, 2, 4):
+        trainer = make(accumulate=accumulate, freeze="backbone")
+        norm = trainer.network.decode_head.get_submodule("convs.0.bn")
+        norm.register_forward_pre_hook(lambda module, _: module.eval() and None)
+        loss = trainer.update(*batch()).loss
+        gradients.append((loss, [parameter.grad for parameter in trainer.network.decode_head.parameters()]))
+    for loss, others in gradients[1:]:
+        assert loss == pytest.approx(gradients[0][0], rel=1e-6)
+        for a, b in zip(gradients[0][1], others, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_a_batch_without_labels_gives_zero_and_no_nan() -> None:
+    trainer = make()
+    images, labels = batch()
+    assert trainer.update(images, torch.full_like(labels, 255)).loss == 0.0
+    assert all(parameter.isfinite().all() for parameter in trainer.network.parameters())
+
+
+def test_factors_on_the_learning_rate() -> None:
+    trainer = make()
+    trainer.recipe = dataclasses.replace(trainer.recipe, head_lr=1.0)
+    trainer.optimizer.param_groups[0]["factor"] = 0.0
+    before = {name: tensor.clone() for name, tensor in trainer.network.named_parameters()}
+    trainer.update(*batch())
+    changed = {
+        name.partition(".")[0] for name, t in trainer.network.named_parameters() if not torch.equal(t, before[name])
+    }
+    assert changed == {"decode_head"}
+
+
+def test_a_frozen_backbone_keeps_every_bit() -> None:
+    trainer = make(freeze="backbone")
+    before = {name: tensor.clone() for name, tensor in trainer.network.backbone.state_dict().items()}
+    trainer.update(*batch())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in trainer.network.backbone.state_dict().items())
+
+
+def test_the_average_follows_behind() -> None:
+    trainer = make(ema=0.9)
+    start = trainer.network.decode_head.conv_seg.weight.detach().clone()
+    trainer.update(*batch(0))
+    first = trainer.network.decode_head.conv_seg.weight.detach().clone()
+    trainer.update(*batch(1))
+    second = trainer.network.decode_head.conv_seg.weight.detach()
+    assert not torch.equal(start, first)
+    # The first update is taken as it is, for there was nothing before it.
+    torch.testing.assert_close(trainer.model.decode_head.conv_seg.weight, 0.9 * first + 0.1 * second)
+    assert trainer.model is not trainer.network
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_weights_change() -> None:
+    trainer = make()
+    trainer.update(*batch())
+    before = {name: tensor.clone() for name, tensor in trainer.network.named_parameters()}
+    trainer.loss = lambda scores, labels: cross_entropy(scores, labels) * math.nan
+    with pytest.raises(TrainingError, match="update 2 of 100") as caught:
+        trainer.update(*batch(1))
+    assert caught.value.step == 1
+    assert all(torch.equal(tensor, before[name]) for name, tensor in trainer.network.named_parameters())
+
+
+def test_gradients_that_are_not_finite_stop_before_the_weights_change() -> None:
+    """The square root of 0 is finite, and its slope is not."""
+    trainer = make()
+    before = {name: tensor.clone() for name, tensor in trainer.network.named_parameters()}
+    trainer.loss = lambda scores, labels: cross_entropy(scores, labels) + (scores[0, 0, 0, 0] * 0).sqrt()
+    with pytest.raises(TrainingError, match=r"norm (nan|inf)"):
+        trainer.update(*batch())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in trainer.network.named_parameters())
+
+
+def test_want_of_memory_is_said_with_what_helps() -> None:
+    trainer = make()
+    before = {name: tensor.clone() for name, tensor in trainer.network.named_parameters()}
+
+    def greedy(scores: Tensor, labels: Tensor) -> Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+
+    trainer.loss = greedy
+    with pytest.raises(ConfigError, match=r"(?s)too little memory.*gradient_checkpointing"):
+        trainer.update(*batch())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in trainer.network.named_parameters())
+
+
+@pytest.mark.parametrize("spoil", ["momentum.0", "network.decode_head.conv_seg.bias"])
+def test_a_state_that_lacks_something_is_refused(tmp_path: Path, spoil: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = make()
+    trainer.update(*batch())
+    with monkeypatch.context() as patch:
+        written = write_state
+
+        def without(path: Path, recipe: Recipe, progress: Progress, tensors: dict[str, Tensor]) -> None:
+            written(path, recipe, progress, {name: each for name, each in tensors.items() if name != spoil})
+
+        patch.setattr(trainer_module, "write_state", without)
+        trainer.save(tmp_path / "state")
+    with pytest.raises(ResumeError):
+        make().resume(tmp_path / "state")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"ema": 0.99}, {"freeze": "backbone"}, {"gradient_checkpointing": True}, {"accumulate": 2}],
+    ids=lambda changes: next(iter(changes), "plain"),
+)
+def test_going_on_is_bit_exact(tmp_path: Path, changes: dict[str, Any]) -> None:
+    whole = make(**changes)
+    for step in range(4):
+        whole.update(*batch(step))
+    begun = make(**changes)
+    for step in range(2):
+        begun.update(*batch(step))
+    begun.save(tmp_path / "state")
+    resumed = make(**changes)
+    resumed.resume(tmp_path / "state")
+    for step in range(2, 4):
+        resumed.update(*batch(step))
+    for a, b in ((whole.network, resumed.network), (whole.model, resumed.model)):
+        theirs = b.state_dict()
+        assert all(torch.equal(tensor, theirs[name]) for name, tensor in a.state_dict().items())
+    assert resumed.progress == whole.progress
+
+
+def test_another_class_count_is_refused(tmp_path: Path) -> None:
+    make().save(tmp_path / "state")
+    recipe: Recipe = dataclasses.replace(RECIPE, head_lr=1.0, batch=4)
+    network: FCNHRNet = create_model("demo", classes=["road", "rest"])
+    other = Trainer(network, recipe, cross_entropy, Team(CPU))
+    with pytest.raises(ResumeError, match="conv_seg"):
+        other.resume(tmp_path / "state")
+
+
+def test_bfloat16_is_near(tmp_path: Path) -> None:
+    plain, half = make(), make(precision="bf16")
+    losses = [(plain.update(*batch(step)).loss, half.update(*batch(step)).loss) for step in range(3)]
+    assert all(b == pytest.approx(a, rel=0.02) and a != b for a, b in losses)
+    assert all(parameter.dtype == torch.float32 for parameter in half.network.parameters())
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_on_a_gpu(tmp_path: Path, precision: str) -> None:
+    recipe = dataclasses.replace(RECIPE, head_lr=1.0, batch=4, precision=precision)
+    device = torch.device("cuda:0")
+    network = create_model("demo", device=device, dtype=torch.float32)
+    trainer = Trainer(network, recipe, cross_entropy, Team(device))
+    reference = make()
+    for step in range(3):
+        ours, theirs = trainer.update(*batch(step)).loss, reference.update(*batch(step)).loss
+        assert ours == pytest.approx(theirs, rel=0.05)
+    trainer.save(tmp_path / "state")
+    again = Trainer(create_model("demo", device=device, dtype=torch.float32), recipe, cross_entropy, Team(device))
+    again.resume(tmp_path / "state")
+    assert again.progress == trainer.progress
+    assert math.isfinite(again.update(*batch(3)).loss)

@@ -1,0 +1,177 @@
+"""The 23 rows, held against the recorded table of the reference."""
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from hrnet_zoo.datasets import DATASETS
+from hrnet_zoo.errors import ConfigError, UnknownModelError
+from hrnet_zoo.weights.build import entries
+from hrnet_zoo.zoo.catalog import ARCHS, DEMO, list_models, model_info, recognise
+
+with (Path(__file__).parents[1] / "data" / "published_rows.csv").open(newline="") as _file:
+    PUBLISHED = list(csv.DictReader(_file))
+
+NAMES = [row["name"] for row in PUBLISHED]
+
+
+def test_names_in_the_tables_order() -> None:
+    assert len(NAMES) == 23
+    assert list_models() == NAMES
+
+
+@pytest.mark.parametrize("row", PUBLISHED, ids=NAMES)
+def test_every_cell(row: dict[str, str]) -> None:
+    facts = model_info(row["name"]).to_dict()
+    for key, cell in row.items():
+        fact = facts[key]
+        if isinstance(fact, float):
+            assert fact == float(cell), key
+        else:
+            assert ("" if fact is None else str(fact)) == cell, key
+
+
+@pytest.mark.parametrize("row", PUBLISHED, ids=NAMES)
+def test_other_names_lead_to_the_row(row: dict[str, str]) -> None:
+    info = model_info(row["name"])
+    url = row["checkpoint_url"]
+    config = url.split("/")[-2]
+    assert row["name"] not in (config, *info.aliases)
+    for name in (config, info.config, url.rsplit("/", 1)[1], url, f"https://mirror.example/x/{url.rsplit('/', 1)[1]}"):
+        assert model_info(name) is info
+
+
+@pytest.mark.parametrize(
+    ("alias", "name"),
+    [
+        ("fcn_hr48_512x1024_160k_cityscapes", "fcn_hr48_cityscapes_160k"),
+        ("fcn_hr48_4xb2-160k_cityscapes-512x1024", "fcn_hr48_cityscapes_160k"),
+        ("fcn_hr18s_4xb4-80k_ade20k-512x512", "fcn_hr18s_ade20k_80k"),
+        ("fcn_hr18_4xb4-20k_voc12aug-512x512", "fcn_hr18_voc12aug_20k"),
+        ("fcn_hr48_4xb4-40k_pascal-context-480x480", "fcn_hr48_pascal_context_40k"),
+    ],
+)
+def test_configuration_names_of_both_generations(alias: str, name: str) -> None:
+    assert model_info(alias).name == name
+
+
+def test_no_two_rows_share_a_name() -> None:
+    every = [name for row in NAMES for name in (row, *model_info(row).aliases)]
+    assert len(every) == len(set(every))
+
+
+def test_rows_are_frozen() -> None:
+    with pytest.raises(AttributeError):
+        model_info(NAMES[0]).miou = 100.0  # type: ignore[misc]
+
+
+def test_lists_by_pattern_data_set_and_network() -> None:
+    assert len(list_models("*cityscapes*")) == 9
+    assert list_models(dataset="pascal_context") == ["fcn_hr48_pascal_context_40k", "fcn_hr48_pascal_context_80k"]
+    assert list_models("*_160k", dataset="ade20k", arch="hr18") == ["fcn_hr18_ade20k_160k"]
+    assert list_models("nothing like this") == []
+    assert list_models("cityscapes") == list_models("Cityscapes") == list_models("*cityscapes*")
+    assert list_models("fcn_hr18_ade20k_80k") == ["fcn_hr18_ade20k_80k"]
+    with pytest.raises(ConfigError, match="dataset is one of cityscapes, ade20k, voc12aug, pascal_context"):
+        list_models(dataset="coco")
+    with pytest.raises(ConfigError, match="arch is one of hr18s, hr18, hr48"):
+        list_models(arch="hr32")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "nearest"),
+    [
+        ("fcn_hr48_cityscapes_120k", "fcn_hr48_cityscapes_160k"),
+        ("fcn_hr18_ade20k", "fcn_hr18_ade20k_80k"),
+        ("hr48_voc12aug_40k", "fcn_hr48_voc12aug_40k"),
+        ("fcn_hr48_512x512_160k_cityscapes", "fcn_hr48_cityscapes_160k"),
+        ("hrnet_w48", "fcn_hr48_ade20k_160k"),
+        ("hrnet_w18_small_v2.ms_in1k", "fcn_hr18s_cityscapes_160k"),
+        ("HRNetV2-W48-ADE20K", "fcn_hr48_ade20k_160k"),
+        ("FCN-HR18-Cityscapes-160k", "fcn_hr18_cityscapes_160k"),
+        ("cityscapes", "fcn_hr48_cityscapes_160k"),
+    ],
+)
+def test_a_wrong_name_gets_the_nearest(wrong: str, nearest: str) -> None:
+    with pytest.raises(UnknownModelError) as caught:
+        model_info(wrong)
+    assert nearest in caught.value.nearest
+    assert nearest in str(caught.value)
+    assert wrong in str(caught.value)
+    assert "hrnet-zoo list" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "advice"),
+    [
+        ("runs/best.pth", "create_model(NAME, checkpoint='runs/best.pth'), or --checkpoint"),
+        ("photo.jpg", "the model comes first: hrnet-zoo predict demo photo.jpg"),
+        ("my-org/cracks", "hf-hub:my-org/cracks"),
+        ("https://huggingface.co/my-org/cracks", "hf-hub:my-org/cracks"),
+        ("nonsense", "hrnet-zoo list"),
+    ],
+)
+def test_what_is_no_name_but_another_thing(
+    wrong: str, advice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("photo.jpg").touch()
+    with pytest.raises(UnknownModelError) as caught:
+        model_info(wrong)
+    assert advice in caught.value.advice
+
+
+@pytest.mark.parametrize("name", ["", "../../etc/passwd", "a\0b", "http://[", "https://", "x" * 10_000])
+def test_senseless_names(name: str) -> None:
+    with pytest.raises(UnknownModelError) as caught:
+        model_info(name)
+    assert len(str(caught.value)) < 700
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+@pytest.mark.parametrize("arch", ARCHS)
+def test_parameters_are_those_of_the_network(arch: str, dataset: str) -> None:
+    info = next(
+        (model_info(name) for name in list_models(dataset=dataset, arch=arch)),
+        None,
+    )
+    if info is None:
+        assert (dataset, arch) in {("pascal_context", "hr18s"), ("pascal_context", "hr18")}
+        return
+    learned = {
+        name: shape
+        for name, shape in entries(arch, info.num_classes).items()
+        if not name.endswith(("running_mean", "running_var", "num_batches_tracked"))
+    }
+    assert info.parameters == sum(shape.numel() for shape in learned.values())
+
+
+def test_licence_note_names_all_three_terms() -> None:
+    for name in NAMES:
+        note = model_info(name).license_note
+        assert "Apache-2.0" in note
+        assert "mmsegmentation" in note
+        assert ("non-commercial" in note) == ("cityscapes" in name or "ade20k" in name)
+
+
+def test_a_file_is_recognised_by_its_digest() -> None:
+    assert recognise("93db27d0" + 56 * "0") is model_info("fcn_hr18s_cityscapes_40k")
+    assert recognise(64 * "f") is None
+
+
+def test_the_demo_is_found_but_not_listed() -> None:
+    assert model_info("demo") is DEMO
+    assert model_info(DEMO.file_name) is DEMO
+    assert DEMO.classes == model_info("fcn_hr48_cityscapes_40k").classes
+    assert Path(DEMO.checkpoint_url.removeprefix("file://")).is_file()
+    assert DEMO.sha256 is not None
+    assert DEMO.sha256.startswith(DEMO.sha256_prefix)
+    assert "demo" not in list_models()
+    assert recognise(DEMO.sha256) is DEMO
+
+
+@pytest.mark.parametrize("name", ["local-dir:runs/a", "hf-hub:me/street"])
+def test_a_saved_model_is_in_no_row(name: str) -> None:
+    with pytest.raises(UnknownModelError, match=f"the published table knows nothing[\\s\\S]*hrnet-zoo info {name}"):
+        model_info(name)

@@ -1,0 +1,238 @@
+"""What is pulled from a Hub on this machine is what was shared, or is refused."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from hrnet_zoo.errors import (
+    CheckpointFormatError,
+    ConfigError,
+    HashMismatchError,
+    HubAuthError,
+    HubError,
+    HubNotFoundError,
+    ModelConfigError,
+    OfflineError,
+)
+from hrnet_zoo.models.fcn import FCNHRNet
+from hrnet_zoo.zoo.create import create_model
+from hrnet_zoo.zoo.model_config import CONFIG_FILE, WEIGHTS_FILE, read_config
+from tests.support.hub_server import TOKEN, Hub, Reply, connected
+from tests.support.tables import ROOT
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    with connected(tmp_path, monkeypatch) as running:
+        yield running
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, bytes]:
+    folder = create_model("demo", device="cpu", dtype=torch.float16).save_pretrained(tmp_path / "a")
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def pull(name: str) -> FCNHRNet:
+    return create_model(f"hf-hub:{name}", device="cpu")
+
+
+def test_a_commit_is_fetched_once(hub: Hub, files: dict[str, bytes], caplog: pytest.LogCaptureFixture) -> None:
+    commit = hub.add("me/street", files)
+    first = pull(f"me/street@{commit}")
+    asked = len(hub.requests)
+    again = pull(f"me/street@{commit}")
+    assert len(hub.requests) == asked
+    assert torch.equal(first.decode_head.conv_seg.weight, again.decode_head.conv_seg.weight)
+    assert first.name == f"hf-hub:me/street@{commit}"
+    assert first.provenance["source_url"] == f"{hub.url}/me/street/model.safetensors"
+    assert not any("README" in request for request in hub.requests)
+    assert "not pinned" not in caplog.text
+
+
+def test_a_branch_moves_and_says_so(hub: Hub, files: dict[str, bytes], caplog: pytest.LogCaptureFixture) -> None:
+    first = hub.add("me/street", files)
+    assert pull("me/street").provenance["model"] == f"hf-hub:me/street@{first}"
+    assert len([line for line in caplog.messages if f"hf-hub:me/street@{first} stays the same" in line]) == 1
+    second = hub.add("me/street", {"README.md": b"new"})
+    assert pull("me/street@main").provenance["model"] == f"hf-hub:me/street@{second}"
+    assert pull(f"me/street@{first}").provenance["model"] == f"hf-hub:me/street@{first}"
+
+
+def test_a_copy_keeps_figures_and_names_the_repository(hub: Hub, tmp_path: Path) -> None:
+    folder = create_model("demo", device="cpu").save_pretrained(tmp_path / "a", metrics={"miou": 80.5})
+    commit = hub.add("me/street", {path.name: path.read_bytes() for path in folder.iterdir()})
+    copied = read_config(pull(f"me/street@{commit}").save_pretrained(tmp_path / "b") / CONFIG_FILE)
+    assert copied.metrics.miou == 80.5
+    assert copied.parent
+    assert copied.parent.name == f"hf-hub:me/street@{commit}"
+
+
+def test_random_weights_need_no_weights(hub: Hub, files: dict[str, bytes]) -> None:
+    hub.add("me/street", files)
+    assert create_model("hf-hub:me/street", pretrained=False, device="cpu").classes[0] == "road"
+    assert not any(WEIGHTS_FILE in request for request in hub.requests)
+
+
+def test_wrong_bytes_are_fetched_once_more(hub: Hub, files: dict[str, bytes], caplog: pytest.LogCaptureFixture) -> None:
+    hub.add("me/street", files)
+    hub.corrupt = 1
+    pull("me/street")
+    assert "fetching it once more" in caplog.text
+    assert hub.requests.count(f"GET /me/street/resolve/{hub.repos['me/street'].branches['main']}/{WEIGHTS_FILE}") == 2
+
+
+def test_wrong_bytes_twice_are_refused(hub: Hub, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    commit = hub.add("me/street", files)
+    hub.corrupt = 2
+    with pytest.raises(HashMismatchError):
+        pull(f"me/street@{commit}")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(HashMismatchError):  # what is cached of it is looked at each time
+        pull(f"me/street@{commit}")
+
+
+def test_names_that_changed_places(hub: Hub, files: dict[str, bytes]) -> None:
+    """Damage to the header alone, which the digest of the data does not cover: two tensors of one shape are swapped."""
+    one, two = b"backbone.bn1.weight", b"backbone.bn2.weight"
+
+    def swapped(content: bytes) -> bytes:
+        assert content.count(one) == content.count(two) == 1
+        return content.replace(one, b"?" * len(one)).replace(two, one).replace(b"?" * len(one), two)
+
+    hub.add("me/street", files)
+    hub.corrupt, hub.damage = 2, swapped
+    with pytest.raises(HashMismatchError, match="the Hub states"):
+        pull("me/street")
+    pull("me/street")
+
+
+def test_weights_and_config_of_two_models(hub: Hub, files: dict[str, bytes]) -> None:
+    hub.add("me/street", {**files, CONFIG_FILE: files[CONFIG_FILE].replace(b'"road"', b'"rode"')})
+    with pytest.raises(ModelConfigError, match="another value"):
+        pull("me/street")
+
+
+@pytest.mark.parametrize("config", [b"{}", b"[" * 5000, b"", b'{"arch": NaN}', b" " * (2 << 20)])
+def test_a_config_that_lies(config: bytes, hub: Hub, files: dict[str, bytes]) -> None:
+    hub.add("me/street", {**files, CONFIG_FILE: config})
+    with pytest.raises(ModelConfigError):
+        pull("me/street")
+    assert not any(WEIGHTS_FILE in request for request in hub.requests)
+
+
+def test_pickles_are_refused_before_anything_is_fetched(hub: Hub, files: dict[str, bytes]) -> None:
+    hub.add("me/old", {"pytorch_model.bin": b"\x80", CONFIG_FILE: files[CONFIG_FILE]})
+    with pytest.raises(CheckpointFormatError, match=r"pytorch_model\.bin, which can hold code[\s\S]*checkpoint=PATH"):
+        pull("me/old")
+    hub.add("me/text", {"README.md": b""})
+    with pytest.raises(CheckpointFormatError, match=r"no config\.json, model\.safetensors"):
+        pull("me/text")
+    assert not any("resolve" in request for request in hub.requests)
+
+
+def test_what_is_not_there(hub: Hub, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.add("me/street", files)
+    with pytest.raises(HubNotFoundError, match="revision"):
+        pull("me/street@v9")
+    with pytest.raises(HubNotFoundError, match="no repository"):
+        pull("me/absent")
+    hub.repos["me/street"].private = True
+    pull("me/street")
+    monkeypatch.delenv("HF_TOKEN")
+    with pytest.raises(HubNotFoundError, match="needs a token") as caught:
+        pull("me/street")
+    assert TOKEN not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name", ["", "street", "a/b/c", "../b", "a/b@", "a/b@../../x", "a/b@x y", "a/b@\r\nx", "a/b@-x"]
+)
+def test_impossible_names(name: str, hub: Hub) -> None:
+    with pytest.raises(ConfigError, match=r"no connection was opened[\s\S]*write hf-hub:ORG/NAME"):
+        pull(name)
+    assert not hub.requests
+
+
+@pytest.mark.parametrize("switch", ["HRNET_ZOO_OFFLINE", "HF_HUB_OFFLINE"])
+def test_offline(switch: str, hub: Hub, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    commit = hub.add("me/street", files)
+    monkeypatch.setenv(switch, "1")
+    with pytest.raises(OfflineError, match=switch):
+        pull("me/street")
+    assert not hub.requests
+    monkeypatch.delenv(switch)
+    pull("me/street")
+    asked = len(hub.requests)
+    monkeypatch.setenv(switch, "1")
+    assert pull("me/street").name == pull(f"me/street@{commit}").name
+    assert len(hub.requests) == asked
+
+
+def test_weights_not_cached_offline(hub: Hub, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.add("me/street", files)
+    create_model("hf-hub:me/street", pretrained=False, device="cpu")
+    monkeypatch.setenv("HRNET_ZOO_OFFLINE", "1")
+    with pytest.raises(OfflineError, match=WEIGHTS_FILE):
+        pull("me/street")
+
+
+HUB = """
+import sys
+from pathlib import Path
+from tests.support.hub_server import serve_hub
+with serve_hub() as hub:
+    hub.add("me/street", {path.name: path.read_bytes() for path in Path(sys.argv[1]).iterdir()})
+    print(hub.url, flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_hub_that_is_down(
+    hub: Hub, files: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In a process of its own, for a server that was closed goes on to answer on connections that are kept alive."""
+    command = [sys.executable, "-c", HUB, str(tmp_path / "a")]
+    with subprocess.Popen(  # noqa: S603
+        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout
+        try:
+            monkeypatch.setenv("HF_ENDPOINT", process.stdout.readline().strip())
+            name = pull("me/street").name
+        finally:
+            process.kill()
+    began = time.monotonic()
+    assert pull("me/street").name == name
+    assert "the cached copy is used" in caplog.text
+    with pytest.raises(HubError, match="no answer") as caught:
+        pull("me/other")
+    assert type(caught.value) is HubError
+    assert time.monotonic() - began < 10  # no retries of half a minute where nothing is to be had
+
+
+def test_a_gated_repository(hub: Hub) -> None:
+    hub.fail = Reply(403, headers={"X-Error-Code": "GatedRepo", "X-Error-Message": "Access is restricted"})
+    with pytest.raises(HubAuthError, match=r"refuses access to me/street at .* \(HTTP status 403\)") as caught:
+        pull("me/street")
+    assert "accept its terms" in caught.value.advice
+    assert TOKEN not in str(caught.value)
+
+
+@pytest.mark.parametrize("code", [429, 500, 503])
+def test_a_hub_that_has_no_time(code: int, hub: Hub, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is asked again for a while, by huggingface_hub; a commit that is here needs no answer."""
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    commit = hub.add("me/street", files)
+    pull(f"me/street@{commit}")
+    hub.fail = Reply(code)
+    pull(f"me/street@{commit}")
+    with pytest.raises(HubError, match=f"HTTP status {code} for me/other") as caught:
+        pull("me/other")
+    assert type(caught.value) is HubError
+    assert "run the same again later" in caught.value.advice
