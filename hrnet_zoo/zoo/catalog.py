@@ -343,7 +343,7 @@ def recognise(sha256: str) -> ModelInfo | None:
 def stated_digests(path: Path = Path(__file__).parent / "digests.sha256") -> dict[str, str]:
     """Read `digests.sha256` beside this file: whole digests by file name, as `sha256sum` writes them.
 
-    `hrnet-zoo lock --export hrnet_zoo/zoo/digests.sha256 --force` is how a maintainer who has the files fills it. A digest
+    A maintainer who has the files fills it: `hrnet-zoo lock --export hrnet_zoo/zoo/digests.sha256 --force`. A digest
     that does not begin with the digits in the file's name overrules them.
     """
     lines = path.read_text(encoding="ascii").splitlines()
