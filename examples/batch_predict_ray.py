@@ -1,10 +1,10 @@
-"""Label a collection of pictures with many workers, on one machine or on a Ray cluster.
+"""Label a collection of images with many workers, on one machine or on a Ray cluster.
 
 pip install '.[ray]'  # in the checkout of hrnet-zoo
 python examples/batch_predict_ray.py photos/ labels/ --model fcn_hr48_cityscapes_160k --workers 8 --gpus 1
 
-Each worker holds one network. `photos/a/b.jpg` becomes the label picture `labels/a/b.jpg.png`, and a line for every
-picture in `labels/pictures.csv` says which is its label picture, or why there is none. Every machine has to see both
+Each worker holds one network. `photos/a/b.jpg` becomes the label map `labels/a/b.jpg.png`, and a line for every
+image in `labels/images.csv` says which is its label map, or why there is none. Every machine has to see both
 folders under the same path. Without `--address` a Ray of its own is started on this machine, and ended.
 """
 
@@ -36,13 +36,13 @@ class Labeller:
         self.folder, self.out = folder, out
 
     def __call__(self, batch: dict[str, npt.NDArray[np.str_]]) -> dict[str, list[str]]:
-        """Label the pictures in the column "picture", paths below the folder; return it with "labels" and "error"."""
-        names = [str(name) for name in batch["picture"]]
+        """Label the images in the column "image", paths below the folder; return it with "labels" and "error"."""
+        names = [str(name) for name in batch["image"]]
         labels, errors = zip(*map(self.label, names), strict=True)
-        return {"picture": names, "labels": list(labels), "error": list(errors)}
+        return {"image": names, "labels": list(labels), "error": list(errors)}
 
     def label(self, name: str) -> tuple[str, str]:
-        """Write the label picture of one picture; return its path below `out`, and what was wrong with the picture."""
+        """Write the label map of one image; return its path below `out`, and what was wrong with the image."""
         place = self.out / f"{name}.png"
         try:
             result = self.model.predict(self.folder / name, progress=False)
@@ -54,28 +54,28 @@ class Labeller:
 
 
 def main() -> int:
-    """Read the command line and do it; return the exit code: 1 if a picture could not be labelled."""
+    """Read the command line and do it; return the exit code: 1 if an image could not be labeled."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="pictures, at any depth")
-    parser.add_argument("out", type=Path, help="for the label pictures")
+    parser.add_argument("folder", type=Path, help="images, at any depth")
+    parser.add_argument("out", type=Path, help="for the label maps")
     parser.add_argument("--model", default="demo")
     parser.add_argument("--workers", type=int, default=2, help="networks at work (default: 2)")
     parser.add_argument("--gpus", type=float, default=0, help="of each worker; 0.5: two share one (default: 0)")
     parser.add_argument("--cpus", type=int, default=1, help="of each worker, and threads it computes in (default: 1)")
-    parser.add_argument("--batch", type=int, default=8, help="pictures handed to a worker at once (default: 8)")
+    parser.add_argument("--batch", type=int, default=8, help="images handed to a worker at once (default: 8)")
     parser.add_argument("--address", help="of a Ray cluster, such as auto or ray://head:10001")
     args = parser.parse_args()
     folder, out = args.folder.resolve(), args.out.resolve()
     names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
     if not names:
-        parser.error(f"no pictures in {folder}")
+        parser.error(f"no images in {folder}")
     hrnet_zoo.create_model(args.model, device="cpu")  # a wrong name is told here, and weights are fetched once
     out.mkdir(parents=True, exist_ok=True)
 
     logging.disable(logging.INFO)  # Ray Data tells its plans
     own = {} if args.address else {"num_cpus": args.workers * args.cpus, "include_dashboard": False}
     ray.init(address=args.address or "local", log_to_driver=False, logging_level=logging.WARNING, **own)
-    labelled = ray.data.from_items([{"picture": name} for name in names]).map_batches(
+    labeled = ray.data.from_items([{"image": name} for name in names]).map_batches(
         Labeller,
         fn_constructor_args=(args.model, folder, out),
         batch_size=args.batch,
@@ -84,14 +84,14 @@ def main() -> int:
         num_gpus=args.gpus,
     )
     failed = 0
-    with (out / "pictures.csv").open("w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, ["picture", "labels", "error"])
+    with (out / "images.csv").open("w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, ["image", "labels", "error"])
         table.writeheader()
-        for row in labelled.iter_rows():  # as they become ready
+        for row in labeled.iter_rows():  # as they become ready
             table.writerow(row)
             failed += bool(row["error"])
     ray.shutdown()
-    print(f"{len(names) - failed} of {len(names)} pictures labelled; {out / 'pictures.csv'}")
+    print(f"{len(names) - failed} of {len(names)} images labeled; {out / 'images.csv'}")
     return int(failed > 0)
 
 

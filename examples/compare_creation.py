@@ -37,7 +37,7 @@ def way(kind: str, name: str, checkpoint: str) -> Callable[[], object]:
     network = hrnet_zoo.FCNHRNet
 
     def plain() -> object:
-        model = network(info.arch, info.data)
+        model = network(info.arch, info.dataset)
         model.load_state_dict(torch.load(checkpoint, weights_only=True))
         return model.eval()
 

@@ -1,6 +1,6 @@
 """hrnet-zoo beside the reference and others' runtimes on this CPU: one command, one dated table in Markdown.
 
-    python examples/compare_with_peers.py --rows network picture > table.md
+    python examples/compare_with_peers.py --rows network image > table.md
 
 Peers are taken as they are installed, and left out, with a line that says so, where they are not:
 
@@ -9,11 +9,10 @@ Peers are taken as they are installed, and left out, with a line that says so, w
   (`pip install onnx onnxscript onnxruntime openvino`);
 - torch.compile, with --compile, which takes minutes.
 
-All have the same random weights and get the same picture of noise, which makes rounding errors look larger than those
+All have the same random weights and get the same image of noise, which makes rounding errors look larger than those
 of trained networks on photographs. All contenders of a row take turns, so that what else the machine does meets all
 alike, each with malloc as it has it without us (hrnet_zoo/engines/heap.py); compare only figures of one row. For scales
-and mirroring the reference's box, like ours, is the picture's size, and its scales are those of the published table:
-of the box.
+and mirroring the reference resizes, like ours, to the image's size, and its scales are those of the published table.
 """
 
 import argparse
@@ -42,15 +41,15 @@ from hrnet_zoo.engines.openvino import unreported
 from hrnet_zoo.errors import ConfigError
 from hrnet_zoo.evaluation.costs import measure, processor
 from hrnet_zoo.evaluation.metrics import count_matrix
-from hrnet_zoo.images.read import RGB, normalise
+from hrnet_zoo.images.read import RGB, normalize
 from hrnet_zoo.inference.logits import ScoreMap, Window
 from hrnet_zoo.inference.predict import MS_RATIOS, Network, evaluating, make_mask, predict
 from hrnet_zoo.models.fcn import FCNHRNet
 
-ROWS = ("network", "picture", "ms-flip", "mask", "counts")
+ROWS = ("network", "image", "ms-flip", "mask", "counts")
 PACKAGES = ("torch", "mmsegmentation", "mmcv-lite", "onnxruntime", "openvino", "numpy")
 CONFIG = "fcn_{}_4xb2-40k_cityscapes-512x1024.py"  # of the reference's; 19 classes
-# Classes and size (height, width) of the picture; scores are at a quarter of it, by a whole factor or not.
+# Classes and size (height, width) of the image; scores are at a quarter of it, by a whole factor or not.
 MASKS = [(19, (1024, 2048)), (19, (509, 1021)), (150, (512, 683))]
 
 Run = Callable[[], object]
@@ -65,7 +64,7 @@ class Contender:
 
 
 class Scores(nn.Module):
-    """What others are given: the network up to its scores at a quarter of the picture's size."""
+    """What others are given: the network up to its scores at a quarter of the image's size."""
 
     def __init__(self, model: FCNHRNet) -> None:
         super().__init__()
@@ -73,7 +72,7 @@ class Scores(nn.Module):
         self.decode_head = model.decode_head
 
     def forward(self, x: Tensor) -> Tensor:
-        """Score normalised pictures (N, 3, H, W)."""
+        """Score normalized images (N, 3, H, W)."""
         scores: Tensor = self.decode_head(self.backbone(x))
         return scores
 
@@ -112,16 +111,16 @@ class Reference:
         self._compose = get("mmengine.dataset").Compose
 
     def scores(self, x: Tensor) -> Tensor:
-        """Score a normalised picture at a quarter of its size."""
+        """Score a normalized image at a quarter of its size."""
         scores: Tensor = self.network.decode_head(self.network.backbone(x))
         return scores
 
     def mask(self, image: RGB) -> npt.NDArray[Any]:
-        """Label a picture; as OpenCV has it, in BGR."""
+        """Label an image; as OpenCV has it, in BGR."""
         return _labels(self._infer(self.network, np.ascontiguousarray(image[..., ::-1])))
 
     def ms_flip(self, image: RGB) -> Callable[[], npt.NDArray[Any]]:
-        """Return what labels a picture by six scales of its own size, each mirrored too."""
+        """Return what labels an image by six scales of its own size, each mirrored too."""
         height, width = image.shape[:2]
         scales = [(int(width * ratio), int(height * ratio)) for ratio in MS_RATIOS]
         views = [
@@ -132,8 +131,8 @@ class Reference:
         steps = [{"type": "mmseg.LoadImageFromNDArray"}, {"type": "TestTimeAug", "transforms": views}]
         steps = self._compose(steps)
         several = self._models.build({"type": "SegTTAModel", "module": self.network})
-        picture = np.ascontiguousarray(image[..., ::-1])
-        return lambda: _labels(several.test_step(self._collate([steps({"img": picture})]))[0])
+        bgr = np.ascontiguousarray(image[..., ::-1])
+        return lambda: _labels(several.test_step(self._collate([steps({"img": bgr})]))[0])
 
 
 def _labels(sample: Any) -> npt.NDArray[Any]:  # noqa: ANN401 - the reference's
@@ -163,7 +162,7 @@ def reference_package() -> ModuleType:
 
 
 def exported(model: FCNHRNet, x: Tensor, folder: Path) -> Path:
-    """Export a network for pictures of one size as a user would."""
+    """Export a network for images of one size as a user would."""
     path = folder / f"{model.arch}_{x.shape[2]}x{x.shape[3]}.onnx"
     if not path.exists():
         with warnings.catch_warnings():
@@ -209,7 +208,7 @@ class Peers:
             self.fast["engine='openvino'"] = other
 
     def others(self, x: Tensor) -> Iterator[tuple[str, Callable[[Tensor], Tensor]]]:
-        """Yield what scores normalised pictures of this size at a quarter of it, with the names of others' runtimes."""
+        """Yield what scores normalized images of this size at a quarter of it, with the names of others' runtimes."""
         makers: dict[str, Callable[[], Callable[[Tensor], Tensor]]] = {
             "ONNX Runtime float32": lambda: onnx_runtime(exported(self.model, x, self.folder)),
             "OpenVINO float32": lambda: open_vino(exported(self.model, x, self.folder), "f32"),
@@ -217,7 +216,7 @@ class Peers:
         }
         for name, make in makers.items():
             if (found := self._or_skip(name, make)) is not None:
-                expected = self.model.quarter_scores(x).permute(0, 3, 1, 2)
+                expected = self.model.logits_stride4(x).permute(0, 3, 1, 2)
                 error = float((found(x) - expected).abs().max() / expected.abs().max())
                 if error < (1e-4 if "float32" in name else 0.5):
                     yield name, found
@@ -239,23 +238,23 @@ class Peers:
 
 
 def network_row(peers: Peers, size: tuple[int, int]) -> Iterator[Contender]:
-    """Normalised picture to scores at a quarter of its size."""
-    x = normalise(noise(*size)).contiguous(memory_format=torch.channels_last)
+    """Map a normalized image to logits at a quarter of its size."""
+    x = normalize(noise(*size)).contiguous(memory_format=torch.channels_last)
 
     def by_pixel(scores: Callable[[Tensor], Tensor]) -> Tensor:
         return scores(x).permute(0, 2, 3, 1)
 
-    yield Contender("exact", lambda: peers.model.quarter_scores(x))
+    yield Contender("exact", lambda: peers.model.logits_stride4(x))
     if peers.reference:
         plain = x.contiguous()  # as the reference's own pipeline gives it
         yield Contender("reference", lambda: peers.reference.scores(plain).permute(0, 2, 3, 1))
     for name, scores in peers.others(x):
         yield Contender(name, partial(by_pixel, scores))
     for name, form in peers.fast.items():
-        yield Contender(name, partial(form.quarter_scores, x.to(form.dtype)))
+        yield Contender(name, partial(form.logits_stride4, x.to(form.dtype)))
 
 
-def picture_row(peers: Peers, size: tuple[int, int]) -> Iterator[Contender]:
+def image_row(peers: Peers, size: tuple[int, int]) -> Iterator[Contender]:
     """Array to mask."""
     image = noise(*size)
     yield Contender("exact", lambda: mask_of(peers.model, image))
@@ -263,9 +262,9 @@ def picture_row(peers: Peers, size: tuple[int, int]) -> Iterator[Contender]:
         yield Contender("reference: inference_model", lambda: peers.reference.mask(image))
 
     def by_hand(scores: Callable[[Tensor], Tensor]) -> npt.NDArray[Any]:
-        return best(scores(normalise(image)), size)
+        return best(scores(normalize(image)), size)
 
-    for name, scores in peers.others(normalise(image)):
+    for name, scores in peers.others(normalize(image)):
         yield Contender(f"{name} + interpolate + argmax", partial(by_hand, scores))
     for name, form in peers.fast.items():
         yield Contender(name, partial(mask_of, form, image))
@@ -282,7 +281,7 @@ def ms_flip_row(peers: Peers, size: tuple[int, int]) -> Iterator[Contender]:
 
 
 def mask_row(classes: int, size: tuple[int, int]) -> Iterator[Contender]:
-    """Scores at a quarter of the picture's size to mask: smooth random ones, as networks' are."""
+    """Scores at a quarter of the image's size to mask: smooth random ones, as networks' are."""
     height, width = size
     coarse = (-(-height // 4), -(-width // 4))
     rough = torch.randn(1, classes, *(-(-side // 8) for side in coarse), generator=torch.Generator().manual_seed(0))
@@ -317,13 +316,13 @@ def best(planes: Tensor, size: tuple[int, int]) -> npt.NDArray[Any]:
 
 
 def mask_of(form: Network, image: RGB, *, ms_flip: bool = False) -> npt.NDArray[Any]:
-    """Label a picture with one form of the network."""
+    """Label an image with one form of the network."""
     result = predict(form, image, ms_flip=ms_flip, progress=False)
     return result.mask  # type: ignore[union-attr]
 
 
 def noise(height: int, width: int) -> RGB:
-    """Return a picture of noise that is smooth, as pictures are."""
+    """Return an image of noise that is smooth, as images are."""
     rough = torch.rand(1, 3, height // 16 + 2, width // 16 + 2, generator=torch.Generator().manual_seed(0))
     smooth = F.interpolate(rough, (height, width), mode="bicubic").clamp(0, 1)
     return (255 * smooth[0].permute(1, 2, 0)).to(torch.uint8).contiguous().numpy()
@@ -366,7 +365,7 @@ def table(title: str, contenders: list[Contender], seconds: float) -> Iterator[s
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", nargs="+", choices=ROWS, default=["network", "picture", "mask"])
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=["network", "image", "mask"])
     parser.add_argument("--archs", nargs="+", choices=["hr18s", "hr18", "hr48"], default=["hr18s"])
     parser.add_argument(
         "--seconds", type=float, default=5, help="of each row at least; at least 5 runs of each in any case"
@@ -392,11 +391,11 @@ def main() -> None:
             print(line, flush=True)
 
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
-        for arch in options.archs if {"network", "picture", "ms-flip"} & set(options.rows) else ():
+        for arch in options.archs if {"network", "image", "ms-flip"} & set(options.rows) else ():
             peers = Peers(arch, Path(folder), skipped, compiled=options.compile)
             for row, size, contenders in (
                 ("network", shrunk(512, 1024), network_row),
-                ("picture", shrunk(1024, 2048), picture_row),
+                ("image", shrunk(1024, 2048), image_row),
                 ("ms-flip", shrunk(512, 1024), ms_flip_row),
             ):
                 if row in options.rows:
@@ -413,14 +412,14 @@ def main() -> None:
 
 
 def boxed(peers: Peers, size: tuple[int, int]) -> None:
-    """Let every form of the network see pictures of this size as they are, and the reference too."""
-    box = (max(size), min(size))
+    """Let every form of the network see images of this size as they are, and the reference too."""
+    resize_to = (max(size), min(size))
     for form in (peers.model, *peers.fast.values()):
-        form.dataset = replace(form.dataset, box=box)  # type: ignore[misc]
+        form.dataset = replace(form.dataset, resize_to=resize_to)  # type: ignore[misc]
     if peers.reference:
         for step in peers.reference.network.cfg.test_pipeline:
             if step["type"] == "Resize":
-                step["scale"] = box
+                step["scale"] = resize_to
 
 
 def installed(name: str) -> str | None:

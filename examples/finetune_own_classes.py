@@ -18,13 +18,13 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 import hrnet_zoo
-from hrnet_zoo.datasets.layouts import LabelledFolder
+from hrnet_zoo.datasets.layouts import LabeledFolder
 from hrnet_zoo.datasets.splits import find_training_data
 from hrnet_zoo.demo.scenes import scene
 from hrnet_zoo.evaluation.metrics import class_iou, count_matrix
 from hrnet_zoo.training.stream import read_pair
 
-# Every class of the scenes that is in no group stays unlabelled.
+# Every class of the scenes that is in no group stays unlabeled.
 GROUPS = {
     "ground": ("road", "sidewalk", "terrain"),
     "built": ("building", "wall", "fence", "pole", "traffic light", "traffic sign"),
@@ -47,7 +47,7 @@ def main() -> None:
     model = hrnet_zoo.create_model(args.model, classes=names, dtype=torch.float32)
     start = hrnet_zoo.create_model(args.model, pretrained=False, classes=names, dtype=torch.float32)
     for each in (model, start):
-        each.dataset = replace(each.dataset, box=tuple(args.box or each.dataset.box))
+        each.dataset = replace(each.dataset, resize_to=tuple(args.resize_to or each.dataset.resize_to))
 
     def train(network: hrnet_zoo.FCNHRNet, folder: Path) -> hrnet_zoo.FineTuning:
         return hrnet_zoo.finetune(
@@ -66,37 +66,37 @@ def main() -> None:
     before = score(model, held_out)
     run = train(model, args.out)
     after = score(hrnet_zoo.create_model(f"local-dir:{run.folder}", dtype=torch.float32), held_out)
-    print(f"{len(held_out.samples)} pictures that were held back: IoU in per cent before and after {run.steps} updates")
+    print(f"{len(held_out.samples)} images that were held back: IoU in percent before and after {run.steps} updates")
     for name, old, new in zip((*names, "mean"), before, after, strict=True):
         print(f"{name:20s} {old:6.2f} {new:6.2f}")
     if args.compare_with_random:
         other = train(start, args.out.with_name(f"{args.out.name}_random"))
-        picture = draw_curves({args.model: run.folder, "random weights": other.folder}, args.out / "comparison.png")
-        print(f"best mIoU: {run.miou:.2f} from {args.model}, {other.miou:.2f} from random weights; {picture}")
+        image = draw_curves({args.model: run.folder, "random weights": other.folder}, args.out / "comparison.png")
+        print(f"best mIoU: {run.miou:.2f} from {args.model}, {other.miou:.2f} from random weights; {image}")
 
 
 def arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, nargs="?", help="folder of labelled pictures; default: scenes are drawn")
+    parser.add_argument("data", type=Path, nargs="?", help="folder of labeled images; default: scenes are drawn")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run, a model folder in the end")
     parser.add_argument("--model", default="demo", help="where to start (default: demo)")
     parser.add_argument("--val", type=float, help="share to hold back (default: val/, else a tenth; of scenes 0.25)")
     parser.add_argument("--steps", type=int, default=60, help="updates of the weights (default: 60)")
-    parser.add_argument("--batch", type=int, default=8, help="pictures of one update (default: 8)")
+    parser.add_argument("--batch", type=int, default=8, help="images of one update (default: 8)")
     parser.add_argument("--lr", type=float, default=0.01, help="highest learning rate (default: 0.01)")
-    parser.add_argument("--crop", type=int, nargs=2, metavar=("H", "W"), help="what the network sees of a picture")
-    parser.add_argument("--box", type=int, nargs=2, metavar=("LONG", "SHORT"), help="pictures are fitted into it")
+    parser.add_argument("--crop", type=int, nargs=2, metavar=("H", "W"), help="what the network sees of an image")
+    parser.add_argument("--resize-to", type=int, nargs=2, metavar=("LONG", "SHORT"), help="images are fitted into it")
     parser.add_argument("--class-weights", choices=["auto"], help="rare classes count more")
     parser.add_argument("--workers", type=int, help="processes that read ahead (default: half the processors)")
     parser.add_argument("--scenes", type=int, default=40, help="to draw, if no folder is given (default: 40)")
     parser.add_argument("--compare-with-random", action="store_true", help="train from random weights too")
     args = parser.parse_args()
     if args.val == 0:
-        parser.error("without pictures held back there is nothing to score")
+        parser.error("without images held back there is nothing to score")
     if args.data is None:
-        args.box = args.box or (512, 256)  # the scenes' own size
-        args.val = args.val or 0.25  # so few pictures need more than a tenth for a figure that means something
+        args.resize_to = args.resize_to or (512, 256)  # the scenes' own size
+        args.val = args.val or 0.25  # so few images need more than a tenth for a figure that means something
     return args
 
 
@@ -115,8 +115,8 @@ def draw_scenes(folder: Path, count: int, height: int = 256, width: int = 512) -
     (folder / "classes.txt").write_text("\n".join(GROUPS) + "\n", encoding="utf-8")
 
 
-def score(model: hrnet_zoo.FCNHRNet, folder: LabelledFolder) -> list[float]:
-    """Return IoU in per cent by class (nan: neither there nor seen), and their mean."""
+def score(model: hrnet_zoo.FCNHRNet, folder: LabeledFolder) -> list[float]:
+    """Return IoU in percent by class (nan: neither there nor seen), and their mean."""
     counts = np.zeros((len(model.classes),) * 2, dtype=np.int64)
     for sample in folder.samples:
         image, truth = read_pair(sample, folder.rule)
@@ -125,8 +125,8 @@ def score(model: hrnet_zoo.FCNHRNet, folder: LabelledFolder) -> list[float]:
     return [*iou.tolist(), float(np.nanmean(iou))]
 
 
-def draw_curves(runs: dict[str, Path], picture: Path) -> Path:
-    """Draw loss and validation mIoU of several runs over their updates; return the picture's path."""
+def draw_curves(runs: dict[str, Path], image: Path) -> Path:
+    """Draw loss and validation mIoU of several runs over their updates; return the image's path."""
     figure = Figure(figsize=(10, 4), dpi=120, layout="constrained")
     losses, scores = figure.subplots(1, 2)
     for title, folder in runs.items():
@@ -134,10 +134,10 @@ def draw_curves(runs: dict[str, Path], picture: Path) -> Path:
         losses.plot(log.train["iter"], log.train["loss"], linewidth=0.8, label=title)
         scores.plot(log.val["iter"], log.val["mIoU"], marker="o", label=title)
     losses.set(xlabel="update", ylabel="loss", ylim=(0, None))
-    scores.set(xlabel="update", ylabel="mIoU on held-back pictures, per cent", ylim=(0, 100))
+    scores.set(xlabel="update", ylabel="mIoU on held-back images, percent", ylim=(0, 100))
     scores.legend(loc="lower right")
-    figure.savefig(picture)
-    return picture
+    figure.savefig(image)
+    return image
 
 
 if __name__ == "__main__":

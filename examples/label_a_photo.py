@@ -1,4 +1,4 @@
-"""Label every pixel of a photo: print the shares, write overlay and label picture beside it.
+"""Label every pixel of a photo: print the shares, write overlay and label map beside it.
 
 python examples/label_a_photo.py demo-out/street.jpg --model fcn_hr48_cityscapes_160k
 """

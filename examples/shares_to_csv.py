@@ -1,4 +1,4 @@
-"""Write shares of chosen classes in every picture of a folder as CSV, to see how green each street view is.
+"""Write shares of chosen classes in every image of a folder as CSV, to see how green each street view is.
 
 python examples/shares_to_csv.py photos/ vegetation terrain sky > shares.csv
 """
@@ -23,14 +23,14 @@ def main() -> None:
     if unknown := set(args.classes) - set(model.classes):
         parser.error(f"{args.model} does not know {', '.join(sorted(unknown))}; it knows {', '.join(model.classes)}")
     table = csv.writer(sys.stdout)
-    table.writerow(["picture", *args.classes])
-    for picture in sorted(args.folder.iterdir()):
+    table.writerow(["image", *args.classes])
+    for image in sorted(args.folder.iterdir()):
         try:
-            shares = model.predict(picture).fractions()
+            shares = model.predict(image).fractions()
         except hrnet_zoo.errors.ImageError as error:
             print(f"left out: {error}", file=sys.stderr)
         else:
-            table.writerow([picture.name, *(f"{shares.get(name, 0):.4f}" for name in args.classes)])
+            table.writerow([image.name, *(f"{shares.get(name, 0):.4f}" for name in args.classes)])
 
 
 if __name__ == "__main__":

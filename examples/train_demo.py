@@ -36,7 +36,7 @@ from hrnet_zoo.evaluation.metrics import class_iou, count_matrix
 from hrnet_zoo.images.read import MEAN, STD
 from hrnet_zoo.models.fcn import FCNHRNet
 from hrnet_zoo.models.hrnet import BasicBlock, Bottleneck
-from hrnet_zoo.zoo.create import initialise
+from hrnet_zoo.zoo.create import initialize
 
 SAVE_EVERY = 120.0  # seconds
 
@@ -132,20 +132,20 @@ class Pool:
         self.made += len(images)
 
     def draw(self, count: int) -> tuple[Tensor, Tensor]:
-        """Give random scenes: normalised images (count, 3, H, W) float32 and masks (count, H, W) int64."""
+        """Give random scenes: normalized images (count, 3, H, W) float32 and masks (count, H, W) int64."""
         device = self.images.device
         chosen = torch.randint(min(self.made, len(self.images)), (count,), device=device)
-        return normalise(self.images[chosen].permute(0, 3, 1, 2).float()), self.masks[chosen].long()
+        return normalize(self.images[chosen].permute(0, 3, 1, 2).float()), self.masks[chosen].long()
 
 
-def normalise(images: Tensor) -> Tensor:
+def normalize(images: Tensor) -> Tensor:
     """Bring RGB values of 0-255 to the range of the published networks."""
     mean, std = (torch.tensor(values, device=images.device).view(1, 3, 1, 1) for values in (MEAN, STD))
     return (images - mean) / std
 
 
 def vary(images: Tensor, masks: Tensor, crop: tuple[int, int], zoom: float, level: bool) -> tuple[Tensor, Tensor]:
-    """Take a view of every scene (crop, flip, size) in varied light and colour.
+    """Take a view of every scene (crop, flip, size) in varied light and color.
 
     With `level`, somewhere in the view lies a pixel of a class drawn with equal chances among those of the scene, so
     that rare classes come often; else the view lies anywhere, and classes come as often as they do.
@@ -184,7 +184,7 @@ def interesting(mask: Tensor) -> Tensor:
 
 def begin_as_identity(model: FCNHRNet) -> None:
     """Draw weights at random, and let every residual block begin as the identity."""
-    initialise(model)
+    initialize(model)
     for module in model.modules():
         if isinstance(module, BasicBlock):
             nn.init.zeros_(module.bn2.weight)
@@ -259,7 +259,7 @@ def save(model: nn.Module, path: Path, steps: int, args: argparse.Namespace) -> 
             raise SystemExit(f"{name} does not fit into float16 (largest value {value.abs().max().item():g})")
     meta: dict[str, Any] = {
         "CLASSES": list(SCENES.classes),
-        "PALETTE": [list(colour) for colour in SCENES.palette],
+        "PALETTE": [list(color) for color in SCENES.palette],
         "iter": steps,
         "seed": args.seed,
         "exp_name": "fcn_hr18s_demo",
@@ -283,7 +283,7 @@ def score(path: Path, device: torch.device, args: argparse.Namespace) -> None:
     counts = np.zeros((classes, classes), dtype=np.int64)
     for seed in EVALUATION_SEEDS:
         drawn = scene(seed, *args.size)
-        image = normalise(torch.from_numpy(drawn.image).permute(2, 0, 1)[None].float().to(device))
+        image = normalize(torch.from_numpy(drawn.image).permute(2, 0, 1)[None].float().to(device))
         counts += count_matrix(drawn.mask, model(image).argmax(1)[0].cpu().numpy(), classes)
     iou, pixels = 100 * class_iou(counts), counts.sum(axis=1)
     for name, value, number in zip(SCENES.classes, iou, pixels, strict=True):

@@ -1,4 +1,4 @@
-"""Pretrained HRNet for semantic segmentation: a name becomes a network, a photo becomes a labelled picture.
+"""Pretrained HRNet for semantic segmentation: a name becomes a network, a photo becomes a labeled image.
 
     import hrnet_zoo
 

@@ -316,7 +316,7 @@ class CheckpointNotFoundError(CheckpointError):
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class ImageError(HRNetZooError):
-    """A picture cannot be used; `source` is its path, or says what was given instead of one."""
+    """An image cannot be used; `source` is its path, or says what was given instead of one."""
 
     exit_code: ClassVar[int] = 5
     source: str
@@ -324,12 +324,12 @@ class ImageError(HRNetZooError):
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class UnreadableImageError(ImageError):
-    """A picture is missing, damaged, empty or of a format that is not read."""
+    """An image is missing, damaged, empty or of a format that is not read."""
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class ImageTooLargeError(ImageError):
-    """A picture claims more pixels than the limit; nothing was decoded."""
+    """An image claims more pixels than the limit; nothing was decoded."""
 
     width: int
     height: int
@@ -338,12 +338,12 @@ class ImageTooLargeError(ImageError):
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class UnsupportedImageError(ImageError):
-    """A picture or array has a mode, dtype or shape with no exact way to 8-bit RGB."""
+    """An image or array has a mode, dtype or shape with no exact way to 8-bit RGB."""
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class DatasetError(HRNetZooError):
-    """A folder of labelled pictures, or a file of it, at `path` cannot be used; `problems` holds one text for each."""
+    """A folder of labeled images, or a file of it, at `path` cannot be used; `problems` holds one text for each."""
 
     exit_code: ClassVar[int] = 5
     path: Path

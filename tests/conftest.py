@@ -95,13 +95,13 @@ def hr18s() -> bytes:
     """Make a stand-in for a published W18-Small Cityscapes file: seeded weights in the published format."""
     from hrnet_zoo.datasets import CITYSCAPES
     from hrnet_zoo.models.fcn import FCNHRNet
-    from hrnet_zoo.zoo.create import initialise
+    from hrnet_zoo.zoo.create import initialize
     from tests.support.checkpoints import legacy
 
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = FCNHRNet("hr18s", CITYSCAPES)
-        initialise(network)
+        initialize(network)
     return legacy(network.state_dict())
 
 

@@ -68,12 +68,12 @@ def test_every_example_is_tested() -> None:
 
 def test_compare_with_peers() -> None:
     """Whether it runs with whatever is installed here; figures of such sizes mean nothing."""
-    options = "--rows network picture ms-flip mask counts --shrink 16 --seconds 0"
+    options = "--rows network image ms-flip mask counts --shrink 16 --seconds 0"
     table = run("compare_with_peers.py", *options.split())
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line.startswith("|")][2:]
     assert {len(row) for row in rows} == {8}
     assert all(float(row[2]) >= float(row[3]) > 0 for row in rows)
-    for title in ("network, hr18s, 32x64", "picture, hr18s, 64x128", "ms-flip, hr18s, 32x64"):
+    for title in ("network, hr18s, 32x64", "image, hr18s, 64x128", "ms-flip, hr18s, 32x64"):
         found = {row[1]: row[7] for row in rows if row[0] == title}
         assert {"exact", "optimize", "optimize float32"} <= set(found)
         if title.startswith("network"):
@@ -97,9 +97,9 @@ def test_label_a_photo(tmp_path: Path) -> None:
 def test_shares_to_csv(tmp_path: Path) -> None:
     for seed in range(2):
         Image.fromarray(scene(seed, 96, 192).image).save(tmp_path / f"{seed}.jpg")
-    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / "notes.txt").write_text("no image")
     table = list(csv.DictReader(io.StringIO(run("shares_to_csv.py", tmp_path, "road", "sky"))))
-    assert [row["picture"] for row in table] == ["0.jpg", "1.jpg"]
+    assert [row["image"] for row in table] == ["0.jpg", "1.jpg"]
     assert all(0 < float(row["road"]) < 1 for row in table)
 
 
@@ -122,7 +122,7 @@ def test_train_demo_writes_a_checkpoint_of_the_published_form(tmp_path: Path) ->
 
 def test_finetune_own_classes(tmp_path: Path) -> None:
     data = write_own_folder(tmp_path / "data", 6)
-    sizes = ("--crop", "64", "64", "--box", "192", "96", "--batch", "2", "--val", "0.3", "--workers", "0")
+    sizes = ("--crop", "64", "64", "--resize-to", "192", "96", "--batch", "2", "--val", "0.3", "--workers", "0")
     text = run(
         "finetune_own_classes.py", data, "--out", tmp_path / "a", "--steps", "2", *sizes, "--compare-with-random"
     )
@@ -132,11 +132,11 @@ def test_finetune_own_classes(tmp_path: Path) -> None:
     assert f"best mIoU: {figures['mean']} from demo" in text
     assert create_model("local-dir:" + str(tmp_path / "a"), device="cpu").classes == tuple(GROUPS)
     assert (tmp_path / "a_random" / "model.safetensors").is_file()
-    with Image.open(tmp_path / "a" / "comparison.png") as picture:
-        assert picture.size == (1200, 480)
+    with Image.open(tmp_path / "a" / "comparison.png") as image:
+        assert image.size == (1200, 480)
 
 
-def test_finetune_own_classes_draws_scenes_if_there_are_no_pictures(tmp_path: Path) -> None:
+def test_finetune_own_classes_draws_scenes_if_there_are_no_images(tmp_path: Path) -> None:
     sizes = ("--crop", "64", "64", "--batch", "2", "--workers", "0", "--scenes", "4")
     text = run("finetune_own_classes.py", "--out", tmp_path / "a", "--steps", "1", *sizes)
     assert re.search(r"^traffic +[\d.]+ +[\d.]+$", text, flags=re.MULTILINE)
@@ -150,12 +150,12 @@ def test_two_ray_workers_label_as_one_model_does(tmp_path: Path) -> None:
     for seed in range(6):
         name = f"more/{seed}.png" if seed % 2 else f"{seed}.jpg"
         Image.fromarray(scene(seed, 96, 192).image).save(photos / name)
-    (photos / "broken.jpg").write_text("no picture")
+    (photos / "broken.jpg").write_text("no image")
     options = ("--workers", "2", "--batch", "1")
     text = run("batch_predict_ray.py", photos, out, *options, code=1, HOME=str(tmp_path))
-    assert text.startswith("6 of 7 pictures labelled")
-    with (out / "pictures.csv").open(encoding="utf-8", newline="") as file:
-        rows = {row["picture"]: row for row in csv.DictReader(file)}
+    assert text.startswith("6 of 7 images labeled")
+    with (out / "images.csv").open(encoding="utf-8", newline="") as file:
+        rows = {row["image"]: row for row in csv.DictReader(file)}
     assert "none of the formats" in rows.pop("broken.jpg")["error"]
     assert len(rows) == 6
     model = create_model("demo")
@@ -205,7 +205,7 @@ def test_quickstart_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.filterwarnings("default")
-def test_finetune_notebook_runs_on_few_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_finetune_notebook_runs_on_few_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shown = execute("finetune.ipynb", tmp_path, monkeypatch, cell_01="SCENES, STEPS = 6, 2")
     assert sum("image/png" in output.get("data", {}) for output in shown) == 3  # curves, sheet, before and after
     assert len(list((tmp_path / "runs" / "a" / "sheets").iterdir())) == 2

@@ -72,7 +72,7 @@ def _umask() -> str:
 @pytest.fixture
 def model() -> FCNHRNet:
     model = hrnet_zoo.create_model("demo", device="cpu")
-    model.dataset = dataclasses.replace(model.dataset, box=(96, 64), crop=(64, 64))
+    model.dataset = dataclasses.replace(model.dataset, resize_to=(96, 64), crop=(64, 64))
     return model
 
 
@@ -115,7 +115,7 @@ def test_random_weights_are_drawn_from_torch_s_generator_as_documented() -> None
 
 def test_evaluating_changes_nothing(model: FCNHRNet, folder: Path) -> None:
     own = hrnet_zoo.create_model("demo", device="cpu", classes=["ground", "standing", "sky"])
-    own.dataset = dataclasses.replace(own.dataset, box=(96, 64))
+    own.dataset = dataclasses.replace(own.dataset, resize_to=(96, 64))
     assert changes(lambda: hrnet_zoo.evaluate(own, folder, workers=1, progress=False)) == set()
 
 
@@ -124,7 +124,7 @@ def test_training_changes_nothing_but_the_handlers_of_signals_in_the_main_thread
     folder: Path, tmp_path: Path, main: bool
 ) -> None:
     def work() -> None:
-        options: dict[str, Any] = {"batch": 2, "crop": (64, 64), "box": (96, 64), "val": 0.5, "device": "cpu"}
+        options: dict[str, Any] = {"batch": 2, "crop": (64, 64), "resize_to": (96, 64), "val": 0.5, "device": "cpu"}
         out = tmp_path / "run"
         hrnet_zoo.finetune(
             "demo", folder, out, steps=2, gradient_checkpointing=True, workers=1, progress=False, **options
@@ -168,7 +168,7 @@ def test_users_of_cudnn_s_precision_are_counted() -> None:
 def test_settings_around_change_no_result(ambient: str, folder: Path, tmp_path: Path) -> None:
     def work(name: str) -> tuple[Any, ...]:
         created = hrnet_zoo.create_model("demo", device="cpu", classes=["sky", "road"])
-        options: dict[str, Any] = {"batch": 2, "crop": (64, 64), "box": (96, 64), "val": 0.5, "device": "cpu"}
+        options: dict[str, Any] = {"batch": 2, "crop": (64, 64), "resize_to": (96, 64), "val": 0.5, "device": "cpu"}
         out = tmp_path / name
         run = hrnet_zoo.finetune(
             "demo", folder, out, steps=1, workers=0, progress=False, ema=0.9, class_weights="auto", **options

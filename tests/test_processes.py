@@ -22,7 +22,7 @@ logging.basicConfig(format="%(message)s")
 def work(root, out):
     arguments = dict(workers=2, progress=False)
     run = hrnet_zoo.finetune(
-        "demo", root, out, steps=1, batch=2, crop=(64, 64), box=(96, 64), val=0.5, device="cpu", **arguments)
+        "demo", root, out, steps=1, batch=2, crop=(64, 64), resize_to=(96, 64), val=0.5, device="cpu", **arguments)
     model = hrnet_zoo.create_model(f"local-dir:{out}", device="cpu")
     print(json.dumps([run.steps, hrnet_zoo.evaluate(model, root, **arguments).miou]))
 

@@ -70,7 +70,7 @@ COMMANDS = (
 def _hurried(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(transfer, "TRIES", 1)
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "picture.png").write_bytes(b"")
+    (tmp_path / "image.png").write_bytes(b"")
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ Quiet = Callable[[Callable[[], object]], None]
 def test_commands(command: str, quiet: Quiet) -> None:
     for address in ADDRESSES:
         for form in ([], ["--json"]):
-            words = [word.replace("ADDRESS", address).replace("PICTURE", "picture.png") for word in command.split()]
+            words = [word.replace("ADDRESS", address).replace("PICTURE", "image.png") for word in command.split()]
             quiet(lambda words=words, form=form: main([*words, *form]))  # type: ignore[misc]
 
 
@@ -116,7 +116,7 @@ CALLS: dict[str, Callable[[str], Any]] = {
     "name": lambda address: hrnet_zoo.create_model(address),
     "hub": lambda address: hrnet_zoo.create_model(f"hf-hub:{address}"),
     "folder": lambda address: hrnet_zoo.create_model(f"local-dir:{address}"),
-    "picture": lambda address: hrnet_zoo.create_model("demo", device="cpu").predict(address),
+    "image": lambda address: hrnet_zoo.create_model("demo", device="cpu").predict(address),
     "info": hrnet_zoo.model_info,
     "log": hrnet_zoo.training_log,
     "data": hrnet_zoo.check_data,
@@ -137,7 +137,7 @@ def test_settings(setting: str, quiet: Quiet, monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setenv("HRNET_ZOO_MIRRORS", "https://127.0.0.1:9")
     for value in MIRRORS:
         monkeypatch.setenv(setting, value)
-        for command in (f"download {ROW}", f"doctor {ROW} --network --json", "predict hf-hub:org/name picture.png"):
+        for command in (f"download {ROW}", f"doctor {ROW} --network --json", "predict hf-hub:org/name image.png"):
             quiet(lambda command=command: main(command.split()))  # type: ignore[misc]
         quiet(lambda: hrnet_zoo.create_model(ROW))
         quiet(lambda: hrnet_zoo.create_model("hf-hub:org/name"))

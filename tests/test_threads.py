@@ -24,7 +24,7 @@ IMAGES = [scene(seed, 64, 96).image for seed in range(4)]
 
 def small() -> FCNHRNet:
     model = create_model("demo", device="cpu")
-    model.dataset = dataclasses.replace(model.dataset, box=(96, 64), crop=(64, 64))
+    model.dataset = dataclasses.replace(model.dataset, resize_to=(96, 64), crop=(64, 64))
     return model
 
 

@@ -20,7 +20,7 @@ from typing import NoReturn
 import click
 
 from hrnet_zoo import __version__
-from hrnet_zoo.cli import data, evaluating, files, finetuning, health, labelling, listing, locking, logs, sharing
+from hrnet_zoo.cli import data, evaluating, files, finetuning, health, labeling, listing, locking, logs, sharing
 from hrnet_zoo.cli.options import say, say_errors
 from hrnet_zoo.errors import HRNetZooError, printable
 
@@ -31,7 +31,7 @@ NO_READER = 1  # what stdout leads to takes nothing more
 _INSTEAD = {  # what people of other tools type
     **dict.fromkeys(("train", "fit", "fine-tune"), "hrnet-zoo finetune NAME --data DATA --out OUT"),
     **dict.fromkeys(("val", "validate", "test", "eval", "score"), "hrnet-zoo evaluate NAME DATA"),
-    **dict.fromkeys(("segment", "infer", "inference", "label", "run"), "hrnet-zoo predict NAME PICTURES"),
+    **dict.fromkeys(("segment", "infer", "inference", "label", "run"), "hrnet-zoo predict NAME IMAGES"),
     **dict.fromkeys(("models", "ls", "search"), "hrnet-zoo list"),
     **dict.fromkeys(("pull", "fetch", "get"), "hrnet-zoo download NAME"),
     **dict.fromkeys(("upload", "share"), "hrnet-zoo push DIR ORG/NAME"),
@@ -58,13 +58,13 @@ class _Commands(click.Group):
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="hrnet-zoo")
 def cli() -> None:
-    """Pretrained HRNet for semantic segmentation: a name becomes a network, a photo a labelled picture."""
+    """Pretrained HRNet for semantic segmentation: a name becomes a network, a photo a labeled image."""
 
 
 for command in (
     *(listing.list_, listing.info, logs.log),
     *(files.download, files.import_, locking.lock, files.cache, files.verify),
-    *(labelling.predict, labelling.demo, evaluating.evaluate),
+    *(labeling.predict, labeling.demo, evaluating.evaluate),
     data.check_data,
     finetuning.finetune,
     sharing.push,

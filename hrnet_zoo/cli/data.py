@@ -1,4 +1,4 @@
-"""Commands about folders of labelled pictures."""
+"""Commands about folders of labeled images."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _SHOWN = 5  # files of each problem
 @click.option("--split", default="val", show_default=True, help="Which part.")
 @as_json
 def check_data(folder: Path, dataset: str | None, classes: str | None, split: str, as_json: bool) -> None:
-    """Find what is wrong with a FOLDER of labelled pictures.
+    """Find what is wrong with a FOLDER of labeled images.
 
     All of it in one pass, and how often each class occurs.
 
-    Official downloads of the four data sets, or a folder with images/ and masks/ (and classes.txt, one name a line;
+    Official downloads of the four datasets, or a folder with images/ and masks/ (and classes.txt, one name a line;
     beside an official layout it makes the folder your own).
     The exit code is 5 if something is wrong; notes alone are fine.
     """
@@ -47,11 +47,11 @@ def _lines(report: DataReport) -> list[str]:
     split = f", {report.split}" if report.split else ""
     lines = [
         f"{report.title}{split} in {report.root}",
-        f"{report.pairs} pictures with masks, {report.pixels:,} pixels",
+        f"{report.pairs} images with masks, {report.pixels:,} pixels",
         f"labels: {report.rule}",
         "",
-        f"{'class':<24} {'pixels':>15} {'share':>8} {'pictures':>9}",
-        *(f"{each.name:<24} {each.pixels:>15,} {each.share:>8.2%} {each.pictures:>9}" for each in report.classes),
+        f"{'class':<24} {'pixels':>15} {'share':>8} {'images':>9}",
+        *(f"{each.name:<24} {each.pixels:>15,} {each.share:>8.2%} {each.images:>9}" for each in report.classes),
         f"{'(ignored)':<24} {'':>15} {report.ignored:>8.2%}",
     ]
     for problem in report.problems:

@@ -27,7 +27,7 @@ from hrnet_zoo.images.atomic import check_place
 @click.argument("name")
 @click.argument("data", type=click.Path(path_type=Path))
 @click.option("--ms-flip", is_flag=True, help="Six scales, each also mirrored: about 17 times slower.")
-@click.option("--limit", type=click.IntRange(1), help="Only the first pictures, for a quick look.")
+@click.option("--limit", type=click.IntRange(1), help="Only the first images, for a quick look.")
 @click.option("--workers", type=click.IntRange(0), help="Processes that read ahead; default: see below.")
 @max_memory_option
 @click.option("--checkpoint", help="Path or address of a .pth or .safetensors to use instead of the published file.")
@@ -56,12 +56,12 @@ def evaluate(
     dtype: str | None,
     as_json: bool,
 ) -> None:
-    """Score the model NAME on the labelled pictures in DATA.
+    """Score the model NAME on the labeled images in DATA.
 
     The published figure stands beside it.
 
-    DATA is a download of the model's data set, or a folder with images/ and masks/. Under torchrun, every process takes
-    a part of the pictures: torchrun --nproc-per-node 2 -m hrnet_zoo evaluate NAME DATA
+    DATA is a download of the model's dataset, or a folder with images/ and masks/. Under torchrun, every process takes
+    a part of the images: torchrun --nproc-per-node 2 -m hrnet_zoo evaluate NAME DATA
 
     By default half the processors read ahead, 8 at most, on Linux; elsewhere nobody does.
     """

@@ -57,12 +57,12 @@ def _as_options(text: str) -> str:
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for everything that is made.")
 @click.option("--classes", help="Comma-separated names by index of your own classes, where no classes.txt says them.")
 @click.option("--val", callback=_val, help="Share to validate on (0: none), a file of names, or a folder.")
-@click.option("--epochs", type=int, help="How often each picture is seen; default: 50.")
+@click.option("--epochs", type=int, help="How often each image is seen; default: 50.")
 @click.option("--steps", type=int, help="Updates of the weights, in place of --epochs.")
-@click.option("--batch", type=int, help="Pictures of one update, over all processes.")
+@click.option("--batch", type=int, help="Images of one update, over all processes.")
 @click.option("--accumulate", type=int, default=1, help="Parts to compute a batch in, to save memory.")
-@click.option("--crop", callback=_sides, metavar="HxW", help="What the network sees of a picture, in pixels.")
-@click.option("--box", callback=_sides, metavar="LONGxSHORT", help="Pictures are fitted into, also later by predict.")
+@click.option("--crop", callback=_sides, metavar="HxW", help="What the network sees of an image, in pixels.")
+@click.option("--resize-to", callback=_sides, metavar="LONGxSHORT", help="Resize images to fit, also later in predict.")
 @click.option("--lr", type=float, default=0.01, show_default=True, help="Highest learning rate.")
 @click.option(
     "--backbone-lr", type=float, default=1.0, metavar="FACTOR", help="Factor on --lr for the backbone; 0.1: a tenth."
@@ -91,7 +91,7 @@ def finetune(name: str, data: Path, out: Path, classes: str | None, as_json: boo
     OUT becomes a model folder, and its path is a name: hrnet-zoo predict OUT photo.jpg
 
     DATA holds images/, masks/ and classes.txt, or train/ and val/ with the first two inside, or is a download of one
-    of the four data sets. Several GPUs: accelerate launch -m hrnet_zoo finetune NAME --data DATA --out OUT
+    of the four datasets. Several GPUs: accelerate launch -m hrnet_zoo finetune NAME --data DATA --out OUT
     """
     from hrnet_zoo.evaluation.ranks import is_first
     from hrnet_zoo.training.finetune import finetune
@@ -113,5 +113,5 @@ def finetune(name: str, data: Path, out: Path, classes: str | None, as_json: boo
     if as_json:
         say_json(facts)
     else:
-        figure = "no validation pictures" if made.miou is None else f"mIoU {made.miou:.2f} on the validation pictures"
+        figure = "no validation images" if made.miou is None else f"mIoU {made.miou:.2f} on the validation images"
         say(f'{made.folder}: {made.steps} updates, {figure}; create_model("local-dir:{made.folder}")')

@@ -28,8 +28,8 @@ def _size(_: click.Context, option: click.Parameter, text: str | None) -> tuple[
 
 @click.command()
 @click.argument("name")
-@click.option("--size", callback=_size, metavar="HxW", help="Of the pictures, in pixels; default: the data set's.")
-@click.option("--batch", type=click.IntRange(1), help="Pictures at once through the network; default: 1.")
+@click.option("--size", callback=_size, metavar="HxW", help="Of the images, in pixels; default: the dataset's.")
+@click.option("--batch", type=click.IntRange(1), help="Images at once through the network; default: 1.")
 @click.option("--table", is_flag=True, help="The published Mem and fps columns, and the same measured here.")
 @click.option("--against", is_flag=True, help="Beside its fast forms: each engine and precision that works here.")
 @click.option("--compile", "compiled", is_flag=True, help="With --against: torch.compile too, a minute of waiting.")
@@ -55,7 +55,7 @@ def benchmark(
             "--table has its own size, batch and dtype (float32): leave --size, --batch, --dtype out"
         )
     if against and (table or batch):
-        raise click.UsageError("--against measures one picture at a time: leave --table and --batch out")
+        raise click.UsageError("--against measures one image at a time: leave --table and --batch out")
     if compiled and not against:
         raise click.UsageError("--compile goes with --against")
     from hrnet_zoo.errors import raise_on_oom
@@ -92,26 +92,26 @@ def _timing_lines(timing: Timing) -> list[str]:
     size, fitted = f"{timing.height} x {timing.width}", "{} x {}".format(*timing.prediction_input)
     return [
         f"network     batch of {timing.batch} at {size}: {_cost(timing.network)}; "
-        f"{timing.pictures_per_second:.3g} pictures/s",
-        f"prediction  one picture of {size}, at {fitted} in the network: {_cost(timing.prediction)}",
+        f"{timing.images_per_second:.3g} images/s",
+        f"prediction  one image of {size}, at {fitted} in the network: {_cost(timing.prediction)}",
     ]
 
 
 def _table_lines(timing: TableTiming) -> list[str]:
-    picture, fitted = "{} x {}".format(*timing.picture), "{} x {}".format(*timing.network_input)
-    windows = ", in windows" if timing.slides else ""
+    image, fitted = "{} x {}".format(*timing.image), "{} x {}".format(*timing.network_input)
+    windows = ", in windows" if timing.sliding_window else ""
     crop = "{} x {}".format(*timing.crop)
     return [
         f"{'':<14} {'published':>10} {'here':>10}   (published figures: {timing.published_of})",
-        f"{'fps':<14} {timing.published_fps:>10} {timing.fps:>10.2f}   picture of {picture}, at {fitted} in the "
+        f"{'fps':<14} {timing.published_fps:>10} {timing.fps:>10.2f}   image of {image}, at {fitted} in the "
         f"network{windows}: {_cost(timing.inference)}",
         f"{'training, GB':<14} {timing.published_memory_gb:>10} {_gb(timing.training_memory):>10}   "
-        f"{timing.pictures_per_gpu} crops of {crop}",
+        f"{timing.batch_per_gpu} crops of {crop}",
     ]
 
 
 def _comparison_lines(found: Comparison) -> list[str]:
-    lines = [f"{'picture of ' + f'{found.height} x {found.width}':<26} {'network':<28} prediction"]
+    lines = [f"{'image of ' + f'{found.height} x {found.width}':<26} {'network':<28} prediction"]
     for each in found.contenders:
         cells = [
             f"{1000 * cost.median:,.1f} ms {ratio:.2f}x {_gb(cost.peak_memory)} GB" if cost and ratio else "-"

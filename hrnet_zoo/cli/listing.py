@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @click.command("list")
 @click.argument("pattern", default="*")
-@click.option("--dataset", type=click.Choice(list(DATASETS)), help="Only this data set.")
+@click.option("--dataset", type=click.Choice(list(DATASETS)), help="Only this dataset.")
 @click.option("--arch", type=click.Choice(list(ARCHS)), help="Only this network.")
 @as_json
 def list_(pattern: str, dataset: str | None, arch: str | None, as_json: bool) -> None:
@@ -31,10 +31,10 @@ def list_(pattern: str, dataset: str | None, arch: str | None, as_json: bool) ->
     if not rows:
         say(f"no model's name has {pattern!r} in it with these options; all: hrnet-zoo list", err=True)
         return
-    say(f"{'name':<28} {'data set':<22} {'params':>7} {'mIoU':>6} {'ms+flip':>8}")
+    say(f"{'name':<28} {'dataset':<22} {'params':>7} {'mIoU':>6} {'ms+flip':>8}")
     for row in rows:
         size = f"{row.parameters / 1e6:.1f} M"
-        say(f"{row.name:<28} {row.dataset:<22} {size:>7} {row.miou:>6.2f} {row.miou_ms_flip:>8.2f}")
+        say(f"{row.name:<28} {row.dataset_title:<22} {size:>7} {row.miou:>6.2f} {row.miou_ms_flip:>8.2f}")
 
 
 @click.command()

@@ -19,7 +19,7 @@ def push(what: tuple[str, ...], published: bool, public: bool, revision: str | N
     """Share a model folder on the Hub of Hugging Face.
 
     hrnet-zoo push DIR ORG/NAME shares what save_pretrained or finetune wrote into DIR. hrnet-zoo push --published ORG
-    mirrors the published checkpoints into an organisation's own repositories. HF_TOKEN, or `hf auth login`, says who
+    mirrors the published checkpoints into an organization's own repositories. HF_TOKEN, or `hf auth login`, says who
     you are.
     """
     if published and revision:
@@ -28,9 +28,9 @@ def push(what: tuple[str, ...], published: bool, public: bool, revision: str | N
         raise click.UsageError("give a folder and a repository: hrnet-zoo push DIR ORG/NAME")
     from hrnet_zoo.zoo import push as publishing
 
-    organisation, *names = what
+    organization, *names = what
     commits = (
-        publishing.push_published(organisation, names, public=public)
+        publishing.push_published(organization, names, public=public)
         if published
         else [publishing.push(Path(what[0]), what[1], public=public, revision=revision)]
     )

@@ -1,6 +1,6 @@
-"""The data sets of the published checkpoints: class names and colours, and how pictures reach the network.
+"""The datasets of the published checkpoints: class names and colors, and how images reach the network.
 
-Names and colours belong here and to nothing else: what a checkpoint's own metadata says of them is not used. (The two
+Names and colors belong here and to nothing else: what a checkpoint's own metadata says of them is not used. (The two
 published Pascal Context files very probably carry names in another order than their labels were numbered in.)
 """
 
@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 
-BLACK: Colour = (0, 0, 0)
+BLACK: Color = (0, 0, 0)
 # The seven colors of Okabe and Ito, then each the one of a grid that is farthest from black and from all before it, in
 # OKLab, as seen normally and (weighing 1.6 times as much) with deuteranopia and protanopia (Machado and others, 2009).
-_TOLD_APART: tuple[Colour, ...] = tuple(
+_TOLD_APART: tuple[Color, ...] = tuple(
     (number >> 16, number >> 8 & 255, number & 255)
     for number in (
         *(0xE69F00, 0x56B4E9, 0x009E73, 0xCC79A7, 0xF0E442, 0x0072B2, 0xD55E00, 0x780F4B, 0xFFD2F0, 0x0000FF, 0x3C2D96),
@@ -38,27 +38,27 @@ class Dataset:
         key: short name, as in model names.
         title: name as in the published table.
         crop: training crop (height, width) in pixels.
-        pictures_per_gpu: training batch of each of the four GPUs.
-        box: keep-ratio resize at test time fits a picture into (long side, short side) pixels.
-        slides: test-time inference slides a window; else the whole picture at once.
-        terms: terms of use of the data set itself.
-        labels: names and RGB colours by index; empty: those of `<key>.csv` beside this file.
-        val_pictures: how many pictures the published figures are of; 0: none are published.
+        batch_per_gpu: training batch of each of the four GPUs.
+        resize_to: keep-ratio resize at test time fits an image into (long side, short side) pixels.
+        sliding_window: test-time inference slides a window; else the whole image at once.
+        data_license: terms of use of the dataset itself.
+        labels: names and RGB colors by index; empty: those of `<key>.csv` beside this file.
+        val_images: how many images the published figures are of; 0: none are published.
 
     """
 
     key: str
     title: str
     crop: tuple[int, int]
-    pictures_per_gpu: int
-    box: tuple[int, int]
-    slides: bool
-    terms: str
-    labels: tuple[tuple[str, Colour], ...] = ()
-    val_pictures: int = 0
+    batch_per_gpu: int
+    resize_to: tuple[int, int]
+    sliding_window: bool
+    data_license: str
+    labels: tuple[tuple[str, Color], ...] = ()
+    val_images: int = 0
 
     @cached_property
-    def _labels(self) -> tuple[tuple[str, Colour], ...]:
+    def _labels(self) -> tuple[tuple[str, Color], ...]:
         if self.labels:
             return self.labels
         with (Path(__file__).parent / f"{self.key}.csv").open(encoding="utf-8", newline="") as file:
@@ -78,12 +78,12 @@ class Dataset:
         return tuple(name for name, _ in self._labels)
 
     @property
-    def palette(self) -> tuple[Colour, ...]:
-        """Colours (RGB, 0 to 255) by index."""
-        return tuple(colour for _, colour in self._labels)
+    def palette(self) -> tuple[Color, ...]:
+        """Colors (RGB, 0 to 255) by index."""
+        return tuple(color for _, color in self._labels)
 
-    def with_classes(self, names: Sequence[str], colors: Mapping[str, Colour] | None = None) -> Dataset:
-        """Return the same way of bringing pictures to the network, for other classes.
+    def with_classes(self, names: Sequence[str], colors: Mapping[str, Color] | None = None) -> Dataset:
+        """Return the same way of bringing images to the network, for other classes.
 
         Classes for which `colors` states none keep the color that their name has here; class 0 called "background" is
         black, which overlays leave out; the others get colors that are told apart easily, also by color-blind readers.
@@ -91,7 +91,7 @@ class Dataset:
         """
         stated, known = dict(colors or {}), dict(self._labels)
         if not stated and tuple(names) == self.classes:
-            return replace(self, labels=self._labels, val_pictures=0)
+            return replace(self, labels=self._labels, val_images=0)
         if names and is_background(names[0]):
             stated.setdefault(names[0], BLACK)
         stated |= {
@@ -100,10 +100,10 @@ class Dataset:
             if name in known and name not in stated and known[name] not in stated.values()
         }
         taken = set(stated.values())
-        every = dict.fromkeys(color for color in (*_TOLD_APART, *map(voc_colour, range(1, 4097))) if color not in taken)
+        every = dict.fromkeys(color for color in (*_TOLD_APART, *map(voc_color, range(1, 4097))) if color not in taken)
         # Colors like a taken one come last: very many classes need them.
         free = iter(sorted(every, key=lambda color: any(_is_near(color, each) for each in taken)))
-        return replace(self, labels=tuple((name, stated.get(name) or next(free)) for name in names), val_pictures=0)
+        return replace(self, labels=tuple((name, stated.get(name) or next(free)) for name in names), val_images=0)
 
 
 def is_background(name: str) -> bool:
@@ -111,12 +111,12 @@ def is_background(name: str) -> bool:
     return name.strip(" _").casefold() == "background"
 
 
-def _is_near(one: Colour, other: Colour) -> bool:
+def _is_near(one: Color, other: Color) -> bool:
     return sum(abs(a - b) for a, b in zip(one, other, strict=True)) < 60
 
 
-def voc_colour(index: int) -> Colour:
-    """Colour of the Pascal VOC colour map: the index's bits, dealt in turn to red, green and blue, highest first."""
+def voc_color(index: int) -> Color:
+    """Color of the Pascal VOC color map: the index's bits, dealt in turn to red, green and blue, highest first."""
     red = green = blue = 0
     for bit in range(8):
         red |= (index >> (3 * bit) & 1) << (7 - bit)
@@ -126,47 +126,47 @@ def voc_colour(index: int) -> Colour:
 
 
 # Crops, batches, boxes and windows: configs/_base_/datasets and configs/hrnet of mmsegmentation 0.x. Numbers of
-# pictures: the official validation lists; of Pascal Context that of 59 classes, 4998 to train and 5105 to validate.
+# images: the official validation lists; of Pascal Context that of 59 classes, 4998 to train and 5105 to validate.
 CITYSCAPES = Dataset(
     key="cityscapes",
     title="Cityscapes",
     crop=(512, 1024),
-    pictures_per_gpu=2,
-    box=(2048, 1024),
-    slides=False,
-    terms="Cityscapes: non-commercial use only, see https://www.cityscapes-dataset.com/license/",
-    val_pictures=500,
+    batch_per_gpu=2,
+    resize_to=(2048, 1024),
+    sliding_window=False,
+    data_license="Cityscapes: non-commercial use only, see https://www.cityscapes-dataset.com/license/",
+    val_images=500,
 )
 ADE20K = Dataset(
     key="ade20k",
     title="ADE20K",
     crop=(512, 512),
-    pictures_per_gpu=4,
-    box=(2048, 512),
-    slides=False,
-    terms="ADE20K: non-commercial research and education only, see https://ade20k.csail.mit.edu/terms/",
-    val_pictures=2000,
+    batch_per_gpu=4,
+    resize_to=(2048, 512),
+    sliding_window=False,
+    data_license="ADE20K: non-commercial research and education only, see https://ade20k.csail.mit.edu/terms/",
+    val_images=2000,
 )
 VOC12AUG = Dataset(
     key="voc12aug",
     title="Pascal VOC 2012 + Aug",
     crop=(512, 512),
-    pictures_per_gpu=4,
-    box=(2048, 512),
-    slides=False,
-    terms="Pascal VOC 2012: pictures from Flickr under Flickr's terms, see http://host.robots.ox.ac.uk/pascal/VOC/",
-    val_pictures=1449,
+    batch_per_gpu=4,
+    resize_to=(2048, 512),
+    sliding_window=False,
+    data_license="Pascal VOC 2012: images from Flickr under Flickr's terms, see http://host.robots.ox.ac.uk/pascal/VOC/",
+    val_images=1449,
 )
 PASCAL_CONTEXT = Dataset(
     key="pascal_context",
     title="Pascal Context",
     crop=(480, 480),
-    pictures_per_gpu=4,
-    box=(520, 520),
-    slides=True,
-    terms="Pascal Context: pictures of Pascal VOC 2010 from Flickr under Flickr's terms, "
+    batch_per_gpu=4,
+    resize_to=(520, 520),
+    sliding_window=True,
+    data_license="Pascal Context: images of Pascal VOC 2010 from Flickr under Flickr's terms, "
     "see https://cs.stanford.edu/~roozbeh/pascal-context/",
-    val_pictures=5105,
+    val_images=5105,
 )
 DATASETS = {dataset.key: dataset for dataset in (CITYSCAPES, ADE20K, VOC12AUG, PASCAL_CONTEXT)}
 
@@ -175,8 +175,8 @@ SCENES = replace(
     CITYSCAPES,
     title="generated street scenes",
     crop=(256, 256),
-    pictures_per_gpu=8,
-    box=(768, 384),  # the size that scenes are drawn at
-    terms="generated by hrnet_zoo.demo.scenes, Apache-2.0",
-    val_pictures=50,
+    batch_per_gpu=8,
+    resize_to=(768, 384),  # the size that scenes are drawn at
+    data_license="generated by hrnet_zoo.demo.scenes, Apache-2.0",
+    val_images=50,
 )

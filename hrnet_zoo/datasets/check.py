@@ -1,4 +1,4 @@
-"""check_data: everything that is wrong with a folder of labelled pictures, in one pass and before any model is made.
+"""check_data: everything that is wrong with a folder of labeled images, in one pass and before any model is made.
 
 `evaluate` and `finetune` ask the same functions: `survey` looks at files, `judge` says what is wrong with them, and
 `require_sound` refuses.
@@ -20,8 +20,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from hrnet_zoo.datasets import CITYSCAPES, DATASETS, Colour, Dataset
-from hrnet_zoo.datasets.layouts import LabelledFolder, Problem, Sample, find_samples
+from hrnet_zoo.datasets import CITYSCAPES, DATASETS, Color, Dataset
+from hrnet_zoo.datasets.layouts import LabeledFolder, Problem, Sample, find_samples
 from hrnet_zoo.datasets.pairing import UNREAD, relative_name
 from hrnet_zoo.datasets.rules import ADE20K_VALUES, CITYSCAPES_IDS
 from hrnet_zoo.errors import ConfigError, DatasetError, ImageError
@@ -44,14 +44,14 @@ class ClassCount:
         name: of the class; its value, where nothing names it.
         pixels: how many.
         share: of all pixels of the masks that could be read, 0 to 1.
-        pictures: in how many it occurs.
+        images: in how many it occurs.
 
     """
 
     name: str
     pixels: int
     share: float
-    pictures: int
+    images: int
 
 
 @dataclass(frozen=True)
@@ -59,11 +59,11 @@ class DataReport:
     """What `check_data` found.
 
     Attributes:
-        title: the layout that was recognised.
+        title: the layout that was recognized.
         root: the folder that holds it.
         split: the part that was checked; "" for a folder without parts.
         rule: what the values of the label files mean, in words.
-        pairs: number of pictures with a mask.
+        pairs: number of images with a mask.
         pixels: of all masks that could be read.
         ignored: share of these that is not scored, 0 to 1.
         classes: by index; of a folder whose classes nothing names, the values that occur.
@@ -115,9 +115,9 @@ class Survey:
     binary: list[str] = field(default_factory=list)
     foreground: int = 0
     partly_ignored: int = 0
-    colors: dict[Colour, dict[int, str]] = field(default_factory=dict)
+    colors: dict[Color, dict[int, str]] = field(default_factory=dict)
 
-    def add(self, name: str, counts: npt.NDArray[np.int64], colors: dict[Colour, int], folder: LabelledFolder) -> None:
+    def add(self, name: str, counts: npt.NDArray[np.int64], colors: dict[Color, int], folder: LabeledFolder) -> None:
         """Take in a mask: how many of its pixels have each of 256 values, and its palette."""
         self.total += counts
         self.masks += counts > 0
@@ -152,7 +152,7 @@ class _Seen(NamedTuple):
 
     problems: list[Problem]
     counts: npt.NDArray[np.int64] | None
-    colors: dict[Colour, int]
+    colors: dict[Color, int]
 
 
 def check_data(
@@ -163,27 +163,27 @@ def check_data(
     split: str = "val",
     progress: bool = True,
 ) -> DataReport:
-    """Read every picture and mask of a folder once, and report all that is wrong with it, and the class frequencies.
+    """Read every image and mask of a folder once, and report all that is wrong with it, and the class frequencies.
 
     Args:
         root: see `hrnet_zoo.datasets.layouts.find_samples`.
-        dataset: which of the four data sets it should be ("cityscapes", "ade20k", "voc12aug", "pascal_context"), or
-            a model's `dataset`; None: whichever is recognised.
+        dataset: which of the four datasets it should be ("cityscapes", "ade20k", "voc12aug", "pascal_context"), or
+            a model's `dataset`; None: whichever is recognized.
         classes: names, or number, of the classes: the folder is then one's own, whatever its layout. None:
             `classes.txt` says, or nothing.
         split: which part, "val" or "train" for instance.
         progress: show a bar.
 
     Raises:
-        DatasetError: nothing was recognised as a folder of labelled pictures.
-        ConfigError: there is no such data set, or the classes are none, over 255, or not all different.
+        DatasetError: nothing was recognized as a folder of labeled images.
+        ConfigError: there is no such dataset, or the classes are none, over 255, or not all different.
 
     """
     folder = find_samples(root, _dataset(dataset, classes), split, own=classes is not None)
     return check_parts(folder, progress=progress)[0]
 
 
-def check_parts(*parts: LabelledFolder, progress: bool = True) -> list[DataReport]:
+def check_parts(*parts: LabeledFolder, progress: bool = True) -> list[DataReport]:
     """Do the same for parts that were found already; what 255 and palettes mean is judged by all of them together."""
     surveys = [survey(part, decode=True, progress=progress) for part in parts]
     together = Survey()
@@ -192,7 +192,7 @@ def check_parts(*parts: LabelledFolder, progress: bool = True) -> list[DataRepor
     return [_report(part, seen, judge(part, seen, together)) for part, seen in zip(parts, surveys, strict=True)]
 
 
-def _report(folder: LabelledFolder, seen: Survey, problems: Sequence[Problem]) -> DataReport:
+def _report(folder: LabeledFolder, seen: Survey, problems: Sequence[Problem]) -> DataReport:
     pixels = int(seen.total.sum())
     return DataReport(
         title=folder.title,
@@ -207,11 +207,11 @@ def _report(folder: LabelledFolder, seen: Survey, problems: Sequence[Problem]) -
     )
 
 
-def survey(folder: LabelledFolder, *, decode: bool, progress: bool = True) -> Survey:
-    """Look at every pair of a folder: at masks wholly, at the headers of pictures, or (`decode`) at all of them.
+def survey(folder: LabeledFolder, *, decode: bool, progress: bool = True) -> Survey:
+    """Look at every pair of a folder: at masks wholly, at the headers of images, or (`decode`) at all of them.
 
-    Without decoding pictures it is quick, and so to be done before long work. It finds empty and unreadable files,
-    masks that cannot hold labels (colours, JPEG, more than 8 bits), and sizes that differ, the picture's taken as
+    Without decoding images it is quick, and so to be done before long work. It finds empty and unreadable files,
+    masks that cannot hold labels (colors, JPEG, more than 8 bits), and sizes that differ, the image's taken as
     displayed (EXIF orientation).
     """
     found = Survey()
@@ -222,7 +222,7 @@ def survey(folder: LabelledFolder, *, decode: bool, progress: bool = True) -> Su
     return found
 
 
-def judge(folder: LabelledFolder, seen: Survey, together: Survey | None = None) -> list[Problem]:
+def judge(folder: LabeledFolder, seen: Survey, together: Survey | None = None) -> list[Problem]:
     """Say all that is wrong with a folder and with what was seen there: errors first, then notes.
 
     Args:
@@ -253,7 +253,7 @@ def judge(folder: LabelledFolder, seen: Survey, together: Survey | None = None) 
     return sorted(_gathered(found), key=lambda problem: not problem.error)
 
 
-def require_sound(asked: str, found: Sequence[tuple[LabelledFolder, Sequence[Problem]]], *, tell: bool = True) -> None:
+def require_sound(asked: str, found: Sequence[tuple[LabeledFolder, Sequence[Problem]]], *, tell: bool = True) -> None:
     """Refuse folders with errors; otherwise log (`tell`) what is worth knowing of their labels and photographs.
 
     Raises:
@@ -280,7 +280,7 @@ def require_sound(asked: str, found: Sequence[tuple[LabelledFolder, Sequence[Pro
                 logger.warning("%s: %s", folder.root / folder.split, problem)
 
 
-def _command(folder: LabelledFolder) -> str:
+def _command(folder: LabeledFolder) -> str:
     part = f" --split {folder.split}" if folder.split else ""
     return f"hrnet-zoo check-data {shlex.quote(str(folder.root))}{part}"
 
@@ -308,8 +308,8 @@ def _misuse(given: str, wanted: str) -> ConfigError:
 # --- one pair of files ---------------------------------------------------------------------------------------------
 
 
-def _inspect(sample: Sample, folder: LabelledFolder, decode: bool) -> _Seen:
-    """Read a mask wholly, and the header of its picture; `decode`: the picture wholly too."""
+def _inspect(sample: Sample, folder: LabeledFolder, decode: bool) -> _Seen:
+    """Read a mask wholly, and the header of its image; `decode`: the image wholly too."""
     problems: list[Problem] = []
     size = mask_size = values = palette = None
     try:
@@ -324,17 +324,17 @@ def _inspect(sample: Sample, folder: LabelledFolder, decode: bool) -> _Seen:
     except ImageError as error:
         problems.append(_unreadable("mask", sample.labels, folder, error))
     try:
-        with open_header(sample.picture, whole=decode) as header:
+        with open_header(sample.image, whole=decode) as header:
             size, unread = header.displayed, header.fault
             if not unread and header.mode not in EIGHT_BIT_MODES and not header.mode.startswith("I;16"):
                 unread = NotReadError(f"mode {header.mode}", "convert it to 8-bit RGB")
             if decode and not unread:
                 header.load()
         if unread:
-            name = relative_name(sample.picture, folder.root)
-            problems.append(Problem("unsupported picture", "", unread.advice, (f"{name}: {unread.found}",)))
+            name = relative_name(sample.image, folder.root)
+            problems.append(Problem("unsupported image", "", unread.advice, (f"{name}: {unread.found}",)))
     except ImageError as error:
-        problems.append(_unreadable("picture", sample.picture, folder, error))
+        problems.append(_unreadable("image", sample.image, folder, error))
     if size and mask_size and size != mask_size:
         problems.append(_sizes_differ(sample, folder, size, mask_size))
     if values is None:
@@ -343,31 +343,31 @@ def _inspect(sample: Sample, folder: LabelledFolder, decode: bool) -> _Seen:
     return _Seen(problems, counts, _colors(counts, palette or b""))
 
 
-def _colors(counts: npt.NDArray[np.int64], palette: bytes) -> dict[Colour, int]:
+def _colors(counts: npt.NDArray[np.int64], palette: bytes) -> dict[Color, int]:
     """Return the index of each color that occurs, but of those that stand for several."""
-    found: dict[Colour, int | None] = {}
+    found: dict[Color, int | None] = {}
     for index in np.flatnonzero(counts[: len(palette) // 3]).tolist():
         red, green, blue = palette[3 * index : 3 * index + 3]
         found[red, green, blue] = None if (red, green, blue) in found else index
     return {color: index for color, index in found.items() if index is not None}
 
 
-def _unreadable(what: str, path: Path, folder: LabelledFolder, error: ImageError) -> Problem:
+def _unreadable(what: str, path: Path, folder: LabeledFolder, error: ImageError) -> Problem:
     name = relative_name(path, folder.root)
     if error.found == EMPTY:
         return Problem("zero-byte file", "", "fetch or export the file anew", (name,))
     return Problem(f"unreadable {what}", "", error.advice, (f"{name}: {error.found}",))
 
 
-def _sizes_differ(sample: Sample, folder: LabelledFolder, size: tuple[int, int], mask_size: tuple[int, int]) -> Problem:
-    text = "picture {} x {}, mask {} x {} pixels".format(*size, *mask_size)
+def _sizes_differ(sample: Sample, folder: LabeledFolder, size: tuple[int, int], mask_size: tuple[int, int]) -> Problem:
+    text = "image {} x {}, mask {} x {} pixels".format(*size, *mask_size)
     if size == mask_size[::-1]:
-        text += " (of the picture as displayed: EXIF orientation counts)"
-    advice = "make each mask as wide and high as its picture is displayed, by nearest neighbour if it is resized"
-    return Problem("sizes differ", "", advice, (f"{relative_name(sample.picture, folder.root)}: {text}",))
+        text += " (of the image as displayed: EXIF orientation counts)"
+    advice = "make each mask as wide and high as its image is displayed, by nearest neighbor if it is resized"
+    return Problem("sizes differ", "", advice, (f"{relative_name(sample.image, folder.root)}: {text}",))
 
 
-def _suspicions(name: str, counts: npt.NDArray[np.int64], folder: LabelledFolder) -> list[Problem]:
+def _suspicions(name: str, counts: npt.NDArray[np.int64], folder: LabeledFolder) -> list[Problem]:
     """Guess from the values of one mask, where they cannot be what the rule says, what they are instead."""
     rule, above = folder.rule, len(folder.rule.of_class)
     present = set(np.flatnonzero(counts).tolist())
@@ -401,7 +401,7 @@ def _suspicions(name: str, counts: npt.NDArray[np.int64], folder: LabelledFolder
 def _holds_train_ids(counts: npt.NDArray[np.int64]) -> bool:
     """Tell whether a mask that should hold official ids of Cityscapes holds train ids.
 
-    No official id of a class that nearly every picture shows (sky, vegetation, cars, ... are 19 and above) occurs,
+    No official id of a class that nearly every image shows (sky, vegetation, cars, ... are 19 and above) occurs,
     and either 255 does, which official files don't hold, or most of the pixels have ids of no class while train
     ids 0 and 8, 10 or 13 (road; vegetation, sky, car) are among them.
     """
@@ -417,7 +417,7 @@ def _holds_train_ids(counts: npt.NDArray[np.int64]) -> bool:
 # --- all of them ---------------------------------------------------------------------------------------------------
 
 
-def _inspected(folder: LabelledFolder, decode: bool, progress: bool) -> Iterator[tuple[Sample, _Seen]]:
+def _inspected(folder: LabeledFolder, decode: bool, progress: bool) -> Iterator[tuple[Sample, _Seen]]:
     """Inspect every sample by threads, a few ahead: decoding lets other threads run."""
     threads = min(8, os.cpu_count() or 1)
     ahead: deque[tuple[Sample, Future[_Seen]]] = deque()
@@ -451,7 +451,7 @@ def _gathered(found: Iterable[Problem]) -> list[Problem]:
     ]
 
 
-def _strange_values(folder: LabelledFolder, seen: Survey) -> list[Problem]:
+def _strange_values(folder: LabeledFolder, seen: Survey) -> list[Problem]:
     if not seen.strange:
         return []
     values = sorted(seen.strange)
@@ -462,7 +462,7 @@ def _strange_values(folder: LabelledFolder, seen: Survey) -> list[Problem]:
     advice = f"the rule is: {folder.rule.title}, for {count} classes; write 255 where nothing is meant"
     present = np.flatnonzero(seen.total[1:]) + 1
     if values == [count] and seen.total[0]:
-        advice += f"; if 0 means 'unlabelled' and {count} is the last class, subtract 1 and write 255 for 0"
+        advice += f"; if 0 means 'unlabeled' and {count} is the last class, subtract 1 and write 255 for 0"
     elif len(values) > 32:
         advice += (
             "; so many values come from interpolation or lossy compression: export anew, resize by nearest neighbor"
@@ -472,7 +472,7 @@ def _strange_values(folder: LabelledFolder, seen: Survey) -> list[Problem]:
     return [Problem("value outside the classes", listed, advice, files)]
 
 
-def _two_values(folder: LabelledFolder, seen: Survey, together: Survey) -> list[Problem]:
+def _two_values(folder: LabeledFolder, seen: Survey, together: Survey) -> list[Problem]:
     """Tell of masks in which 255 seems to be a class: an error where no mask shows that it means "ignored"."""
     if not seen.binary or folder.key not in ("", "voc12aug"):
         return []
@@ -494,7 +494,7 @@ def _palettes(seen: Survey) -> list[Problem]:
     return [Problem("palettes disagree", text, advice, tuple(files))] if files else []
 
 
-def _absent_classes(folder: LabelledFolder, counted: Sequence[ClassCount]) -> list[Problem]:
+def _absent_classes(folder: LabeledFolder, counted: Sequence[ClassCount]) -> list[Problem]:
     absent = tuple(each.name for each in counted if not each.pixels)
     if not 0 < len(absent) < len(counted):
         return []
@@ -508,7 +508,7 @@ def _absent_classes(folder: LabelledFolder, counted: Sequence[ClassCount]) -> li
     return [Problem(_ABSENT, f"{len(absent)} of {len(counted)}", advice, absent, error=False)]
 
 
-def _class_counts(folder: LabelledFolder, seen: Survey) -> tuple[ClassCount, ...]:
+def _class_counts(folder: LabeledFolder, seen: Survey) -> tuple[ClassCount, ...]:
     every = max(int(seen.total.sum()), 1)
     return tuple(
         ClassCount(

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hrnet_zoo.datasets import Colour
+from hrnet_zoo.datasets import Color
 from hrnet_zoo.errors import DatasetError
 
 _FORM = "one name a line, in the order of the label values, as UTF-8"
@@ -37,7 +37,7 @@ class ClassList:
 
     file: Path
     names: tuple[str, ...]
-    colors: dict[str, Colour]
+    colors: dict[str, Color]
 
 
 def read_class_list(file: Path) -> ClassList:
@@ -52,7 +52,7 @@ def read_class_list(file: Path) -> ClassList:
     entries = _unnumbered(file, [re.sub(r"\s+#\s.*$", "", entry) for entry in entries])
     if keys := [entry for entry in entries if re.match(r"(names|nc|path|train|val|test)\s*:", entry)]:
         raise _refusal(file, f"{keys[0]!r} is a setting, not a name", _FORM)
-    names, colors = list[str](), dict[str, Colour]()
+    names, colors = list[str](), dict[str, Color]()
     for entry in entries:
         found = _COLOR.search(entry)
         name = _unquoted(entry[: found.start()] if found else entry)

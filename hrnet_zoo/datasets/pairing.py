@@ -1,4 +1,4 @@
-"""Pictures and the label files that belong to them: found by their names, and never by a guess."""
+"""Images and the label files that belong to them: found by their names, and never by a guess."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-# Which files of a folder are meant as pictures; of files named one by one, the content decides.
+# Which files of a folder are meant as images; of files named one by one, the content decides.
 SUFFIXES = frozenset(
     {
         *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".bmp", ".tif", ".tiff", ".gif"),
@@ -26,7 +26,7 @@ UNREAD_SUFFIXES = frozenset(
 )
 UNREAD = "photograph of a format that is not read"
 _JUNK = frozenset({"thumbs.db", "desktop.ini", "__macosx"})  # left by desktops; dot files are left out anyway
-# What people add to the names of pictures and masks.
+# What people add to the names of images and masks.
 _ADDED_AFTER = re.compile(
     r"(?<=.)[ ._-]+(?:gtfine_labeltrainids|gtfine_labelids|leftimg8bit|labeltrainids|labelids|trainids|segmentation"
     r"|annotations?|labels?|masks?|images?|img|seg|gt|rgb)$"
@@ -36,17 +36,17 @@ _ADDED_BEFORE = re.compile(r"^(?:images?|img|masks?|labels?|seg|gt)(?:[ ._-]+(?=
 
 @dataclass(frozen=True)
 class Sample:
-    """A picture and its labels.
+    """An image and its labels.
 
     Attributes:
         name: short and unique within a folder, such as "lindau/lindau_000000_000019".
-        picture: path of the picture.
+        image: path of the image.
         labels: path of the label file.
 
     """
 
     name: str
-    picture: Path
+    image: Path
     labels: Path
 
 
@@ -87,14 +87,14 @@ class Problem:
 Pairs: TypeAlias = tuple[list[Sample], list[Problem]]
 
 
-def find_pictures(folder: Path, home: Path) -> tuple[list[Path], list[Problem]]:
-    """List the picture files at any depth below `folder`, by their names' endings.
+def find_images(folder: Path, home: Path) -> tuple[list[Path], list[Problem]]:
+    """List the image files at any depth below `folder`, by their names' endings.
 
     Links are followed, but no folder is entered twice. What is left out is told: hidden files and what desktops
-    leave behind, photographs of formats that are not read, files that are no pictures, and folders that cannot be
+    leave behind, photographs of formats that are not read, files that are no images, and folders that cannot be
     listed. Names are relative to `home`. Every command lists folders so.
     """
-    pictures: list[Path] = []
+    images: list[Path] = []
     unread: list[Path] = []
     others: list[Path] = []
     hidden: list[str] = []
@@ -115,21 +115,21 @@ def find_pictures(folder: Path, home: Path) -> tuple[list[Path], list[Problem]]:
         for name in files:
             if not _is_junk(name):
                 suffix = Path(name).suffix.lower()
-                kind = pictures if suffix in SUFFIXES else unread if suffix in UNREAD_SUFFIXES else others
+                kind = images if suffix in SUFFIXES else unread if suffix in UNREAD_SUFFIXES else others
                 kind.append(Path(path, name))
     problems = [
         Problem("unreadable folder", "it cannot be listed", "check its permissions", tuple(sorted(closed))),
         Problem(UNREAD, "left out", "export it as JPEG or PNG", _names(unread, home), error=False),
         Problem("hidden file", "left out", "delete it if it is in the way", tuple(sorted(hidden)), error=False),
         Problem(
-            "not a picture",
+            "not an image",
             f"left out: the ending is none of {', '.join(sorted(SUFFIXES))}",
             "move it elsewhere",
             _names(others, home),
             error=False,
         ),
     ]
-    return sorted(pictures), [problem for problem in problems if problem.files]
+    return sorted(images), [problem for problem in problems if problem.files]
 
 
 def relative_name(path: Path, home: Path) -> str:
@@ -143,13 +143,13 @@ def stem(path: Path, folder: Path) -> str:
 
 
 def pair(
-    pictures: Sequence[Path],
+    images: Sequence[Path],
     labels: Sequence[Path],
     folders: tuple[Path, Path],
     home: Path,
     name: Callable[[Path, Path], str] = stem,
 ) -> Pairs:
-    """Bring together pictures and label files (below `folders`) by name.
+    """Bring together images and label files (below `folders`) by name.
 
     First those whose names are equal but for the ending, upper and lower case, and Unicode's form; then, of the rest,
     those whose names are equal without the usual additions ("_mask", "img_", "_labelIds", ...). Where several would
@@ -158,8 +158,7 @@ def pair(
     samples: list[Sample] = []
     ambiguous: list[Path] = []
     rest = [
-        [(name(path, folder), path) for path in paths]
-        for paths, folder in zip((pictures, labels), folders, strict=True)
+        [(name(path, folder), path) for path in paths] for paths, folder in zip((images, labels), folders, strict=True)
     ]
     for key in (str.casefold, _core):
         groups: dict[str, tuple[list[tuple[str, Path]], list[tuple[str, Path]]]] = {}
@@ -169,8 +168,8 @@ def pair(
         rest = [[], []]
         for group in groups.values():
             if len(group[0]) == len(group[1]) == 1:
-                (title, picture), (_, label) = group[0][0], group[1][0]
-                samples.append(Sample(title, picture, label))
+                (title, image), (_, label) = group[0][0], group[1][0]
+                samples.append(Sample(title, image, label))
             elif group[0] and group[1]:
                 ambiguous += [path for side in group for _, path in side]
             else:
@@ -180,19 +179,19 @@ def pair(
         Problem(
             "ambiguous names",
             "several files would pair up",
-            "rename or move files until each picture has one mask",
+            "rename or move files until each image has one mask",
             _names(ambiguous, home),
         ),
         Problem(
-            "picture without mask",
+            "image without mask",
             "no label file has its name",
-            "add the mask, or take the picture away",
+            "add the mask, or take the image away",
             _names((path for _, path in rest[0]), home),
         ),
         Problem(
-            "mask without picture",
-            "no picture has its name",
-            "add the picture, or take the mask away",
+            "mask without image",
+            "no image has its name",
+            "add the image, or take the mask away",
             _names((path for _, path in rest[1]), home),
         ),
     ]
@@ -203,21 +202,21 @@ def pair(
 def only(
     members: Sequence[str], files: tuple[list[Path], list[Path]], folders: tuple[Path, Path]
 ) -> tuple[list[Path], list[Path], list[Problem]]:
-    """Return those of the pictures and of the label files (below `folders`) whose names are listed."""
+    """Return those of the images and of the label files (below `folders`) whose names are listed."""
     wanted = set(members)
-    pictures, labels = (
+    images, labels = (
         [path for path in paths if stem(path, folder) in wanted] for paths, folder in zip(files, folders, strict=True)
     )
-    there = {stem(path, folders[0]) for path in pictures} | {stem(path, folders[1]) for path in labels}
+    there = {stem(path, folders[0]) for path in images} | {stem(path, folders[1]) for path in labels}
     absent = tuple(name for name in dict.fromkeys(members) if name not in there)
     problem = Problem(
-        "listed file missing", "neither picture nor label file is there", "unpack the data set wholly", absent
+        "listed file missing", "neither image nor label file is there", "unpack the dataset wholly", absent
     )
-    return pictures, labels, [problem] if absent else []
+    return images, labels, [problem] if absent else []
 
 
 def cityscapes_name(path: Path, folder: Path) -> str:
-    """Return "city/city_000000_000000" for a picture or a label file of Cityscapes."""
+    """Return "city/city_000000_000000" for an image or a label file of Cityscapes."""
     return re.sub(r"_(leftImg8bit|gtFine_label(Train)?Ids)$", "", stem(path, folder))
 
 
@@ -226,10 +225,10 @@ def one_kind(
 ) -> tuple[list[Path], str, list[Problem]]:
     """Choose between the labelIds and the labelTrainIds files of Cityscapes.
 
-    Those with official ids are chosen if every picture has them; for classes of one's own (not `official`), the others.
+    Those with official ids are chosen if every image has them; for classes of one's own (not `official`), the others.
 
     Returns:
-        One file for each picture, the ending of the kind chosen, and what is wrong: files of the other kind then
+        One file for each image, the ending of the kind chosen, and what is wrong: files of the other kind then
         stand in where the chosen one is missing.
 
     """
@@ -245,7 +244,7 @@ def one_kind(
     others = [second[name] for name in second.keys() - first.keys()]
     problem = Problem(
         "mixed label kinds",
-        "some pictures have labelIds alone, others labelTrainIds alone",
+        "some images have labelIds alone, others labelTrainIds alone",
         "make one kind for all of them, and take the other away",
         _names(others, home),
     )

@@ -1,4 +1,4 @@
-"""What the values of label files mean: one rule per data set, from file values to class indices and back."""
+"""What the values of label files mean: one rule per dataset, from file values to class indices and back."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def identity(count: int) -> LabelRule:
 # The official id of each train id: the table of cityscapesScripts (helpers/labels.py).
 _OFFICIAL_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 
-# Ids run from 0 to 33; the licence plate's -1 is 255 in 8 bits. 0 is "unlabeled".
+# Ids run from 0 to 33; the license plate's -1 is 255 in 8 bits. 0 is "unlabeled".
 CITYSCAPES_IDS = LabelRule(
     "official ids (labelIds)", _OFFICIAL_IDS, (*(value for value in range(34) if value not in _OFFICIAL_IDS), IGNORED)
 )

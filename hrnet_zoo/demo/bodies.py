@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from hrnet_zoo.demo.canvas import Canvas, Point, Surface
-from hrnet_zoo.demo.dice import Colour
+from hrnet_zoo.demo.dice import Color
 
 Outline = Sequence[tuple[float, float]]
 
@@ -43,7 +43,7 @@ class Body:
         return c.facing(nx, n[1], nz) if nx * -(px + shift) + n[1] * (c.eye - py) + nz * -pz > 0 else 0.0
 
 
-def hull(c: Canvas, body: Body, outline: Outline, colour: Colour, label: int, glass: Sequence[int] = ()) -> list[float]:
+def hull(c: Canvas, body: Body, outline: Outline, color: Color, label: int, glass: Sequence[int] = ()) -> list[float]:
     """Paint an extruded outline (counter-clockwise seen from the right); give the sides (-1, 1) that are visible."""
     dark = (38.0, 46.0, 56.0)
     for i, (a, y) in enumerate(outline):
@@ -52,7 +52,7 @@ def hull(c: Canvas, body: Body, outline: Outline, colour: Colour, label: int, gl
         light = body.sees(c, (a + b) / 2, (y + top) / 2, 0, ((top - y) / length, (a - b) / length, 0))
         if light:
             face = [body.at(a, y, -1), body.at(b, top, -1), body.at(b, top, 1), body.at(a, y, 1)]
-            c.polygon(face, colour, label, light)
+            c.polygon(face, color, label, light)
             if i in glass:
                 inner = [
                     (a + (b - a) * f, y + (top - y) * f, t)
@@ -61,7 +61,7 @@ def hull(c: Canvas, body: Body, outline: Outline, colour: Colour, label: int, gl
                 c.polygon([body.at(*place) for place in inner], dark, None, light)
     sides = [t for t in (-1.0, 1.0) if body.sees(c, 0, 1, t, (0, 0, t))]
     for t in sides:
-        c.polygon([body.at(a, y, t) for a, y in outline], colour, label, body.sees(c, 0, 1, t, (0, 0, t)))
+        c.polygon([body.at(a, y, t) for a, y in outline], color, label, body.sees(c, 0, 1, t, (0, 0, t)))
     return sides
 
 
@@ -72,12 +72,12 @@ def wheels(c: Canvas, body: Body, places: Iterable[float], radius: float, label:
             continue
         side = body.side(t * 1.01)
         for a in places:
-            for scale, colour in ((1.0, (22, 22, 24)), (0.58, (150, 152, 156)), (0.2, (60, 60, 62))):
+            for scale, color in ((1.0, (22, 22, 24)), (0.58, (150, 152, 156)), (0.2, (60, 60, 62))):
                 ring = [
                     side(a + scale * radius * math.cos(i * 0.5236), radius + scale * radius * math.sin(i * 0.5236))
                     for i in range(12)
                 ]
-                c.polygon(ring, colour, label if scale == 1.0 else None, c.mood.ambient)
+                c.polygon(ring, color, label if scale == 1.0 else None, c.mood.ambient)
 
 
 def underneath(c: Canvas, body: Body, length: float, label: int) -> None:
@@ -96,7 +96,7 @@ def underneath(c: Canvas, body: Body, length: float, label: int) -> None:
 
 def lamps(c: Canvas, body: Body, length: float, y: float, label: int, size: float = 0.12) -> None:
     """Paint headlamps ahead, tail lamps and number plates behind, whichever end is seen."""
-    for a, colour, glow in (
+    for a, color, glow in (
         (length / 2, (255, 250, 228), (150, 140, 110)),
         (-length / 2, (214, 28, 28), (110, 14, 10)),
     ):
@@ -105,7 +105,7 @@ def lamps(c: Canvas, body: Body, length: float, y: float, label: int, size: floa
         end = body.end(a * 1.005)
         for t in (-0.78, 0.78):
             lit = c.mood.lamps or (a > 0 and c.chance(0.3)) or (a < 0 and c.chance(0.25))
-            c.patch(end, (t - 0.15, y - size, t + 0.15, y + size), colour, label, 0.85, lit)
+            c.patch(end, (t - 0.15, y - size, t + 0.15, y + size), color, label, 0.85, lit)
             if c.mood.lamps:
                 c.shine(end(t, y), 0.36, glow)
         c.patch(end, (-0.27, y - 0.32, 0.27, y - 0.2), (238, 236, 215), None, c.mood.ambient)

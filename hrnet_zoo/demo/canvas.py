@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
-from hrnet_zoo.demo.dice import Colour, Dice
+from hrnet_zoo.demo.dice import Color, Dice
 from hrnet_zoo.demo.labels import SKY
 from hrnet_zoo.demo.weather import paint_sky, pick_mood
 
@@ -19,7 +19,7 @@ Surface = Callable[[float, float], Point]
 class Canvas(Dice):
     """A picture and its labels in the making, twice the scene's size, with the chance that guides the brush.
 
-    Light on a surface is a factor on its colour; `lit` means that it shines by itself.
+    Light on a surface is a factor on its color; `lit` means that it shines by itself.
 
     Attributes:
         rng: where all chance comes from.
@@ -29,8 +29,8 @@ class Canvas(Dice):
         horizon: its row where the camera is not rolled.
         eye: height of the camera in metres.
         bend: of the road, in 1/m.
-        image: the colours.
-        colours: the brush for them.
+        image: the colors.
+        colors: the brush for them.
         mask: the labels.
         labels: the brush for them.
         glow: halos of lamps, at an eighth of the size.
@@ -44,7 +44,7 @@ class Canvas(Dice):
         self.height, self.width = 2 * height, 2 * width
         self.focal = 4 * height * self.between(0.72, 1.0)
         self.eye = self.between(1.35, 2.3)
-        self.centre = self.width * self.between(0.38, 0.62)
+        self.center = self.width * self.between(0.38, 0.62)
         self.horizon = self.height * self.between(0.36, 0.5)
         self.bend = self.between(-0.0009, 0.0009)
         roll = self.between(-0.025, 0.025)
@@ -59,7 +59,7 @@ class Canvas(Dice):
         self.mask = Image.new("L", (self.width, self.height), SKY)
         self.glow = Image.new("RGB", (self.width // 8, self.height // 8))
         self.shadow = Image.new("L", (self.width, self.height))
-        self.colours = ImageDraw.Draw(self.image)
+        self.colors = ImageDraw.Draw(self.image)
         self.labels = ImageDraw.Draw(self.mask)
         self._shadows = ImageDraw.Draw(self.shadow)
         self._glows = ImageDraw.Draw(self.glow)
@@ -70,13 +70,13 @@ class Canvas(Dice):
         x, y, z = point
         z = z if z > 0.8 else 0.8
         u, v = self.focal * (x / z + self.bend * z), self.focal * (self.eye - y) / z
-        return self.centre + u * self.cos - v * self.sin, self.horizon + u * self.sin + v * self.cos
+        return self.center + u * self.cos - v * self.sin, self.horizon + u * self.sin + v * self.cos
 
-    def tone(self, colour: Colour, distance: float, light: float = 1.0, lit: bool = False) -> tuple[int, int, int]:
-        """Colour as seen: times the light (unless it shines by itself), then veiled by haze."""
+    def tone(self, color: Color, distance: float, light: float = 1.0, lit: bool = False) -> tuple[int, int, int]:
+        """Color as seen: times the light (unless it shines by itself), then veiled by haze."""
         clear = math.exp(-distance / self.mood.haze)
         veil = 1 - clear
-        (r, g, b), (far_r, far_g, far_b) = colour, self.mood.horizon
+        (r, g, b), (far_r, far_g, far_b) = color, self.mood.horizon
         if not lit:
             gain_r, gain_g, gain_b = self.mood.light
             r, g, b = r * light * gain_r, g * light * gain_g, b * light * gain_b
@@ -92,13 +92,13 @@ class Canvas(Dice):
         return self.mood.ambient + 0.1 * ny + self.mood.sun * max(0.0, nx * sx + ny * sy + nz * sz)
 
     def polygon(
-        self, points: Sequence[Point], colour: Colour | None, label: int | None, light: float = 1.0, lit: bool = False
+        self, points: Sequence[Point], color: Color | None, label: int | None, light: float = 1.0, lit: bool = False
     ) -> None:
-        """Fill an outline; without a colour only its label, without a label only its colour is painted."""
+        """Fill an outline; without a color only its label, without a label only its color is painted."""
         flat = [self.project(point) for point in points]
-        if colour is not None:
+        if color is not None:
             depth = min(point[2] for point in points)
-            self.colours.polygon(flat, self.tone(colour, depth, light, lit))
+            self.colors.polygon(flat, self.tone(color, depth, light, lit))
         if label is not None:
             self.labels.polygon(flat, label)
 
@@ -106,30 +106,30 @@ class Canvas(Dice):
         self,
         surface: Surface,
         box: tuple[float, float, float, float],
-        colour: Colour | None,
+        color: Color | None,
         label: int | None = None,
         light: float = 1.0,
         lit: bool = False,
     ) -> None:
         """Fill a rectangle (from, bottom, to, top) of an upright surface."""
         a, b, c, d = box
-        self.polygon((surface(a, b), surface(c, b), surface(c, d), surface(a, d)), colour, label, light, lit)
+        self.polygon((surface(a, b), surface(c, b), surface(c, d), surface(a, d)), color, label, light, lit)
 
     def stroke(
-        self, points: Sequence[Point], metres: float, colour: Colour, label: int | None, light: float = 1.0
+        self, points: Sequence[Point], metres: float, color: Color, label: int | None, light: float = 1.0
     ) -> None:
         """Draw a line of that thickness with round ends."""
         depth = max(0.8, points[0][2])
         wide = metres * self.focal / depth
         flat = [self.project(point) for point in points]
-        shade = self.tone(colour, depth, light)
-        self.colours.line(flat, shade, max(1, round(wide)), joint="curve" if len(flat) > 2 else None)
+        shade = self.tone(color, depth, light)
+        self.colors.line(flat, shade, max(1, round(wide)), joint="curve" if len(flat) > 2 else None)
         if label is not None:
             self.labels.line(flat, label, max(1, round(wide)), joint="curve" if len(flat) > 2 else None)
         if wide > 5:
             for u, v in flat:
                 box = (u - wide / 2, v - wide / 2, u + wide / 2, v + wide / 2)
-                self.colours.ellipse(box, shade)
+                self.colors.ellipse(box, shade)
                 if label is not None:
                     self.labels.ellipse(box, label)
 
@@ -137,7 +137,7 @@ class Canvas(Dice):
         self,
         point: Point,
         metres: tuple[float, float],
-        colour: Colour,
+        color: Color,
         label: int | None,
         light: float = 1.0,
         lit: bool = False,
@@ -146,15 +146,15 @@ class Canvas(Dice):
         u, v = self.project(point)
         scale = self.focal / max(0.8, point[2])
         box = (u - metres[0] * scale, v - metres[1] * scale, u + metres[0] * scale, v + metres[1] * scale)
-        self.colours.ellipse(box, self.tone(colour, point[2], light, lit))
+        self.colors.ellipse(box, self.tone(color, point[2], light, lit))
         if label is not None:
             self.labels.ellipse(box, label)
 
-    def shine(self, point: Point, metres: float, colour: tuple[int, int, int]) -> None:
+    def shine(self, point: Point, metres: float, color: tuple[int, int, int]) -> None:
         """Add a halo to the glow layer."""
         u, v = self.project(point)
         radius = min(max(1.0, metres * self.focal / point[2] / 8), self.height / 60)
-        self._glows.ellipse((u / 8 - radius, v / 8 - radius, u / 8 + radius, v / 8 + radius), colour)
+        self._glows.ellipse((u / 8 - radius, v / 8 - radius, u / 8 + radius, v / 8 + radius), color)
 
     def cast(self, base: tuple[Point, Point], height: float) -> None:
         """Let an upright rectangle over `base` throw its shadow on the ground."""

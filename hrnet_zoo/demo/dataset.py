@@ -1,4 +1,4 @@
-"""Scenes on disk, in the layout of Cityscapes: a data set that needs no download."""
+"""Scenes on disk, in the layout of Cityscapes: a dataset that needs no download."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image
 from hrnet_zoo.datasets.rules import CITYSCAPES_IDS
 from hrnet_zoo.demo.scenes import scene
 from hrnet_zoo.errors import OutputError
-from hrnet_zoo.images.atomic import make_folder, png, write_file
+from hrnet_zoo.images.atomic import atomic_write, make_folder, png
 from hrnet_zoo.images.progress import Bar
 
 
@@ -35,9 +35,9 @@ def write_dataset(out: Path, *, seeds: Sequence[int], progress: bool) -> None:
     for seed in Bar(seeds, desc="draw", unit="scene", disable=None if progress else True):
         drawn = scene(seed)
         name = f"demo_{seed:06d}_000019"  # city, sequence, frame
-        write_file(pictures / f"{name}_leftImg8bit.png", png(Image.fromarray(drawn.image)))
+        atomic_write(pictures / f"{name}_leftImg8bit.png", png(Image.fromarray(drawn.image)))
         ids: Image.Image = Image.fromarray(np.ascontiguousarray(CITYSCAPES_IDS.values(drawn.mask)))
-        write_file(labels / f"{name}_gtFine_labelIds.png", png(ids))
+        atomic_write(labels / f"{name}_gtFine_labelIds.png", png(ids))
 
 
 def _refusal(out: Path, found: str) -> OutputError:

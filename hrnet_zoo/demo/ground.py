@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from hrnet_zoo.demo.canvas import Canvas
-from hrnet_zoo.demo.dice import Colour, scaled
+from hrnet_zoo.demo.dice import Color, scaled
 from hrnet_zoo.demo.labels import ROAD, SIDEWALK, TERRAIN
 
 
@@ -15,10 +15,10 @@ def paint_ground(
     """Paint road, markings, rails, pavements and grass verges."""
     reach = (1.2, 2, 3, 4, 6, 8, 11, 15, 20, 27, 36, 50, 70, 100, 140, 200, 300)
 
-    def strip(a: float, b: float, colour: Colour, label: int | None, zs: Sequence[float] = reach) -> None:
+    def strip(a: float, b: float, color: Color, label: int | None, zs: Sequence[float] = reach) -> None:
         outline = [(a, 0.0, z) for z in zs] + [(b, 0.0, z) for z in reversed(zs)]
         flat = [c.project(point) for point in outline]
-        c.colours.polygon(flat, c.tone(colour, 12.0, light))
+        c.colors.polygon(flat, c.tone(color, 12.0, light))
         if label is not None:
             c.labels.polygon(flat, label)
 
@@ -38,9 +38,9 @@ def paint_ground(
         dark = scaled(paving, 0.62)
         for joint in np.geomspace(3, 40, 26):
             line = [(kerb, 0.0, joint), (kerb + side * wide * 0.25, 0.0, joint)]
-            c.colours.line([c.project(point) for point in line], c.tone(dark, 12.0, light), 1)
-    grey = c.between(62, 128)
-    asphalt = (grey + c.between(-6, 8), grey + c.between(-4, 4), grey + c.between(-6, 8))
+            c.colors.line([c.project(point) for point in line], c.tone(dark, 12.0, light), 1)
+    gray = c.between(62, 128)
+    asphalt = (gray + c.between(-6, 8), gray + c.between(-4, 4), gray + c.between(-6, 8))
     if crossing < 1000:
         c.polygon(
             [(x, 0.0, z) for x, z in ((-90, crossing), (90, crossing), (90, crossing + 9), (-90, crossing + 9))],
@@ -54,17 +54,17 @@ def paint_ground(
         strip(
             x,
             min(x + c.between(0.5, 2.5), kerbs[1]),
-            (grey * tone, grey * tone, grey * tone),
+            (gray * tone, gray * tone, gray * tone),
             None,
             (z, z * 1.2, z * 1.5),
         )
     for side, kerb in zip((-1, 1), kerbs, strict=True):
-        strip(kerb, kerb + side * 0.16, (grey * 1.5, grey * 1.5, grey * 1.45), None)
+        strip(kerb, kerb + side * 0.16, (gray * 1.5, gray * 1.5, gray * 1.45), None)
     if track is not None:
         for x in (track - 0.72, track + 0.72):
-            strip(x - 0.07, x + 0.07, (grey * 0.45, grey * 0.45, grey * 0.5), None)
+            strip(x - 0.07, x + 0.07, (gray * 0.45, gray * 0.45, gray * 0.5), None)
             strip(x - 0.02, x + 0.03, (205, 210, 215), None)
-    white: Colour = c.pick(((235, 235, 230), (215, 215, 205), (240, 205, 80)))
+    white: Color = c.pick(((235, 235, 230), (215, 215, 205), (240, 205, 80)))
     marks = sorted({round(x + lane / 2, 3) for x in lanes} | {round(x - lane / 2, 3) for x in lanes})
     solid = c.chance(0.3)
     for x in marks:

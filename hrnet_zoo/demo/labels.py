@@ -1,4 +1,4 @@
-"""The Cityscapes train ids that the scenes are labelled with."""
+"""The Cityscapes train ids that the scenes are labeled with."""
 
 from typing import Final
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from hrnet_zoo.demo.canvas import Canvas, Point, Surface, upright
-from hrnet_zoo.demo.dice import Colour, scaled
+from hrnet_zoo.demo.dice import Color, scaled
 from hrnet_zoo.demo.labels import BICYCLE, MOTORCYCLE, PERSON, RIDER
 
 
@@ -72,7 +72,7 @@ def ridden_motorcycle(c: Canvas, x: float, z: float, turn: float) -> None:
 
 def _bicycle(c: Canvas, x: float, z: float, turn: float, ridden: bool) -> None:
     """Paint a bicycle heading along `turn`, alone or with its rider."""
-    surface, colour = upright(x, z, math.cos(turn), math.sin(turn)), c.hue((0.1, 1.0), (0.2, 0.95))
+    surface, color = upright(x, z, math.cos(turn), math.sin(turn)), c.hue((0.1, 1.0), (0.2, 0.95))
     c.cast((surface(-0.8, 0), surface(0.8, 0)), 1.5 if ridden else 0.9)
     c.polygon(
         [surface(a, y) for a, y in ((-0.25, 0.85), (0.4, 0.85), (0.5, 0.4), (0.0, 0.25), (-0.5, 0.35))], None, BICYCLE
@@ -84,7 +84,7 @@ def _bicycle(c: Canvas, x: float, z: float, turn: float, ridden: bool) -> None:
         ((0.0, 0.3), (-0.2, 0.92)),
         ((0.53, 0.36), (0.38, 1.0), (0.5, 1.06)),
     ):
-        _limb(c, surface, path, 0.065, colour, BICYCLE)
+        _limb(c, surface, path, 0.065, color, BICYCLE)
     _limb(c, surface, ((-0.32, 0.95), (-0.1, 0.95)), 0.08, (30, 28, 28), BICYCLE)
     u = 0.22 * abs(math.sin(turn))
     hx, _, hz = surface(0.45, 0)
@@ -95,7 +95,7 @@ def _bicycle(c: Canvas, x: float, z: float, turn: float, ridden: bool) -> None:
 
 def _motorcycle(c: Canvas, x: float, z: float, turn: float, ridden: bool) -> None:
     """Paint a motorcycle or scooter heading along `turn`, alone or with its rider."""
-    surface, colour, light = upright(x, z, math.cos(turn), math.sin(turn)), c.lacquer(), c.facing(0, 0.3, -0.9)
+    surface, color, light = upright(x, z, math.cos(turn), math.sin(turn)), c.lacquer(), c.facing(0, 0.3, -0.9)
     c.cast((surface(-1, 0), surface(1, 0)), 1.5 if ridden else 1.0)
     for a in (-0.72, 0.72):
         _wheel(c, surface, a, 0.33, 0.17, MOTORCYCLE)
@@ -110,11 +110,11 @@ def _motorcycle(c: Canvas, x: float, z: float, turn: float, ridden: bool) -> Non
         (-0.05, 0.8),
         (-0.5, 0.82),
     )
-    c.polygon([surface(a, y) for a, y in body], colour, MOTORCYCLE, light)
+    c.polygon([surface(a, y) for a, y in body], color, MOTORCYCLE, light)
     _limb(c, surface, ((-0.5, 0.42), (0.3, 0.42)), 0.3, (55, 56, 60), MOTORCYCLE)
     _limb(c, surface, ((-0.85, 0.62), (-0.2, 0.35)), 0.13, (185, 188, 192), MOTORCYCLE)
     _limb(c, surface, ((-0.75, 0.86), (-0.05, 0.84)), 0.2, (28, 27, 28), MOTORCYCLE)
-    _limb(c, surface, ((-0.9, 0.7), (0.1, 0.72), (0.45, 0.92)), 0.3, colour, MOTORCYCLE)
+    _limb(c, surface, ((-0.9, 0.7), (0.1, 0.72), (0.45, 0.92)), 0.3, color, MOTORCYCLE)
     _limb(c, surface, ((0.72, 0.33), (0.5, 1.05)), 0.1, (150, 152, 155), MOTORCYCLE)
     hx, _, hz = surface(0.45, 0)
     u = 0.12 + 0.25 * abs(math.sin(turn))
@@ -153,8 +153,8 @@ def _wheel(c: Canvas, surface: Surface, a: float, radius: float, thick: float, l
         c.stroke((surface(a - dx, radius - dy), surface(a + dx, radius + dy)), 0.02, (150, 152, 155), None, 0.9)
 
 
-def _head(c: Canvas, centre: Point, radius: float, skin: Colour, label: int, helmet: bool) -> None:
-    x, y, z = centre
+def _head(c: Canvas, center: Point, radius: float, skin: Color, label: int, helmet: bool) -> None:
+    x, y, z = center
     light = c.facing(0, 0.5, -0.8)
     hair = (
         c.hue((0.4, 1.0), (0.3, 1.0))
@@ -166,6 +166,6 @@ def _head(c: Canvas, centre: Point, radius: float, skin: Colour, label: int, hel
 
 
 def _limb(
-    c: Canvas, surface: Surface, points: Iterable[tuple[float, float]], metres: float, colour: Colour, label: int
+    c: Canvas, surface: Surface, points: Iterable[tuple[float, float]], metres: float, color: Color, label: int
 ) -> None:
-    c.stroke([surface(a, y) for a, y in points], metres, colour, label, c.facing(0, 0.3, -0.9))
+    c.stroke([surface(a, y) for a, y in points], metres, color, label, c.facing(0, 0.3, -0.9))

@@ -15,7 +15,7 @@ def develop(c: Canvas) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     if c.chance(0.35):
         top = c.height * c.between(0.92, 0.97)
         bonnet = (-0.15 * c.width, top, 1.15 * c.width, c.height * 1.25)
-        c.colours.ellipse(bonnet, c.tone(c.lacquer(), 0.0, 0.6))
+        c.colors.ellipse(bonnet, c.tone(c.lacquer(), 0.0, 0.6))
         c.labels.ellipse(bonnet, UNLABELLED)
     mask = np.asarray(c.mask)[::2, ::2].copy()
     picture = c.image.reduce(2)

@@ -1,8 +1,8 @@
 """Street scenes made by code: an endless, deterministic supply of pictures with exact Cityscapes labels.
 
 A scene is a small model of a street in metres (x to the right, y up, z ahead), seen by a pinhole camera and painted
-from far to near, colours and labels with the same outlines. Light, weather, camera, colours and layout vary by seed;
-all 19 classes occur. Colours are drawn at twice the size and averaged down, labels are taken by nearest pixel.
+from far to near, colors and labels with the same outlines. Light, weather, camera, colors and layout vary by seed;
+all 19 classes occur. Colors are drawn at twice the size and averaged down, labels are taken by nearest pixel.
 
 Seeds below `TRAINING_SEEDS_START` are for demonstration and evaluation (`EVALUATION_SEEDS` is the fixed set behind the
 figure of the bundled checkpoint); training uses only seeds from there on, so no evaluation scene was ever seen.

@@ -13,9 +13,9 @@ from hrnet_zoo.demo.labels import BUS, CAR, TRAIN, TRUCK
 def car(c: Canvas, x: float, z: float, turn: float) -> None:
     """Paint a hatchback, saloon, off-roader, van or small car."""
     outline, glass, (rear, front, belt, top), length = c.pick(_CARS)
-    body, colour = Body(x, z, turn, c.between(1.72, 1.9), 0.95), c.lacquer()
+    body, color = Body(x, z, turn, c.between(1.72, 1.9), 0.95), c.lacquer()
     underneath(c, body, length, CAR)
-    for t in hull(c, body, outline, colour, CAR, glass):
+    for t in hull(c, body, outline, color, CAR, glass):
         light, side = body.sees(c, 0, 1, t, (0, 0, t)), body.side(t)
         mid = (rear + front) / 2 - 0.1
         for a, b in ((rear, mid - 0.05), (mid + 0.05, front)):
@@ -23,7 +23,7 @@ def car(c: Canvas, x: float, z: float, turn: float) -> None:
             c.polygon(
                 [side(a, belt), side(b, belt), side(b - lean, top), side(a + 0.1, top)], (42, 50, 60), None, light
             )
-        c.patch(side, (mid - 0.02, 0.45, mid, belt), scaled(colour, 0.6), None, light)
+        c.patch(side, (mid - 0.02, 0.45, mid, belt), scaled(color, 0.6), None, light)
     wheels(c, body, (-length * 0.31, length * 0.31), 0.33, CAR)
     lamps(c, body, length, 0.74, CAR)
 
@@ -119,8 +119,8 @@ def truck(c: Canvas, x: float, z: float, turn: float) -> None:
 
 def bus(c: Canvas, x: float, z: float, turn: float) -> None:
     """Paint a bus: a band of windows all round, doors, wheels, an amber destination display."""
-    length, tall, colour = c.between(9, 12), c.between(3.0, 3.3), c.hue((0.4, 0.95), (0.35, 0.95))
-    body, second = Body(x, z, turn, 2.55, 2.2), c.pick((colour, (235, 235, 232), c.lacquer()))
+    length, tall, color = c.between(9, 12), c.between(3.0, 3.3), c.hue((0.4, 0.95), (0.35, 0.95))
+    body, second = Body(x, z, turn, 2.55, 2.2), c.pick((color, (235, 235, 232), c.lacquer()))
     nose = length / 2
     outline = (
         (-nose, 0.35),
@@ -131,7 +131,7 @@ def bus(c: Canvas, x: float, z: float, turn: float) -> None:
         (-nose, tall - 0.25),
     )
     underneath(c, body, length, BUS)
-    for t in hull(c, body, outline, colour, BUS):
+    for t in hull(c, body, outline, color, BUS):
         light, side = body.sees(c, 0, 1, t, (0, 0, t)), body.side(t)
         c.patch(side, (-nose, 0.35, nose, 0.85), second, None, light)
         c.patch(side, (-nose + 0.3, 1.25, nose - 0.1, 2.45), (36, 42, 50), None, light)
@@ -165,7 +165,7 @@ def bus(c: Canvas, x: float, z: float, turn: float) -> None:
 def tram(c: Canvas, x: float, z: float, turn: float) -> None:
     """Paint a tram (class train): jointed cars on rails, skirts to the ground, sloped ends, a pantograph."""
     joined, piece, tall = c.pick((2, 3)), c.between(6.5, 8.5), c.between(3.4, 3.7)
-    colour, second = (
+    color, second = (
         c.hue((0.35, 0.9), (0.3, 0.95)),
         c.pick(((238, 236, 228), (60, 62, 66), (225, 205, 90))),
     )
@@ -184,8 +184,8 @@ def tram(c: Canvas, x: float, z: float, turn: float) -> None:
     for t in hull(c, body, outline, second, TRAIN, (2, 6)):
         light, side = body.sees(c, 0, 1, t, (0, 0, t)), body.side(t)
         c.patch(side, (-nose + 0.15, 0.15, nose - 0.15, 0.4), (48, 48, 50), None, light)
-        c.patch(side, (-nose + 0.05, 0.4, nose - 0.05, 1.35), colour, None, light)
-        c.patch(side, (-nose + 0.8, tall - 0.4, nose - 0.8, tall - 0.2), colour, None, light)
+        c.patch(side, (-nose + 0.05, 0.4, nose - 0.05, 1.35), color, None, light)
+        c.patch(side, (-nose + 0.8, tall - 0.4, nose - 0.8, tall - 0.2), color, None, light)
         for part in range(joined):
             start = -nose + part * piece
             for i, a in enumerate(np.arange(start + 1.0, start + piece - 1.6, 1.3)):
@@ -206,14 +206,14 @@ def tram(c: Canvas, x: float, z: float, turn: float) -> None:
     for a, lamp in ((nose, (255, 250, 230)), (-nose, (220, 30, 30))):
         if light := body.sees(c, a, 0.8, 0, (math.copysign(1, a), 0, 0)):
             end = body.end(a)
-            c.patch(end, (-0.93, 0.5, 0.93, 1.1), colour, None, light)
+            c.patch(end, (-0.93, 0.5, 0.93, 1.1), color, None, light)
             for t in (-0.6, 0.0, 0.6):
                 c.ball(end(t, 0.85), (0.13, 0.13), lamp, TRAIN, 1.0, True)
             c.patch(body.end(a * 0.93), (-0.4, tall - 0.42, 0.4, tall - 0.15), (255, 175, 50), TRAIN, 1.0, True)
-    grey = (70, 72, 76)
+    gray = (70, 72, 76)
     arm = ((-1.2, tall), (0.2, tall + 0.9), (-0.6, tall + 1.7))
-    c.stroke([body.at(a, y, 0) for a, y in arm], 0.1, grey, TRAIN)
-    c.stroke((body.at(-0.6, tall + 1.7, -0.6), body.at(-0.6, tall + 1.7, 0.6)), 0.1, grey, TRAIN)
+    c.stroke([body.at(a, y, 0) for a, y in arm], 0.1, gray, TRAIN)
+    c.stroke((body.at(-0.6, tall + 1.7, -0.6), body.at(-0.6, tall + 1.7, 0.6)), 0.1, gray, TRAIN)
     c.polygon(
-        [body.at(a, y, 0) for a, y in ((-2.6, tall), (1.0, tall), (1.0, tall + 0.35), (-2.6, tall + 0.35))], grey, TRAIN
+        [body.at(a, y, 0) for a, y in ((-2.6, tall), (1.0, tall), (1.0, tall + 0.35), (-2.6, tall + 0.35))], gray, TRAIN
     )

@@ -6,16 +6,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from hrnet_zoo.demo.dice import Colour, Dice
+from hrnet_zoo.demo.dice import Color, Dice
 
 
 @dataclass(frozen=True)
 class Mood:
-    """Time of day and weather: colours on 0-255, light as factors, haze as metres at which 1/e is left."""
+    """Time of day and weather: colors on 0-255, light as factors, haze as metres at which 1/e is left."""
 
-    zenith: Colour
-    horizon: Colour
-    light: Colour
+    zenith: Color
+    horizon: Color
+    light: Color
     ambient: float
     sun: float
     haze: float
@@ -43,13 +43,13 @@ def paint_sky(dice: Dice, mood: Mood, width: int, height: int, horizon: float) -
     """Give a picture of that size: the sky's gradient down to row `horizon`, and clouds."""
     rows, columns = 96, 192
     blend = np.clip(np.linspace(0, rows, rows) / (rows * horizon / height), 0, 1)[:, None, None] ** 0.8
-    colour = np.array(mood.zenith) * (1 - blend) + np.array(mood.horizon) * blend
+    color = np.array(mood.zenith) * (1 - blend) + np.array(mood.horizon) * blend
     cloud = sum(
         noise(dice.rng, rows, columns, cell * 6, cell) / weight for cell, weight in ((2, 2), (4, 1), (8, 1), (16, 2))
     )
     share = np.clip(np.asarray(cloud) * dice.between(0.3, 1.1) + dice.between(-0.5, 0.5), 0, 0.85)[..., None]
     white = 0.45 * np.array(mood.horizon) + (30 if mood.lamps else 135)
-    sky = colour * (1 - share) + np.minimum(white, 250) * share
+    sky = color * (1 - share) + np.minimum(white, 250) * share
     picture = Image.fromarray(np.clip(sky, 0, 255).astype(np.uint8))
     return picture.resize((width, height), Image.Resampling.BILINEAR)
 

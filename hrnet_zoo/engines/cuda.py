@@ -36,7 +36,7 @@ class CudaEngine(PyTorchEngine):
         self._recurring = Recurring(super().__call__, _Graph)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Score normalised RGB pictures (N, 3, H, W): (N, ceil(H/4), ceil(W/4), classes)."""
+        """Score normalized RGB images (N, 3, H, W): (N, ceil(H/4), ceil(W/4), classes)."""
         with torch.cuda.device(self.device), torch.no_grad():
             if torch.cuda.is_current_stream_capturing():  # the caller's own graph takes these steps in
                 return super().__call__(x)

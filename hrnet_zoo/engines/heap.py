@@ -1,7 +1,7 @@
 """Freed memory of this process, kept from one prediction to the next.
 
 glibc's malloc hands large blocks back to the system as soon as they are freed, and the system clears every page of the
-next ones: measured, a quarter to two fifths of a fast prediction of a 1024 x 2048 picture. Other runtimes have an
+next ones: measured, a quarter to two fifths of a fast prediction of a 1024 x 2048 image. Other runtimes have an
 allocator of their own against that; torch on a CPU has malloc's. Hence, as long as something fast exists, malloc is
 told (mallopt(3)) to keep what is freed, for the whole process, and now and then to hand back what was not used again.
 

@@ -24,7 +24,7 @@ class OneDNNConvolution(Convolution):
     """
 
     def __init__(self, step: Convolution, dtype: torch.dtype) -> None:
-        # Not in the order that oneDNN likes best for some size of picture: there that gains 1 to 3 %, and at any other
+        # Not in the order that oneDNN likes best for some size of image: there that gains 1 to 3 %, and at any other
         # size half a millisecond is lost for each convolution.
         weight = step.weight.to(dtype, memory_format=torch.channels_last)
         super().__init__(weight, step.bias.to(dtype), step.stride, step.relu)
@@ -65,7 +65,7 @@ class OneDNNEngine:
         self._plan = plan
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Score normalised RGB pictures (N, 3, H, W): (N, ceil(H/4), ceil(W/4), classes)."""
+        """Score normalized RGB images (N, 3, H, W): (N, ceil(H/4), ceil(W/4), classes)."""
         scores: Tensor = self._plan(x)
         return scores.permute(0, 2, 3, 1)
 

@@ -1,8 +1,8 @@
 """A plan on a CPU with OpenVINO, an extra package (extra `openvino`).
 
 The plan's steps are written down in OpenVINO's own operations, which takes milliseconds; its converter of PyTorch
-models would trace the network once more, for longer than half a minute. One compiled model serves pictures of all
-sizes, so that weights are there once and no size has to be waited for: a model of one size alone was 4 to 7 per cent
+models would trace the network once more, for longer than half a minute. One compiled model serves images of all
+sizes, so that weights are there once and no size has to be waited for: a model of one size alone was 4 to 7 percent
 faster at it (W18-Small, 512x1024), and costs half a second and the weights' memory for each size.
 """
 
@@ -53,7 +53,7 @@ class OpenVINOEngine:
         self._compile()
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Score normalised RGB pictures (N, 3, H, W): (N, ceil(H/4), ceil(W/4), classes)."""
+        """Score normalized RGB images (N, 3, H, W): (N, ceil(H/4), ceil(W/4), classes)."""
         pixels = x.to(self.dtype).permute(0, 2, 3, 1).contiguous()
         count, height, width, _ = pixels.shape
         shape = (count, -(-height // 4), -(-width // 4), self._model.output().partial_shape[3].get_length())
@@ -84,7 +84,7 @@ def dtypes() -> tuple[torch.dtype, ...]:
 
 
 def compiled(model: Any, dtype: torch.dtype, threads: int) -> Any:  # noqa: ANN401 - OpenVINO's may not be there
-    """Compile an OpenVINO model for the shortest time from picture to scores."""
+    """Compile an OpenVINO model for the shortest time from image to scores."""
     settings = {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_PRECISION_HINT": _NAMES[dtype],
@@ -162,7 +162,7 @@ class _Written(nn.Module):
 
 
 def _of_pixels(model: Any, dtype: torch.dtype) -> Any:  # noqa: ANN401 - OpenVINO's
-    """Let a model read and write (N, H, W, channels) in `dtype`, as pictures and scores lie in memory."""
+    """Let a model read and write (N, H, W, channels) in `dtype`, as images and scores lie in memory."""
     openvino = _openvino()
     work = openvino.preprocess.PrePostProcessor(model)
     for end in (work.input(), work.output()):

@@ -1,4 +1,4 @@
-"""The same function of the picture, several times faster: `optimize`."""
+"""The same function of the image, several times faster: `optimize`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from hrnet_zoo.engines import cuda, heap, onednn, openvino
 from hrnet_zoo.engines.plan import NORMS, Plan
 from hrnet_zoo.engines.pytorch import PyTorchEngine
-from hrnet_zoo.engines.quantization import Quantization, calibration_pictures, drawn
+from hrnet_zoo.engines.quantization import Quantization, calibration_images, drawn
 from hrnet_zoo.errors import ConfigError, ImageError, raise_on_oom
 from hrnet_zoo.inference.predict import predict, without_autocast
 from hrnet_zoo.inference.result import SegmentationResult
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from hrnet_zoo.datasets import Dataset
-    from hrnet_zoo.images.read import Picture
+    from hrnet_zoo.images.read import ImageLike
     from hrnet_zoo.zoo.catalog import ModelInfo
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
@@ -54,7 +54,7 @@ class Engine(Protocol):
     dtype: torch.dtype
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Score normalised RGB pictures (N, 3, H, W) of this dtype: (N, ceil(H/4), ceil(W/4), classes)."""
+        """Score normalized RGB images (N, 3, H, W) of this dtype: (N, ceil(H/4), ceil(W/4), classes)."""
 
 
 Build: TypeAlias = Callable[[Plan], Engine]
@@ -63,13 +63,13 @@ Build: TypeAlias = Callable[[Plan], Engine]
 class OptimizedModel:
     """What `optimize` returns: a network's predictions without the network.
 
-    It keeps no reference to the network. As long as that exists, changes of its weights, modules and data set are
+    It keeps no reference to the network. As long as that exists, changes of its weights, modules and dataset are
     noticed, and followed. Threads may share it. It can be pickled and copied where PyTorch computes on a CPU ("onednn",
     "pytorch"); a copy does not follow the network.
 
     Attributes:
         name: of the network.
-        dataset: its classes, colours, box and window.
+        dataset: its classes, colors, box and window.
         info: the catalog row that its weights come from, if any.
         provenance: what the weights' file says of its origin.
         engine: what computes: "onednn", "pytorch", "cuda" or "openvino".
@@ -99,7 +99,7 @@ class OptimizedModel:
 
     @property
     def palette(self) -> tuple[tuple[int, int, int], ...]:
-        """Colours (RGB, 0 to 255) by index."""
+        """Colors (RGB, 0 to 255) by index."""
         return self.dataset.palette
 
     @property
@@ -117,9 +117,9 @@ class OptimizedModel:
         """In which numbers."""
         return self._engine.dtype
 
-    def quarter_scores(self, x: Tensor) -> Tensor:
-        """Score normalised RGB pictures (N, 3, H, W): (N, ceil(H/4), ceil(W/4), classes), in this dtype."""
-        with raise_on_oom(f"score {tuple(x.shape)} pixels with {self}", done="nothing was labelled"):
+    def logits_stride4(self, x: Tensor) -> Tensor:
+        """Score normalized RGB images (N, 3, H, W): (N, ceil(H/4), ceil(W/4), classes), in this dtype."""
+        with raise_on_oom(f"score {tuple(x.shape)} pixels with {self}", done="nothing was labeled"):
             if self.device.type == "cpu":
                 heap.used()
             with torch.autocast(self.device.type, enabled=False):  # the caller's would compute in another dtype
@@ -228,7 +228,7 @@ class OptimizedModel:
 
     def predict(
         self,
-        image: Picture | list[Picture] | tuple[Picture, ...],
+        image: ImageLike | list[ImageLike] | tuple[ImageLike, ...],
         mode: str | None = None,
         ms_flip: bool = False,
         probabilities: bool = False,
@@ -237,7 +237,7 @@ class OptimizedModel:
         on_error: Literal["raise", "skip"] = "raise",
         color: Literal["rgb", "bgr"] = "rgb",
     ) -> SegmentationResult | list[SegmentationResult] | list[SegmentationResult | ImageError]:
-        """Label every pixel of a picture, or of several: see `hrnet_zoo.inference.predict.predict`."""
+        """Label every pixel of an image, or of several: see `hrnet_zoo.inference.predict.predict`."""
         return predict(self, image, mode, ms_flip, probabilities, progress, max_memory, on_error, color)
 
     def __repr__(self) -> str:
@@ -249,9 +249,9 @@ def optimize(
     *,
     engine: str | None = None,
     dtype: torch.dtype | None = None,
-    calibration: Sequence[Picture] | str | os.PathLike[str] | None = None,
+    calibration: Sequence[ImageLike] | str | os.PathLike[str] | None = None,
 ) -> OptimizedModel:
-    """Make a network fast: the same function of the picture, as a plan that is made once.
+    """Make a network fast: the same function of the image, as a plan that is made once.
 
     Batch norm is folded into the convolutions, what can be is one step, and an engine carries it out where the network
     is: "onednn" on a CPU, "cuda" on a GPU, and "pytorch", the plan in PyTorch's own operations, wherever one of these
@@ -272,10 +272,10 @@ def optimize(
             AVX512-bf16), else float32.
         calibration: with "openvino", compute in 8 bits where it costs little (extra `int8`), in ranges of values that
             these images show: a list of some dozens, or a folder. At most 64 are looked at, drawn evenly, which takes
-            minutes. One log line says which share of the pixels of at most 16 others is labelled as by the network.
+            minutes. One log line says which share of the pixels of at most 16 others is labeled as by the network.
 
     Raises:
-        ConfigError: there is no such engine, it cannot run here, or not in this dtype; or there are no pictures; or the
+        ConfigError: there is no such engine, it cannot run here, or not in this dtype; or there are no images; or the
             network is not of the published architecture (other modules, forward hooks), whose blocks alone are known.
 
     """
@@ -300,8 +300,8 @@ def optimize(
             chosen = able[0]
     elif calibration is not None:
         raise _refusal(f"calibration and engine={engine!r}", "8 bits are what engine='openvino' can do")
-    pictures, others = ([], []) if calibration is None else drawn(calibration_pictures(calibration))
-    quantize = Quantization(pictures, model.dataset.box) if pictures else None
+    images, others = ([], []) if calibration is None else drawn(calibration_images(calibration))
+    quantize = Quantization(images, model.dataset.resize_to) if images else None
     builds: dict[str, Build] = {
         "cuda": lambda plan: cuda.CudaEngine(plan, device, chosen),
         "onednn": lambda plan: onednn.OneDNNEngine(plan, chosen),
@@ -315,7 +315,7 @@ def optimize(
         fast = OptimizedModel(model, build)
     if others:
         share = agreement(model, fast, others)
-        words = "in 8 bits %.2f %% of the pixels of %d images are labelled as by %s itself"
+        words = "in 8 bits %.2f %% of the pixels of %d images are labeled as by %s itself"
         logger.warning(words, 100 * share, len(others), model.name)
     return fast
 
@@ -335,11 +335,11 @@ _KEPT: weakref.WeakKeyDictionary[FCNHRNet, OptimizedModel] = weakref.WeakKeyDict
 _MAKING = threading.Lock()
 
 
-def agreement(model: FCNHRNet, other: FCNHRNet | OptimizedModel, pictures: Sequence[Picture]) -> float:
-    """Return the share (0 to 1) of the pictures' pixels that a network and another form of it label alike."""
+def agreement(model: FCNHRNet, other: FCNHRNet | OptimizedModel, images: Sequence[ImageLike]) -> float:
+    """Return the share (0 to 1) of the images' pixels that a network and another form of it label alike."""
     same = total = 0
-    for picture in pictures:
-        results = [each.predict(picture) for each in (model, other)]
+    for image in images:
+        results = [each.predict(image) for each in (model, other)]
         masks = [each.mask for each in results if isinstance(each, SegmentationResult)]
         same += int((masks[0] == masks[1]).sum())
         total += masks[0].size
@@ -362,7 +362,7 @@ class _Stamp:
 
     @staticmethod
     def _look(model: FCNHRNet) -> tuple[list[object], Tensor]:
-        marks: list[object] = [id(model.dataset), model.name, "quarter_scores" in vars(model)]
+        marks: list[object] = [id(model.dataset), model.name, "logits_stride4" in vars(model)]
         tensors: list[Tensor | None] = []
         for module in (*model.backbone.modules(), *model.decode_head.modules()):
             own = vars(module)

@@ -166,7 +166,7 @@ class _Exchanging(nn.Module):
 
 
 class Plan(nn.Module):
-    """A network's plan: (N, 3, H, W) normalised RGB -> (N, classes, ceil(H/4), ceil(W/4)).
+    """A network's plan: (N, 3, H, W) normalized RGB -> (N, classes, ceil(H/4), ceil(W/4)).
 
     Weights are float32, on the CPU, and copies: the plan does not follow later changes of the network's.
 
@@ -211,8 +211,8 @@ def require_published(model: FCNHRNet) -> None:
     """
     with empty_layers():
         published = FCNHRNet(model.arch, model.dataset)
-    if getattr(model.quarter_scores, "__func__", None) is not FCNHRNet.quarter_scores:
-        raise _refusal(model, "it has a quarter_scores of its own")
+    if getattr(model.logits_stride4, "__func__", None) is not FCNHRNet.logits_stride4:
+        raise _refusal(model, "it has a logits_stride4 of its own")
     for part in ("backbone", "decode_head"):
         expected = dict(getattr(published, part).named_modules(prefix=part))
         found = dict(getattr(model, part).named_modules(prefix=part))
@@ -236,7 +236,7 @@ def _difference(module: nn.Module, expected: nn.Module) -> str | None:
         return f"is {module}, where the published network has {expected}"
     if isinstance(module, NORMS):
         if module.running_mean is None or module.running_var is None:
-            return "normalises by each batch's own statistics (track_running_stats=False), which cannot be folded"
+            return "normalizes by each batch's own statistics (track_running_stats=False), which cannot be folded"
         if module.num_features != cast(nn.BatchNorm2d, expected).num_features:
             return f"is {module}, where the published network has {expected}"
     return None

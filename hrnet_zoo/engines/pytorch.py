@@ -24,6 +24,6 @@ class PyTorchEngine:
         self._plan = plan.to(device=device, dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Score normalised RGB pictures (N, 3, H, W): (N, ceil(H/4), ceil(W/4), classes)."""
+        """Score normalized RGB images (N, 3, H, W): (N, ceil(H/4), ceil(W/4), classes)."""
         scores: Tensor = self._plan(x)
         return scores.permute(0, 2, 3, 1)

@@ -16,27 +16,27 @@ from hrnet_zoo.errors import ConfigError, raise_on_oom
 from hrnet_zoo.evaluation.costs import Cost, Machine, machine_of, measure, peak_memory
 from hrnet_zoo.images.headers import MAX_PIXELS
 from hrnet_zoo.images.progress import Bar
-from hrnet_zoo.images.read import RGB, keep_ratio_size, normalise
+from hrnet_zoo.images.read import RGB, keep_ratio_size, normalize
 from hrnet_zoo.inference.predict import evaluating
 from hrnet_zoo.models.fcn import FCNHRNet, require_network
 from hrnet_zoo.zoo.catalog import ModelInfo, list_models, model_info
 from hrnet_zoo.zoo.create import create_model
 
-# Sizes (height, width) of the data sets' pictures. Cityscapes: all. The others differ from picture to picture: the
+# Sizes (height, width) of the datasets' images. Cityscapes: all. The others differ from image to image: the
 # commonest of Pascal VOC, on which Pascal Context rests, and 4:3 at the short side of ADE20K's test box.
-PICTURES = {"cityscapes": (1024, 2048), "ade20k": (512, 683), "voc12aug": (375, 500), "pascal_context": (375, 500)}
+IMAGES = {"cityscapes": (1024, 2048), "ade20k": (512, 683), "voc12aug": (375, 500), "pascal_context": (375, 500)}
 
 ABOUT = {
-    "network": "normalised tensors on the device -> scores at their size; no reading, resizing or argmax",
-    "prediction": "model.predict of one picture in memory -> mask: resize into the data set's box, network, argmax",
+    "network": "normalized tensors on the device -> scores at their size; no reading, resizing or argmax",
+    "prediction": "model.predict of one image in memory -> mask: resize into the dataset's resize_to, network, argmax",
     "peak_memory": "first run. CUDA: peak that torch had allocated, weights included, its context and cache not. CPU: "
     "growth of the process's resident set, weights not included. None: this system does not tell",
     "times": "machines drift: compare only figures taken in one run, and not these with another day's",
 }
 TABLE_ABOUT = {
-    "inference": "float32, batch 1: normalised tensor on the device -> mask at the picture's size, all scores at once "
-    "as the reference does; published on a V100. Random weights, noise for a picture",
-    "published_of": "the row of the same network and data set that has figures; they do not depend on the schedule",
+    "inference": "float32, batch 1: normalized tensor on the device -> mask at the image's size, all scores at once "
+    "as the reference does; published on a V100. Random weights, noise for an image",
+    "published_of": "the row of the same network and dataset that has figures; they do not depend on the schedule",
     "training_memory": "forward, cross-entropy, backward and SGD with momentum, float32, one process: bytes at "
     "the peak, with weights, gradients and momentum. Published: GB (10^9 or 2^30 bytes) of one GPU of four, with what "
     "these exchange",
@@ -53,12 +53,12 @@ class Timing:
         model: catalog name, or the network's own where there is no row.
         random_weights: the weights come from no file; speed and memory do not depend on it.
         machine: where.
-        height: of the pictures, in pixels.
-        width: of the pictures, in pixels.
-        batch: pictures that go through the network at once.
-        network: normalised tensors to scores at their size, the whole batch.
-        prediction: `model.predict` of one picture of this size to its mask.
-        prediction_input: (height, width) to which `model.predict` resizes it, for the data set's box.
+        height: of the images, in pixels.
+        width: of the images, in pixels.
+        batch: images that go through the network at once.
+        network: normalized tensors to scores at their size, the whole batch.
+        prediction: `model.predict` of one image of this size to its mask.
+        prediction_input: (height, width) to which `model.predict` resizes it, for the dataset's box.
 
     """
 
@@ -73,13 +73,13 @@ class Timing:
     prediction_input: tuple[int, int]
 
     @property
-    def pictures_per_second(self) -> float:
+    def images_per_second(self) -> float:
         """Through the network, by the median."""
         return self.batch / self.network.median
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON; "about" says what each figure is."""
-        return {**asdict(self), "pictures_per_second": self.pictures_per_second, "about": ABOUT}
+        return {**asdict(self), "images_per_second": self.images_per_second, "about": ABOUT}
 
 
 @dataclass(frozen=True)
@@ -88,16 +88,16 @@ class TableTiming:
 
     Attributes:
         model: catalog name.
-        published_of: the row that has the figures, of the same network and data set.
-        published_fps: pictures per second on a V100.
+        published_of: the row that has the figures, of the same network and dataset.
+        published_fps: images per second on a V100.
         published_memory_gb: training memory of one GPU.
         machine: where the others were measured.
-        picture: (height, width) of a typical picture of the data set.
-        network_input: (height, width) of the same in the data set's box.
-        slides: whether windows slide over it.
-        inference: normalised tensor of that size to mask at the picture's size.
-        crop: (height, width) of a training picture.
-        pictures_per_gpu: training batch.
+        image: (height, width) of a typical image of the dataset.
+        network_input: (height, width) of the same in the dataset's box.
+        sliding_window: whether windows slide over it.
+        inference: normalized tensor of that size to mask at the image's size.
+        crop: (height, width) of a training image.
+        batch_per_gpu: training batch.
         training_memory: peak bytes of training steps; None where the system does not tell.
 
     """
@@ -107,17 +107,17 @@ class TableTiming:
     published_fps: float | None
     published_memory_gb: float | None
     machine: Machine
-    picture: tuple[int, int]
+    image: tuple[int, int]
     network_input: tuple[int, int]
-    slides: bool
+    sliding_window: bool
     inference: Cost
     crop: tuple[int, int]
-    pictures_per_gpu: int
+    batch_per_gpu: int
     training_memory: int | None
 
     @property
     def fps(self) -> float:
-        """Pictures per second, by the median."""
+        """Images per second, by the median."""
         return 1 / self.inference.median
 
     def to_dict(self) -> dict[str, Any]:
@@ -133,31 +133,31 @@ def benchmark(
     seconds: float = 3.0,
     progress: bool = True,
 ) -> Timing:
-    """Measure a network on its own device, in its own dtype, with noise for pictures.
+    """Measure a network on its own device, in its own dtype, with noise for images.
 
     The network alone and `model.predict` take turns, so that what else the machine does meets both alike.
 
     Args:
         model: the network; left as it was.
-        size: (height, width) of the pictures; None: that of the data set's pictures in its box.
-        batch: pictures that go through the network at once. `model.predict` gets one.
+        size: (height, width) of the images; None: that of the dataset's images in its box.
+        batch: images that go through the network at once. `model.predict` gets one.
         seconds: go on at least so long, and for at least 5 runs of each.
         progress: show a bar on a terminal.
 
     Raises:
-        ConfigError: there are no pictures of this size, or the device's memory does not suffice.
+        ConfigError: there are no images of this size, or the device's memory does not suffice.
 
     """
     require_network(model, "benchmark a network")
     height, width = usable_size(size or input_size(model.dataset), batch)
     weight = model.decode_head.conv_seg.weight
-    picture = noise(height, width)
+    image = noise(height, width)
     with evaluating(model) as network, raise_on_oom(f"benchmark {model.name} on {batch} x {height} x {width} pixels"):
-        one = normalise(picture).to(weight.device, weight.dtype)
+        one = normalize(image).to(weight.device, weight.dtype)
         x = one.repeat(batch, 1, 1, 1).contiguous(memory_format=torch.channels_last)
         network(x[:1, :, :32, :32])  # touches all weights: mapped ones would count as memory of the first run
         costs = measure(
-            {"network": lambda: network(x), "prediction": lambda: network.predict(picture, progress=False)},
+            {"network": lambda: network(x), "prediction": lambda: network.predict(image, progress=False)},
             weight.device,
             seconds,
             progress,
@@ -169,7 +169,7 @@ def benchmark(
         *(height, width, batch),
         costs["network"],
         costs["prediction"],
-        prediction_input=keep_ratio_size(height, width, model.dataset.box),
+        prediction_input=keep_ratio_size(height, width, model.dataset.resize_to),
     )
 
 
@@ -205,12 +205,12 @@ def benchmark_table(
         published.inference_fps,
         published.train_memory_gb,
         machine,
-        PICTURES[info.data.key],
-        input_size(info.data),
-        info.data.slides,
+        IMAGES[info.dataset.key],
+        input_size(info.dataset),
+        info.dataset.sliding_window,
         inference,
-        info.data.crop,
-        info.data.pictures_per_gpu,
+        info.dataset.crop,
+        info.dataset.batch_per_gpu,
         training_memory,
     )
 
@@ -222,24 +222,24 @@ def _time_inference(
         model = create_model(info.name, pretrained=False, device=device, dtype=torch.float32)
     weight = model.decode_head.conv_seg.weight
     with evaluating(model) as network, raise_on_oom(f"the fps of {info.name}"):
-        x = normalise(noise(*input_size(info.data))).to(weight.device, memory_format=torch.channels_last)
-        runs = {"inference": lambda: infer(network, x, PICTURES[info.data.key])}
+        x = normalize(noise(*input_size(info.dataset))).to(weight.device, memory_format=torch.channels_last)
+        runs = {"inference": lambda: infer(network, x, IMAGES[info.dataset.key])}
         return machine_of(weight), measure(runs, weight.device, seconds, progress)["inference"]
 
 
 def infer(model: FCNHRNet, x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Normalised tensor to mask as the published fps was taken: all scores at full size, softmax, argmax.
+    """Map a normalized tensor to a mask as the published fps was taken: all scores at full size, softmax, argmax.
 
     Args:
         model: the network, in eval mode.
-        x: (1, 3, H, W) normalised RGB, on the model's device.
-        size: (height, width) of the picture.
+        x: (1, 3, H, W) normalized RGB, on the model's device.
+        size: (height, width) of the image.
 
     Returns:
         (1, height, width) class indices, int64, on the CPU.
 
     """
-    scores = _slide(model, x) if model.dataset.slides else model(x)
+    scores = _slide(model, x) if model.dataset.sliding_window else model(x)
     if scores.shape[-2:] != size:
         scores = F.interpolate(scores, size, mode="bilinear", align_corners=False)
     return F.softmax(scores, dim=1).argmax(dim=1).cpu()
@@ -268,32 +268,32 @@ def _train(info: ModelInfo, device: torch.device, progress: bool) -> None:
     random = torch.Generator().manual_seed(0)
     model = create_model(info.name, pretrained=False, device=device, dtype=torch.float32).train()
     # configs/_base_/schedules of mmsegmentation 0.x
-    optimiser = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=0.0005)
-    shape = (info.data.pictures_per_gpu, *info.data.crop)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=0.0005)
+    shape = (info.dataset.batch_per_gpu, *info.dataset.crop)
     x = torch.randn(shape[0], 3, *shape[1:], generator=random).to(device, memory_format=torch.channels_last)
     labels = torch.randint(info.num_classes, shape, generator=random).to(device)
     labels[:, :8] = 255
     for _ in Bar(range(2), desc="training", unit="step", disable=None if progress else True):
-        optimiser.zero_grad(set_to_none=False)  # gradients stay allocated, as in PyTorch of 2020
+        optimizer.zero_grad(set_to_none=False)  # gradients stay allocated, as in PyTorch of 2020
         F.cross_entropy(model(x), labels, ignore_index=255).backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
+        optimizer.step()
 
 
 def input_size(dataset: Dataset) -> tuple[int, int]:
-    """Return the size of the data set's pictures in its box; the whole box where no size is known."""
-    long, short = dataset.box
-    return keep_ratio_size(*PICTURES.get(dataset.key, (short, long)), dataset.box)
+    """Return the size of the dataset's images in its box; the whole box where no size is known."""
+    long, short = dataset.resize_to
+    return keep_ratio_size(*IMAGES.get(dataset.key, (short, long)), dataset.resize_to)
 
 
 def noise(height: int, width: int) -> RGB:
-    """Return a picture of noise, always the same."""
+    """Return an image of noise, always the same."""
     return np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
 
 
 def _published(info: ModelInfo) -> ModelInfo:
-    """Find the row that has the figures of this one's network and data set: the table gives them once."""
+    """Find the row that has the figures of this one's network and dataset: the table gives them once."""
     rows = [model_info(name) for name in list_models(arch=info.arch)]
-    found = [row for row in rows if row.data is info.data and row.inference_fps is not None]
+    found = [row for row in rows if row.dataset is info.dataset and row.inference_fps is not None]
     if not found:
         raise ConfigError(
             asked=f"compare {info.name} with the published table",
@@ -305,7 +305,7 @@ def _published(info: ModelInfo) -> ModelInfo:
 
 
 def usable_size(size: tuple[int, int], batch: int) -> tuple[int, int]:
-    """Return (height, width) if there are pictures of it.
+    """Return (height, width) if there are images of it.
 
     Raises:
         ConfigError: it is no size, or too large; or there is no such batch.
@@ -315,7 +315,7 @@ def usable_size(size: tuple[int, int], batch: int) -> tuple[int, int]:
     whole = len(numbers) == 3 and all(isinstance(number, int) and number >= 1 for number in numbers)
     if not whole or size[0] * size[1] > MAX_PIXELS:
         raise ConfigError(
-            asked=f"benchmark pictures of size={size} (height, width) with batch={batch}",
+            asked=f"benchmark images of size={size} (height, width) with batch={batch}",
             found=f"whole numbers from 1, and at most {MAX_PIXELS:,} pixels, are what can be measured",
             done="nothing was measured",
             advice="choose such a size and batch, or leave them out",

@@ -14,13 +14,13 @@ from hrnet_zoo.engines.optimize import OptimizedModel, optimize
 from hrnet_zoo.errors import ConfigError, raise_on_oom
 from hrnet_zoo.evaluation.benchmark import ABOUT, input_size, noise, usable_size
 from hrnet_zoo.evaluation.costs import Cost, Machine, machine_of, measure
-from hrnet_zoo.images.read import normalise
+from hrnet_zoo.images.read import normalize
 from hrnet_zoo.inference.predict import Network, evaluating, predict
 from hrnet_zoo.models.fcn import FCNHRNet
 
 COMPARISON_ABOUT = {
-    "network": "normalised tensor on the device, batch 1 -> scores at a quarter of its size",
-    "prediction": "picture in memory -> mask: resize into the data set's box, network, best class. None: not measured",
+    "network": "normalized tensor on the device, batch 1 -> scores at a quarter of its size",
+    "prediction": "image in memory -> mask: resize, network, best class. None: not measured",
     "peak_memory": ABOUT["peak_memory"],
     "times": "all took turns in one run: compare the ratios, and not the times with another day's",
 }
@@ -33,8 +33,8 @@ class Contender:
     Attributes:
         name: "exact", the engine of `optimize`, or "torch.compile".
         dtype: of the arithmetic.
-        network: normalised tensor to scores at a quarter of its size.
-        prediction: picture in memory to mask; None: not measured.
+        network: normalized tensor to scores at a quarter of its size.
+        prediction: image in memory to mask; None: not measured.
 
     """
 
@@ -52,8 +52,8 @@ class Comparison:
         model: catalog name, or the network's own where there is no row.
         random_weights: the weights come from no file; speed and memory do not depend on it.
         machine: where, and the exact network's dtype.
-        height: of the picture, in pixels.
-        width: of the picture, in pixels.
+        height: of the image, in pixels.
+        width: of the image, in pixels.
         contenders: the exact network first.
         skipped: what was not measured, and why.
 
@@ -91,33 +91,33 @@ def compare(
     seconds: float = 3.0,
     progress: bool = True,
 ) -> Comparison:
-    """Measure a network and its fast forms in turns, with noise for a picture.
+    """Measure a network and its fast forms in turns, with noise for an image.
 
     Args:
         model: the network; left as it was.
-        size: (height, width) of the picture; None: that of the data set's pictures in its box.
+        size: (height, width) of the image; None: that of the dataset's images in its box.
         compiled: also `torch.compile`, which takes a minute before anything is measured.
         seconds: go on at least so long, and for at least 5 runs of each.
         progress: show a bar on a terminal.
 
     Raises:
-        ConfigError: there are no pictures of this size, or the device's memory does not suffice.
+        ConfigError: there are no images of this size, or the device's memory does not suffice.
 
     """
     height, width = usable_size(size or input_size(model.dataset), 1)
-    picture = noise(height, width)
+    image = noise(height, width)
     weight = model.decode_head.conv_seg.weight
     skipped: dict[str, str] = {}
     with evaluating(model) as network, raise_on_oom(f"compare {model.name} on {height} x {width} pixels"):
         forms: dict[str, Network] = {"exact": network}
         forms |= {f"{each.engine} {_name(each.dtype)}": each for each in _fast(model, skipped)}
-        x = normalise(picture).to(weight.device, memory_format=torch.channels_last)
+        x = normalize(image).to(weight.device, memory_format=torch.channels_last)
         runs: dict[str, Callable[[], object]] = {}
         for name, form in forms.items():
-            runs[f"network {name}"] = partial(form.quarter_scores, x.to(form.dtype))
-            runs[f"prediction {name}"] = partial(predict, form, picture)
+            runs[f"network {name}"] = partial(form.logits_stride4, x.to(form.dtype))
+            runs[f"prediction {name}"] = partial(predict, form, image)
         if compiled:
-            runs["network torch.compile"] = partial(torch.compile(network.quarter_scores), x.to(model.dtype))
+            runs["network torch.compile"] = partial(torch.compile(network.logits_stride4), x.to(model.dtype))
         else:
             skipped["torch.compile"] = "it takes a minute before it runs; --compile includes it"
         for name, run in runs.items():

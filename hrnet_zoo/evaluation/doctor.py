@@ -342,16 +342,16 @@ def _fidelity(reference: FCNHRNet, model: FCNHRNet, *, fast: bool) -> Fidelity:
     from hrnet_zoo.engines.optimize import agreement, optimize
     from hrnet_zoo.errors import raise_on_oom
 
-    picture = scene(0).image
+    image = scene(0).image
     where, precision = str(model.device), str(model.dtype).removeprefix("torch.")
     try:
         with raise_on_oom(f"check {model.name} on {where} in {precision}", done=OTHERS):
             form = optimize(model) if fast else model
             try:
-                pixels = agreement(reference, form, [picture])
-            except LogitsError:  # none can be labelled; `worst_score` says why
+                pixels = agreement(reference, form, [image])
+            except LogitsError:  # none can be labeled; `worst_score` says why
                 pixels = 0.0
-            scores = [_scores(each, picture) for each in (reference, form)]
+            scores = [_scores(each, image) for each in (reference, form)]
     except RuntimeError as error:  # a kernel or memory that this device lacks: torch has no class for it
         raise DeviceError(
             asked=f"check {model.name} on {where} in {precision}",
@@ -365,14 +365,14 @@ def _fidelity(reference: FCNHRNet, model: FCNHRNet, *, fast: bool) -> Fidelity:
     return Fidelity(where, precision, pixels, worst if math.isfinite(worst) else None, engine)
 
 
-def _scores(form: Network, picture: RGB) -> torch.Tensor:
-    """Scores of all classes at a quarter of the size that the picture has in the data set's box, float32 on the CPU."""
+def _scores(form: Network, image: RGB) -> torch.Tensor:
+    """Return the logits at stride 4 of the resized image, float32 on the CPU."""
     import torch
 
-    from hrnet_zoo.images.read import normalise
+    from hrnet_zoo.images.read import normalize
     from hrnet_zoo.inference.predict import resized
 
-    (image,) = resized(picture, form.dataset.box, ms_flip=False)
+    (resized_image,) = resized(image, form.dataset.resize_to, ms_flip=False)
     with torch.inference_mode():
-        x = normalise(image).to(form.device, form.dtype, memory_format=torch.channels_last)
-        return form.quarter_scores(x).float().cpu()
+        x = normalize(resized_image).to(form.device, form.dtype, memory_format=torch.channels_last)
+        return form.logits_stride4(x).float().cpu()

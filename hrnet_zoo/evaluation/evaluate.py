@@ -1,4 +1,4 @@
-"""Labelled pictures -> mean intersection over union, by the protocol of the published table."""
+"""Labeled images -> mean intersection over union, by the protocol of the published table."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import torch
 
 from hrnet_zoo import __version__
 from hrnet_zoo.datasets.check import MOSTLY_ABSENT, Survey, judge, require_sound, survey
-from hrnet_zoo.datasets.layouts import LabelledFolder, find_samples
+from hrnet_zoo.datasets.layouts import LabeledFolder, find_samples
 from hrnet_zoo.datasets.pairing import Sample
 from hrnet_zoo.datasets.rules import LabelRule
 from hrnet_zoo.engines.optimize import OptimizedModel, optimized
@@ -38,12 +38,12 @@ from hrnet_zoo.models.fcn import FCNHRNet, require_network
 
 MOST_WORKERS = 8
 
-# After so many pictures each, several processes tell each other whether one of theirs failed.
-PICTURES_A_ROUND = 16
+# After so many images each, several processes tell each other whether one of theirs failed.
+IMAGES_A_ROUND = 16
 
 logger = logging.getLogger("hrnet_zoo")
 
-# A picture at the sizes that the network gets it in, and its true class indices (H, W).
+# An image at the sizes that the network gets it in, and its true class indices (H, W).
 Prepared = tuple[list[RGB], npt.NDArray[np.uint8]]
 
 
@@ -58,19 +58,19 @@ def evaluate(
     max_memory: int | None = None,
     progress: bool = True,
 ) -> Evaluation:
-    """Score a network on labelled pictures, as the published table was made: the model's data set states how.
+    """Score a network on labeled images, as the published table was made: the model's dataset states how.
 
-    Under `torchrun`, or in a process group that exists, every process takes a part of the pictures, and the figures are
+    Under `torchrun`, or in a process group that exists, every process takes a part of the images, and the figures are
     the same to the last digit. They are returned in all of them.
 
     Args:
         model: the network, or what `hrnet_zoo.optimize` made of it.
-        data_root: an official download of the model's data set, at any level of its folders, or a folder with `images/`
+        data_root: an official download of the model's dataset, at any level of its folders, or a folder with `images/`
             and `masks/` whose values are class indices (`hrnet_zoo.datasets.layouts` states the rules).
         ms_flip: six scales, each also mirrored: about 17 times slower.
         fast: let `hrnet_zoo.optimize(model)` compute, which is several times faster and rounds differently. It is not
             the default: the exact network gives the published figures to the last digit.
-        limit: only the first pictures, for a quick look.
+        limit: only the first images, for a quick look.
         workers: processes that read and resize ahead of the network; 0: none; None: see `default_workers`.
         max_memory: as in `predict`.
         progress: show a bar on a terminal.
@@ -78,7 +78,7 @@ def evaluate(
     Raises:
         DatasetError: the folder is not what was looked for, or something in it is wrong, or no pixel of it is of a
             class. Nothing is left out silently.
-        ImageError: a picture cannot be read.
+        ImageError: an image cannot be read.
         ConfigError: an argument cannot be used, or there is too little memory.
         WorkerError: a worker process died.
         RankError: one of several processes died.
@@ -99,7 +99,7 @@ def evaluate(
     model = optimized(model) if fast and isinstance(model, FCNHRNet) else model
     with join(model.device) as ranks:
         found = _same_everywhere(ranks, lambda: find_samples(data_root, model.dataset))
-        limit = None if limit is None or limit >= len(found.samples) else limit  # of all pictures, it is no part
+        limit = None if limit is None or limit >= len(found.samples) else limit  # of all images, it is no part
         folder = replace(found, samples=found.samples[:limit])
         _refuse_faults(folder, ranks, progress, limited=limit is not None)
         counts = count_pixels(
@@ -125,7 +125,7 @@ def default_workers() -> int:
 
 def count_pixels(
     model: FCNHRNet | OptimizedModel,
-    folder: LabelledFolder,
+    folder: LabeledFolder,
     ranks: Ranks,
     *,
     ms_flip: bool,
@@ -135,22 +135,22 @@ def count_pixels(
 ) -> Counts:
     """Return the pixels of a folder, (K, K) by true class and predicted class: the same on all ranks, which share it.
 
-    Arguments and errors are those of `evaluate`. All ranks stop within a round of `PICTURES_A_ROUND` after one failed.
+    Arguments and errors are those of `evaluate`. All ranks stop within a round of `IMAGES_A_ROUND` after one failed.
     """
     count = len(model.classes)
     total = np.zeros((count, count), np.int64)
     mine = replace(folder, samples=tuple(ranks.share(folder.samples)))
     shown = progress and ranks.rank == 0
-    rounds = -(-len(folder.samples) // (ranks.size * PICTURES_A_ROUND))  # of the longest share: the same on all ranks
+    rounds = -(-len(folder.samples) // (ranks.size * IMAGES_A_ROUND))  # of the longest share: the same on all ranks
     with (
         evaluating(model) as network,
-        Bar(total=len(mine.samples), desc="evaluate", unit="picture", disable=None if shown else True) as bar,
+        Bar(total=len(mine.samples), desc="evaluate", unit="image", disable=None if shown else True) as bar,
         closing(_matrices(network, mine, ms_flip, workers, max_memory)) as matrices,
     ):
 
         def work() -> Counts:
             counts = np.zeros_like(total)
-            for matrix in islice(matrices, PICTURES_A_ROUND):
+            for matrix in islice(matrices, IMAGES_A_ROUND):
                 counts += matrix
                 bar.update()
             return counts
@@ -160,7 +160,7 @@ def count_pixels(
     return total
 
 
-def _same_everywhere(ranks: Ranks, find: Callable[[], LabelledFolder]) -> LabelledFolder:
+def _same_everywhere(ranks: Ranks, find: Callable[[], LabeledFolder]) -> LabeledFolder:
     """Return the folder if every rank sees the same one."""
     folders = ranks.together(find)
     names = [[sample.name for sample in folder.samples] for folder in folders]
@@ -168,7 +168,7 @@ def _same_everywhere(ranks: Ranks, find: Callable[[], LabelledFolder]) -> Labell
         if each != names[0] or folders[rank].rule != folders[0].rule:
             raise DatasetError(
                 asked=f"evaluate on {folders[0].root} with {ranks.size} processes",
-                found=f"process 0 sees {len(names[0])} pictures there, process {rank} sees {len(each)} or other ones",
+                found=f"process 0 sees {len(names[0])} images there, process {rank} sees {len(each)} or other ones",
                 done="nothing was computed",
                 advice="give every machine the same copy of the data",
                 path=folders[0].root,
@@ -177,54 +177,54 @@ def _same_everywhere(ranks: Ranks, find: Callable[[], LabelledFolder]) -> Labell
     return folders[ranks.rank]
 
 
-def _refuse_faults(folder: LabelledFolder, ranks: Ranks, progress: bool, *, limited: bool) -> None:
+def _refuse_faults(folder: LabeledFolder, ranks: Ranks, progress: bool, *, limited: bool) -> None:
     """Find what can be known to be wrong before the network runs; each rank looks at its share."""
     mine = replace(folder, samples=tuple(ranks.share(folder.samples)))
     seen = Survey()
     for share in ranks.together(lambda: survey(mine, decode=False, progress=progress and ranks.rank == 0)):
         seen.merge(share)
-    # Of a few pictures, it is no wonder that most classes are absent.
+    # Of a few images, it is no wonder that most classes are absent.
     problems = [problem for problem in judge(folder, seen) if not (limited and problem.kind == MOSTLY_ABSENT)]
     require_sound("evaluate on", [(folder, problems)], tell=ranks.rank == 0)
 
 
 def _matrices(
-    model: FCNHRNet | OptimizedModel, folder: LabelledFolder, ms_flip: bool, workers: int, max_memory: int | None
+    model: FCNHRNet | OptimizedModel, folder: LabeledFolder, ms_flip: bool, workers: int, max_memory: int | None
 ) -> Generator[Counts, None, None]:
-    """Yield the count matrix of each picture."""
-    load = partial(_load, box=model.dataset.box, ms_flip=ms_flip, rule=folder.rule)
+    """Yield the count matrix of each image."""
+    load = partial(_load, resize_to=model.dataset.resize_to, ms_flip=ms_flip, rule=folder.rule)
     with closing(read_ahead(folder.samples, load, workers)) as prepared:
         for sample in folder.samples:
             with raise_on_oom(
-                f"evaluate {model.name} on {sample.picture}",
-                done="the run was stopped: a mean over fewer pictures would be another figure",
+                f"evaluate {model.name} on {sample.image}",
+                done="the run was stopped: a mean over fewer images would be another figure",
                 advice="fewer workers, float16, a smaller network, or a device that nothing else uses",
             ):
                 images, truth = next(prepared)
-                maps = score_maps(model, images, slide=model.dataset.slides, mirror=ms_flip)
+                maps = score_maps(model, images, slide=model.dataset.sliding_window, mirror=ms_flip)
                 mask = make_mask(maps, truth.shape[0], truth.shape[1], max_memory)
                 matrix = count_matrix(truth, mask, len(model.classes))
             yield matrix
 
 
-def _load(sample: Sample, *, box: tuple[int, int], ms_flip: bool, rule: LabelRule) -> Prepared:
-    """Read a picture at the sizes that the network gets it in, and its labels as class indices."""
-    image, values = read_image(sample.picture), read_labels(sample.labels)
+def _load(sample: Sample, *, resize_to: tuple[int, int], ms_flip: bool, rule: LabelRule) -> Prepared:
+    """Read an image at the sizes that the network gets it in, and its labels as class indices."""
+    image, values = read_image(sample.image), read_labels(sample.labels)
     if image.shape[:2] != values.shape:
-        found = "the picture has {1} x {0} pixels, the labels have {3} x {2}".format(*image.shape[:2], *values.shape)
-        raise _unusable(sample, found, "pictures and labels are of the same size, as displayed")
+        found = "the image has {1} x {0} pixels, the labels have {3} x {2}".format(*image.shape[:2], *values.shape)
+        raise _unusable(sample, found, "images and labels are of the same size, as displayed")
     present = np.flatnonzero(np.bincount(values.ravel(), minlength=256))
     if unknown := rule.unknown(present):
         found = f"the values {', '.join(map(str, unknown[:20]))} are no class; the rule here: {rule.title}"
         raise _unusable(sample, found, "`hrnet-zoo check-data` tells how many there are, and what they look like")
-    return resized(image, box, ms_flip), rule.indices(values)
+    return resized(image, resize_to, ms_flip), rule.indices(values)
 
 
 def _unusable(sample: Sample, found: str, advice: str) -> DatasetError:
     return DatasetError(
-        asked=f"evaluate on {sample.picture} with the labels {sample.labels}",
+        asked=f"evaluate on {sample.image} with the labels {sample.labels}",
         found=found,
-        done="the run was stopped: a mean over fewer pictures would be another figure",
+        done="the run was stopped: a mean over fewer images would be another figure",
         advice=advice,
         path=sample.labels,
         problems=(found,),
@@ -232,15 +232,15 @@ def _unusable(sample: Sample, found: str, advice: str) -> DatasetError:
 
 
 def _summary(
-    model: FCNHRNet | OptimizedModel, folder: LabelledFolder, counts: Counts, ms_flip: bool, limit: int | None
+    model: FCNHRNet | OptimizedModel, folder: LabeledFolder, counts: Counts, ms_flip: bool, limit: int | None
 ) -> Evaluation:
     dataset, info = model.dataset, model.info
     weights = model.provenance
-    whole = dataset.val_pictures if folder.key else 0
+    whole = dataset.val_images if folder.key else 0
     published = None
     if info is not None and weights.get("model") == info.name and not limit and len(folder.samples) == whole:
         published = info.miou_ms_flip if ms_flip else info.miou
-    mode = "windows of {} px every {} px".format(*dataset.window) if dataset.slides else "whole picture"
+    mode = "windows of {} px every {} px".format(*dataset.window) if dataset.sliding_window else "whole image"
     dtype = str(model.dtype).removeprefix("torch.")
     place = model.device
     device = place.type
@@ -251,20 +251,20 @@ def _summary(
         + (f", optimized ({engine})" if engine != "exact" else ""),
         "data": {"layout": folder.title, "split": folder.split, "labels": folder.rule.title},
         "limit": limit,
-        "val_pictures": whole or None,
+        "val_images": whole or None,
         "inference": {
-            "box": dataset.box,
+            "resize_to": dataset.resize_to,
             "resize": "bilinear, ratio kept, no antialiasing, 8-bit fixed point",
             "mean": MEAN,
             "std": STD,
             "mode": mode,
             "scales_of_the_box": MS_RATIOS if ms_flip else (1.0,),
             "mirrored_too": ms_flip,
-            "scores": "float32, resized to the network's input and then to the picture; softmax mean over the views"
+            "scores": "float32, resized to the network's input and then to the image; softmax mean over the views"
             if ms_flip
-            else "float32, resized to the network's input and then to the picture",
+            else "float32, resized to the network's input and then to the image",
         },
-        "metric": "counts over all pictures, 255 ignored, absent classes left out",
+        "metric": "counts over all images, 255 ignored, absent classes left out",
         "weights": {key: weights[key] for key in ("source_url", "source_sha256", "data_sha256") if key in weights},
         "engine": engine,
         "dtype": dtype,
@@ -281,5 +281,5 @@ def _summary(
     cause = suspicion(counts, dataset)
     if cause and is_first():
         logger.warning("mIoU is below %g %%: %s", SUSPICIOUS_MIOU, cause)
-    on = info.dataset if info else ""
+    on = info.dataset_title if info else ""
     return Evaluation(model.name, model.classes, counts, len(folder.samples), published, on, cause, protocol)

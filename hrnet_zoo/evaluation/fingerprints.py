@@ -1,4 +1,4 @@
-"""What the right weights give on one generated picture: tells whether these weights, on this machine, are right.
+"""What the right weights give on one generated image: tells whether these weights, on this machine, are right.
 
 `fingerprints.json` holds what was recorded, in float32 on a CPU, by row; `record` makes such entries anew.
 """
@@ -18,9 +18,9 @@ import torch
 
 from hrnet_zoo import __version__
 from hrnet_zoo.errors import ConfigError
-from hrnet_zoo.images.atomic import write_file
+from hrnet_zoo.images.atomic import atomic_write
 from hrnet_zoo.images.progress import Bar
-from hrnet_zoo.images.read import RGB, normalise, resize
+from hrnet_zoo.images.read import RGB, normalize, resize
 from hrnet_zoo.models.fcn import FCNHRNet
 from hrnet_zoo.weights import cache
 from hrnet_zoo.zoo.catalog import list_models, model_info
@@ -79,9 +79,9 @@ class Deviation:
 
 
 def probe() -> RGB:
-    """Make the picture: (97, 131, 3) uint8 RGB, bit for bit the same everywhere.
+    """Make the image: (97, 131, 3) uint8 RGB, bit for bit the same everywhere.
 
-    A grid of 7 x 9 colours from the recurrence x -> 1664525 x + 1013904223 modulo 2^32 (Knuth and Lewis), from 0, its
+    A grid of 7 x 9 colors from the recurrence x -> 1664525 x + 1013904223 modulo 2^32 (Knuth and Lewis), from 0, its
     highest byte; row by row, R, G, B; enlarged in the whole-number arithmetic of `hrnet_zoo.images.read.resize`. The
     sides are odd, so that every resize inside the network is at work.
     """
@@ -100,7 +100,7 @@ def reference(name: str, *, progress: bool) -> FCNHRNet:
 def fingerprint(model: FCNHRNet) -> Fingerprint:
     """Take the fingerprint of a network that `reference` made."""
     with torch.inference_mode():
-        scores = model.decode_head(model.backbone(normalise(probe())))[0].double().flatten(1)
+        scores = model.decode_head(model.backbone(normalize(probe())))[0].double().flatten(1)
     best = scores.argmax(dim=0).bincount(minlength=len(scores))
     samples = scores.flatten()[:: len(scores) * PLACES // SAMPLES][:SAMPLES]
     statistics = {
@@ -188,7 +188,7 @@ def save(fingerprints: Mapping[str, Fingerprint], path: Path) -> None:
     kept = _read(path) if os.path.lexists(path) else {}  # never raises, as Path.exists does for a name too long
     order = {name: place for place, name in enumerate((*list_models(), "demo"))}
     merged = sorted({**kept, **fingerprints}.items(), key=lambda item: order.get(item[0], len(order)))
-    write_file(path, to_json(dict(merged)).encode())
+    atomic_write(path, to_json(dict(merged)).encode())
 
 
 def _read(path: Path) -> dict[str, Fingerprint]:

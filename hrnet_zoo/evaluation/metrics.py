@@ -1,6 +1,6 @@
 """Masks -> counts -> mean intersection over union, by the reference's definition.
 
-Counts are summed over the whole set before anything is divided; pixels labelled 255 are ignored; a class that occurs
+Counts are summed over the whole set before anything is divided; pixels labeled 255 are ignored; a class that occurs
 neither in the truth nor in the masks is nan and left out of the mean.
 """
 
@@ -47,12 +47,12 @@ def class_iou(counts: Counts) -> Shares:
 
 
 def class_accuracy(counts: Counts) -> Shares:
-    """Share (K,) of each class's pixels that are labelled right, 0 to 1, nan where it does not occur in the truth."""
+    """Share (K,) of each class's pixels that are labeled right, 0 to 1, nan where it does not occur in the truth."""
     return _ratio(np.diag(counts), counts.sum(axis=1))
 
 
 def pixel_accuracy(counts: Counts) -> float:
-    """Share of all pixels that are labelled right, 0 to 1, nan where there is none."""
+    """Share of all pixels that are labeled right, 0 to 1, nan where there is none."""
     return float(_ratio(np.diag(counts).sum(keepdims=True), counts.sum(keepdims=True).reshape(1))[0])
 
 

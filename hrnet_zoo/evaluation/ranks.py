@@ -276,7 +276,7 @@ def meeting(ranks: Ranks) -> Iterator[None]:
         raise RankError(
             asked=f"results of {ranks.size} processes, in process {ranks.rank}",
             found=f"one of them is gone or cannot be reached: {str(error).splitlines()[0][:300]}",
-            done="nothing was returned: a result over fewer pictures would be another one",
+            done="nothing was returned: a result over fewer images would be another one",
             advice="look at what the others said last (one that vanishes without a word often ran out of memory; NCCL "
             "also fails where two processes share one GPU: start no more of them than there are)",
             rank=ranks.rank,

@@ -1,4 +1,4 @@
-"""The demo: fresh scenes to overlay pictures, scored against their true labels."""
+"""The demo: fresh scenes to overlay images, scored against their true labels."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL import Image
 
 from hrnet_zoo.demo.scenes import scene
 from hrnet_zoo.evaluation.metrics import class_iou, count_matrix
-from hrnet_zoo.images.atomic import make_folder, png, write_file
+from hrnet_zoo.images.atomic import atomic_write, make_folder, png
 from hrnet_zoo.images.progress import Bar
 from hrnet_zoo.inference.result import SegmentationResult
 from hrnet_zoo.models.fcn import FCNHRNet
@@ -26,13 +26,13 @@ class Report:
 
     Attributes:
         iou: intersection over union, 0 to 1, by the name of every class that occurs.
-        pictures: what was written.
+        images: what was written.
         photo: the first scene alone, for trying things.
 
     """
 
     iou: dict[str, float]
-    pictures: tuple[Path, ...]
+    images: tuple[Path, ...]
     photo: Path
 
     @property
@@ -42,19 +42,19 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
-        pictures = [str(path) for path in self.pictures]
-        return {"miou": self.miou, "iou": self.iou, "pictures": pictures, "photo": str(self.photo)}
+        images = [str(path) for path in self.images]
+        return {"miou": self.miou, "iou": self.iou, "images": images, "photo": str(self.photo)}
 
 
 def places(out: Path, seeds: Sequence[int]) -> tuple[Path, ...]:
-    """Where `tour` writes the picture of each seed."""
+    """Where `tour` writes the image of each seed."""
     return tuple(out / f"scene_{seed:04d}.png" for seed in seeds)
 
 
 def tour(model: FCNHRNet, out: Path, *, seeds: Sequence[int], progress: bool) -> Report:
     """Draw a scene for each seed, label it, write `scene_SEED.png`, and score all of them together.
 
-    Each picture shows the scene above, and the prediction with its legend below. The first scene alone becomes
+    Each image shows the scene above, and the prediction with its legend below. The first scene alone becomes
     `street.jpg`, unless there is one.
 
     Raises:
@@ -62,21 +62,21 @@ def tour(model: FCNHRNet, out: Path, *, seeds: Sequence[int], progress: bool) ->
 
     """
     counts = np.zeros((len(model.classes),) * 2, dtype=np.int64)
-    pictures = places(out, seeds)
+    images = places(out, seeds)
     make_folder(out)
     bar = Bar(seeds, desc="demo", unit="scene", disable=None if progress else True)
-    for seed, picture in zip(bar, pictures, strict=True):
+    for seed, image in zip(bar, images, strict=True):
         drawn = scene(seed)
         result = model.predict(drawn.image)
         counts += count_matrix(drawn.mask, result.mask, len(model.classes))
-        write_file(picture, png(_sheet(result)))
+        atomic_write(image, png(_sheet(result)))
     photo = out / "street.jpg"
     if not os.path.lexists(photo):
         stream = io.BytesIO()
         Image.fromarray(scene(seeds[0]).image).save(stream, "JPEG", quality=90)
-        write_file(photo, stream.getvalue())
+        atomic_write(photo, stream.getvalue())
     iou = {name: float(value) for name, value in zip(model.classes, class_iou(counts), strict=True) if value == value}
-    return Report(iou, pictures, photo)
+    return Report(iou, images, photo)
 
 
 def _sheet(result: SegmentationResult) -> Image.Image:

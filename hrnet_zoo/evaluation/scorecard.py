@@ -13,24 +13,24 @@ from hrnet_zoo.datasets import CITYSCAPES, Dataset
 from hrnet_zoo.datasets.rules import CITYSCAPES_IDS
 from hrnet_zoo.errors import printable
 from hrnet_zoo.evaluation.metrics import Counts, class_accuracy, class_iou, mean, pixel_accuracy
-from hrnet_zoo.images.atomic import write_file
+from hrnet_zoo.images.atomic import atomic_write
 
-# Below this mIoU, per cent, labels and network mean different things by the same numbers.
+# Below this mIoU, percent, labels and network mean different things by the same numbers.
 SUSPICIOUS_MIOU = 5.0
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What a network scored on a set of labelled pictures.
+    """What a network scored on a set of labeled images.
 
     Attributes:
         model: its name.
         classes: names by index.
         counts: (K, K) int64, pixels by true class (row) and predicted class (column), ignored ones left out.
-        pictures: how many there were.
-        published: mIoU in per cent that the catalog states for these weights and this protocol; None where it states
-            none, or where another number of pictures was scored than the published figure is of.
-        published_on: the data set that it was measured on.
+        images: how many there were.
+        published: mIoU in percent that the catalog states for these weights and this protocol; None where it states
+            none, or where another number of images was scored than the published figure is of.
+        published_on: the dataset that it was measured on.
         suspicion: what is probably wrong, where mIoU is below 5 %; else None.
         protocol: how the figures were made, ready for JSON.
 
@@ -39,7 +39,7 @@ class Evaluation:
     model: str
     classes: tuple[str, ...]
     counts: Counts
-    pictures: int
+    images: int
     published: float | None
     published_on: str
     suspicion: str | None
@@ -47,17 +47,17 @@ class Evaluation:
 
     @property
     def miou(self) -> float:
-        """Mean intersection over union of the classes that occur, per cent."""
+        """Mean intersection over union of the classes that occur, percent."""
         return 100 * mean(class_iou(self.counts))
 
     @property
     def macc(self) -> float:
-        """Mean over the classes of the share of their pixels that is labelled right, per cent."""
+        """Mean over the classes of the share of their pixels that is labeled right, percent."""
         return 100 * mean(class_accuracy(self.counts))
 
     @property
     def aacc(self) -> float:
-        """Share of all pixels that is labelled right, per cent."""
+        """Share of all pixels that is labeled right, percent."""
         return 100 * pixel_accuracy(self.counts)
 
     @property
@@ -67,12 +67,12 @@ class Evaluation:
 
     @property
     def per_class(self) -> dict[str, tuple[float, float]]:
-        """IoU and accuracy by class name, per cent; nan where the class does not occur."""
+        """IoU and accuracy by class name, percent; nan where the class does not occur."""
         iou, accuracy = 100 * class_iou(self.counts), 100 * class_accuracy(self.counts)
         return {name: (float(iou[i]), float(accuracy[i])) for i, name in enumerate(self.classes)}
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all figures (per cent, None for nan) and how they were made, ready for JSON."""
+        """Return all figures (percent, None for nan) and how they were made, ready for JSON."""
         return {
             "model": self.model,
             "miou": _known(self.miou),
@@ -80,7 +80,7 @@ class Evaluation:
             "aacc": _known(self.aacc),
             "published_miou": self.published,
             "difference": _known(self.difference),
-            "pictures": self.pictures,
+            "images": self.images,
             "per_class": {name: {"iou": _known(i), "acc": _known(a)} for name, (i, a) in self.per_class.items()},
             "suspicion": self.suspicion,
             **self.protocol,
@@ -93,7 +93,7 @@ class Evaluation:
             OutputError: it cannot be written.
 
         """
-        write_file(Path(path), (json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n").encode())
+        atomic_write(Path(path), (json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n").encode())
 
     def __str__(self) -> str:
         """Return the figures as a table."""
@@ -110,10 +110,10 @@ class Evaluation:
         lines.append(f"{self.model}: mIoU {self.miou:.2f}, mAcc {self.macc:.2f}, aAcc {self.aacc:.2f}")
         if self.published is not None and self.difference is not None:
             lines[-1] += f"; published {self.published:.2f} on {self.published_on}, difference {self.difference:+.2f}"
-        whole = self.protocol.get("val_pictures")  # that the published figures are of
-        count = f"{self.pictures} of {whole}" if whole and self.pictures != whole else str(self.pictures)
+        whole = self.protocol.get("val_images")  # that the published figures are of
+        count = f"{self.images} of {whole}" if whole and self.images != whole else str(self.images)
         part = " (a part only)" if self.protocol.get("limit") else ""
-        return [*lines, f"{count} pictures{part}; {self.protocol.get('summary', '')}"]
+        return [*lines, f"{count} images{part}; {self.protocol.get('summary', '')}"]
 
 
 def suspicion(counts: Counts, dataset: Dataset) -> str | None:
@@ -152,7 +152,7 @@ def suspicion(counts: Counts, dataset: Dataset) -> str | None:
         return f"{cause} (read so, mIoU would be {scores[cause]:.1f} %)"
     return (
         "the labels are numbered in another way than the model's classes (ids or train ids, beginning at 0 or 1, "
-        "another data set), or the weights are not trained for these classes"
+        "another dataset), or the weights are not trained for these classes"
     )
 
 

@@ -24,7 +24,7 @@ def kind_of(error: OSError) -> type[OutputError]:
     return OutputSpaceError if error.errno in NO_SPACE else OutputError
 
 
-def write_file(path: Path, data: bytes) -> None:
+def atomic_write(path: Path, data: bytes) -> None:
     """Write a file that appears under its name when it is complete; one that is there already is replaced.
 
     Raises:
@@ -134,7 +134,7 @@ def make_folder(path: Path) -> None:
 
 
 def sweep_parts(folder: Path) -> None:
-    """Remove what killed processes left of `write_file`: parts that nobody has written to for a quarter of an hour.
+    """Remove what killed processes left of `atomic_write`: parts that nobody has written to for a quarter of an hour.
 
     Raises:
         OutputError: the folder cannot be read, or a part cannot be removed.
@@ -154,8 +154,8 @@ def sweep_parts(folder: Path) -> None:
         ) from error
 
 
-def png(picture: Image.Image) -> bytes:
-    """Encode a picture as the bytes of a PNG file."""
+def png(image: Image.Image) -> bytes:
+    """Encode an image as the bytes of a PNG file."""
     stream = io.BytesIO()
-    picture.save(stream, "PNG")
+    image.save(stream, "PNG")
     return stream.getvalue()

@@ -64,7 +64,7 @@ class ImageHeader:
         orientation: of EXIF, 1 to 8, still to be applied; None: its data are broken.
         page: of a TIFF.
         fault: a healthy image without one exact way to RGB.
-        maximum: the value that is white in 16-bit grey.
+        maximum: the value that is white in 16-bit gray.
         bits: 16 where values have the full range of 16 bits, as far as the file says.
         opaque: Pillow's transparency is none.
         decode: reads the pixels, of layouts that Pillow cannot read, or only slowly.

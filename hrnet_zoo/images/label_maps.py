@@ -1,4 +1,4 @@
-"""Label files in: pictures whose values are classes, read as they are stored and never converted."""
+"""Label files in: images whose values are classes, read as they are stored and never converted."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from hrnet_zoo.images.tiff import NotReadError
 EMPTY = "an empty file"  # what errors about a file of zero bytes have as `found`
 
 _LOSSLESS = ("PNG", "BMP", "GIF", "TIFF")  # not PGM, whose values Pillow stretches
-_STRETCHED = {"L;2": 85, "L;4": 17}  # so does it with grey of 2 and 4 bits: to 0-255, by these factors
+_STRETCHED = {"L;2": 85, "L;4": 17}  # so does it with gray of 2 and 4 bits: to 0-255, by these factors
 
 
 def read_labels(path: Path) -> npt.NDArray[np.uint8]:
-    """Return the values of a label file as they are stored, (H, W) uint8: palette indices, or grey values.
+    """Return the values of a label file as they are stored, (H, W) uint8: palette indices, or gray values.
 
     PNG, BMP, GIF and TIFF of up to 8 bits; of 1-bit files the values are 0 and 1. The content decides, not the name's
     ending. A PNG's checksums are verified, also those of the pixels. EXIF orientation of a label file is not applied.
 
     Raises:
-        DatasetError: not a label file: colours, more than 8 bits, lossy, several pictures. `problems` holds the kind.
+        DatasetError: not a label file: colors, more than 8 bits, lossy, several images. `problems` holds the kind.
         UnreadableImageError: missing, empty, not a regular file, damaged, or of a format that is not read.
-        ImageTooLargeError: more pixels than a picture may have.
+        ImageTooLargeError: more pixels than an image may have.
 
     """
     with open_header(path, whole=True) as header:
@@ -45,7 +45,7 @@ def read_labels(path: Path) -> npt.NDArray[np.uint8]:
 
 
 def label_fault(header: ImageHeader) -> tuple[str, str] | None:
-    """Say from its header why a picture cannot hold labels, as (kind, advice); None if it can."""
+    """Say from its header why an image cannot hold labels, as (kind, advice); None if it can."""
     if header.format not in _LOSSLESS:
         return f"{header.format} mask", "the format does not keep values exactly: export the labels anew as 8-bit PNG"
     if header.mode == "F":
@@ -53,18 +53,18 @@ def label_fault(header: ImageHeader) -> tuple[str, str] | None:
     if header.mode.startswith("I"):
         return "16-bit mask", "labels have 8 bits: if no value is above 255, save np.asarray(image).astype('uint8')"
     if header.mode not in ("1", "L", "P"):
-        advice = "a label file has one channel that holds class numbers: export it so, or map its colours to numbers"
+        advice = "a label file has one channel that holds class numbers: export it so, or map its colors to numbers"
         return f"{header.mode} mask", advice
     if "I" in _storage(header).partition(";")[2]:
-        return "inverted mask", "its grey values run backwards (WhiteIsZero): save it anew as 8-bit PNG"
+        return "inverted mask", "its gray values run backwards (WhiteIsZero): save it anew as 8-bit PNG"
     if header.several:
-        return "mask with several pictures", "save one picture to a file"
+        return "mask with several images", "save one image to a file"
     return None
 
 
 @contextlib.contextmanager
 def open_header(path: Path, *, whole: bool = False) -> Iterator[ImageHeader]:
-    """Open a picture or label file, its pixels not decoded yet; what Pillow raises in the block is told of the file.
+    """Open an image or label file, its pixels not decoded yet; what Pillow raises in the block is told of the file.
 
     Args:
         path: of the file.

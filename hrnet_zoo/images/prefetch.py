@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 class _Sample(Protocol):
     @property
-    def picture(self) -> Path: ...
+    def image(self) -> Path: ...
 
 
 S = TypeVar("S", bound=_Sample)
@@ -38,7 +38,7 @@ logger = logging.getLogger("hrnet_zoo")
 # compute with NumPy, which is safe beside the threads of torch.
 START_METHOD = "fork" if sys.platform == "linux" else None
 
-LAST_SECONDS = 30  # that a worker goes on after SIGTERM, for a main process that waits for pictures to finish its step
+LAST_SECONDS = 30  # that a worker goes on after SIGTERM, for a main process that waits for images to finish its step
 
 
 def read_ahead(
@@ -47,7 +47,7 @@ def read_ahead(
     """Yield what `load` makes of each sample, in order, while worker processes go on with the next ones.
 
     Args:
-        samples: pictures with their labels; also without an end, for they are taken as they are needed.
+        samples: images with their labels; also without an end, for they are taken as they are needed.
         load: a function of a module; what it raises is raised here.
         workers: how many processes; 0: none, everything happens here. A daemonic process (of Celery, or of a
             `multiprocessing.Pool`) must not start any: as many threads read ahead there, and one log line says so.
@@ -86,8 +86,8 @@ def read_ahead(
             except BrokenProcessPool as error:
                 died = begun.is_set() or START_METHOD == "fork"
                 raise WorkerError(
-                    asked=f"pictures read by {workers} worker processes",
-                    found=f"one of them died while {sample.picture} was waited for"
+                    asked=f"images read by {workers} worker processes",
+                    found=f"one of them died while {sample.image} was waited for"
                     if died
                     else "they ended before they had begun",
                     done="the run was stopped",
@@ -95,7 +95,7 @@ def read_ahead(
                     if died
                     else "each of them imports your script first, which must not begin anew there: put what it does "
                     "below `if __name__ == '__main__':`; or use workers=0",
-                    source=str(sample.picture),
+                    source=str(sample.image),
                 ) from error
             yield result
     finally:

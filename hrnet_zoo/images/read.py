@@ -1,6 +1,6 @@
-"""Pictures in and out of arrays: any file or array -> RGB, keep-ratio resize, normalise.
+"""Images in and out of arrays: any file or array -> RGB, keep-ratio resize, normalize.
 
-Colour order is RGB and channels come last, 0-255, everywhere but in the tensor that the network receives.
+Color order is RGB and channels come last, 0-255, everywhere but in the tensor that the network receives.
 """
 
 import io
@@ -29,7 +29,7 @@ from hrnet_zoo.errors import (
 from hrnet_zoo.images.headers import FORMATS, MAX_PIXELS, ImageHeader, open_header
 from hrnet_zoo.images.tiff import NotReadError, to_eight_bits
 
-Picture: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[Any] | torch.Tensor
+ImageLike: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[Any] | torch.Tensor
 RGB: TypeAlias = npt.NDArray[np.uint8]
 
 DARK = 16  # a sixteenth of the range, where values of 12 bits in 16 end
@@ -50,41 +50,41 @@ _ROWS_AT_ONCE = 64  # rows resized together: their intermediate values stay in t
 _logger = logging.getLogger("hrnet_zoo")
 
 
-def read_image(picture: Picture, color: Literal["rgb", "bgr"] = "rgb") -> RGB:
-    """Return any picture as a new (height, width, 3) uint8 RGB array, C-contiguous, oriented as displayed.
+def read_image(image: ImageLike, color: Literal["rgb", "bgr"] = "rgb") -> RGB:
+    """Return any image as a new (height, width, 3) uint8 RGB array, C-contiguous, oriented as displayed.
 
     Files (a path, or the file's content as bytes):
         JPEG, MPO, PNG, WebP, BMP, TIFF, GIF, PPM, AVIF. The content decides, not the name's ending. EXIF orientation
-        is applied. Of animations and multi-page files the first picture is taken, and a warning logged; reduced
+        is applied. Of animations and multi-page files the first image is taken, and a warning logged; reduced
         copies in a TIFF (overviews) are passed over. The size is checked from the header, before pixels are decoded.
         An ICC profile is ignored. Limits beside `MAX_PIXELS` stand in `hrnet_zoo.images.headers`; no encoder reaches
         them.
-    Modes (of files and of PIL pictures):
-        1, L, P: grey or palette to RGB. YCbCr, CMYK: Pillow's conversion, Adobe's inversion undone.
-        RGBA, LA, PA and whatever has a transparent colour: composited on white, rounded to the nearest level.
-        I;16 (16-bit grey): v / 257, rounded. 16 bits a channel in colour or with alpha, but in TIFF: Pillow keeps the
+    Modes (of files and of PIL images):
+        1, L, P: gray or palette to RGB. YCbCr, CMYK: Pillow's conversion, Adobe's inversion undone.
+        RGBA, LA, PA and whatever has a transparent color: composited on white, rounded to the nearest level.
+        I;16 (16-bit gray): v / 257, rounded. 16 bits a channel in color or with alpha, but in TIFF: Pillow keeps the
         high byte, which is at most one level off. If none is above a sixteenth of the range, a warning says so.
         All others (I, F, LAB, HSV, ...) have no one way to 0-255: refused.
     TIFF:
         Of files in RGB, the first three bands; others count as alpha only where ExtraSamples says so (1 or 2), and
-        are ignored else, such as near infrared. Three or four bands that are called grey: the first three, with a
+        are ignored else, such as near infrared. Three or four bands that are called gray: the first three, with a
         warning. More bands, floating point, signed or 32-bit values: refused, with words on how to convert them.
         9 to 16 bits: round(255 v / white), where white is MaxSampleValue or SMaxSampleValue if the file states one,
         else the largest value of BitsPerSample.
     Arrays:
-        uint8, (height, width, 3) RGB, (height, width) grey or (height, width, 4) RGBA. The order BGR, as OpenCV
+        uint8, (height, width, 3) RGB, (height, width) gray or (height, width, 4) RGBA. The order BGR, as OpenCV
         reads files, cannot be told from RGB: say `color="bgr"`.
     Tensors:
-        uint8 (3, height, width) RGB on any device: one picture, not a batch.
+        uint8 (3, height, width) RGB on any device: one image, not a batch.
 
     Args:
-        picture: one of these.
-        color: the order of an array's or tensor's channels, "rgb" (RGBA) or "bgr" (BGRA). Files and PIL pictures
+        image: one of these.
+        color: the order of an array's or tensor's channels, "rgb" (RGBA) or "bgr" (BGRA). Files and PIL images
             state theirs.
 
     Raises:
         UnreadableImageError: missing, not a regular file, damaged, or of another format.
-        ImageTooLargeError: more than `MAX_PIXELS` in a file or PIL picture (arrays have no limit).
+        ImageTooLargeError: more than `MAX_PIXELS` in a file or PIL image (arrays have no limit).
         UnsupportedImageError: a mode, dtype, shape or type that is not listed above, no pixels, or a file that takes
             more work than any honest one.
         ConfigError: `color` is neither.
@@ -92,35 +92,35 @@ def read_image(picture: Picture, color: Literal["rgb", "bgr"] = "rgb") -> RGB:
     """
     if color not in ("rgb", "bgr"):
         raise ConfigError(
-            asked=f"read a picture with color={color!r}",
+            asked=f"read an image with color={color!r}",
             found="color is 'rgb' or 'bgr'",
             done="nothing was read",
             advice="use one of these, or leave color out",
         )
     try:
-        return _read(picture, bgr=color == "bgr")
+        return _read(image, bgr=color == "bgr")
     except ImageError as error:
         # An error may be kept for long, as with on_error="skip": without what it refers to, which holds pixels.
         error.__cause__ = error.__context__ = None
         raise error.with_traceback(None) from None
 
 
-def _read(picture: Picture, *, bgr: bool) -> RGB:
-    if isinstance(picture, np.ndarray):
-        return _from_array(picture, bgr)
-    if isinstance(picture, torch.Tensor):
-        return _from_tensor(picture, bgr)
-    if isinstance(picture, Image.Image):
-        return _from_pil(picture)
-    if isinstance(picture, bytes):
-        return _from_stream(io.BytesIO(picture), f"{len(picture)} bytes")
-    if isinstance(picture, str | os.PathLike):
-        return _from_path(os.fsdecode(picture))
-    kind = f"{type(picture).__module__}.{type(picture).__qualname__}"
+def _read(image: ImageLike, *, bgr: bool) -> RGB:
+    if isinstance(image, np.ndarray):
+        return _from_array(image, bgr)
+    if isinstance(image, torch.Tensor):
+        return _from_tensor(image, bgr)
+    if isinstance(image, Image.Image):
+        return _from_pil(image)
+    if isinstance(image, bytes):
+        return _from_stream(io.BytesIO(image), f"{len(image)} bytes")
+    if isinstance(image, str | os.PathLike):
+        return _from_path(os.fsdecode(image))
+    kind = f"{type(image).__module__}.{type(image).__qualname__}"
     raise _unsupported(
         f"an object of type {kind}",
         f"an object of type {kind}",
-        "pass a path, the file's bytes, a PIL picture, a uint8 array (height, width, 3) or a uint8 tensor (3, h, w)",
+        "pass a path, the file's bytes, a PIL image, a uint8 array (height, width, 3) or a uint8 tensor (3, h, w)",
     )
 
 
@@ -135,13 +135,13 @@ def keep_ratio_size(height: int, width: int, box: tuple[int, int]) -> tuple[int,
 
 
 def resize(image: RGB, height: int, width: int) -> RGB:
-    """Return an (h, w, channels) uint8 picture resized to (height, width, channels), bit for bit as `cv2.resize` does.
+    """Return an (h, w, channels) uint8 image resized to (height, width, channels), bit for bit as `cv2.resize` does.
 
-    Bilinear (INTER_LINEAR) with half-pixel centres, no antialiasing, in OpenCV's fixed point: the published numbers
+    Bilinear (INTER_LINEAR) with half-pixel centers, no antialiasing, in OpenCV's fixed point: the published numbers
     were made with it, and a float resize moves the scores by 1 %. The rule: source positions in float32; weights of
-    11 bits; beyond the outermost centres the border pixel is repeated; 4 bits dropped after the horizontal pass, 16
+    11 bits; beyond the outermost centers the border pixel is repeated; 4 bits dropped after the horizontal pass, 16
     from each vertical product, 2 (rounded) at the end. Compared with OpenCV 4.14 and 5.0 on x86, 1000 pairs of
-    sizes: no value differs. The picture itself is returned if it has that size already.
+    sizes: no value differs. The image itself is returned if it has that size already.
     """
     rows, columns, channels = image.shape
     if (rows, columns) == (height, width):
@@ -175,8 +175,8 @@ def resize(image: RGB, height: int, width: int) -> RGB:
     return resized.reshape(height, width, channels)
 
 
-def normalise(image: RGB) -> torch.Tensor:
-    """Return a (height, width, 3) uint8 RGB picture as (1, 3, height, width) float32, (RGB - mean) / std.
+def normalize(image: RGB) -> torch.Tensor:
+    """Return a (height, width, 3) uint8 RGB image as (1, 3, height, width) float32, (RGB - mean) / std.
 
     The memory order is channels last, which is the network's, and costs nothing here.
     """
@@ -188,18 +188,18 @@ def normalise(image: RGB) -> torch.Tensor:
     return torch.from_numpy(values).view(1, height, width, 3).permute(0, 3, 1, 2)
 
 
-def normalise_on(image: RGB, device: torch.device) -> torch.Tensor:
-    """Return what `normalise` does, on a device: the same bits.
+def normalize_on(image: RGB, device: torch.device) -> torch.Tensor:
+    """Return what `normalize` does, on a device: the same bits.
 
     CUDA receives the bytes, a quarter of the floats, from pinned memory, and the copy is not waited for.
     """
     if device.type != "cuda":
-        return normalise(image).to(device)
+        return normalize(image).to(device)
     return _standardise(torch.from_numpy(image).pin_memory().to(device, non_blocking=True))
 
 
 def _standardise(pixels: torch.Tensor) -> torch.Tensor:
-    """Normalise (height, width, 3) uint8 as `normalise` does, where they lie."""
+    """Normalize (height, width, 3) uint8 as `normalize` does, where they lie."""
     height, width, _ = pixels.shape
     # Tensors, whole rows: by a number CUDA would not divide but multiply by its reciprocal, and round otherwise.
     mean, std = (torch.tensor(each, dtype=torch.float32, device=pixels.device).repeat(width) for each in (MEAN, STD))
@@ -220,7 +220,7 @@ def _from_path(name: str) -> RGB:
         kind = stat.S_IFMT(Path(name).stat().st_mode)
         if kind != stat.S_IFREG:  # before opening: a pipe would block for ever
             found = "a folder" if kind == stat.S_IFDIR else "not a regular file (a pipe, socket or device)"
-            raise _unreadable(source, found, "pass the path of one picture file")
+            raise _unreadable(source, found, "pass the path of one image file")
         with Path(name).open("rb") as stream:
             return _from_stream(stream, source)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
@@ -236,7 +236,7 @@ def _from_stream(stream: IO[bytes], source: str) -> RGB:
             stream.seek(0)
             start = stream.read(16)
             found = f"none of the formats {', '.join(FORMATS)}; it begins with {start!r}" if start else "an empty file"
-            raise _unreadable(source, found, "convert the picture to PNG or JPEG, or fetch it anew if it should be one")
+            raise _unreadable(source, found, "convert the image to PNG or JPEG, or fetch it anew if it should be one")
         if header.fault:
             raise header.fault
         _check(source, header.size, header.mode)
@@ -250,7 +250,7 @@ def _from_stream(stream: IO[bytes], source: str) -> RGB:
         if header and header.image:
             header.image.close()  # its pixels would live as long as an error whose traceback refers to it
     if header.several:
-        _logger.warning("%s holds several pictures; the first one was taken", printable(source))
+        _logger.warning("%s holds several images; the first one was taken", printable(source))
     if header.page and header.page.unnamed:
         _logger.warning(
             "%s does not say which band is which color; the first three were taken for RGB", printable(source)
@@ -276,7 +276,7 @@ def _turned(header: ImageHeader, source: str) -> Image.Image:
 
 
 def _from_pil(image: Image.Image) -> RGB:
-    source = "a PIL picture"
+    source = "a PIL image"
     _check(source, image.size, image.mode)
     try:
         image.load()
@@ -290,7 +290,7 @@ def _check(source: str, size: tuple[int, int], mode: str) -> None:
     width, height = size
     if width * height > MAX_PIXELS:
         raise ImageTooLargeError(
-            asked=f"read a picture: {source}",
+            asked=f"read an image: {source}",
             found=f"{width} x {height} = {width * height:,} pixels; the limit is {MAX_PIXELS:,}",
             done="nothing was decoded",
             advice="make it smaller, or cut it, if you trust it; decoded arrays are taken at any size",
@@ -300,7 +300,7 @@ def _check(source: str, size: tuple[int, int], mode: str) -> None:
             limit=MAX_PIXELS,
         )
     if width * height == 0:
-        raise _unsupported(source, f"no pixels ({width} x {height})", "pass a picture of at least 1 x 1 pixel")
+        raise _unsupported(source, f"no pixels ({width} x {height})", "pass an image of at least 1 x 1 pixel")
     if not (mode in EIGHT_BIT_MODES or mode.startswith("I;16")):
         raise _unsupported(
             source,
@@ -310,7 +310,7 @@ def _check(source: str, size: tuple[int, int], mode: str) -> None:
 
 
 def _upright(image: Image.Image, source: str) -> Image.Image:
-    """Return a caller's picture, or a copy of it that is turned as EXIF says."""
+    """Return a caller's image, or a copy of it that is turned as EXIF says."""
     try:
         if image.getexif().get(ExifTags.Base.Orientation, 1) not in range(2, 9):
             return image  # of which exif_transpose would make a copy
@@ -330,10 +330,10 @@ def _rgb(image: Image.Image, maximum: int = 65535, opaque: bool = False) -> RGB:
         part = image if rows >= height else image.crop((0, top, width, bottom))
         if image.mode.startswith("I;16"):
             values = np.asarray(part)
-            grey = to_eight_bits(values, maximum)
+            gray = to_eight_bits(values, maximum)
             if "transparency" in image.info:
-                grey[values == image.info["transparency"]] = BACKGROUND[0]
-            rgb[top:bottom] = grey[:, :, None]
+                gray[values == image.info["transparency"]] = BACKGROUND[0]
+            rgb[top:bottom] = gray[:, :, None]
             continue
         if transparent:
             rgba = part.convert("RGBA")
@@ -348,7 +348,7 @@ def _from_array(array: npt.NDArray[Any], bgr: bool = False) -> RGB:
     if array.dtype != np.uint8:
         raise _unsupported(given, f"dtype {array.dtype} and shape {array.shape}", _to_uint8(str(array.dtype)))
     if array.size == 0:
-        raise _unsupported(given, f"no pixels (shape {array.shape})", "pass a picture of at least 1 x 1 pixel")
+        raise _unsupported(given, f"no pixels (shape {array.shape})", "pass an image of at least 1 x 1 pixel")
     if array.ndim == 2:
         return np.repeat(array[:, :, None], 3, axis=2)
     if array.ndim == 3 and array.shape[2] == 3:
@@ -357,13 +357,13 @@ def _from_array(array: npt.NDArray[Any], bgr: bool = False) -> RGB:
     if array.ndim == 3 and array.shape[2] == 4:
         array = array[:, :, (2, 1, 0, 3)] if bgr else array
         return _rgb(Image.fromarray(np.ascontiguousarray(array)))
-    advice = "pass (height, width, 3) RGB, (height, width) grey or (height, width, 4) RGBA"
+    advice = "pass (height, width, 3) RGB, (height, width) gray or (height, width, 4) RGBA"
     if array.ndim == 3 and array.shape[0] in (3, 4):
         advice += "; channels come last in arrays: np.moveaxis(array, 0, -1)"
     elif array.ndim == 3 and array.shape[2] == 1:
         advice += ": array[:, :, 0]"
     elif array.ndim == 4:
-        advice += "; for several pictures pass a list: list(array)"
+        advice += "; for several images pass a list: list(array)"
     raise _unsupported(given, f"dtype {array.dtype} and shape {array.shape}", advice)
 
 
@@ -380,9 +380,9 @@ def _from_tensor(tensor: torch.Tensor, bgr: bool) -> RGB:
     if tensor.ndim == 3 and tensor.shape[2] == 3:
         advice += "; channels come first in tensors: tensor.permute(2, 0, 1)"
     elif tensor.ndim == 2 or (tensor.ndim == 3 and tensor.shape[0] == 1):
-        advice += "; a grey picture: tensor.expand(3, -1, -1)"
+        advice += "; a gray image: tensor.expand(3, -1, -1)"
     elif tensor.ndim == 4:
-        advice += ", one picture at a time: list(tensor)"
+        advice += ", one image at a time: list(tensor)"
     raise _unsupported(given, f"dtype {dtype} and shape {shape}", advice)
 
 
@@ -403,9 +403,9 @@ def _to_uint8(dtype: str, *, tensor: bool = False) -> str:
 def _source_positions(old: int, new: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float32]]:
     """Return for each of `new` pixels the index of its first source pixel (-1 to old - 1) and the second's share."""
     scale = 1.0 / (new / old)  # and not old / new, whose last bit may differ
-    centres = ((np.arange(new) + 0.5) * scale - 0.5).astype(np.float32)
-    first = np.floor(centres)
-    return first.astype(np.intp), centres - first
+    centers = ((np.arange(new) + 0.5) * scale - 0.5).astype(np.float32)
+    first = np.floor(centers)
+    return first.astype(np.intp), centers - first
 
 
 def _fixed_point(share: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
@@ -424,16 +424,16 @@ def _elements(pixels: npt.NDArray[np.intp], channels: int) -> npt.NDArray[np.int
 
 def _unreadable(source: str, found: str, advice: str) -> ImageError:
     return UnreadableImageError(
-        asked=f"read a picture: {source}", found=found, done="no pixels were taken", advice=advice, source=source
+        asked=f"read an image: {source}", found=found, done="no pixels were taken", advice=advice, source=source
     )
 
 
 def _damaged(source: str, error: Exception) -> ImageError:
     reason = f"damaged or incomplete data, or of a kind that is not read ({type(error).__name__}: {error})"
-    return _unreadable(source, reason, "fetch or export the picture anew; parts of a damaged file are never used")
+    return _unreadable(source, reason, "fetch or export the image anew; parts of a damaged file are never used")
 
 
 def _unsupported(source: str, found: str, advice: str) -> ImageError:
     return UnsupportedImageError(
-        asked=f"read a picture: {source}", found=found, done="nothing was converted", advice=advice, source=source
+        asked=f"read an image: {source}", found=found, done="nothing was converted", advice=advice, source=source
     )

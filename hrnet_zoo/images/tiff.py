@@ -257,18 +257,18 @@ def _layout(tags: Tags, order: str) -> tuple[str, bool]:
         kinds = {1: "unsigned integers", 2: "signed integers", 3: "floating point"}
         kind = kinds.get(formats[0], "no numbers") if len(set(formats)) == 1 else "several kinds"
         raise NotReadError(f"a TIFF of {bands}, {kind}, from which there is no single exact way to 0-255 RGB", _SCALE)
-    colored, grey = photometric == _COLORS, photometric in (_WHITE_IS_ZERO, _BLACK_IS_ZERO)
-    if not (colored or grey):
+    colored, gray = photometric == _COLORS, photometric in (_WHITE_IS_ZERO, _BLACK_IS_ZERO)
+    if not (colored or gray):
         return "", False
     alpha = extra[:1] in ((1,), (2,)) and samples > (3 if colored else 1)
-    if (grey and samples > 4) or (colored and samples < 3):
+    if (gray and samples > 4) or (colored and samples < 3):
         raise NotReadError(f"a TIFF of {bands}, of which none is said to be red, green or blue", _SCALE)
     if bits[0] not in (8, 16):
         if samples > 1 or (bits[0] > 8 and (bits[0], order, photometric) != (12, "<", _BLACK_IS_ZERO)):
             raise NotReadError(f"a TIFF of {bands}", "save it with 8 or 16 bits")
         return "", False
-    unnamed = grey and samples > 2
-    by_pillow = ((1, ()), (2, (0,)), (2, (2,))) if grey else ((3, ()), (4, ()), (4, (0,)), (4, (1,)), (4, (2,)))
+    unnamed = gray and samples > 2
+    by_pillow = ((1, ()), (2, (0,)), (2, (2,))) if gray else ((3, ()), (4, ()), (4, (0,)), (4, (1,)), (4, (2,)))
     if bits[0] == 8 and (samples, extra) in by_pillow:
         return "", False
     rare = alpha and extra[0] == 1, samples > 1 and photometric == _WHITE_IS_ZERO, _first(tags, _FILL_ORDER, 1) != 1
@@ -334,7 +334,7 @@ def _piece(
 
 
 def _unpacked(data: bytes, row: int, rows: int, compression: int) -> bytes:
-    """Let libtiff unpack a strip, as the bytes that it is: as a TIFF of its own, 8-bit grey."""
+    """Let libtiff unpack a strip, as the bytes that it is: as a TIFF of its own, 8-bit gray."""
     tags = [(256, row), (257, rows), (258, 8), (259, compression), (262, 1), (273, 8), (277, 1), (278, rows)]
     tags.append((279, len(data)))
     entries = b"".join(struct.pack("<HHII", tag, 4 if tag in (256, 257, 273, 278, 279) else 3, 1, v) for tag, v in tags)

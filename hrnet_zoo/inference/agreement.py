@@ -65,7 +65,7 @@ class Known(NamedTuple):
 
 
 def known_of_view(view: ScoreMap, height: int, width: int, work: Work) -> Known:
-    """Return what is known of the pixels (height, width) of a picture from one view of it.
+    """Return what is known of the pixels (height, width) of an image from one view of it.
 
     The gap of a class L to another one K is that of the old scores at least: it is t or more where 1 >= exp(K - L) +
     t * (sum over all classes c of exp(c - L)), which is convex in the scores; so means of scores that fulfil it do.

@@ -1,4 +1,4 @@
-"""Blocks: pixels of a picture that are made of the same scores at a quarter of its size, and what holds for all of one.
+"""Blocks: pixels of an image that are made of the same scores at a quarter of its size, and what holds for all of one.
 
 A resized score is a mean of a few old ones (`hrnet_zoo.inference.logits`), with weights that are the same for
 every class. Along each axis consecutive new positions are made of the same old ones: a band. A band of rows and a band
@@ -50,7 +50,7 @@ class Places(NamedTuple):
 class Axis:
     """The new positions along an axis and their bands.
 
-    A new position is made of one position of the network's input or, if the picture is of another size, of two, with
+    A new position is made of one position of the network's input or, if the image is of another size, of two, with
     the shares `1 - share` and `share`; and each of these of two old scores.
 
     Attributes:
@@ -120,7 +120,7 @@ def _places(places: Index, of: Flags) -> Places:
 
 @dataclass(frozen=True, eq=False)
 class Piece:
-    """Some bands of rows of a picture, and all of its columns.
+    """Some bands of rows of an image, and all of its columns.
 
     Attributes:
         down: the axis of rows.
@@ -139,7 +139,7 @@ class Piece:
 
     @property
     def rows(self) -> slice:
-        """The rows of the picture."""
+        """The rows of the image."""
         return slice(int(self.down.bands[self.bands.start]), int(self.down.bands[self.bands.stop]))
 
     def scores(self) -> Floats:
@@ -170,12 +170,12 @@ class Piece:
 
 
 def pieces_of(scores: Tensor, inner: tuple[int, int], outer: tuple[int, int], max_memory: int) -> Iterator[Piece]:
-    """Cut a picture into pieces.
+    """Cut an image into pieces.
 
     Args:
         scores: (h, w, classes) of the whole network's input.
         inner: height and width of the network's input.
-        outer: of the picture.
+        outer: of the image.
         max_memory: bytes that the scores of a piece may take in float32; one band of rows is a piece in any case.
 
     """

@@ -1,4 +1,4 @@
-"""Pictures on disk -> label pictures and overlays on disk."""
+"""Images on disk -> label maps and overlays on disk."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from hrnet_zoo.datasets.pairing import SUFFIXES, UNREAD, find_pictures
+from hrnet_zoo.datasets.pairing import SUFFIXES, UNREAD, find_images
 from hrnet_zoo.errors import HRNetZooError, ImageError, OutputError, UnreadableImageError, printable
-from hrnet_zoo.images.atomic import make_folder, png, refuse_address, refuse_existing, write_file
+from hrnet_zoo.images.atomic import atomic_write, make_folder, png, refuse_address, refuse_existing
 from hrnet_zoo.images.prefetch import beside
 from hrnet_zoo.images.progress import Bar
 from hrnet_zoo.inference.logits import check_budget
@@ -25,55 +25,55 @@ from hrnet_zoo.inference.result import SegmentationResult
 _logger = logging.getLogger("hrnet_zoo")
 
 _NAME_FAULTS = (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL)  # too long; letters that this file system does not take
-RESULTS_BEHIND = 2  # pictures whose results may wait to be written while the network goes on
+RESULTS_BEHIND = 2  # images whose results may wait to be written while the network goes on
 
 
 @dataclass(frozen=True)
 class Job:
-    """One picture, and where its results go (None: not wanted)."""
+    """One image, and where its results go (None: not wanted)."""
 
-    picture: Path
+    image: Path
     labels: Path | None
     overlay: Path | None
 
 
 def plan(inputs: Sequence[str], out: Path, *, labels: bool, overlay: bool, force: bool) -> list[Job]:
-    """List the pictures of files, folders and globs, and where the results of each will lie below `out`.
+    """List the images of files, folders and globs, and where the results of each will lie below `out`.
 
-    Folders are searched to any depth and keep their structure, links are followed (`datasets.pairing.find_pictures`);
+    Folders are searched to any depth and keep their structure, links are followed (`datasets.pairing.find_images`);
     hidden files, and results below `out`, are left out; photographs of formats that are not read are told of.
 
     Raises:
-        UnreadableImageError: a folder holds no picture.
-        OutputError: `out` is an address, two pictures would share a result, a result exists and `force` is not given,
-            or a result would replace a picture.
+        UnreadableImageError: a folder holds no image.
+        OutputError: `out` is an address, two images would share a result, a result exists and `force` is not given,
+            or a result would replace an image.
 
     """
     refuse_address(out)
-    found: dict[Path, Path] = {}  # picture -> its place relative to `out`; each picture once
+    found: dict[Path, Path] = {}  # image -> its place relative to `out`; each image once
     for text in inputs:
-        for picture, place in _pictures(text, out):
-            found.setdefault(picture, place)
+        for image, place in _images(text, out):
+            found.setdefault(image, place)
     stems = Counter(_stem(place) for place in found.values())
     jobs = []
-    for picture, place in found.items():
+    for image, place in found.items():
         # "a.jpg" gives "a_labels.png", unless there is an "a.png" beside it.
         base = place.with_suffix("") if stems[_stem(place)] == 1 else place
         jobs.append(
             Job(
-                picture,
+                image,
                 out / base.with_name(f"{base.name}_labels.png") if labels else None,
                 out / base.with_name(f"{base.name}_overlay.png") if overlay else None,
             )
         )
     targets = [target for job in jobs for target in (job.labels, job.overlay) if target]
     if shared := [target for target, number in Counter(targets).items() if number > 1]:
-        raise _refusal(shared[0], "several of the pictures have this name", "predict them one folder at a time")
+        raise _refusal(shared[0], "several of the images have this name", "predict them one folder at a time")
     if not force:
         refuse_existing(targets)
-    inputs_too = {os.path.realpath(picture) for picture in found}
+    inputs_too = {os.path.realpath(image) for image in found}
     if lost := [target for target in targets if os.path.realpath(target) in inputs_too]:
-        raise _refusal(lost[0], "it is itself one of the pictures to label", "name another --out folder")
+        raise _refusal(lost[0], "it is itself one of the images to label", "name another --out folder")
     return jobs
 
 
@@ -88,20 +88,20 @@ def predict_files(
     progress: bool,
     on_error: Literal["skip", "raise"] = "skip",
 ) -> Generator[tuple[Job, dict[str, Any] | HRNetZooError], None, None]:
-    """Label every pixel of every picture and write the results.
+    """Label every pixel of every image and write the results.
 
-    A picture that cannot be read, or whose name the file system does not take for a result, is left out ("skip"), or
+    An image that cannot be read, or whose name the file system does not take for a result, is left out ("skip"), or
     ends the work there ("raise"): what was written stays.
 
-    While the network computes, threads read the next pictures and write the last results. An error or an interruption
+    While the network computes, threads read the next images and write the last results. An error or an interruption
     is passed on when what was computed before is written.
 
     Yields:
-        Of each picture in turn picture, labels, overlay (paths or None), and fractions by class name; or the error.
+        Of each image in turn image, labels, overlay (paths or None), and fractions by class name; or the error.
 
     Raises:
-        ConfigError: `mode` or `max_memory` is what `predict` refuses, before the first picture.
-        ImageError: a picture cannot be read, and `on_error` is "raise".
+        ConfigError: `mode` or `max_memory` is what `predict` refuses, before the first image.
+        ImageError: an image cannot be read, and `on_error` is "raise".
         OutputError: a result cannot be written.
 
     """
@@ -109,10 +109,10 @@ def predict_files(
     check_budget(max_memory)
 
     def computed() -> Generator[tuple[Job, SegmentationResult | ImageError], None, None]:
-        pictures = (job.picture for job in jobs)
-        with closing(predict_each(network, pictures, mode, ms_flip, max_memory=max_memory)) as results:
+        images = (job.image for job in jobs)
+        with closing(predict_each(network, images, mode, ms_flip, max_memory=max_memory)) as results:
             pairs = zip(jobs, results, strict=True)
-            for job, result in Bar(pairs, "predict", len(jobs), unit="picture", disable=None if progress else True):
+            for job, result in Bar(pairs, "predict", len(jobs), unit="image", disable=None if progress else True):
                 if isinstance(result, ImageError) and on_error == "raise":
                     raise result
                 yield job, result
@@ -124,7 +124,7 @@ def predict_files(
         try:
             if job.overlay:  # whose name is the longer one
                 make_folder(job.overlay.parent)
-                write_file(job.overlay, png(result.overlay(alpha=alpha)))
+                atomic_write(job.overlay, png(result.overlay(alpha=alpha)))
             if job.labels:
                 make_folder(job.labels.parent)
                 result.save(job.labels)
@@ -133,7 +133,7 @@ def predict_files(
                 raise
             return job, error
         return job, {
-            "picture": str(job.picture),
+            "image": str(job.image),
             "labels": job.labels and str(job.labels),
             "overlay": job.overlay and str(job.overlay),
             "fractions": result.fractions(),
@@ -147,17 +147,17 @@ def predict_files(
         yield from written
 
 
-def _pictures(text: str, out: Path) -> Generator[tuple[Path, Path], None, None]:
-    """Yield the pictures that one argument stands for, each with its place in the output folder."""
+def _images(text: str, out: Path) -> Generator[tuple[Path, Path], None, None]:
+    """Yield the images that one argument stands for, each with its place in the output folder."""
     path = Path(text)
     if text and os.path.isdir(text):  # noqa: PTH112 - never raises, as Path.is_dir does for a name too long
-        found, problems = find_pictures(path, path)
+        found, problems = find_images(path, path)
         files = [file for file in found if not _is_result(file, path, out)]
         told = [problem for problem in problems if problem.error or problem.kind == UNREAD]
         if not files:
             endings = f"no file with one of the endings {', '.join(sorted(SUFFIXES))}"
             raise UnreadableImageError(
-                asked=f"the pictures in {path}",
+                asked=f"the images in {path}",
                 found="; ".join([endings, *(f"{problem.kind}: {problem.found}" for problem in told)]),
                 done="nothing was computed or written",
                 advice="name another folder, or the files themselves: of these the content decides",
@@ -168,9 +168,9 @@ def _pictures(text: str, out: Path) -> Generator[tuple[Path, Path], None, None]:
         yield from ((file, file.relative_to(path)) for file in files)
     elif not os.path.exists(text) and (matches := sorted(glob.glob(_pattern(text), recursive=True))):  # noqa: PTH110 - as above
         for match in matches:
-            yield from _pictures(match, out)
+            yield from _images(match, out)
     else:
-        yield path, Path(path.name or "picture")
+        yield path, Path(path.name or "image")
 
 
 def _pattern(text: str) -> str:

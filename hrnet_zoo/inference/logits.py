@@ -1,6 +1,6 @@
-"""Scores at a quarter of the size -> scores of rows of the picture: bounded memory, the same bits however it is cut.
+"""Scores at a quarter of the size -> scores of rows of the image: bounded memory, the same bits however it is cut.
 
-Resizing is bilinear with half-pixel centres, as `torch.nn.functional.interpolate` defines it (align_corners=False),
+Resizing is bilinear with half-pixel centers, as `torch.nn.functional.interpolate` defines it (align_corners=False),
 one axis after the other and by elementwise operations alone. So a row's values do not depend on which rows are made
 with it, nor on the device. From `interpolate`, whose own kernels for the two memory orders differ in the last bit of a
 third of all values, they differ by as little. Scores lie pixel by pixel (rows, columns, classes): gathering is copying
@@ -31,7 +31,7 @@ CUDA_BYTES = 512 << 20
 
 
 class Taps(NamedTuple):
-    """For each new position along an axis its two old neighbours, and the second's share."""
+    """For each new position along an axis its two old neighbors, and the second's share."""
 
     first: Index
     second: Index
@@ -53,13 +53,13 @@ class Window:
 
 @dataclass(frozen=True)
 class ScoreMap:
-    """Scores of one view of a picture, not yet enlarged.
+    """Scores of one view of an image, not yet enlarged.
 
     Attributes:
         windows: they cover the network's input; where they overlap, scores are averaged.
         height: of the network's input.
         width: of the network's input.
-        mirrored: the network saw the mirrored picture.
+        mirrored: the network saw the mirrored image.
 
     """
 
@@ -69,9 +69,9 @@ class ScoreMap:
     mirrored: bool = False
 
     def part(self, rows: Index, columns: Index, height: int, width: int) -> Tensor:
-        """Return scores (len(rows), len(columns), classes), float32, of the picture of height x width pixels.
+        """Return scores (len(rows), len(columns), classes), float32, of the image of height x width pixels.
 
-        Both ascend. There are two resizes, as in the reference: to the network's input, and from there to the picture.
+        Both ascend. There are two resizes, as in the reference: to the network's input, and from there to the image.
         """
         if self.mirrored:
             columns = width - 1 - columns[::-1]
@@ -105,12 +105,12 @@ class ScoreMap:
 
 
 def pieces(maps: Sequence[ScoreMap], height: int, width: int, max_memory: int | None) -> Iterator[tuple[slice, Tensor]]:
-    """Yield rows of the picture, top to bottom, with their scores (rows, width, classes), float32.
+    """Yield rows of the image, top to bottom, with their scores (rows, width, classes), float32.
 
     Args:
-        maps: the views of one picture. One: its scores. Several: the mean of their probabilities.
-        height: of the picture.
-        width: of the picture.
+        maps: the views of one image. One: its scores. Several: the mean of their probabilities.
+        height: of the image.
+        width: of the image.
         max_memory: bytes that this may take at a time; None: what is best on the device. One row is made in any case.
             The values do not depend on it.
 
@@ -123,7 +123,7 @@ def pieces(maps: Sequence[ScoreMap], height: int, width: int, max_memory: int | 
 
 
 def rows_at_once(maps: Sequence[ScoreMap], width: int, max_memory: int | None) -> int:
-    """Return how many rows of a picture, of all their columns, may be made together; at least 1."""
+    """Return how many rows of an image, of all their columns, may be made together; at least 1."""
     example = maps[0].windows[0].scores
     # Two gathered rows, their blend and what is made of it; and the same for up to two rows of the network's input.
     row = 4 * (width + 2 * max(view.width for view in maps)) * example.shape[2] * 4
@@ -196,9 +196,9 @@ def _indices(positions: Index, x: Tensor) -> Tensor:
 def axis_taps(old: int, new: int) -> Taps:
     """Return the taps of `new` positions among `old` ones along an axis; arithmetic in float32, as in torch."""
     scale = np.float32(old) / np.float32(new)
-    centres = np.maximum(scale * (np.arange(new, dtype=np.float32) + np.float32(0.5)) - np.float32(0.5), 0)
-    first = centres.astype(np.intp)
-    return Taps(first, np.minimum(first + 1, old - 1), centres - first.astype(np.float32))
+    centers = np.maximum(scale * (np.arange(new, dtype=np.float32) + np.float32(0.5)) - np.float32(0.5), 0)
+    first = centers.astype(np.intp)
+    return Taps(first, np.minimum(first + 1, old - 1), centers - first.astype(np.float32))
 
 
 def _budget(device: torch.device) -> int:

@@ -1,4 +1,4 @@
-"""Scores at a quarter of the size -> the best class of each pixel of the picture, without making all its scores.
+"""Scores at a quarter of the size -> the best class of each pixel of the image, without making all its scores.
 
 The mask is, bit for bit, the argmax of what `hrnet_zoo.inference.logits` defines. Most pixels need no arithmetic for
 that (`hrnet_zoo.inference.agreement`): a few in a hundred to a third of them are left, at the borders of what is seen.
@@ -50,14 +50,14 @@ ROWS = 8
 
 
 def best_classes(maps: Sequence[ScoreMap], height: int, width: int, max_memory: int | None = None) -> Labels:
-    """Return the best class (height, width) of each pixel of a picture by the scores of one or more views of it.
+    """Return the best class (height, width) of each pixel of an image by the scores of one or more views of it.
 
     Of equal scores the first is the best; nan is above all, as for `argmax`.
 
     Args:
-        maps: the views of one picture.
-        height: of the picture.
-        width: of the picture.
+        maps: the views of one image.
+        height: of the image.
+        width: of the image.
         max_memory: as for `hrnet_zoo.inference.logits.pieces`. A few bytes for each pixel are not counted.
 
     """
@@ -247,7 +247,7 @@ class _Pixels:
                     for (left, right), column in zip(blocks.across.number, columns, strict=True)
                 ]
             )
-        # And the picture.
+        # And the image.
         if piece.down.share is not None:
             share = paired(piece.down.share[self.y])[:, None]
             at_input = [[_mix(near, far, share) for near, far in zip(*at_input, strict=True)]]

@@ -1,4 +1,4 @@
-"""Picture to mask, as the published figures were made."""
+"""Image to mask, as the published figures were made."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from hrnet_zoo.datasets import Dataset
 from hrnet_zoo.errors import ConfigError, ImageError, LogitsError
 from hrnet_zoo.images.prefetch import beside
 from hrnet_zoo.images.progress import Bar
-from hrnet_zoo.images.read import RGB, Picture, keep_ratio_size, normalise_on, read_image, resize
+from hrnet_zoo.images.read import RGB, ImageLike, keep_ratio_size, normalize_on, read_image, resize
 from hrnet_zoo.inference.logits import ScoreMap, Window, check_budget, pieces
 from hrnet_zoo.inference.masks import best_classes
 from hrnet_zoo.inference.result import SegmentationResult
@@ -30,20 +30,20 @@ from hrnet_zoo.models.forks import refuse_after_fork
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-# mmsegmentation's test-time augmentation (`img_ratios`); of the data set's box, not of the picture.
+# mmsegmentation's test-time augmentation (`img_ratios`); of the dataset's resize_to, not of the image.
 MS_RATIOS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 
 # On CUDA windows and mirror images go through the network together up to here: it would wait for the next kernel most
 # of the time.
 CUDA_BATCH_PIXELS = 1 << 21
 
-# Of several pictures the next ones are read meanwhile: two at a time, and so few that they take little memory.
-READERS, PICTURES_AHEAD = 2, 3
+# Of several images the next ones are read meanwhile: two at a time, and so few that they take little memory.
+READERS, IMAGES_AHEAD = 2, 3
 
-# A PIL picture reads its file when it is first used, and the same one may be in a list twice.
+# A PIL image reads its file when it is first used, and the same one may be in a list twice.
 _pil = threading.Lock()
 
-# A picture, and itself at the sizes that the network gets it in.
+# An image, and itself at the sizes that the network gets it in.
 Prepared = tuple[RGB, list[RGB]]
 
 logger = logging.getLogger("hrnet_zoo")
@@ -54,18 +54,18 @@ class Network(Protocol):
 
     @property
     def dataset(self) -> Dataset:
-        """Classes, colours, box and window."""
+        """Classes, colors, box and window."""
 
     @property
     def device(self) -> torch.device:
-        """Where pictures go."""
+        """Where images go."""
 
     @property
     def dtype(self) -> torch.dtype:
-        """In which pictures go there."""
+        """In which images go there."""
 
-    def quarter_scores(self, x: Tensor) -> Tensor:
-        """Score normalised RGB pictures (N, 3, H, W): (N, ceil(H/4), ceil(W/4), classes)."""
+    def logits_stride4(self, x: Tensor) -> Tensor:
+        """Score normalized RGB images (N, 3, H, W): (N, ceil(H/4), ceil(W/4), classes)."""
 
     def ready(self) -> Self:
         """Return what predicts for one caller: in eval mode, with the weights of now."""
@@ -76,7 +76,7 @@ N = TypeVar("N", bound=Network)
 
 def predict(
     model: Network,
-    image: Picture | list[Picture] | tuple[Picture, ...],
+    image: ImageLike | list[ImageLike] | tuple[ImageLike, ...],
     mode: str | None = None,
     ms_flip: bool = False,
     probabilities: bool = False,
@@ -85,32 +85,32 @@ def predict(
     on_error: Literal["raise", "skip"] = "raise",
     color: Literal["rgb", "bgr"] = "rgb",
 ) -> SegmentationResult | list[SegmentationResult] | list[SegmentationResult | ImageError]:
-    """Label every pixel of a picture, or of several.
+    """Label every pixel of an image, or of several.
 
-    The picture is resized into the data set's box with its ratio kept, the scores are brought back to its own size.
+    The image is resized into the dataset's box with its ratio kept, the scores are brought back to its own size.
     Scores are resized in float32 whatever the weights' dtype. On CUDA a float32 network computes without TF32.
 
     Args:
         model: the network.
-        image: path, bytes of a file, PIL picture, uint8 RGB array (H, W, 3), uint8 RGB tensor (3, H, W); or a list of
+        image: path, bytes of a file, PIL image, uint8 RGB array (H, W, 3), uint8 RGB tensor (3, H, W); or a list of
             them, of any sizes; or a uint8 tensor (N, 3, H, W). `hrnet_zoo.images.read.read_image` states the rules.
-        mode: "whole" or "slide" (overlapping windows, scores averaged); None: what the model's data set asks for.
+        mode: "whole" or "slide" (overlapping windows, scores averaged); None: what the model's dataset asks for.
         ms_flip: mean of the probabilities at six scales, each also mirrored: better and about 17 times slower.
         probabilities: keep the probabilities of all classes in the result (4 bytes per class and pixel).
-        progress: show a bar over several pictures on a terminal.
-        max_memory: bytes that scores may take at a time while they are brought to the picture's size, which is done in
+        progress: show a bar over several images on a terminal.
+        max_memory: bytes that scores may take at a time while they are brought to the image's size, which is done in
             pieces, of one row at least; the result does not depend on it. None: 12 MiB on a CPU, where more is slower;
             on CUDA a quarter of what is free, at most 512 MiB.
-        on_error: what one of several pictures does that cannot be read: "raise" ends all; with "skip" its error stands
-            in its place in the list, and a warning tells how many there are. A single picture always raises.
+        on_error: what one of several images does that cannot be read: "raise" ends all; with "skip" its error stands
+            in its place in the list, and a warning tells how many there are. A single image always raises.
         color: the order of channels in arrays and tensors: "bgr" for those of OpenCV's `cv2.imread`, which cannot be
-            told from RGB by their values and would be labelled wrongly, without an error.
+            told from RGB by their values and would be labeled wrongly, without an error.
 
     Returns:
-        A result for one picture; a list in the same order for several, of the same length whatever is skipped.
+        A result for one image; a list in the same order for several, of the same length whatever is skipped.
 
     Raises:
-        ImageError: a picture cannot be read.
+        ImageError: an image cannot be read.
         ConfigError: there is no such mode, `on_error` or `color`, or `max_memory` is below 1; or the network has more
             or fewer classes than names; or this process was forked after its parent had computed with threads.
         LogitsError: the network's logits are infinite or not a number.
@@ -129,32 +129,32 @@ def predict(
         if isinstance(image, list | tuple) or (isinstance(image, Tensor) and image.ndim == 4):
             results: list[SegmentationResult | ImageError] = []
             with closing(predict_each(model, image, mode, ms_flip, probabilities, max_memory, color)) as each:
-                for result in Bar(each, "predict", len(image), unit="picture", disable=None if progress else True):
+                for result in Bar(each, "predict", len(image), unit="image", disable=None if progress else True):
                     if isinstance(result, ImageError) and on_error == "raise":
                         raise result
                     results.append(result)
             if skipped := [each for each in results if isinstance(each, ImageError)]:
-                logger.warning("%d of %d pictures were skipped; the first: %s", len(skipped), len(results), skipped[0])
+                logger.warning("%d of %d images were skipped; the first: %s", len(skipped), len(results), skipped[0])
             return results
-        prepared = _prepare(image, model.dataset.box, ms_flip, color)
+        prepared = _prepare(image, model.dataset.resize_to, ms_flip, color)
         return _predict_one(model, prepared, mode, ms_flip, probabilities, max_memory)
 
 
 def predict_each(
     model: Network,
-    pictures: Iterable[Picture],
+    images: Iterable[ImageLike],
     mode: str | None = None,
     ms_flip: bool = False,
     probabilities: bool = False,
     max_memory: int | None = None,
     color: Literal["rgb", "bgr"] = "rgb",
 ) -> Generator[SegmentationResult | ImageError, None, None]:
-    """Yield the result of each picture, or the error why it cannot be read, while threads read the next ones.
+    """Yield the result of each image, or the error why it cannot be read, while threads read the next ones.
 
     Arguments are those of `predict`, and were checked; `model` is what `evaluating` yields, and the caller is within.
     """
-    prepare = partial(_prepared_or_error, box=model.dataset.box, ms_flip=ms_flip, color=color)
-    with closing(beside(pictures, prepare, threads=READERS, ahead=PICTURES_AHEAD)) as ready:
+    prepare = partial(_prepared_or_error, resize_to=model.dataset.resize_to, ms_flip=ms_flip, color=color)
+    with closing(beside(images, prepare, threads=READERS, ahead=IMAGES_AHEAD)) as ready:
         for each in ready:
             if isinstance(each, ImageError):
                 yield each
@@ -163,18 +163,18 @@ def predict_each(
 
 
 def _prepared_or_error(
-    picture: Picture, box: tuple[int, int], ms_flip: bool, color: Literal["rgb", "bgr"]
+    image: ImageLike, resize_to: tuple[int, int], ms_flip: bool, color: Literal["rgb", "bgr"]
 ) -> Prepared | ImageError:
     try:
-        return _prepare(picture, box, ms_flip, color)
+        return _prepare(image, resize_to, ms_flip, color)
     except ImageError as error:
-        return error.with_traceback(None)  # it is kept to the end, and its frames would keep the pictures
+        return error.with_traceback(None)  # it is kept to the end, and its frames would keep the images
 
 
-def _prepare(picture: Picture, box: tuple[int, int], ms_flip: bool, color: Literal["rgb", "bgr"]) -> Prepared:
-    with _pil if isinstance(picture, Image.Image) else nullcontext():
-        image = read_image(picture, color)
-    return image, resized(image, box, ms_flip)
+def _prepare(image: ImageLike, resize_to: tuple[int, int], ms_flip: bool, color: Literal["rgb", "bgr"]) -> Prepared:
+    with _pil if isinstance(image, Image.Image) else nullcontext():
+        rgb = read_image(image, color)
+    return rgb, resized(rgb, resize_to, ms_flip)
 
 
 def check_mode(mode: str | None) -> None:
@@ -187,7 +187,7 @@ def check_mode(mode: str | None) -> None:
     if mode not in (None, "whole", "slide"):
         raise ConfigError(
             asked=f"predict with mode={mode!r}",
-            found="mode is 'whole', 'slide', or None for what the model's data set asks for",
+            found="mode is 'whole', 'slide', or None for what the model's dataset asks for",
             done="nothing was computed",
             advice="use one of these, or leave mode out",
         )
@@ -198,7 +198,7 @@ def _predict_one(
 ) -> SegmentationResult:
     image, views = prepared
     height, width = image.shape[:2]
-    slide = model.dataset.slides if mode is None else mode == "slide"
+    slide = model.dataset.sliding_window if mode is None else mode == "slide"
     maps = score_maps(model, views, slide=slide, mirror=ms_flip)
     kept = np.empty((len(model.dataset.classes), height, width), np.float32) if probabilities else None
     mask = make_mask(maps, height, width, max_memory, kept)
@@ -212,7 +212,7 @@ def make_mask(
     max_memory: int | None = None,
     probabilities: npt.NDArray[np.float32] | None = None,
 ) -> npt.NDArray[np.uint8]:
-    """Return the best class of each pixel of a picture, (height, width), by the scores of one or more views of it.
+    """Return the best class of each pixel of an image, (height, width), by the scores of one or more views of it.
 
     `probabilities` (classes, height, width) is filled if it is given, from all scores; without it few of them are made,
     and the mask is the same. `max_memory` is that of `predict`.
@@ -227,27 +227,27 @@ def make_mask(
     return mask
 
 
-def resized(image: RGB, box: tuple[int, int], ms_flip: bool) -> list[RGB]:
-    """Return a picture at the size that the network gets it in, or at all six of `ms_flip`.
+def resized(image: RGB, resize_to: tuple[int, int], ms_flip: bool) -> list[RGB]:
+    """Return an image at the size that the network gets it in, or at all six of `ms_flip`.
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        box: keep-ratio resize fits the picture into (long side, short side) pixels; the scales are of this box.
+        resize_to: keep-ratio resize fits the image into (long side, short side) pixels; the scales are of this box.
         ms_flip: six sizes instead of one.
 
     """
     height, width = image.shape[:2]
-    boxes = [(int(box[0] * ratio), int(box[1] * ratio)) for ratio in (MS_RATIOS if ms_flip else (1.0,))]
+    boxes = [(int(resize_to[0] * ratio), int(resize_to[1] * ratio)) for ratio in (MS_RATIOS if ms_flip else (1.0,))]
     return [resize(image, *keep_ratio_size(height, width, each)) for each in boxes]
 
 
 def score_maps(model: Network, images: Sequence[RGB], *, slide: bool, mirror: bool) -> list[ScoreMap]:
-    """Let the network see one picture at one or more sizes.
+    """Let the network see one image at one or more sizes.
 
     Args:
         model: the network, as `evaluating` yields it.
-        images: the picture at the sizes that the network gets it in, (h, w, 3) uint8 RGB each.
-        slide: slide the data set's window, instead of the whole picture at once.
+        images: the image at the sizes that the network gets it in, (h, w, 3) uint8 RGB each.
+        slide: slide the dataset's window, instead of the whole image at once.
         mirror: also see each of them mirrored.
 
     Returns:
@@ -263,7 +263,7 @@ def score_maps(model: Network, images: Sequence[RGB], *, slide: bool, mirror: bo
     for number in sorted(range(len(images)), key=lambda number: -images[number].size):
         image = images[number]
         height, width = image.shape[:2]
-        x = normalise_on(image, model.device).to(model.dtype, memory_format=torch.channels_last)
+        x = normalize_on(image, model.device).to(model.dtype, memory_format=torch.channels_last)
         x = torch.cat((x, x.flip(3))) if mirror else x
         side, stride = model.dataset.window if slide else (max(height, width), 1)
         places = list(product(_windows(height, side, stride), _windows(width, side, stride)))
@@ -273,7 +273,7 @@ def score_maps(model: Network, images: Sequence[RGB], *, slide: bool, mirror: bo
         for start in range(0, len(crops), batch):
             some = [x[view, :, rows, columns] for (rows, columns), view in crops[start : start + batch]]
             stacked = torch.stack(some) if len(some) > 1 else some[0][None]  # which copies nothing
-            coarse += model.quarter_scores(stacked.contiguous(memory_format=torch.channels_last))
+            coarse += model.logits_stride4(stacked.contiguous(memory_format=torch.channels_last))
         _require_classes(model, coarse[0])
         maps[number] = []
         for view in range(len(x)):
@@ -291,7 +291,7 @@ def _require_classes(model: Network, scores: Tensor) -> None:
         raise ConfigError(
             asked=f"predict {len(model.dataset.classes)} classes: {', '.join(model.dataset.classes[:3])}, ...",
             found=f"the network's head gives {scores.shape[-1]} logits per pixel: was it replaced?",
-            done="nothing was labelled",
+            done="nothing was labeled",
             advice="create_model(..., classes=[names]) makes a head for your classes, and names the results by them",
         )
 
@@ -302,7 +302,7 @@ def _require_finite(model: Network, scores: Sequence[Tensor]) -> None:
         raise LogitsError(
             asked=f"predict in {str(model.dtype).removeprefix('torch.')} on {model.device}",
             found="logits that are infinite or not a number",
-            done="nothing was labelled",
+            done="nothing was labeled",
             advice="dtype=torch.float32 has the range that float16 lacks; where it was float32, the weights are not "
             "what they should be: load or train them anew",
         )

@@ -1,4 +1,4 @@
-"""What a prediction gives back: mask, names, colours, shares, overlay with legend, saving, notebook display."""
+"""What a prediction gives back: mask, names, colors, shares, overlay with legend, saving, notebook display."""
 
 import math
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageShow
 
 from hrnet_zoo.datasets import BLACK, is_background
 from hrnet_zoo.errors import ConfigError, OutputError, printable
-from hrnet_zoo.images.atomic import png, write_file
+from hrnet_zoo.images.atomic import atomic_write, png
 
 _NOTEBOOK_SIDE = 1600  # pixels: wider than a notebook's column, and a few MB at most
 _LONGEST_NAME = 32  # characters; more of a name is cut in the legend
@@ -22,18 +22,18 @@ _INSTEAD = {  # what people of other libraries type
     **dict.fromkeys(("probs", "logits", "seg_logits", "conf"), "probabilities, after predict(..., probabilities=True)"),
     "PALETTE": "palette",
 }
-_FEWEST_ROWS = 8  # of a legend column, however flat the picture
+_FEWEST_ROWS = 8  # of a legend column, however flat the image
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class SegmentationResult:
-    """The classes of a picture's pixels, with everything needed to read, show and save them.
+    """The classes of an image's pixels, with everything needed to read, show and save them.
 
     Attributes:
-        image: the picture as displayed, (height, width, 3) uint8 RGB, 0-255.
+        image: the image as displayed, (height, width, 3) uint8 RGB, 0-255.
         mask: index of each pixel's class, (height, width) uint8.
         classes: names by index; at most 256.
-        palette: colours by index, RGB, 0-255.
+        palette: colors by index, RGB, 0-255.
         probabilities: (classes, height, width) float32, 0-1, or None if they were not asked for.
 
     Raises:
@@ -53,11 +53,11 @@ class SegmentationResult:
         if not (fits and count == len(self.palette) <= 256 and int(mask.max()) < count):
             raise ConfigError(
                 asked="make a segmentation result",
-                found=f"mask {mask.dtype} {mask.shape} with values up to {mask.max(initial=0)}, picture "
-                f"{self.image.shape}, {count} classes, {len(self.palette)} colours",
+                found=f"mask {mask.dtype} {mask.shape} with values up to {mask.max(initial=0)}, image "
+                f"{self.image.shape}, {count} classes, {len(self.palette)} colors",
                 done="nothing was made",
-                advice="the mask is uint8 (height, width) of the picture's size and holds indices of the classes; "
-                "each class has a colour; there are at most 256",
+                advice="the mask is uint8 (height, width) of the image's size and holds indices of the classes; "
+                "each class has a color; there are at most 256",
             )
 
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
@@ -91,23 +91,23 @@ class SegmentationResult:
             )
 
     def fractions(self) -> dict[str, float]:
-        """Return the share of the picture (0-1) of each class present, by name, largest first; their sum is 1."""
+        """Return the share of the image (0-1) of each class present, by name, largest first; their sum is 1."""
         shares: dict[str, float] = {}
         for index, share in self._shares():
             shares[self.classes[index]] = shares.get(self.classes[index], 0.0) + share
         return shares
 
     def colorize(self) -> Image.Image:
-        """Return the mask in the colours of the palette, as an RGB picture."""
+        """Return the mask in the colors of the palette, as an RGB image."""
         return self._labels().convert("RGB")
 
     def overlay(self, alpha: float = 0.5, legend: bool = True) -> Image.Image:
-        """Return the photo with the classes' colours over it, as an RGB picture.
+        """Return the photo with the classes' colors over it, as an RGB image.
 
         Class 0 stays uncolored if it is called "background" and its color is black.
 
         Args:
-            alpha: weight of the colours, from 0 (photo alone) to 1 (colours alone).
+            alpha: weight of the colors, from 0 (photo alone) to 1 (colors alone).
             legend: add columns at the right that name the classes present and their shares, largest first.
                 The photo stays at the left top, pixel for pixel.
 
@@ -120,7 +120,7 @@ class SegmentationResult:
                 asked=f"overlay(alpha={alpha})",
                 found="a weight outside 0..1",
                 done="nothing was drawn",
-                advice="0 shows the photo alone, 1 the colours alone",
+                advice="0 shows the photo alone, 1 the colors alone",
             )
         photo = Image.fromarray(self.image)
         blended = Image.blend(photo, self.colorize(), alpha)
@@ -129,9 +129,9 @@ class SegmentationResult:
         return self._with_legend(blended) if legend else blended
 
     def save(self, path: str | Path) -> None:
-        """Write the mask as a palette PNG: `np.asarray(PIL.Image.open(path))` gives it back, viewers show the colours.
+        """Write the mask as a palette PNG: `np.asarray(PIL.Image.open(path))` gives it back, viewers show the colors.
 
-        The file appears whole or not at all; one that is there already is replaced. For the picture with colours
+        The file appears whole or not at all; one that is there already is replaced. For the image with colors
         save `overlay()` instead.
 
         Raises:
@@ -140,11 +140,11 @@ class SegmentationResult:
         """
         path = Path(path)
         if path.suffix.lower() != ".png":
-            found, advice = f"the ending {path.suffix!r}", "use .png; for a picture to look at, overlay().save(path)"
-            raise self._unsaved(path, f"{found}; label indices survive only in a lossless palette picture", advice)
+            found, advice = f"the ending {path.suffix!r}", "use .png; for an image to look at, overlay().save(path)"
+            raise self._unsaved(path, f"{found}; label indices survive only in a lossless palette image", advice)
         if not path.parent.is_dir():
             raise self._unsaved(path, f"no folder {path.parent}", "create the folder first")
-        write_file(path, png(self._labels()))
+        atomic_write(path, png(self._labels()))
 
     def __repr__(self) -> str:
         height, width = self.mask.shape
@@ -153,9 +153,9 @@ class SegmentationResult:
 
     def _repr_png_(self) -> bytes:
         """Return what a notebook shows: the overlay with legend, made smaller if it is large."""
-        picture = self.overlay()
-        picture.thumbnail((_NOTEBOOK_SIDE, _NOTEBOOK_SIDE))
-        return png(picture)
+        image = self.overlay()
+        image.thumbnail((_NOTEBOOK_SIDE, _NOTEBOOK_SIDE))
+        return png(image)
 
     @property
     def _bare(self) -> bool:
@@ -169,11 +169,11 @@ class SegmentationResult:
 
     def _labels(self) -> Image.Image:
         labels = Image.fromarray(self.mask)
-        labels.putpalette([level for colour in self.palette for level in colour])
+        labels.putpalette([level for color in self.palette for level in color])
         return labels
 
-    def _with_legend(self, picture: Image.Image) -> Image.Image:
-        width, height = picture.size
+    def _with_legend(self, image: Image.Image) -> Image.Image:
+        width, height = image.size
         size = max(12, round(math.sqrt(width * height) / 45))
         font = ImageFont.load_default(size)
         row, gap = round(1.5 * size), size // 2
@@ -181,8 +181,8 @@ class SegmentationResult:
         for index, share in self._shares():
             name = " ".join(self.classes[index].split())
             name = name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 3]}..."
-            color = (255, 255, 255) if index == 0 and self._bare else self.palette[index]
-            entries.append((color, name, _percent(share)))
+            swatch = (255, 255, 255) if index == 0 and self._bare else self.palette[index]
+            entries.append((swatch, name, _percent(share)))
         rows = max(_FEWEST_ROWS, (height - 2 * gap) // row)
         columns = -(-len(entries) // rows)
         rows = -(-len(entries) // columns)  # level columns
@@ -190,14 +190,14 @@ class SegmentationResult:
         shares = math.ceil(max(font.getlength(percent) for _, _, percent in entries))
         column = size + gap + names + 2 * gap + shares + 4 * gap  # wider between columns than within
         canvas = Image.new("RGB", (width + columns * column, max(height, rows * row + 2 * gap)), "white")
-        canvas.paste(picture)
+        canvas.paste(image)
         draw = ImageDraw.Draw(canvas)
-        for place, (colour, name, percent) in enumerate(entries):
+        for place, (color, name, percent) in enumerate(entries):
             x = width + 2 * gap + place // rows * column
             y = gap + place % rows * row
             middle = y + row // 2
             box = (x, middle - size // 2, x + size, middle - size // 2 + size)
-            draw.rectangle(box, fill=colour, outline=(128, 128, 128), width=max(1, size // 16))  # white needs an edge
+            draw.rectangle(box, fill=color, outline=(128, 128, 128), width=max(1, size // 16))  # white needs an edge
             draw.text((x + size + gap, middle), name, "black", font, anchor="lm")
             draw.text((x + column - 4 * gap, middle), percent, (96, 96, 96), font, anchor="rm")
         return canvas

@@ -1,7 +1,7 @@
 """The two layers that have values, made with them or without.
 
 A network that gets its values from a file needs none of its own. torch's own way to make one without, a default device
-"meta", runs every constructor and every initialisation all the same: half of the time in which a network is made.
+"meta", runs every constructor and every initialization all the same: half of the time in which a network is made.
 """
 
 import copy

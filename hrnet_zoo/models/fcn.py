@@ -1,4 +1,4 @@
-"""FCN head, and the whole network: normalised RGB in, one score per class and pixel out."""
+"""FCN head, and the whole network: normalized RGB in, one score per class and pixel out."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from hrnet_zoo.errors import ImageError
-    from hrnet_zoo.images.read import Picture
+    from hrnet_zoo.images.read import ImageLike
     from hrnet_zoo.inference.predict import Network
     from hrnet_zoo.inference.result import SegmentationResult
     from hrnet_zoo.zoo.catalog import ModelInfo
@@ -31,7 +31,7 @@ M = TypeVar("M", bound=nn.Module)
 
 
 _INSTEAD = {
-    **dict.fromkeys(("source", "img", "images", "inputs", "x"), "image=: a path, picture or array, or a list of them"),
+    **dict.fromkeys(("source", "img", "images", "inputs", "x"), "image=: a path, image or array, or a list of them"),
     **dict.fromkeys(("conf", "iou"), "probabilities=True, and what result.probabilities holds"),
     **dict.fromkeys(("save", "out", "out_dir"), "result.save(path) for the labels, result.overlay().save(path)"),
     **dict.fromkeys(("augment", "tta"), "ms_flip=True"),
@@ -44,7 +44,7 @@ class FCNHRNet(nn.Module):
 
     Args:
         arch: "hr18s", "hr18" or "hr48".
-        dataset: what the classes are called and how pictures are brought to the network.
+        dataset: what the classes are called and how images are brought to the network.
         info: the catalog row that the weights come from, if any.
         name: what to call it; "": as its row, or as its arch where there is none.
 
@@ -70,7 +70,7 @@ class FCNHRNet(nn.Module):
 
     @property
     def palette(self) -> tuple[tuple[int, int, int], ...]:
-        """Colours (RGB, 0 to 255) by index."""
+        """Colors (RGB, 0 to 255) by index."""
         return self.dataset.palette
 
     @property
@@ -83,8 +83,8 @@ class FCNHRNet(nn.Module):
         """Of the weights."""
         return next(self.parameters()).dtype
 
-    def quarter_scores(self, x: Tensor) -> Tensor:
-        """Score normalised RGB pictures (N, 3, H, W): (N, ceil(H/4), ceil(W/4), classes), in the weights' dtype."""
+    def logits_stride4(self, x: Tensor) -> Tensor:
+        """Score normalized RGB images (N, 3, H, W): (N, ceil(H/4), ceil(W/4), classes), in the weights' dtype."""
         scores: Tensor = self.decode_head(self.backbone(x))
         return scores.permute(0, 2, 3, 1)
 
@@ -112,7 +112,7 @@ class FCNHRNet(nn.Module):
         return self
 
     def forward(self, x: Tensor) -> Tensor:
-        """Score normalised RGB pictures.
+        """Score normalized RGB images.
 
         Args:
             x: (N, 3, H, W), any H and W.
@@ -121,7 +121,7 @@ class FCNHRNet(nn.Module):
             (N, classes, H, W), in the weights' dtype.
 
         Raises:
-            ConfigError: it is a picture and no tensor.
+            ConfigError: it is an image and no tensor.
 
         """
         if not hasattr(x, "dim"):
@@ -129,7 +129,7 @@ class FCNHRNet(nn.Module):
                 asked=f"model({type(x).__name__})",
                 found="the network itself takes a normalized tensor (N, 3, H, W), and returns scores",
                 done="nothing was computed",
-                advice="model.predict(image) takes paths, pictures and arrays",
+                advice="model.predict(image) takes paths, images and arrays",
             )
         return fit(self.decode_head(self.backbone(x)), x.shape[-2:])
 
@@ -192,7 +192,7 @@ class FCNHRNet(nn.Module):
 
     def predict(
         self,
-        image: Picture | list[Picture] | tuple[Picture, ...] = "",
+        image: ImageLike | list[ImageLike] | tuple[ImageLike, ...] = "",
         mode: str | None = None,
         ms_flip: bool = False,
         probabilities: bool = False,
@@ -203,7 +203,7 @@ class FCNHRNet(nn.Module):
         color: Literal["rgb", "bgr"] = "rgb",
         **wrong: NoReturn,
     ) -> SegmentationResult | list[SegmentationResult] | list[SegmentationResult | ImageError]:
-        """Label every pixel of a picture, or of several: see `hrnet_zoo.inference.predict.predict`.
+        """Label every pixel of an image, or of several: see `hrnet_zoo.inference.predict.predict`.
 
         `fast` lets `hrnet_zoo.optimize(model)` do it, which is made at the first such call. It is not the default:
         the exact network is what gives the published figures to the last digit.
@@ -224,12 +224,12 @@ class FCNHRNet(nn.Module):
         folder: str | os.PathLike[str],
         *,
         metrics: Mapping[str, float | int | str | None] | None = None,
-        licence: str | None = None,
+        license: str | None = None,  # noqa: A002 - the Hub calls it so
     ) -> Path:
         """Save the network as a model folder, for create_model("local-dir:FOLDER"): see `hrnet_zoo.zoo.save`."""
         from hrnet_zoo.zoo.save import save_pretrained
 
-        return save_pretrained(self, folder, metrics=metrics, licence=licence)
+        return save_pretrained(self, folder, metrics=metrics, license=license)
 
 
 def require_network(model: object, asked: str) -> None:

@@ -1,4 +1,4 @@
-"""HRNet backbone: a picture becomes four maps, at 1/4, 1/8, 1/16 and 1/32 of its size.
+"""HRNet backbone: an image becomes four maps, at 1/4, 1/8, 1/16 and 1/32 of its size.
 
 High resolution is never given up: the branch at 1/4 runs from beginning to end, coarser ones join it one by one,
 and all of them exchange what they found again and again.
@@ -26,7 +26,7 @@ class HRNetSpec:
     """The three numbers in which the published networks differ.
 
     Attributes:
-        width: channels at 1/4 of the picture's size; each coarser branch has twice as many.
+        width: channels at 1/4 of the image's size; each coarser branch has twice as many.
         blocks: residual blocks of each branch in one exchange module, and of `layer1`.
         modules: exchange modules of stages 2, 3 and 4.
 
@@ -73,7 +73,7 @@ class HRNet(nn.Module):
         self.stage4 = stage([w1, w2, w3, w4], spec.blocks, spec.modules[2])
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Compute the four maps of normalised RGB pictures.
+        """Compute the four maps of normalized RGB images.
 
         Args:
             x: (N, 3, H, W), any H and W.
@@ -180,10 +180,10 @@ def path(widths: Sequence[int], source: int, target: int) -> nn.Module:
 
 
 def fit(x: Tensor, size: Sequence[int]) -> Tensor:
-    """Resize bilinearly to `size` (height, width), with half-pixel centres.
+    """Resize bilinearly to `size` (height, width), with half-pixel centers.
 
     In a fusion the path has enlarged by exactly 2^k already, so that this is a *second* resize, with nothing to do
-    where the picture's sides are multiples of 32. The published networks do both, and at other sizes (512x683, 97x131)
+    where the image's sides are multiples of 32. The published networks do both, and at other sizes (512x683, 97x131)
     leaving one out moves scores by 0.1 to 0.2 %, and 0.1 % of pixels.
     """
     return F.interpolate(x, size=list(size), mode="bilinear", align_corners=False)

@@ -1,7 +1,7 @@
-"""A labelled picture -> one of the many that training sees in its place: size, part, mirroring, light and colours.
+"""A labeled image -> one of the many that training sees in its place: size, part, mirroring, light and colors.
 
-The reference's recipe and its order: random resize of the box, random crop, flip, photometric distortion (Resize,
-RandomCrop, RandomFlip, PhotoMetricDistortion of mmsegmentation), then normalising, and only then padding with 0.
+The reference's recipe and its order: random resize of the resize_to, random crop, flip, photometric distortion (Resize,
+RandomCrop, RandomFlip, PhotoMetricDistortion of mmsegmentation), then normalizing, and only then padding with 0.
 """
 
 from __future__ import annotations
@@ -15,79 +15,79 @@ from PIL import Image
 from torch import Tensor
 
 from hrnet_zoo.datasets.rules import IGNORED
-from hrnet_zoo.images.read import RGB, keep_ratio_size, normalise, resize
+from hrnet_zoo.images.read import RGB, keep_ratio_size, normalize, resize
 
 Labels = npt.NDArray[np.uint8]
 Pair = tuple[RGB, Labels]
 
 # The values of the reference's training configs.
 RATIOS = (0.5, 2.0)  # of the box's sides
-MOST_OF_ONE_CLASS = 0.75  # of a crop's labelled pixels
+MOST_OF_ONE_CLASS = 0.75  # of a crop's labeled pixels
 CROP_TRIES = 10
 BRIGHTNESS = 32  # added levels, of 255
 CONTRAST = SATURATION = (0.5, 1.5)  # factors
-HUE = 18 / 180  # of the colour circle
+HUE = 18 / 180  # of the color circle
 
 
 def augment(
-    image: RGB, labels: Labels, *, box: tuple[int, int], crop: tuple[int, int], rng: np.random.Generator
+    image: RGB, labels: Labels, *, resize_to: tuple[int, int], crop: tuple[int, int], rng: np.random.Generator
 ) -> Pair:
-    """Draw a training sample from a labelled picture.
+    """Draw a training sample from a labeled image.
 
-    The picture is thought of as resized, with its ratio kept, into a box 0.5 to 2 times as large, and a crop is cut
-    out there: up to ten tries, until no class has over 75 % of the labelled pixels. What is resized is the crop's
+    The image is thought of as resized, with its ratio kept, into a box 0.5 to 2 times as large, and a crop is cut
+    out there: up to ten tries, until no class has over 75 % of the labeled pixels. What is resized is the crop's
     part alone, to the nearest source pixel. With a chance of one half each it is mirrored, its brightness shifted by up
     to 32 levels, contrast and saturation scaled by 0.5 to 1.5, hue turned by up to 18 of 180.
 
     Args:
         image: (H, W, 3) uint8 RGB, 0-255.
         labels: (H, W) uint8 class indices, 255 ignored.
-        box: keep-ratio resize at ratio 1 fits the picture into (long side, short side) pixels.
+        resize_to: keep-ratio resize at ratio 1 fits the image into (long side, short side) pixels.
         crop: (height, width) in pixels.
         rng: where all chance comes from: the same state gives the same sample, bit for bit.
 
     Returns:
-        Picture (h, w, 3) and labels (h, w) as they came in. h and w are the crop's, or less where the resized picture
+        Image (h, w, 3) and labels (h, w) as they came in. h and w are the crop's, or less where the resized image
         is smaller: `collate` pads.
 
     """
     ratio = rng.uniform(*RATIOS)
-    image, labels = _random_part(image, labels, (int(box[0] * ratio), int(box[1] * ratio)), crop, rng)
+    image, labels = _random_part(image, labels, (int(resize_to[0] * ratio), int(resize_to[1] * ratio)), crop, rng)
     if rng.random() < 0.5:
         image, labels = image[:, ::-1], labels[:, ::-1]
     return _distort(np.ascontiguousarray(image), rng), np.ascontiguousarray(labels)
 
 
 def collate(pairs: Sequence[Pair], crop: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Make a batch: normalise, then pad at the right and below, with 0 and 255.
+    """Make a batch: normalize, then pad at the right and below, with 0 and 255.
 
     Args:
         pairs: what `augment` returned, at most as large as the crop.
         crop: (height, width) in pixels.
 
     Returns:
-        Pictures (N, 3, height, width) float32, channels last in memory, and labels (N, height, width) int64.
+        Images (N, 3, height, width) float32, channels last in memory, and labels (N, height, width) int64.
 
     """
     images = torch.zeros((len(pairs), *crop, 3), dtype=torch.float32, device="cpu").permute(0, 3, 1, 2)
     truths = torch.full((len(pairs), *crop), IGNORED, dtype=torch.int64, device="cpu")
     for index, (image, labels) in enumerate(pairs):
         height, width = labels.shape
-        images[index, :, :height, :width] = normalise(image)[0]
+        images[index, :, :height, :width] = normalize(image)[0]
         truths[index, :height, :width] = torch.from_numpy(labels)
     return images, truths
 
 
 def _random_part(
-    image: RGB, labels: Labels, box: tuple[int, int], crop: tuple[int, int], rng: np.random.Generator
+    image: RGB, labels: Labels, resize_to: tuple[int, int], crop: tuple[int, int], rng: np.random.Generator
 ) -> Pair:
-    """Cut out at random what becomes a crop of the picture resized into `box`, and resize that."""
+    """Cut out at random what becomes a crop of the image resized into `box`, and resize that."""
     old = image.shape[:2]
-    new = keep_ratio_size(old[0], old[1], (max(1, box[0]), max(1, box[1])))
+    new = keep_ratio_size(old[0], old[1], (max(1, resize_to[0]), max(1, resize_to[1])))
     height, width = (min(sides) for sides in zip(new, crop, strict=True))
     rows = min(old[0], max(1, round(height * old[0] / new[0])))
     columns = min(old[1], max(1, round(width * old[1] / new[1])))
-    # Nearest source pixel by centres. (OpenCV's, the reference's, is up to a pixel further to the left and top.)
+    # Nearest source pixel by centers. (OpenCV's, the reference's, is up to a pixel further to the left and top.)
     ys = (2 * np.arange(height) + 1) * rows // (2 * height)
     xs = (2 * np.arange(width) + 1) * columns // (2 * width)
     # As in the reference: a first crop, then up to ten others, of which the last is taken as it is.
@@ -100,7 +100,7 @@ def _random_part(
 
 
 def _is_varied(labels: Labels) -> bool:
-    """Tell whether there is a second class, and none has 75 % or more of the labelled pixels."""
+    """Tell whether there is a second class, and none has 75 % or more of the labeled pixels."""
     counts = Image.fromarray(labels).histogram()[:IGNORED]  # three times as fast as np.bincount
     return max(counts) < MOST_OF_ONE_CLASS * sum(counts)
 
@@ -110,23 +110,23 @@ def _distort(image: RGB, rng: np.random.Generator) -> RGB:
 
     Contrast comes before saturation and hue or after them, by chance too.
     """
-    picture = Image.fromarray(image)
+    pil_image = Image.fromarray(image)
     levels = np.arange(256.0)
     if rng.random() < 0.5:
-        picture = picture.point(_table(levels + rng.uniform(-BRIGHTNESS, BRIGHTNESS)) * 3)
+        pil_image = pil_image.point(_table(levels + rng.uniform(-BRIGHTNESS, BRIGHTNESS)) * 3)
     contrast = _table(levels * rng.uniform(*CONTRAST)) * 3 if rng.random() < 0.5 else None
     contrast_first = rng.random() < 0.5
     saturation = _table(levels * rng.uniform(*SATURATION)) if rng.random() < 0.5 else None
     # In Pillow's steps, of which the circle has 255: 0 and 255 are both red.
     turn = round(255 * rng.uniform(-HUE, HUE)) if rng.random() < 0.5 else 0
     if contrast and contrast_first:
-        picture = picture.point(contrast)
+        pil_image = pil_image.point(contrast)
     if saturation or turn:
         hue, same = [(level + turn) % 255 for level in range(256)], list(range(256))
-        picture = picture.convert("HSV").point([*hue, *(saturation or same), *same]).convert("RGB")
+        pil_image = pil_image.convert("HSV").point([*hue, *(saturation or same), *same]).convert("RGB")
     if contrast and not contrast_first:
-        picture = picture.point(contrast)
-    return np.asarray(picture)
+        pil_image = pil_image.point(contrast)
+    return np.asarray(pil_image)
 
 
 def _table(levels: npt.NDArray[np.float64]) -> list[int]:

@@ -12,10 +12,10 @@ LARGEST = 10.0  # of a weight before scaling; 1 / LARGEST is the smallest
 def class_weights(report: DataReport) -> tuple[float, ...]:
     """Weigh classes by median frequency balancing, from what `check_data` counted.
 
-    The frequency of a class is its share of the pixels of the pictures in which it occurs (taken as of the mean size),
+    The frequency of a class is its share of the pixels of the images in which it occurs (taken as of the mean size),
     its weight the median of all frequencies divided by it: Eigen and Fergus 2015, "Predicting depth, surface normals
     and semantic labels", section 6.3.2. Weights are clipped to 0.1..10; a class that never occurs gets the median's.
-    All are then scaled so that the mean over the labelled pixels is 1: the loss keeps its size, and so the learning
+    All are then scaled so that the mean over the labeled pixels is 1: the loss keeps its size, and so the learning
     rate its meaning.
 
     Args:
@@ -26,11 +26,11 @@ def class_weights(report: DataReport) -> tuple[float, ...]:
 
     """
     pixels = np.array([each.pixels for each in report.classes], np.float64)
-    pictures = np.array([each.pictures for each in report.classes], np.float64)
+    images = np.array([each.images for each in report.classes], np.float64)
     present = pixels > 0
     if not present.any():
         return (1.0,) * len(pixels)
-    frequency = pixels[present] / (pictures[present] * report.pixels / report.pairs)
+    frequency = pixels[present] / (images[present] * report.pixels / report.pairs)
     weights = np.ones(len(pixels))
     weights[present] = (np.median(frequency) / frequency).clip(1 / LARGEST, LARGEST)
     weights *= pixels.sum() / (weights * pixels).sum()

@@ -1,4 +1,4 @@
-"""A published network and your own labelled pictures -> your own network."""
+"""A published network and your own labeled images -> your own network."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from hrnet_zoo.datasets import DATASETS
 from hrnet_zoo.datasets.check import DataReport, check_parts, require_sound
-from hrnet_zoo.datasets.layouts import LabelledFolder
+from hrnet_zoo.datasets.layouts import LabeledFolder
 from hrnet_zoo.datasets.splits import find_training_data
 from hrnet_zoo.errors import OutputSpaceError
 from hrnet_zoo.evaluation.evaluate import default_workers
@@ -35,7 +35,7 @@ from hrnet_zoo.training.options import (
     usable_precision,
     whole,
 )
-from hrnet_zoo.training.recipe import Recipe, picture_set
+from hrnet_zoo.training.recipe import Recipe, image_set
 from hrnet_zoo.training.run import STATE_FILE, Run, tell
 from hrnet_zoo.training.stream import TrainingStream
 from hrnet_zoo.training.team import Team
@@ -44,7 +44,7 @@ from hrnet_zoo.zoo.create import create_to_train, usable_device
 from hrnet_zoo.zoo.model_config import WEIGHTS_FILE
 from hrnet_zoo.zoo.save import config_of
 
-OWN_TERMS = "those of your own pictures; what it started from: "
+OWN_TERMS = "those of your own images; what it started from: "
 
 logger = logging.getLogger("hrnet_zoo")
 
@@ -56,8 +56,8 @@ class FineTuning:
     Attributes:
         folder: a model folder: `create_model(f"local-dir:{folder}")`.
         steps: updates done.
-        miou: mean intersection over union on the validation pictures, per cent, of the network that was kept; None
-            without validation pictures.
+        miou: mean intersection over union on the validation images, percent, of the network that was kept; None
+            without validation images.
         loss: of the last update; None where a run that had ended was resumed.
 
     """
@@ -80,7 +80,7 @@ def finetune(
     batch: int | None = None,
     accumulate: int = 1,
     crop: tuple[int, int] | None = None,
-    box: tuple[int, int] | None = None,
+    resize_to: tuple[int, int] | None = None,
     lr: float = 0.01,
     backbone_lr: float = 1.0,
     head_lr: float = 1.0,
@@ -105,7 +105,7 @@ def finetune(
     """Teach a network your own classes, or more of those it knows; `out` becomes a model folder.
 
     Beside the model, `out` holds `metrics.jsonl` (what `hrnet-zoo log` reads), `curves.png`, a sheet of validation
-    pictures for each validation in `sheets/`, and the state from which `resume=True` goes on: on a CPU to the very
+    images for each validation in `sheets/`, and the state from which `resume=True` goes on: on a CPU to the very
     same bits as without the stop (with as many threads). SIGTERM and Ctrl-C finish the update under way, save and
     leave; once more, two seconds later or more, they end it at once.
 
@@ -116,20 +116,20 @@ def finetune(
     Args:
         model: name as `create_model` takes it, or a network with float32 weights, which is left as it is.
         data: `images/`, `masks/` and `classes.txt`, or `train/` and `val/` with the first two inside; or a download of
-            one of the four data sets. File values are class indices, 255 is ignored (for the four, their own rules).
+            one of the four datasets. File values are class indices, 255 is ignored (for the four, their own rules).
         out: folder for everything that is made.
         classes: names by index, where no `classes.txt` says them; the folder is then your own, whatever its layout.
             Rows of names that the model's classifier knows are copied.
-        val: share of the pictures to validate on (0: none), a text file of their names, or a folder; None: `val/`,
+        val: share of the images to validate on (0: none), a text file of their names, or a folder; None: `val/`,
             `valid/` or `validation/` if it is there, else `test/`, else a tenth.
-        epochs: how often each picture is seen; None: 50, where `steps` is None too.
+        epochs: how often each image is seen; None: 50, where `steps` is None too.
         steps: updates of the weights, in place of `epochs`.
-        batch: pictures of one update, over all processes; None: for each process as many as its data set was trained
+        batch: images of one update, over all processes; None: for each process as many as its dataset was trained
             with on each GPU (2 to 8), or as many as there are.
         accumulate: parts in which each process computes its share of a batch, to save memory.
-        crop: (height, width) in pixels that the network sees of a picture; None: as its data set was trained.
-        box: (long side, short side) in pixels into which pictures are fitted, here and later by `predict`; random sizes
-            are half to twice as large. None: the box of the model's data set.
+        crop: (height, width) in pixels that the network sees of an image; None: as its dataset was trained.
+        resize_to: (long side, short side) in pixels that images are resized to fit, here and later by `predict`; random
+            sizes are half to twice as large. None: that of the model's dataset.
         lr: highest learning rate; it falls to a hundredth.
         backbone_lr: factor on `lr` for the backbone, no rate: 0.1 lets it learn at a tenth of `lr`.
         head_lr: factor on `lr` for the head.
@@ -183,18 +183,18 @@ def finetune(
         train, held_out, names = team.ranks.together(lambda: find_training_data(data, val=val, classes=classes))[
             team.rank
         ]
-        network = _network(model, train, names, box, crop, place, seed, progress)
+        network = _network(model, train, names, resize_to, crop, place, seed, progress)
         batch = _batch(network, train, team.size) if batch is None else whole("batch", batch, 1)
         length = math.ceil(len(train.samples) / batch)
         recipe = Recipe(
             arch=network.arch,
             classes=names,
-            pictures=picture_set(sample.name for sample in train.samples),
+            images=image_set(sample.name for sample in train.samples),
             steps=number_of_steps(epochs, steps, length),
             batch=batch,
             accumulate=accumulate,
             crop=network.dataset.crop,
-            box=network.dataset.box,
+            resize_to=network.dataset.resize_to,
             lr=lr,
             backbone_lr=backbone_lr,
             head_lr=head_lr,
@@ -212,7 +212,7 @@ def finetune(
         stream = TrainingStream(
             samples=train.samples,
             rule=train.rule,
-            box=recipe.box,
+            resize_to=recipe.resize_to,
             crop=recipe.crop,
             seed=seed,
             batch=recipe.batch,
@@ -247,19 +247,19 @@ def finetune(
     return FineTuning(out, trainer.progress.step, trainer.progress.best_miou, run.last.loss if run.last else None)
 
 
-def _plan(train: LabelledFolder, held_out: LabelledFolder | None, recipe: Recipe) -> str:
+def _plan(train: LabeledFolder, held_out: LabeledFolder | None, recipe: Recipe) -> str:
     """Say in one line what will be done, which part is used for what, and the rates that the factors make."""
     held = f"{len(held_out.samples)} to validate on{_part(held_out)}" if held_out else "none to validate on"
     rates = f"learning rate {recipe.lr:g}"
     for name, factor in (("backbone", recipe.backbone_lr), ("head", recipe.head_lr)):
         rates += f", {recipe.lr * factor:g} for the {name}" if factor != 1 else ""
     return (
-        f"{len(train.samples)} pictures to train on{_part(train)}, {held}; "
-        f"{recipe.steps} updates of {recipe.batch} pictures; {rates}"
+        f"{len(train.samples)} images to train on{_part(train)}, {held}; "
+        f"{recipe.steps} updates of {recipe.batch} images; {rates}"
     )
 
 
-def _part(folder: LabelledFolder) -> str:
+def _part(folder: LabeledFolder) -> str:
     return f" ({folder.split})" if folder.split else ""
 
 
@@ -281,7 +281,7 @@ def _begin(run: Run, resume: bool) -> None:
         if (step, recipe) != places[0]:
             raise misuse(
                 f"fine-tune into {run.out} by {team.size} processes",
-                f"process 0 stands at update {places[0][0]}, process {rank} at {step}, or it sees other pictures",
+                f"process 0 stands at update {places[0][0]}, process {rank} at {step}, or it sees other images",
                 "every machine needs the same data, and a shared folder for what is made",
             )
 
@@ -320,8 +320,8 @@ def _claimed(out: Path, resume: bool, team: Team) -> Iterator[None]:
         lock.release()
 
 
-def _checked(train: LabelledFolder, held_out: LabelledFolder | None, progress: bool) -> DataReport:
-    """Read all data once, before a night is spent on it; return what the training pictures hold."""
+def _checked(train: LabeledFolder, held_out: LabeledFolder | None, progress: bool) -> DataReport:
+    """Read all data once, before a night is spent on it; return what the training images hold."""
     parts = [part for part in (train, held_out) if part]
     reports = check_parts(*parts, progress=progress)
     require_sound("fine-tune on", [(part, report.problems) for part, report in zip(parts, reports, strict=True)])
@@ -330,9 +330,9 @@ def _checked(train: LabelledFolder, held_out: LabelledFolder | None, progress: b
 
 def _network(
     model: str | Path | FCNHRNet,
-    train: LabelledFolder,
+    train: LabeledFolder,
     names: tuple[str, ...],
-    box: tuple[int, int] | None,
+    resize_to: tuple[int, int] | None,
     crop: tuple[int, int] | None,
     place: torch.device,
     seed: int,
@@ -358,15 +358,15 @@ def _network(
         dataset = replace(official[0], title=train.title)  # VOC 2012 has a name of its own without the augmented labels
     else:
         # Once, however often a model is taught more: the text has a limit.
-        terms = OWN_TERMS + started.terms.removeprefix(OWN_TERMS)
-        dataset = replace(started.with_classes(names, train.colors), title="pictures of one's own", terms=terms)
-    network.dataset = replace(dataset, box=box or dataset.box, crop=crop or dataset.crop)
+        terms = OWN_TERMS + started.data_license.removeprefix(OWN_TERMS)
+        dataset = replace(started.with_classes(names, train.colors), title="images of one's own", data_license=terms)
+    network.dataset = replace(dataset, resize_to=resize_to or dataset.resize_to, crop=crop or dataset.crop)
     return network
 
 
-def _batch(network: FCNHRNet, train: LabelledFolder, processes: int) -> int:
-    """Return as many pictures for each process as there were for each GPU, unless there are fewer in all."""
-    return processes * max(1, min(network.dataset.pictures_per_gpu, len(train.samples) // processes))
+def _batch(network: FCNHRNet, train: LabeledFolder, processes: int) -> int:
+    """Return as many images for each process as there were for each GPU, unless there are fewer in all."""
+    return processes * max(1, min(network.dataset.batch_per_gpu, len(train.samples) // processes))
 
 
 def _require_space(out: Path, network: FCNHRNet, recipe: Recipe) -> None:

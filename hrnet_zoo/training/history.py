@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from hrnet_zoo.errors import ConfigError, OutputError
-from hrnet_zoo.images.atomic import kind_of, write_file
+from hrnet_zoo.images.atomic import atomic_write, kind_of
 from hrnet_zoo.zoo.training_log import OWN_LOG, parse_log
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class History:
         try:
             lines = self.path.read_bytes().splitlines() if step and self.path.exists() else []
             kept = [line for line in lines if _stands(line, step, validated)]
-            write_file(self.path, b"".join(line + b"\n" for line in kept))
+            atomic_write(self.path, b"".join(line + b"\n" for line in kept))
             self._file = self.path.open("ab")
         except OSError as error:
             raise self._unwritable(error) from error

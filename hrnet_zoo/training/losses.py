@@ -1,7 +1,7 @@
 """What training makes small: scores and true labels -> one number.
 
 A loss takes scores (N, K, H, W) at the labels' size and labels (N, H, W) int64, class indices or 255 for pixels that
-are ignored, and returns a scalar: at least float32, whatever the scores' dtype. A batch without a labelled pixel gives
+are ignored, and returns a scalar: at least float32, whatever the scores' dtype. A batch without a labeled pixel gives
 0 and gradients of 0. Labels have to be below K or 255, which `hrnet_zoo.datasets.check` makes sure of before.
 """
 
@@ -19,18 +19,18 @@ from hrnet_zoo.errors import ConfigError
 
 Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
-# OHEMPixelSampler of mmsegmentation as its Cityscapes configs set it: thresh 0.7, min_kept 100,000 a picture, for
+# OHEMPixelSampler of mmsegmentation as its Cityscapes configs set it: thresh 0.7, min_kept 100,000 an image, for
 # crops of 512 x 1024. As a share of the pixels, so that the rule means the same for other crops.
 HARD_BELOW = 0.7
 LEAST_KEPT = 100_000 / (512 * 1024)
 
 
 def cross_entropy(scores: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Return the mean over the labelled pixels of -log p(true class).
+    """Return the mean over the labeled pixels of -log p(true class).
 
-    With `weights` (K,), one for each class: the sum of weighted terms divided by the *number* of labelled pixels, as
+    With `weights` (K,), one for each class: the sum of weighted terms divided by the *number* of labeled pixels, as
     mmsegmentation 0.x has it, and not by the sum of their weights, as torch and mmsegmentation 1.x do. So the loss of a
-    batch is the mean of its parts' losses by their numbers of labelled pixels, whatever the weights, and batches that
+    batch is the mean of its parts' losses by their numbers of labeled pixels, whatever the weights, and batches that
     are split over steps or processes give the same figure. The published checkpoints used no weights.
     """
     total = F.cross_entropy(_exact(scores), labels, _like(weights, scores), ignore_index=IGNORED, reduction="sum")
@@ -40,8 +40,8 @@ def cross_entropy(scores: Tensor, labels: Tensor, weights: Tensor | None = None)
 def ohem(scores: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
     """Return `cross_entropy` over the hard pixels (online hard example mining).
 
-    Hard are labelled pixels whose true class gets a probability below 0.7, and in any case the hardest 19 % of the
-    labelled ones (100,000 of 512 x 1024), with what ties with these.
+    Hard are labeled pixels whose true class gets a probability below 0.7, and in any case the hardest 19 % of the
+    labeled ones (100,000 of 512 x 1024), with what ties with these.
     """
     place = (labels != IGNORED).flatten().nonzero().squeeze(1)
     if not len(place):
@@ -59,11 +59,11 @@ def ohem(scores: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tenso
 def dice(scores: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
     """Return the mean over the classes in the labels of 1 - 2 sum(p t) / (sum(p^2) + sum(t)), 0 to 1.
 
-    p is a pixel's probability of the class and t 1 where it is the true one; sums run over the batch's labelled pixels.
+    p is a pixel's probability of the class and t 1 where it is the true one; sums run over the batch's labeled pixels.
     Classes that do not occur are left out: their term is 1 whatever the network says. Source: V-Net (Milletari,
     Navab and Ahmadi 2016). With `weights` (K,): the weighted mean over the classes.
     """
-    probabilities, true = _labelled(scores, labels)
+    probabilities, true = _labeled(scores, labels)
     counts = torch.bincount(true, minlength=scores.shape[1])
     # (K,): the sum of each pixel's probability of its true class, gathered by class.
     both = probabilities.new_zeros(scores.shape[1]).index_add(0, true, probabilities.gather(0, true[None]).squeeze(0))
@@ -78,7 +78,7 @@ def lovasz(scores: Tensor, labels: Tensor, weights: Tensor | None = None) -> Ten
     to 1 - IoU if the pixels up to it are wrong. Source: Berman, Triki and Blaschko 2018, over the whole batch. With
     `weights` (K,): the weighted mean over the classes.
     """
-    probabilities, true = _labelled(scores, labels)
+    probabilities, true = _labeled(scores, labels)
     counts = torch.bincount(true, minlength=scores.shape[1])
     terms = [_lovasz_of(probabilities[index], true == index) for index in range(scores.shape[1]) if counts[index]]
     everywhere = probabilities.new_zeros(scores.shape[1])
@@ -145,8 +145,8 @@ def _like(weights: Tensor | None, scores: Tensor) -> Tensor | None:
     return None if weights is None else weights.to(scores.device, torch.promote_types(scores.dtype, torch.float32))
 
 
-def _labelled(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the probabilities (K, P) of the labelled pixels, and their true classes (P,)."""
+def _labeled(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the probabilities (K, P) of the labeled pixels, and their true classes (P,)."""
     place = (labels != IGNORED).flatten().nonzero().squeeze(1)
     probabilities = _exact(scores).softmax(1).transpose(0, 1).flatten(1)
     return probabilities[:, place], labels.flatten()[place]

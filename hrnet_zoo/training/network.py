@@ -52,7 +52,7 @@ def _contexts(module: nn.Module) -> tuple[AbstractContextManager[None], Abstract
 
 @contextmanager
 def _statistics_kept(module: nn.Module) -> Iterator[None]:
-    """Let batch norm see the same pictures again without counting them twice in its running statistics."""
+    """Let batch norm see the same images again without counting them twice in its running statistics."""
     norms = [each for each in module.modules() if isinstance(each, nn.modules.batchnorm._BatchNorm) and each.training]
     kept = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm, _, count in kept:
@@ -66,7 +66,7 @@ def _statistics_kept(module: nn.Module) -> Iterator[None]:
 
 
 def share_statistics(network: FCNHRNet) -> None:
-    """Let every batch norm that learns see the pictures of all processes: as one process would that had them all."""
+    """Let every batch norm that learns see the images of all processes: as one process would that had them all."""
     synced = nn.SyncBatchNorm if next(network.parameters()).device.type == "cuda" else SyncedBatchNorm2d
     for name, norm in list(network.named_modules()):
         if isinstance(norm, nn.BatchNorm2d) and norm.weight.requires_grad:
@@ -111,8 +111,8 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
         # As exact as torch's own, which adds up in float64 too; and in two rounds, for the mean of squares minus the
         # square of the mean would lose digits.
         mean = (_sum(x.sum((0, 2, 3), dtype=torch.float64)) / count).float()
-        centred = x - mean[:, None, None]
-        variance = (_sum(centred.square().sum((0, 2, 3), dtype=torch.float64)) / count).float()
+        centerd = x - mean[:, None, None]
+        variance = (_sum(centerd.square().sum((0, 2, 3), dtype=torch.float64)) / count).float()
         if self.track_running_stats:
             assert self.running_mean is not None  # noqa: S101 - for the type checker
             assert self.running_var is not None  # noqa: S101
@@ -122,5 +122,5 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
                 self.running_var.lerp_(variance * count / max(count - 1, 1), self.momentum or 0.0)
                 self.num_batches_tracked += 1
         scale = self.weight * torch.rsqrt(variance + self.eps)
-        result: Tensor = centred * scale[:, None, None] + self.bias[:, None, None]
+        result: Tensor = centerd * scale[:, None, None] + self.bias[:, None, None]
         return result.to(input.dtype)

@@ -9,7 +9,7 @@ import torch
 from hrnet_zoo.errors import ConfigError
 
 EPOCHS = 50
-COARSEST = 32  # pixels of the picture for one of the network's coarsest map
+COARSEST = 32  # pixels of the image for one of the network's coarsest map
 
 
 def whole(name: str, value: object, least: int) -> int:
@@ -83,7 +83,7 @@ def require_statistics(crop: tuple[int, int], batch: int, accumulate: int, proce
 
     Args:
         crop: (height, width) in pixels.
-        batch: pictures of an update, over all processes.
+        batch: images of an update, over all processes.
         accumulate: parts in which each process computes its share.
         processes: how many there are; batch norm sees what all of them compute at the same time.
 
@@ -97,7 +97,7 @@ def require_statistics(crop: tuple[int, int], batch: int, accumulate: int, proce
     if processes * smallest * -(-crop[0] // COARSEST) * -(-crop[1] // COARSEST) < 2:
         raise misuse(
             f"fine-tune with crop={crop}, batch={batch} and accumulate={accumulate}",
-            "a part of one picture, of which the coarsest map sees one pixel: batch norm needs two values",
+            "a part of one image, of which the coarsest map sees one pixel: batch norm needs two values",
             "use a larger crop or batch, or fewer parts",
         )
 

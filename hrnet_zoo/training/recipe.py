@@ -16,7 +16,7 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 
 @dataclass(frozen=True)
 class Recipe:
-    """What the result of a fine-tuning depends on, the pictures and the random seed's own draws included.
+    """What the result of a fine-tuning depends on, the images and the random seed's own draws included.
 
     Defaults of the published training: SGD with momentum 0.9, weight decay 5e-4, learning rate 0.01, by iteration
     lowered to a hundredth of it by a polynomial of power 0.9 (schedules of mmsegmentation).
@@ -24,12 +24,12 @@ class Recipe:
     Attributes:
         arch: of the network.
         classes: names by index.
-        pictures: which are trained on, as `picture_set` names them.
+        images: which are trained on, as `image_set` names them.
         steps: updates of the weights.
-        batch: pictures of one update, over all processes.
+        batch: images of one update, over all processes.
         accumulate: parts that a process computes its share of the batch in, one after the other.
         crop: (height, width) that the network sees, in pixels.
-        box: (long side, short side) that random sizes are relative to, in pixels.
+        resize_to: (long side, short side) that random sizes are relative to, in pixels.
         lr: highest learning rate.
         backbone_lr: factor on `lr` for the backbone.
         head_lr: factor on `lr` for the head.
@@ -47,12 +47,12 @@ class Recipe:
 
     arch: str
     classes: tuple[str, ...]
-    pictures: str
+    images: str
     steps: int
     batch: int
     accumulate: int
     crop: tuple[int, int]
-    box: tuple[int, int]
+    resize_to: tuple[int, int]
     lr: float
     backbone_lr: float
     head_lr: float
@@ -71,7 +71,7 @@ class Recipe:
             self._require(name, type(getattr(self, name)) is int, "a whole number")
         for name in ("lr", "backbone_lr", "head_lr", "weight_decay", "ema"):
             self._require(name, type(getattr(self, name)) in (int, float), "a number")
-        for name in ("crop", "box"):
+        for name in ("crop", "resize_to"):
             sides = getattr(self, name)
             usable = isinstance(sides, tuple) and len(sides) == 2 and all(type(side) is int for side in sides)
             self._require(name, usable, "a pair of whole numbers")
@@ -80,7 +80,7 @@ class Recipe:
             ("batch", self.batch >= 1, "at least 1"),
             ("accumulate", 1 <= self.accumulate <= self.batch, "from 1 to the batch"),
             ("crop", min(self.crop) >= 32, "at least 32 pixels, which the coarsest map sees as one"),
-            ("box", min(self.box) >= 32, "at least 32 pixels"),
+            ("resize_to", min(self.resize_to) >= 32, "at least 32 pixels"),
             ("lr", 0 < self.lr < 10, "above 0 and below 10"),
             ("backbone_lr", 0 <= self.backbone_lr <= 1000, "from 0 to 1000"),
             ("head_lr", 0 <= self.head_lr <= 1000, "from 0 to 1000"),
@@ -113,8 +113,8 @@ class Recipe:
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
 
-def picture_set(names: Iterable[str]) -> str:
-    """Return a short name for pictures in an order: how many, and the SHA-256 of their names.
+def image_set(names: Iterable[str]) -> str:
+    """Return a short name for images in an order: how many, and the SHA-256 of their names.
 
     The names themselves could be more than the header of a file may hold.
     """

@@ -17,16 +17,16 @@ import numpy as np
 import torch
 
 from hrnet_zoo import __version__
-from hrnet_zoo.datasets.layouts import LabelledFolder
+from hrnet_zoo.datasets.layouts import LabeledFolder
 from hrnet_zoo.errors import printable
 from hrnet_zoo.evaluation.costs import busy_words
 from hrnet_zoo.evaluation.evaluate import count_pixels
 from hrnet_zoo.evaluation.metrics import class_accuracy, class_iou, mean, pixel_accuracy
-from hrnet_zoo.images.atomic import make_folder, write_file
+from hrnet_zoo.images.atomic import atomic_write, make_folder
 from hrnet_zoo.images.progress import Bar
 from hrnet_zoo.training.history import History
+from hrnet_zoo.training.images import MOST_ROWS, SheetRow, sheet
 from hrnet_zoo.training.interruption import Interruption
-from hrnet_zoo.training.pictures import MOST_ROWS, SheetRow, sheet
 from hrnet_zoo.training.stream import TrainingStream, read_pair
 from hrnet_zoo.training.trainer import Trainer, Update
 from hrnet_zoo.zoo.save import save_pretrained
@@ -46,8 +46,8 @@ class Run:
         trainer: makes the updates.
         stream: gives this process's share of every batch.
         out: folder of the run.
-        val: pictures to validate on; None: none, and the newest network is kept rather than the best.
-        validate_every: updates; without pictures to validate on, the network is only kept then.
+        val: images to validate on; None: none, and the newest network is kept rather than the best.
+        validate_every: updates; without images to validate on, the network is only kept then.
         save_every: updates after which the state is saved, beside the validations; 0: only there.
         patience: validations without a gain after which the training ends; None: it never ends early.
         tensorboard: write events.
@@ -58,7 +58,7 @@ class Run:
     trainer: Trainer
     stream: TrainingStream
     out: Path
-    val: LabelledFolder | None
+    val: LabeledFolder | None
     validate_every: int
     save_every: int
     patience: int | None
@@ -82,7 +82,7 @@ class Run:
             KeyboardInterrupt, SystemExit: after SIGINT or SIGTERM, when all is saved.
             TrainingError: the loss is not finite any more.
             OutputError: something cannot be written.
-            HRNetZooError: a picture that went bad, a process that died.
+            HRNetZooError: an image that went bad, a process that died.
 
         """
         trainer, steps = self.trainer, self.trainer.recipe.steps
@@ -205,7 +205,7 @@ class Run:
         return True
 
     def _draw_sheet(self) -> None:
-        """Show some validation pictures with truth and prediction, always the same ones."""
+        """Show some validation images with truth and prediction, always the same ones."""
         assert self.val is not None  # noqa: S101 - for the type checker
         model, rows = self.trainer.model, []
         for sample in self.val.samples[:MOST_ROWS]:
@@ -214,10 +214,10 @@ class Run:
         folder, file = self.out / SHEETS, io.BytesIO()
         make_folder(folder)
         sheet(rows, model.dataset).save(file, "JPEG", quality=90)
-        write_file(folder / f"update_{self.trainer.progress.step:06d}.jpg", file.getvalue())
+        atomic_write(folder / f"update_{self.trainer.progress.step:06d}.jpg", file.getvalue())
 
     def _keep(self, figures: dict[str, float]) -> None:
-        data = f"{len(self.val.samples)} validation pictures of its own data" if self.val else None
+        data = f"{len(self.val.samples)} validation images of its own data" if self.val else None
         save_pretrained(
             self.trainer.model, self.out, metrics={**figures, "data": data, "steps": self.trainer.progress.step}
         )
@@ -230,7 +230,7 @@ class Run:
             env = f"hrnet-zoo: {__version__}\nPyTorch: {torch.__version__}"
             if self.trainer.device.type == "cuda":
                 env += f"\nGPU: {torch.cuda.get_device_name(self.trainer.device)}"
-            recipe = {key: value for key, value in self.trainer.recipe.to_dict().items() if key != "pictures"}
+            recipe = {key: value for key, value in self.trainer.recipe.to_dict().items() if key != "images"}
             history.add({"env_info": env, "seed": recipe["seed"], "exp_name": self.out.name, "recipe": recipe})
         return history
 

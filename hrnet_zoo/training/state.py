@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from hrnet_zoo.errors import CheckpointError, ResumeError
-from hrnet_zoo.images.atomic import write_file
+from hrnet_zoo.images.atomic import atomic_write
 from hrnet_zoo.training.recipe import Recipe
 from hrnet_zoo.weights.convert import to_safetensors, verify_data
 from hrnet_zoo.weights.gate import inspect_safetensors
@@ -31,7 +31,7 @@ class Progress:
 
     Attributes:
         step: updates done.
-        best_miou: the highest validation mIoU so far, per cent; None before the first validation.
+        best_miou: the highest validation mIoU so far, percent; None before the first validation.
         without_gain: validations since then.
         validated: updates done at the last validation.
         scaler: state of the loss scaler of float16; empty without one.
@@ -54,7 +54,7 @@ def write_state(path: Path, recipe: Recipe, progress: Progress, tensors: Mapping
     """
     facts = {"version": STATE_VERSION, "recipe": recipe.to_dict(), "progress": vars(progress)}
     ready = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
-    write_file(path, to_safetensors(ready, {_KEY: json.dumps(facts)}))
+    atomic_write(path, to_safetensors(ready, {_KEY: json.dumps(facts)}))
 
 
 def read_state(path: Path, recipe: Recipe) -> tuple[Progress, dict[str, Tensor]]:

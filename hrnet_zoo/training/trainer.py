@@ -29,7 +29,7 @@ class Update(NamedTuple):
     """What one update was like.
 
     Attributes:
-        loss: mean over the labelled pixels of the whole batch, before the update.
+        loss: mean over the labeled pixels of the whole batch, before the update.
         lr: learning rate, before the factors.
 
     """
@@ -83,7 +83,7 @@ class Trainer:
         """Learn from this process's share of a batch.
 
         Args:
-            images: (N, 3, H, W) float32, normalised RGB.
+            images: (N, 3, H, W) float32, normalized RGB.
             labels: (N, H, W) int64 class indices, 255 ignored.
 
         Raises:
@@ -92,7 +92,7 @@ class Trainer:
 
         """
         with raise_on_oom(
-            f"update {self.progress.step + 1} of {self.recipe.steps} with {len(images)} pictures on {self.device}",
+            f"update {self.progress.step + 1} of {self.recipe.steps} with {len(images)} images on {self.device}",
             done="the training was stopped; what was kept last is as it was",
             advice="a smaller batch or crop; or accumulate, gradient_checkpointing, precision='bf16'",
         ):
@@ -136,7 +136,7 @@ class Trainer:
     def _backward(self, images: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
         """Add a part's gradients; return its share of the batch's loss.
 
-        A part weighs as much as it has labelled pixels of those of the whole batch: then the cross-entropy does not
+        A part weighs as much as it has labeled pixels of those of the whole batch: then the cross-entropy does not
         depend on how the batch was cut, among parts or among processes. The other losses are no sums over pixels.
         """
         images = images.to(self.device, non_blocking=True).contiguous(memory_format=torch.channels_last)

@@ -108,7 +108,7 @@ def _claims(content: object) -> Iterator[tuple[str, ...]]:
 def claimed_classes(provenance: Mapping[str, str]) -> tuple[str, ...]:
     """Read `file_classes` of a header: the class names that the checkpoint itself claimed; empty if it claimed none.
 
-    They are kept to tell the user where they differ from the data set's, and used for nothing else.
+    They are kept to tell the user where they differ from the dataset's, and used for nothing else.
     """
     try:
         return _class_names(json.loads(provenance.get("file_classes", "null")))
@@ -150,7 +150,7 @@ def fit(
     """
     for name, tensor in state.items():
         if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_meta:
-            raise _mismatch(source, different={name: "sparse, quantised or without data, expected plain values"})
+            raise _mismatch(source, different={name: "sparse, quantized or without data, expected plain values"})
     compare({name: (t.dtype, tuple(t.shape)) for name, t in state.items()}, expected, source, dtype)
     refuse_after_fork(torch.device("cpu"))
     fitted, owners, infinite = dict[str, Tensor](), set[int](), dict[str, str]()

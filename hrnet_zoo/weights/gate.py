@@ -1,6 +1,6 @@
 """A checkpoint read without executing anything: what its pickle says (`opcodes.py`), and where its arrays lie.
 
-No unpickler is used, not even torch's restricted one, which a small file can have ask for terabytes, show uninitialised
+No unpickler is used, not even torch's restricted one, which a small file can have ask for terabytes, show uninitialized
 memory as weights or hang in the hash of a dictionary key. A file is admitted if it has the layout that `torch.save`
 gives it, to the byte (files of torch 1.6 and 2.13 were compared: same layout).
 """

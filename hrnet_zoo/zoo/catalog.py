@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from hrnet_zoo.datasets import ADE20K, CITYSCAPES, DATASETS, PASCAL_CONTEXT, SCENES, VOC12AUG, Colour, Dataset
+from hrnet_zoo.datasets import ADE20K, CITYSCAPES, DATASETS, PASCAL_CONTEXT, SCENES, VOC12AUG, Color, Dataset
 from hrnet_zoo.errors import ConfigError, UnknownModelError
 
 PUBLISHED_FOLDER = "https://download.openmmlab.com/mmsegmentation/v0.5/hrnet"
@@ -37,12 +37,12 @@ class ModelInfo:
 
     Attributes:
         arch: "hr18s", "hr18" or "hr48".
-        data: the data set it was trained on, with everything that follows from it.
+        dataset: the dataset it was trained on, with everything that follows from it.
         thousand_iterations: length of the training schedule.
         train_memory_gb: training memory per GPU as published; None where the table has a dash.
-        inference_fps: pictures per second on a V100, fp32, batch 1, as published; None where the table has a dash.
-        miou: mean intersection over union on the validation set, per cent, as published.
-        miou_ms_flip: the same with six scales and flips, per cent, as published.
+        inference_fps: images per second on a V100, fp32, batch 1, as published; None where the table has a dash.
+        miou: mean intersection over union on the validation set, percent, as published.
+        miou_ms_flip: the same with six scales and flips, percent, as published.
         published: date and time in the file's name.
         sha256_prefix: first eight hex digits of the file's SHA-256, from its name.
         sha256: the whole digest; None until someone who has the file has stated it.
@@ -50,7 +50,7 @@ class ModelInfo:
     """
 
     arch: str
-    data: Dataset
+    dataset: Dataset
     thousand_iterations: int
     train_memory_gb: float | None
     inference_fps: float | None
@@ -63,7 +63,7 @@ class ModelInfo:
     @property
     def name(self) -> str:
         """Canonical name."""
-        return f"fcn_{self.arch}_{self.data.key}_{self.thousand_iterations}k"
+        return f"fcn_{self.arch}_{self.dataset.key}_{self.thousand_iterations}k"
 
     @property
     def method(self) -> str:
@@ -76,14 +76,14 @@ class ModelInfo:
         return ARCHS[self.arch][0]
 
     @property
-    def dataset(self) -> str:
-        """Data set, as in the published table."""
-        return self.data.title
+    def dataset_title(self) -> str:
+        """Dataset, as in the published table."""
+        return self.dataset.title
 
     @property
     def crop_size(self) -> str:
         """Training crop, height x width in pixels."""
-        return "{}x{}".format(*self.data.crop)
+        return "{}x{}".format(*self.dataset.crop)
 
     @property
     def lr_schedule_iterations(self) -> int:
@@ -93,13 +93,13 @@ class ModelInfo:
     @property
     def config(self) -> str:
         """Name of the training configuration in mmsegmentation 0.x, which is also the stem of the files' names."""
-        return f"fcn_{self.arch}_{self.crop_size}_{self.thousand_iterations}k_{self.data.key}"
+        return f"fcn_{self.arch}_{self.crop_size}_{self.thousand_iterations}k_{self.dataset.key}"
 
     @property
     def aliases(self) -> tuple[str, ...]:
         """Other names of this row: configuration in mmsegmentation 0.x and 1.x, file name, address."""
-        batch = f"4xb{self.data.pictures_per_gpu}"
-        key = self.data.key.replace("_", "-")
+        batch = f"4xb{self.dataset.batch_per_gpu}"
+        key = self.dataset.key.replace("_", "-")
         config_1x = f"fcn_{self.arch}_{batch}-{self.thousand_iterations}k_{key}-{self.crop_size}"
         return self.config, config_1x, self.file_name, self.checkpoint_url
 
@@ -122,7 +122,7 @@ class ModelInfo:
     def log_url(self) -> str | None:
         """Published address of the training log."""
         # The two Pascal Context logs are named with a hyphen before the date.
-        separator = "-" if self.data is PASCAL_CONTEXT else "_"
+        separator = "-" if self.dataset is PASCAL_CONTEXT else "_"
         return f"{PUBLISHED_FOLDER}/{self.config}/{self.config}{separator}{self.published}.log.json"
 
     @property
@@ -133,12 +133,12 @@ class ModelInfo:
     @property
     def classes(self) -> tuple[str, ...]:
         """Class names by index."""
-        return self.data.classes
+        return self.dataset.classes
 
     @property
-    def palette(self) -> tuple[Colour, ...]:
-        """Colours (RGB, 0 to 255) by index."""
-        return self.data.palette
+    def palette(self) -> tuple[Color, ...]:
+        """Colors (RGB, 0 to 255) by index."""
+        return self.dataset.palette
 
     @property
     def parameters(self) -> int:
@@ -151,7 +151,7 @@ class ModelInfo:
         """What is known of the terms; not legal advice."""
         return (
             "Code: Apache-2.0. Weights: published by mmsegmentation under Apache-2.0. "
-            f"Training data: {self.data.terms}. Not legal advice."
+            f"Training data: {self.dataset.data_license}. Not legal advice."
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -161,12 +161,12 @@ class ModelInfo:
             *("inference_fps", "miou", "miou_ms_flip", "checkpoint_url", "log_url", "arch", "sha256_prefix", "sha256"),
             *("num_classes", "parameters", "license_note"),
         )
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in names} | {"dataset": self.dataset_title}
 
 
 # fmt: off
 _ROWS = (
-    # arch     data set        k iter  mem   fps    mIoU   ms+flip  published          sha256[:8]
+    # arch     dataset        k iter  mem   fps    mIoU   ms+flip  published          sha256[:8]
     ModelInfo("hr18s", CITYSCAPES,      40, 1.7,  23.74, 73.86, 75.91, "20200601_014216", "93db27d0"),
     ModelInfo("hr18",  CITYSCAPES,      40, 2.9,  12.97, 77.19, 78.92, "20200601_014216", "f196fb4e"),
     ModelInfo("hr48",  CITYSCAPES,      40, 6.2,   6.42, 78.48, 79.69, "20200601_014240", "a989b146"),
@@ -222,7 +222,7 @@ class BundledModel(ModelInfo):
 DEMO_KNOWS = "generated street scenes, and nothing else: for photographs choose one of `hrnet-zoo list`"
 DEMO = BundledModel(
     arch="hr18s",
-    data=SCENES,
+    dataset=SCENES,
     thousand_iterations=5,
     train_memory_gb=None,
     inference_fps=None,
@@ -239,11 +239,11 @@ def list_models(pattern: str = "*", *, dataset: str | None = None, arch: str | N
 
     Args:
         pattern: `fnmatch` pattern on the name, such as "*_160k"; without `*`, `?` and `[`, a part of it: "cityscapes".
-        dataset: keep one data set: "cityscapes", "ade20k", "voc12aug" or "pascal_context".
+        dataset: keep one dataset: "cityscapes", "ade20k", "voc12aug" or "pascal_context".
         arch: keep one network: "hr18s", "hr18" or "hr48".
 
     Raises:
-        ConfigError: there is no such data set or network.
+        ConfigError: there is no such dataset or network.
 
     """
     for what, value, choices in (("dataset", dataset, DATASETS), ("arch", arch, ARCHS)):
@@ -260,7 +260,7 @@ def list_models(pattern: str = "*", *, dataset: str | None = None, arch: str | N
     return [
         row.name
         for row in _ROWS
-        if fnmatch.fnmatchcase(row.name, pattern) and dataset in (None, row.data.key) and arch in (None, row.arch)
+        if fnmatch.fnmatchcase(row.name, pattern) and dataset in (None, row.dataset.key) and arch in (None, row.arch)
     ]
 
 
@@ -304,7 +304,7 @@ def model_info(name: str) -> ModelInfo:
 
 
 def _nearest(name: str) -> tuple[str, ...]:
-    """Name the rows that may be meant: similar names, or the best ones of the network and data set named in it."""
+    """Name the rows that may be meant: similar names, or the best ones of the network and dataset named in it."""
     rows, text = _rows_by_name(), name[:200].lower()
     near = difflib.get_close_matches(text, rows, n=3, cutoff=0.7)
     small = re.search("18s|small", text)
@@ -335,7 +335,7 @@ def is_saved(name: str) -> bool:
     return name.startswith((LOCAL, HUB)) or (name not in _rows_by_name() and os.path.isdir(folder))  # noqa: PTH112
 
 
-def recognise(sha256: str) -> ModelInfo | None:
+def recognize(sha256: str) -> ModelInfo | None:
     """Find the row whose file has this SHA-256 (64 hex digits), by its first eight where the row knows no more."""
     return next((row for row in _all_rows() if sha256.startswith(row.sha256 or row.sha256_prefix)), None)
 

@@ -23,7 +23,7 @@ from hrnet_zoo.weights.state_dict import CLASSIFIER
 from hrnet_zoo.zoo.custom import load_own
 from hrnet_zoo.zoo.origin import find
 
-MAX_CLASSES = 255  # of a label picture's 256 values, 255 is kept for pixels without a label
+MAX_CLASSES = 255  # of a label map's 256 values, 255 is kept for pixels without a label
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _INSTEAD = {
     **dict.fromkeys(("num_classes", "nc", "n_classes"), "classes=: names, or their number"),
@@ -50,7 +50,7 @@ def create_model(
 ) -> FCNHRNet:
     """Create a network with its weights, in eval mode.
 
-    Names and colours are those of the data set, or of `classes`. Where a checkpoint's own metadata names its classes
+    Names and colors are those of the dataset, or of `classes`. Where a checkpoint's own metadata names its classes
     otherwise, one log line says how far; the metadata is used for nothing else.
 
     On CUDA the weights are channels_last. On a CPU in float32 they are the cached file itself, memory-mapped: nothing
@@ -119,7 +119,7 @@ def _create(
     names = _class_names(classes)
     origin = find(str(name), progress=progress)
     arch, info = origin.arch, origin.info
-    dataset = origin.data.with_classes(names) if names else origin.data
+    dataset = origin.dataset.with_classes(names) if names else origin.dataset
     if not pretrained:
         if checkpoint is not None:
             raise ConfigError(
@@ -129,7 +129,7 @@ def _create(
                 advice="leave pretrained out to load the checkpoint, or leave the checkpoint out",
             )
         network = FCNHRNet(arch, dataset, info, origin.name)
-        initialise(network)
+        initialize(network)
         return _finish(network, device, dtype)
     with empty_layers():
         network = FCNHRNet(arch, dataset, info, origin.name)
@@ -138,13 +138,13 @@ def _create(
     if checkpoint is not None:
         state, network.provenance = load_own(str(checkpoint), arch, shapes, progress=progress)
     else:
-        state, network.provenance = origin.load(with_classes(shapes, len(origin.data.classes)))
+        state, network.provenance = origin.load(with_classes(shapes, len(origin.dataset.classes)))
         if names:
-            state = _swap_classifier(state, origin.data.classes, names, generator)
+            state = _swap_classifier(state, origin.dataset.classes, names, generator)
     if not names:
         source = origin.file if checkpoint is None else redact(str(checkpoint))
-        known = "; this is known of the two published files" if origin.data is PASCAL_CONTEXT else ""
-        _compare_names(network, source, f"those of {origin.data.title} are used{known}")
+        known = "; this is known of the two published files" if origin.dataset is PASCAL_CONTEXT else ""
+        _compare_names(network, source, f"those of {origin.dataset.title} are used{known}")
     elif checkpoint is not None and isinstance(classes, Sequence):  # a number names nothing
         _compare_names(network, redact(str(checkpoint)), "those of your list are used")
     for key, (holder, entry) in places.items():  # names and shapes were compared by the file's header
@@ -152,7 +152,7 @@ def _create(
     return _finish(network, device, dtype)
 
 
-def initialise(network: FCNHRNet) -> None:
+def initialize(network: FCNHRNet) -> None:
     """Draw random weights as the published networks began: Kaiming normal, batch norm 1 and 0, classifier 0.01.
 
     Source: `init_cfg` of HRNet and FCNHead in mmsegmentation.
@@ -225,7 +225,7 @@ def _finish(network: FCNHRNet, device: torch.device, dtype: torch.dtype) -> FCNH
     network.eval()
     if device.type == "cpu" and dtype == torch.float32:
         # channels_last weights would be a second copy of the mapped file, and no faster: the CPU kernels reorder
-        # weights for themselves, and the pictures are channels_last (`prediction.score`).
+        # weights for themselves, and the images are channels_last (`prediction.score`).
         return network
     refuse_after_fork(device)
     return network.to(device=device, dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
@@ -270,7 +270,7 @@ def _usable_dtype(dtype: torch.dtype | str | None, device: torch.device) -> torc
 
 
 def _class_names(classes: int | Sequence[str] | None) -> tuple[str, ...]:
-    """Names of the classes that the caller asked for; empty for the data set's own."""
+    """Names of the classes that the caller asked for; empty for the dataset's own."""
     if classes is None:
         return ()
     try:

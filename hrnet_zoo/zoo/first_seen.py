@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Literal
 
 from hrnet_zoo.errors import CacheError, ConfigError, HashMismatchError, UnknownModelError
-from hrnet_zoo.images.atomic import write_file
+from hrnet_zoo.images.atomic import atomic_write
 from hrnet_zoo.weights import cache
 from hrnet_zoo.weights.part import disk_errors
 from hrnet_zoo.zoo.catalog import ModelInfo, list_models, model_info
@@ -142,7 +142,7 @@ def export(path: Path) -> list[Digest]:
 
     """
     whole = [each for each in every() if each.authority != "prefix"]
-    write_file(path, "".join(f"{each.sha256}  {each.info.file_name}\n" for each in whole).encode())
+    atomic_write(path, "".join(f"{each.sha256}  {each.info.file_name}\n" for each in whole).encode())
     return whole
 
 

@@ -17,7 +17,7 @@ _USE = """\
 import hrnet_zoo
 
 model = hrnet_zoo.create_model("hf-hub:ORG/NAME")  # this repository; "local-dir:PATH" for a folder
-model.predict("picture.jpg").overlay().save("overlay.png")
+model.predict("image.jpg").overlay().save("overlay.png")
 ```
 """
 _ACCURACY = (("miou", "mIoU"), ("macc", "mAcc"), ("aacc", "aAcc"))
@@ -35,7 +35,7 @@ def _metadata(config: ModelConfig) -> dict[str, Any]:
         "library_name": LIBRARY,
         "pipeline_tag": "image-segmentation",
         "tags": ["semantic-segmentation", "hrnet", "fcn"],
-        "license": config.licence,
+        "license": config.license,
     }
     if config.parent and config.parent.name.startswith(_HUB):  # the Hub links it, so only what is there
         facts["base_model"] = config.parent.name.removeprefix(_HUB).partition("@")[0]
@@ -61,36 +61,36 @@ def _metadata(config: ModelConfig) -> dict[str, Any]:
 def _body(config: ModelConfig) -> str:
     data, metrics, parent = config.dataset, config.metrics, config.parent
     network = ARCHS[config.arch][0]
-    boxed = "{} x {}".format(*data.box)
-    how = "in windows of {} px every {} px".format(*data.window) if data.slides else "whole"
+    boxed = "{} x {}".format(*data.resize_to)
+    how = "in windows of {} px every {} px".format(*data.window) if data.sliding_window else "whole"
     figures = [
         f"{title} {getattr(metrics, key):.2f} %" for key, title in _ACCURACY if getattr(metrics, key) is not None
     ]
     lines = [
         f"# FCN {network}, {len(config.classes)} classes",
         "",
-        "Semantic segmentation: every pixel of a picture gets one of the classes below. Saved by hrnet-zoo.",
+        "Semantic segmentation: every pixel of an image gets one of the classes below. Saved by hrnet-zoo.",
         "",
         "## Use",
         "",
         _USE,
         "## Classes",
         "",
-        "| index | class | colour |",
+        "| index | class | color |",
         "| ---: | --- | --- |",
         *(
             f"| {index} | {inline(name)} | `#{red:02x}{green:02x}{blue:02x}` ({red}, {green}, {blue}) |"
             for index, (name, (red, green, blue)) in enumerate(zip(config.classes, data.palette, strict=True))
         ),
         "",
-        "In label pictures the value is the class, 255 is ignored.",
+        "In label maps the value is the class, 255 is ignored.",
         "",
         "## How it was made",
         "",
         f"- Started from: {_started(parent)}",
         f"- Data: {inline(data.title)}",
-        *([f"- Steps of the optimiser since: {metrics.steps:,}"] if metrics.steps is not None else []),
-        f"- Pictures enter the network {how}, RGB, with their ratio kept, in a box of {boxed} px",
+        *([f"- Steps of the optimizer since: {metrics.steps:,}"] if metrics.steps is not None else []),
+        f"- Images enter the network {how}, RGB, with their ratio kept, in a box of {boxed} px",
         f"- SHA-256 of the weights: `{config.data_sha256}`",
         "",
         "## Figures",
@@ -99,8 +99,8 @@ def _body(config: ModelConfig) -> str:
         "",
         "## Terms",
         "",
-        f"- Licence of the weights: {inline(config.licence)}",
-        f"- Terms of the data that they were trained on: {inline(data.terms)}",
+        f"- License of the weights: {inline(config.license)}",
+        f"- Terms of the data that they were trained on: {inline(data.data_license)}",
         *_parent_terms(config),
         "",
     ]
@@ -131,6 +131,6 @@ def _parent_terms(config: ModelConfig) -> list[str]:
 
 
 def _is_official(config: ModelConfig) -> bool:
-    """Tell whether the model is for one of the four data sets, as it is."""
+    """Tell whether the model is for one of the four datasets, as it is."""
     known = DATASETS.get(config.dataset.key)
     return known is not None and (known.title, known.classes) == (config.dataset.title, config.dataset.classes)

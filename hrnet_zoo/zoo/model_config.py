@@ -31,7 +31,7 @@ from hrnet_zoo.zoo.strict_json import (
 )
 
 LIBRARY = "hrnet-zoo"  # also the Hub's `library_name`
-SCHEMA = 1  # raise it whenever a reader of the last version would refuse or misread what is written
+SCHEMA = 2  # raise it whenever a reader of the last version would refuse or misread what is written
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 CARD_FILE = "README.md"
@@ -45,7 +45,7 @@ MAX_SIDE = 16_384  # pixels of boxes and crops
 # wrongly, and is refused. A test holds them to `images.MEAN` and `images.STD`, which need torch to be imported.
 MEAN = (123.675, 116.28, 103.53)
 STD = (58.395, 57.12, 57.375)
-_DATA = ("key", "title", "pictures_per_gpu", "terms")  # of a data set, beside what has its own place
+_DATA = ("key", "title", "batch_per_gpu", "data_license")  # of a dataset, beside what has its own place
 
 
 @dataclass(frozen=True)
@@ -72,11 +72,11 @@ class Metrics:
     """What was measured.
 
     Attributes:
-        miou: mean intersection over union, per cent.
-        macc: mean class accuracy, per cent.
-        aacc: pixel accuracy, per cent.
-        data: the pictures that these were measured on.
-        steps: optimiser steps since the parent.
+        miou: mean intersection over union, percent.
+        macc: mean class accuracy, percent.
+        aacc: pixel accuracy, percent.
+        data: the images that these were measured on.
+        steps: optimizer steps since the parent.
 
     """
 
@@ -93,9 +93,9 @@ class ModelConfig:
 
     Attributes:
         arch: "hr18s", "hr18" or "hr48".
-        dataset: names and colours of the classes, and how pictures are brought to the network.
+        dataset: names and colors of the classes, and how images are brought to the network.
         data_sha256: of the weights that this belongs to, 64 hex digits.
-        licence: of the weights, as the Hub abbreviates it: "apache-2.0", "other", "unknown".
+        license: of the weights, as the Hub abbreviates it: "apache-2.0", "other", "unknown".
         parent: the checkpoint that it started from; None for one trained from random weights.
         metrics: what was measured.
 
@@ -104,7 +104,7 @@ class ModelConfig:
     arch: str
     dataset: Dataset
     data_sha256: str
-    licence: str
+    license: str
     parent: Parent | None = None
     metrics: Metrics = Metrics()
 
@@ -120,12 +120,12 @@ class ModelConfig:
             "schema": SCHEMA,
             "library": LIBRARY,
             "arch": self.arch,
-            "classes": [{"name": name, "colour": list(data.palette[i])} for i, name in enumerate(data.classes)],
+            "classes": [{"name": name, "color": list(data.palette[i])} for i, name in enumerate(data.classes)],
             "labels": identity(len(data.classes)).title,
             "input": {
-                "box": list(data.box),
+                "resize_to": list(data.resize_to),
                 "crop": list(data.crop),
-                "slides": data.slides,
+                "sliding_window": data.sliding_window,
                 "window": list(data.window),
                 "mean": list(MEAN),
                 "std": list(STD),
@@ -133,7 +133,7 @@ class ModelConfig:
             "data": {name: getattr(data, name) for name in _DATA},
             "parent": asdict(self.parent) if self.parent else None,
             "metrics": asdict(self.metrics),
-            "licence": self.licence,
+            "license": self.license,
         }
 
     def to_json(self) -> str:
@@ -210,9 +210,11 @@ def refusal(source: str, path: str, found: str) -> ModelConfigError:
 
 def _config(content: object) -> ModelConfig:
     top = as_object(content, "$")
+    if top.get("schema") == 1:
+        top = as_object(_renamed({**top, "schema": SCHEMA}), "$")
     if "schema" in top and top["schema"] != SCHEMA:
         raise Fault("$.schema", f"version {shown(top['schema'])}, known is {SCHEMA}")
-    names = ("schema", "library", "arch", "classes", "labels", "input", "data", "parent", "metrics", "licence")
+    names = ("schema", "library", "arch", "classes", "labels", "input", "data", "parent", "metrics", "license")
     require_keys(top, "$", (*names, "data_sha256"))
     as_whole(top["schema"], "$.schema", SCHEMA, SCHEMA)
     require_same(top["library"], "$.library", LIBRARY)
@@ -224,30 +226,40 @@ def _config(content: object) -> ModelConfig:
         arch=top["arch"],
         dataset=dataset,
         data_sha256=as_digest(top["data_sha256"], "$.data_sha256"),
-        licence=as_text(top["licence"], "$.licence", MAX_NAME),
+        license=as_text(top["license"], "$.license", MAX_NAME),
         parent=None if top["parent"] is None else _parent(top["parent"]),
         metrics=_metrics(top["metrics"]),
     )
 
 
+def _renamed(content: object) -> object:
+    """Rename the keys of schema 1, which were spelled the British way or named unlike the field."""
+    if isinstance(content, list):
+        return [_renamed(each) for each in content]
+    if not isinstance(content, Mapping):
+        return content
+    new = {"box": "resize_to", "slides": "sliding_window", "pictures_per_gpu": "batch_per_gpu", "terms": "data_license"}
+    return {new.get(key, key.replace("our", "or").replace("cence", "cense")): _renamed(content[key]) for key in content}
+
+
 def _dataset(top: Mapping[str, Any]) -> Dataset:
     inputs, data = as_object(top["input"], "$.input"), as_object(top["data"], "$.data")
-    require_keys(inputs, "$.input", ("box", "crop", "slides", "window", "mean", "std"))
+    require_keys(inputs, "$.input", ("resize_to", "crop", "sliding_window", "window", "mean", "std"))
     require_keys(data, "$.data", _DATA)
-    if not isinstance(inputs["slides"], bool):
-        raise Fault("$.input.slides", f"{shown(inputs['slides'])}, neither true nor false")
+    if not isinstance(inputs["sliding_window"], bool):
+        raise Fault("$.input.sliding_window", f"{shown(inputs['slides'])}, neither true nor false")
     dataset = Dataset(
         key=as_text(data["key"], "$.data.key", MAX_NAME),
         title=as_text(data["title"], "$.data.title", MAX_TEXT),
         crop=as_pair(inputs["crop"], "$.input.crop", 32, MAX_SIDE),
-        pictures_per_gpu=as_whole(data["pictures_per_gpu"], "$.data.pictures_per_gpu", 1, 65_536),
-        box=as_pair(inputs["box"], "$.input.box", 32, MAX_SIDE),
-        slides=inputs["slides"],
-        terms=as_text(data["terms"], "$.data.terms", MAX_TEXT),
+        batch_per_gpu=as_whole(data["batch_per_gpu"], "$.data.batch_per_gpu", 1, 65_536),
+        resize_to=as_pair(inputs["resize_to"], "$.input.resize_to", 32, MAX_SIDE),
+        sliding_window=inputs["sliding_window"],
+        data_license=as_text(data["data_license"], "$.data.data_license", MAX_TEXT),
         labels=_labels(top["classes"]),
     )
-    if dataset.box[0] < dataset.box[1]:
-        raise Fault("$.input.box", f"{list(dataset.box)}, but the long side comes first")
+    if dataset.resize_to[0] < dataset.resize_to[1]:
+        raise Fault("$.input.resize_to", f"{list(dataset.resize_to)}, but the long side comes first")
     for name, known in (("window", dataset.window), ("mean", MEAN), ("std", STD)):
         # The window follows from the crop; the others are the library's own.
         require_same(inputs[name], f"$.input.{name}", list(known))
@@ -262,15 +274,15 @@ def _labels(value: object) -> tuple[tuple[str, tuple[int, int, int]], ...]:
     for index, entry in enumerate(value):
         path = f"$.classes[{index}]"
         item = as_object(entry, path)
-        require_keys(item, path, ("name", "colour"))
+        require_keys(item, path, ("name", "color"))
         name = as_text(item["name"], f"{path}.name", MAX_NAME)
         if name in seen:
             raise Fault(f"{path}.name", f"{shown(name)} stands there twice")
         seen.add(name)
-        colour = item["colour"]
-        if not isinstance(colour, list) or len(colour) != 3:
-            raise Fault(f"{path}.colour", f"{shown(colour)}, where [red, green, blue] is expected")
-        red, green, blue = (as_whole(level, f"{path}.colour[{i}]", 0, 255) for i, level in enumerate(colour))
+        color = item["color"]
+        if not isinstance(color, list) or len(color) != 3:
+            raise Fault(f"{path}.color", f"{shown(color)}, where [red, green, blue] is expected")
+        red, green, blue = (as_whole(level, f"{path}.color[{i}]", 0, 255) for i, level in enumerate(color))
         labels.append((name, (red, green, blue)))
     return tuple(labels)
 
@@ -293,7 +305,7 @@ def _metrics(value: object) -> Metrics:
     for name in ("miou", "macc", "aacc"):
         figure, path = metrics[name], f"$.metrics.{name}"
         if figure is not None and (type(figure) not in (int, float) or not 0 <= figure <= 100):
-            raise Fault(path, f"{shown(figure)}, where per cent (0 to 100) or null is expected")
+            raise Fault(path, f"{shown(figure)}, where percent (0 to 100) or null is expected")
     if metrics["data"] is not None:
         as_text(metrics["data"], "$.metrics.data", MAX_TEXT)
     if metrics["steps"] is not None:

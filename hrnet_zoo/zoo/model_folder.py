@@ -136,7 +136,7 @@ def load_folder(folder: Path, config: ModelConfig, expected: Entries, *, rewrita
         return expected
 
     state, provenance = map_safetensors(path, of_this_network, str(path), rewritable=rewritable)
-    return fit(state, expected, str(path)), {**provenance, "licence": config.licence}
+    return fit(state, expected, str(path)), {**provenance, "license": config.license}
 
 
 def verify_folder(folder: Path) -> ModelConfig:

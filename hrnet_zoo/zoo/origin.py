@@ -26,7 +26,7 @@ class Origin:
     Attributes:
         name: what to call the network.
         arch: "hr18s", "hr18" or "hr48".
-        data: the data set, with the classes that the weights are for.
+        data: the dataset, with the classes that the weights are for.
         info: the catalog row; None for a model folder or a repository.
         config: of the model folder or repository; None for a row.
         file: what log lines call the weights.
@@ -37,7 +37,7 @@ class Origin:
 
     name: str
     arch: str
-    data: Dataset
+    dataset: Dataset
     info: ModelInfo | None
     config: ModelConfig | None
     file: str
@@ -71,7 +71,7 @@ def find(name: str, *, progress: bool = True) -> Origin:
     info = model_info(name)
     load = functools.partial(load_published, info, progress=progress)
     return Origin(
-        *(info.name, info.arch, info.data, info, None, info.file_name, load),
+        *(info.name, info.arch, info.dataset, info, None, info.file_name, load),
         verify=lambda: verify_data(cache.model_path(cached_stem(info))),
     )
 

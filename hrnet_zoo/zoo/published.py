@@ -15,7 +15,7 @@ import safetensors.torch
 import torch
 
 from hrnet_zoo.errors import CacheError, HashMismatchError, UnknownModelError, raise_on_oom
-from hrnet_zoo.images.atomic import make_folder, write_file
+from hrnet_zoo.images.atomic import atomic_write, make_folder
 from hrnet_zoo.weights import cache
 from hrnet_zoo.weights.addresses import addresses
 from hrnet_zoo.weights.build import (
@@ -36,7 +36,7 @@ from hrnet_zoo.weights.convert import CONVERTER_VERSION, read_checkpoint
 from hrnet_zoo.weights.gate import inspect_safetensors
 from hrnet_zoo.weights.part import discard
 from hrnet_zoo.zoo import first_seen
-from hrnet_zoo.zoo.catalog import DEMO, ModelInfo, list_models, model_info, recognise
+from hrnet_zoo.zoo.catalog import DEMO, ModelInfo, list_models, model_info, recognize
 from hrnet_zoo.zoo.first_seen import Digest
 
 logger = logging.getLogger("hrnet_zoo")
@@ -112,7 +112,7 @@ def import_file(path: Path) -> tuple[ModelInfo, Path]:
 
 def _import(path: Path, bodies: list[bytes]) -> tuple[ModelInfo, Path]:
     digest = hashlib.sha256(bodies[0]).hexdigest()
-    info = recognise(digest)
+    info = recognize(digest)
     if info is None:
         read_checkpoint(bodies[0], str(path))  # a page, a torso or a trap is called by its name
         info = _row_named(path, digest)
@@ -149,7 +149,7 @@ def mirror(info: ModelInfo, folder: Path, expected: Entries, *, progress: bool) 
             progress=progress,
         )
     make_folder(final.parent)
-    write_file(final, bodies.pop())
+    atomic_write(final, bodies.pop())
     discard(part)
     return final
 

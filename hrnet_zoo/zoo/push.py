@@ -1,4 +1,4 @@
-"""Model folder -> repository on the Hub, in one commit; and an organisation's own mirror of the published models."""
+"""Model folder -> repository on the Hub, in one commit; and an organization's own mirror of the published models."""
 
 from __future__ import annotations
 
@@ -126,17 +126,17 @@ def push(
 
 
 def push_published(
-    organisation: str, names: Sequence[str] = (), *, public: bool = False, progress: bool = True
+    organization: str, names: Sequence[str] = (), *, public: bool = False, progress: bool = True
 ) -> Iterator[Pushed]:
-    """Host published checkpoints in one's own organisation: a repository for each, `ORG/<name of the row>`.
+    """Host published checkpoints in one's own organization: a repository for each, `ORG/<name of the row>`.
 
     Each is fetched (or taken from the cache), verified, saved as a model folder and pushed, one after the other, as the
     iterator is consumed. `create_model("hf-hub:ORG/<name>")` reads them.
 
     Args:
-        organisation: the account on the Hub.
+        organization: the account on the Hub.
         names: of the catalog; none: all published ones.
-        public: make them visible to everybody; the terms of the data sets are in the cards.
+        public: make them visible to everybody; the terms of the datasets are in the cards.
         progress: show bars on a terminal.
 
     Raises:
@@ -146,17 +146,17 @@ def push_published(
 
     """
     rows = [model_info(name) for name in (names or list_models())]
-    if "/" in organisation:
+    if "/" in organization:
         raise ConfigError(
-            asked=f"push published checkpoints to {organisation!r}",
+            asked=f"push published checkpoints to {organization!r}",
             found="each gets a repository of its own, named after it",
             done="nothing was pushed",
-            advice="name the organisation alone",
+            advice="name the organization alone",
         )
     for row in rows:
         with tempfile.TemporaryDirectory() as folder:
             model = create_model(row.name, device="cpu", progress=progress)
-            save_pretrained(model, folder, metrics={"miou": row.miou, "data": f"{row.dataset} val, as published"})
+            save_pretrained(model, folder, metrics={"miou": row.miou, "data": f"{row.dataset_title} val, as published"})
             del model
             message = f"{row.file_name}, converted"
-            yield push(folder, f"{organisation}/{row.name}", public=public, message=message, progress=progress)
+            yield push(folder, f"{organization}/{row.name}", public=public, message=message, progress=progress)

@@ -16,7 +16,7 @@ from torch import Tensor
 from hrnet_zoo import __version__
 from hrnet_zoo.datasets import Dataset
 from hrnet_zoo.errors import ConfigError, StateDictMismatchError, UnknownModelError
-from hrnet_zoo.images.atomic import make_folder, sweep_parts, write_file
+from hrnet_zoo.images.atomic import atomic_write, make_folder, sweep_parts
 from hrnet_zoo.models.fcn import FCNHRNet
 from hrnet_zoo.weights.build import entries
 from hrnet_zoo.weights.convert import compare, fit, to_safetensors
@@ -43,12 +43,12 @@ def save_pretrained(
     folder: str | os.PathLike[str],
     *,
     metrics: Mapping[str, float | int | str | None] | None = None,
-    licence: str | None = None,
+    license: str | None = None,  # noqa: A002 - the Hub calls it so
 ) -> Path:
     """Save a network as a model folder: `model.safetensors`, `config.json` and `README.md`, a filled model card.
 
     The measured figures of a saved model, and what it started from, go along for as long as its weights, its classes
-    and the size of its pictures are the same; once they differ, the saved model is what the new one started from.
+    and the size of its images are the same; once they differ, the saved model is what the new one started from.
 
     A model that is there already is replaced at one moment, by the rename of the weights' file, whose header carries
     the whole configuration: killed at any time, this leaves the old model or the new one. Other files stay. No path,
@@ -58,9 +58,9 @@ def save_pretrained(
         model: the network; its weights are written in the dtype that they have. `create_model` reads them as float32
             whichever it was, which is exact for float16 and bfloat16.
         folder: made, with its parents, if it is not there.
-        metrics: what was measured: "miou", "macc", "aacc" (per cent, 0 to 100, as `Evaluation` has them), "data" (text:
-            on which pictures) and "steps" (of the optimiser). None of them has to be there; nan is as good as none.
-        licence: of the weights, as the Hub abbreviates it ("apache-2.0", "other"); None: that of the weights that the
+        metrics: what was measured: "miou", "macc", "aacc" (percent, 0 to 100, as `Evaluation` has them), "data" (text:
+            on which images) and "steps" (of the optimizer). None of them has to be there; nan is as good as none.
+        license: of the weights, as the Hub abbreviates it ("apache-2.0", "other"); None: that of the weights that the
             model started from, "unknown" where that is not known.
 
     Returns:
@@ -74,7 +74,7 @@ def save_pretrained(
 
     """
     folder = Path(folder)
-    config = config_of(model, metrics, licence)
+    config = config_of(model, metrics, license)
     weights = _weights(model, folder)
     if (source := _source(model, weights)) and source.dataset == config.dataset:
         parent = source.parent if config.parent and config.parent.name == "local-dir" else config.parent
@@ -83,16 +83,18 @@ def save_pretrained(
     del weights
     make_folder(folder)
     sweep_parts(folder)
-    write_file(folder / WEIGHTS_FILE, blob)
+    atomic_write(folder / WEIGHTS_FILE, blob)
     del blob
     config = config_in(folder / WEIGHTS_FILE)  # with the digest
-    write_file(folder / CONFIG_FILE, config.to_json().encode())
-    write_file(folder / CARD_FILE, model_card(config).encode())
+    atomic_write(folder / CONFIG_FILE, config.to_json().encode())
+    atomic_write(folder / CARD_FILE, model_card(config).encode())
     return folder
 
 
 def config_of(
-    model: FCNHRNet, metrics: Mapping[str, float | int | str | None] | None = None, licence: str | None = None
+    model: FCNHRNet,
+    metrics: Mapping[str, float | int | str | None] | None = None,
+    license: str | None = None,  # noqa: A002 - the Hub calls it so
 ) -> ModelConfig:
     """Return what `save_pretrained` would write, without the digest of the weights, or raise what it would."""
     _require_plain(model)
@@ -101,7 +103,7 @@ def config_of(
             arch=model.arch,
             dataset=_as_saved(model.dataset),
             data_sha256=_NO_DIGEST,
-            licence=licence or _licence(model.provenance),
+            license=license or _license(model.provenance),
             parent=_parent(model.provenance),
             metrics=_metrics(metrics or {}),
         ),
@@ -147,7 +149,7 @@ def _require_plain(model: FCNHRNet) -> None:
 
 
 def _as_saved(dataset: Dataset) -> Dataset:
-    """Return the data set with its labels in it, so that it means the same whatever a later version's tables say."""
+    """Return the dataset with its labels in it, so that it means the same whatever a later version's tables say."""
     return replace(dataset, labels=tuple(zip(dataset.classes, dataset.palette, strict=True)))
 
 
@@ -185,9 +187,9 @@ def _parent(provenance: Mapping[str, str]) -> Parent | None:
     return Parent(name if known else "a checkpoint of one's own", _plain(file), **digests)
 
 
-def _licence(provenance: Mapping[str, str]) -> str:
-    """Return the licence of the weights that a model started from; the published ones and the demo's are Apache-2.0."""
-    return _plain(provenance.get("licence", "")) or (
+def _license(provenance: Mapping[str, str]) -> str:
+    """Return the license of the weights that a model started from; the published ones and the demo's are Apache-2.0."""
+    return _plain(provenance.get("license", "")) or (
         "apache-2.0" if _is_row(provenance.get("model", "")) else "unknown"
     )
 

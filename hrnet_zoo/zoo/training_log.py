@@ -1,4 +1,4 @@
-"""name -> training log of a published checkpoint: columns of figures by iteration, and their picture.
+"""name -> training log of a published checkpoint: columns of figures by iteration, and their image.
 
 A log is a file of JSON lines, as mmcv writes them: the environment first, then one line every so many iterations with
 `mode` "train" (iter, lr, loss, decode.acc_seg, memory, ...), and one line after each validation with `mode` "val"
@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 from hrnet_zoo.errors import ConfigError, DownloadError, UnexpectedContentError, install, printable
-from hrnet_zoo.images.atomic import write_file
+from hrnet_zoo.images.atomic import atomic_write
 from hrnet_zoo.weights import cache
 from hrnet_zoo.weights.addresses import addresses
 from hrnet_zoo.weights.part import discard, disk_errors
@@ -43,12 +43,12 @@ class TrainingLog:
 
     A column is a list with one entry for each line, in the log's order and under the log's own name; nan where a line
     lacks it. Entries are as in the file, numbers but for keys that nobody expected, and nothing is rescaled: mIoU,
-    mAcc and aAcc are fractions in the logs of mmsegmentation 0.x and per cent in those of some later versions.
+    mAcc and aAcc are fractions in the logs of mmsegmentation 0.x and percent in those of some later versions.
 
     Attributes:
         name: canonical name of the model.
         environment: the log's first line: env_info (machine and versions, many lines), seed, exp_name, ...
-        train: columns of the training lines: "iter", "loss", "decode.acc_seg" (per cent), "lr", "memory" (MB),
+        train: columns of the training lines: "iter", "loss", "decode.acc_seg" (percent), "lr", "memory" (MB),
             "time" (seconds an iteration), ... An `lr` that is a list has its first entry here, the others under
             "lr[1]", "lr[2]", ...
         val: columns of the validation lines: "iter", "mIoU", "mAcc", "aAcc", ... Some versions wrote the number of
@@ -111,7 +111,7 @@ class TrainingLog:
         figure.legend(loc="outside lower center", ncols=2)
         file = io.BytesIO()
         figure.savefig(file, format=kind)
-        write_file(path, file.getvalue())
+        atomic_write(path, file.getvalue())
 
 
 def training_log(name: str, *, progress: bool = True) -> TrainingLog:

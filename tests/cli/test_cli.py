@@ -134,7 +134,7 @@ def test_download_refused_and_offline(
 def published(hr18s: bytes, host: FaultServer, monkeypatch: pytest.MonkeyPatch) -> FaultServer:
     """Let the stand-in be what the row states, and serve it."""
     info = dataclasses.replace(model_info(NAME), sha256_prefix=hashlib.sha256(hr18s).hexdigest()[:8])
-    for module in ("cli.files", "weights.origin", "upkeep"):
+    for module in ("cli.files", "zoo.origin", "zoo.upkeep"):
         monkeypatch.setattr(f"hrnet_zoo.{module}.model_info", lambda _: info)
     monkeypatch.setattr("hrnet_zoo.zoo.catalog._ROWS", (info,))
     host.play(info.checkpoint_url.removeprefix("https://download.openmmlab.com"), whole(hr18s))
@@ -211,9 +211,9 @@ def test_predict_with_the_bundled_network(run: Run, tmp_path: Path) -> None:
     text = run("predict", "demo", tmp_path, "--out", out, "--device", "cpu", code=5)
     *lines, last = text.splitlines()
     assert [line.split(":")[0] for line in lines] == [str(tmp_path / "a.png"), str(tmp_path / "b.png")]
-    assert last == f"written: NAME_labels.png and NAME_overlay.png of 2 pictures in {out}{os.sep}"
+    assert last == f"written: NAME_labels.png and NAME_overlay.png of 2 images in {out}{os.sep}"
     assert "broken.jpg" in run.err
-    assert run.err.endswith("2 of 3 pictures labelled, 1 failed\n")
+    assert run.err.endswith("2 of 3 images labeled, 1 failed\n")
     assert "the demo network knows generated street scenes, and nothing else" in run.err
     assert sorted(path.name for path in out.iterdir()) == [
         *("a_labels.png", "a_overlay.png", "b_labels.png", "b_overlay.png"),
@@ -223,14 +223,14 @@ def test_predict_with_the_bundled_network(run: Run, tmp_path: Path) -> None:
     facts = json.loads(
         run("predict", "demo", tmp_path / "a.png", "--out", out, "--force", "--no-overlay", "--json", "--device", "cpu")
     )
-    assert facts["pictures"][0]["overlay"] is None
+    assert facts["images"][0]["overlay"] is None
     alone = run("predict", "demo", tmp_path / "a.png", "--out", tmp_path / "alone", "--device", "cpu").splitlines()
     assert alone[1] == f"written: {tmp_path / 'alone' / 'a_labels.png'} and {tmp_path / 'alone' / 'a_overlay.png'}"
-    assert sum(facts["pictures"][0]["fractions"].values()) == pytest.approx(1)
+    assert sum(facts["images"][0]["fractions"].values()) == pytest.approx(1)
     assert facts["failed"] == {}
     options = ("--out", tmp_path / "fast", "--no-overlay", "--json", "--device", "cpu", "--fast", "--dtype", "float32")
     fast = json.loads(run("predict", "demo", tmp_path / "a.png", *options))
-    assert fast["pictures"][0]["fractions"] == pytest.approx(facts["pictures"][0]["fractions"], abs=1e-3)
+    assert fast["images"][0]["fractions"] == pytest.approx(facts["images"][0]["fractions"], abs=1e-3)
 
 
 def test_what_was_done_is_told_when_something_ends_the_run(
@@ -242,26 +242,26 @@ def test_what_was_done_is_told_when_something_ends_the_run(
     arguments = ("predict", "demo", tmp_path, "--out", tmp_path / "out", "--device", "cpu", "--force")
     text = run(*arguments, code=5)
     assert text.splitlines()[0].startswith(f"{tmp_path / 'a.png'}: ")
-    assert "1 of 3 pictures labelled\n" in run.err
+    assert "1 of 3 images labeled\n" in run.err
     assert "b_labels.png" in run.err
 
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("hrnet_zoo.inference.folders.predict_files", interrupted)
-    assert json.loads(run(*arguments, "--json", code=130)) == {"pictures": [], "failed": {}}
-    assert run.err.split("\n")[-4:] == ["0 of 3 pictures labelled", "", "interrupted", ""]
+    assert json.loads(run(*arguments, "--json", code=130)) == {"images": [], "failed": {}}
+    assert run.err.split("\n")[-4:] == ["0 of 3 images labeled", "", "interrupted", ""]
 
 
 def test_predict_bad_arguments(run: Run, tmp_path: Path) -> None:
-    picture = tmp_path / "a.png"
-    Image.new("RGB", (8, 8)).save(picture)
-    run("predict", "demo", picture, "--out", tmp_path / "out", "--device", "cuda:77", code=2)
+    image = tmp_path / "a.png"
+    Image.new("RGB", (8, 8)).save(image)
+    run("predict", "demo", image, "--out", tmp_path / "out", "--device", "cuda:77", code=2)
     assert "devices here: cpu" in run.err
-    run("predict", "demo", picture, "--out", tmp_path / "out", "--checkpoint", tmp_path / "none.pth", code=5)
-    run("predict", "demo", picture, "--mode", "tiles", code=2)
-    run("predict", "demo", picture, "--classes", "only", "--out", tmp_path / "out", code=2)
-    run("predict", "demo", picture, "--out", tmp_path / "out", "--max-memory", "0", "--device", "cpu", code=2)
+    run("predict", "demo", image, "--out", tmp_path / "out", "--checkpoint", tmp_path / "none.pth", code=5)
+    run("predict", "demo", image, "--mode", "tiles", code=2)
+    run("predict", "demo", image, "--classes", "only", "--out", tmp_path / "out", code=2)
+    run("predict", "demo", image, "--out", tmp_path / "out", "--max-memory", "0", "--device", "cpu", code=2)
     assert "that is not a byte" in run.err
     run("demo", "--seed", "1000000", code=2)
     assert not (tmp_path / "out").exists()
@@ -278,7 +278,7 @@ def test_predict_bad_arguments(run: Run, tmp_path: Path) -> None:
         (("predict", "street.jpg"), "hrnet-zoo predict demo street.jpg"),
         (("predict", "street.jpg", "other.jpg"), "hrnet-zoo predict demo street.jpg"),
         (("predict", "demo", "https://example.org/street.jpg"), "fetch the address first"),
-        (("predict", "demo", "street.jpg", "--out", "labelled.png"), "--out labelled"),
+        (("predict", "demo", "street.jpg", "--out", "labeled.png"), "--out labeled"),
         (("predict", "model.pth", "street.jpg"), "--checkpoint"),
         (("info", "hrnet_w48"), "fcn_hr48_cityscapes_160k"),
         (("benchmark", "absent/model"), "hf-hub:absent/model"),
@@ -347,8 +347,8 @@ def test_foreign_names_reach_no_terminal_raw(
         assert not set(text) & set("\x1b\x07\r\u202e"), arguments
         assert "\nerror: nothing" not in text, arguments
         caplog.clear()
-    (done,) = json.loads(run("predict", "demo", "in", "--out", "out3", "--json", "--device", "cpu", code=5))["pictures"]
-    assert done["picture"] == f"in/{HOSTILE}.png"  # JSON is exact
+    (done,) = json.loads(run("predict", "demo", "in", "--out", "out3", "--json", "--device", "cpu", code=5))["images"]
+    assert done["image"] == f"in/{HOSTILE}.png"  # JSON is exact
 
 
 def test_unwritable_cache(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -370,13 +370,13 @@ def test_demo(run: Run, tmp_path: Path) -> None:
         run("demo", "--out", tmp_path / "out", "--scenes", "1", "--seed", "7", "--json", "--device", "cpu")
     )
     assert 0 < facts["miou"] <= 1
-    assert facts["pictures"] == [str(tmp_path / "out" / "scene_0007.png")]
+    assert facts["images"] == [str(tmp_path / "out" / "scene_0007.png")]
     assert facts["photo"] == str(tmp_path / "out" / "street.jpg")
     assert (tmp_path / "out" / "street.jpg").read_bytes() == photo  # one that is there stays
 
 
 def test_evaluate_generated_scenes(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(DEMO.__dict__, "data", dataclasses.replace(SCENES, val_pictures=2))
+    monkeypatch.setitem(DEMO.__dict__, "data", dataclasses.replace(SCENES, val_images=2))
     data = tmp_path / "scenes"
     assert run("demo", "--as-dataset", "--scenes", "2", "--out", data) == f"2 scenes in {data}\n"
     options = ("--device", "cpu", "--workers", "0")
@@ -386,7 +386,7 @@ def test_evaluate_generated_scenes(run: Run, tmp_path: Path, monkeypatch: pytest
     saved = tmp_path / "figures.json"
     facts = json.loads(run("evaluate", "demo", data, "--limit", "1", "--save", saved, "--json", *options))
     assert facts == json.loads(saved.read_text(encoding="utf-8"))
-    assert facts["pictures"] == 1
+    assert facts["images"] == 1
     assert facts["published_miou"] is None
     assert (
         json.loads(run("evaluate", "demo", data, "--limit", "1", "--max-memory", "30MB", "--json", *options)) == facts
@@ -403,21 +403,21 @@ def test_fast_is_the_same_in_python_and_in_the_commands(
 ) -> None:
     """In one dtype, whatever the processor's is, unless another one is asked for."""
     seen: list[tuple[str, torch.dtype]] = []
-    real = OptimizedModel.quarter_scores
+    real = OptimizedModel.logits_stride4
 
     def spied(self: OptimizedModel, x: torch.Tensor) -> torch.Tensor:
         seen.append((self.engine, x.dtype))
         return real(self, x)
 
-    monkeypatch.setattr(OptimizedModel, "quarter_scores", spied)
+    monkeypatch.setattr(OptimizedModel, "logits_stride4", spied)
     monkeypatch.setattr("hrnet_zoo.engines.onednn.native", lambda dtype: native)
     data = tmp_path / "scenes"
     run("demo", "--as-dataset", "--scenes", "1", "--out", data)
-    picture = next(data.rglob("*_leftImg8bit.png"))
+    image = next(data.rglob("*_leftImg8bit.png"))
     model = hrnet_zoo.create_model("demo", device="cpu")
-    model.predict(picture, fast=True)
+    model.predict(image, fast=True)
     hrnet_zoo.evaluate(model, data, workers=0, fast=True)
-    run("predict", "demo", picture, "--fast", "--device", "cpu", "--no-overlay", "--out", tmp_path / "out")
+    run("predict", "demo", image, "--fast", "--device", "cpu", "--no-overlay", "--out", tmp_path / "out")
     run("evaluate", "demo", data, "--fast", "--device", "cpu", "--workers", "0")
     assert len(seen) == 4
     assert set(seen) == {(hrnet_zoo.optimize(model).engine, torch.bfloat16 if native else torch.float32)}
@@ -457,10 +457,10 @@ def test_evaluate_shows_its_figures_even_if_they_cannot_be_saved(
         raise OutputError(asked="a", found="no space", done="c", advice="d", path=tmp_path)
 
     write_dataset(tmp_path / "scenes", seeds=[0], progress=False)
-    monkeypatch.setattr("hrnet_zoo.evaluation.scorecard.write_file", full)
+    monkeypatch.setattr("hrnet_zoo.evaluation.scorecard.atomic_write", full)
     options = ("--device", "cpu", "--workers", "0", "--save", tmp_path / "figures.json")
     text = run("evaluate", "demo", tmp_path / "scenes", *options, code=5)
-    assert "1 of 50 pictures; Cityscapes val, one scale, whole picture, float32 on cpu" in text
+    assert "1 of 50 images; Cityscapes val, one scale, whole image, float32 on cpu" in text
     assert "published" not in text
     assert "no space" in run.err
 
@@ -553,8 +553,8 @@ out = sys.argv[1]
 for command in (
     f"demo --scenes 1 --device cpu --out {out}/demo",
     f"demo --scenes 2 --as-dataset --out {out}/scenes",
-    f"predict demo {out}/demo --device cpu --out {out}/labelled --json",
-    f"predict demo {out}/demo --device cpu --out {out}/labelled --force --no-overlay",
+    f"predict demo {out}/demo --device cpu --out {out}/labeled --json",
+    f"predict demo {out}/demo --device cpu --out {out}/labeled --force --no-overlay",
     f"check-data {out}/scenes --dataset cityscapes",
     f"evaluate demo {out}/scenes --limit 1 --device cpu --save {out}/scores.json --workers 1",
     f"info demo", "list", "lock", "cache show", "cache clear --all",
@@ -602,8 +602,8 @@ def test_signals(sent: signal.Signals, code: int, tmp_path: Path) -> None:
     assert len(made) >= 2
     for path in made:
         assert path.name.startswith("scene_")
-        with Image.open(path) as picture:
-            picture.load()
+        with Image.open(path) as image:
+            image.load()
 
 
 @pytest.mark.parametrize("command", ["evaluate", "log", "demo", "lock", "predict"])

@@ -16,8 +16,8 @@ from tests.support.http_server import FaultServer
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Run commands; the bundled network sees pictures at 64 x 128, to be quick."""
-    monkeypatch.setitem(DEMO.__dict__, "data", dataclasses.replace(SCENES, box=(128, 64)))
+    """Run commands; the bundled network sees images at 64 x 128, to be quick."""
+    monkeypatch.setitem(DEMO.__dict__, "data", dataclasses.replace(SCENES, resize_to=(128, 64)))
     return Run(capsys)
 
 
@@ -36,7 +36,7 @@ def test_benchmark(run: Run) -> None:
     text = run("benchmark", "demo", "--device", "cpu")
     assert text.startswith("demo with random weights, float32 on cpu")
     assert "\nnetwork     batch of 1 at 64 x 128: " in text
-    assert "\nprediction  one picture of 64 x 128, at 64 x 128 in the network: " in text
+    assert "\nprediction  one image of 64 x 128, at 64 x 128 in the network: " in text
     assert "; 5 runs)" in text
     facts = json.loads(run("benchmark", "demo", "--size", "32x96", "--batch", "2", "--device", "cpu", "--json"))
     assert (facts["height"], facts["width"], facts["batch"]) == (32, 96, 2)
@@ -48,15 +48,15 @@ def test_benchmark(run: Run) -> None:
 @pytest.mark.usefixtures("_quick")
 def test_benchmark_beside_the_table(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     row = model_info("fcn_hr18s_cityscapes_40k")
-    row = dataclasses.replace(row, data=dataclasses.replace(row.data, crop=(64, 64), box=(128, 64)))
-    for module in ("benchmarking", "weights.origin"):
+    row = dataclasses.replace(row, dataset=dataclasses.replace(row.dataset, crop=(64, 64), resize_to=(128, 64)))
+    for module in ("evaluation.benchmark", "zoo.origin"):
         monkeypatch.setattr(f"hrnet_zoo.{module}.model_info", lambda _: row)
-    monkeypatch.setattr("hrnet_zoo.evaluation.benchmark.PICTURES", {"cityscapes": (96, 192)})
+    monkeypatch.setattr("hrnet_zoo.evaluation.benchmark.IMAGES", {"cityscapes": (96, 192)})
     lines = run("benchmark", row.name, "--table", "--device", "cpu").splitlines()
     assert [line.split()[0] for line in lines[1:4]] == ["published", "fps", "training,"]
     assert lines[2].split()[1] == "23.74"
     assert lines[3].split()[2] == "1.7"
-    assert "picture of 96 x 192, at 64 x 128 in the network" in lines[2]
+    assert "image of 96 x 192, at 64 x 128 in the network" in lines[2]
     facts = json.loads(run("benchmark", row.name, "--table", "--device", "cpu", "--json"))
     assert facts["published_fps"] == 23.74
     assert facts["crop"] == [64, 64]
@@ -69,7 +69,7 @@ def test_benchmark_against_its_fast_forms(run: Run, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(comparison, "compare", lambda *a, **k: real(*a, **k, seconds=0))
     monkeypatch.setitem(sys.modules, "openvino", None)
     lines = run("benchmark", "demo", "--against", "--device", "cpu").splitlines()
-    assert lines[1].split() == ["picture", "of", "64", "x", "128", "network", "prediction"]
+    assert lines[1].split() == ["image", "of", "64", "x", "128", "network", "prediction"]
     assert lines[2].startswith("exact float32 ")
     assert lines[2].count(" 1.00x ") == 2
     assert lines[3].startswith("onednn float32 ")

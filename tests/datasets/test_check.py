@@ -13,12 +13,12 @@ from PIL import Image
 from hrnet_zoo.cli import main
 from hrnet_zoo.datasets import ADE20K, CITYSCAPES, SCENES, VOC12AUG
 from hrnet_zoo.datasets.check import MOSTLY_ABSENT, Survey, check_data, judge, survey
-from hrnet_zoo.datasets.layouts import LabelledFolder, Problem, find_samples
+from hrnet_zoo.datasets.layouts import LabeledFolder, Problem, find_samples
 from hrnet_zoo.datasets.rules import CITYSCAPES_IDS, CITYSCAPES_TRAIN_IDS
 from hrnet_zoo.demo.scenes import scene
 from hrnet_zoo.errors import ConfigError, DatasetError
 from hrnet_zoo.images.read import read_image
-from tests.support.label_folders import ade20k, cityscapes, labels, mask, own, pascal_context, picture, voc12
+from tests.support.label_folders import ade20k, cityscapes, image, labels, mask, own, pascal_context, voc12
 
 NAMES = ["wood", "stone", "glass"]
 
@@ -30,8 +30,8 @@ def kinds(problems: tuple[Problem, ...] | list[Problem], error: bool = True) -> 
     return {problem.kind: problem.files for problem in found}
 
 
-def quick(folder: LabelledFolder) -> list[Problem]:
-    """Return what is found without decoding pictures, by two processes that share the pairs."""
+def quick(folder: LabeledFolder) -> list[Problem]:
+    """Return what is found without decoding images, by two processes that share the pairs."""
     seen = Survey()
     for share in (folder.samples[::2], folder.samples[1::2]):
         seen.merge(survey(replace(folder, samples=share), decode=False, progress=False))
@@ -44,21 +44,21 @@ def faulty(home: Path) -> Path:
 
     def pair(name: str, size: tuple[int, int] = (12, 8), mask_size: tuple[int, int] = (12, 8)) -> tuple[Path, Path]:
         at = home / f"images/{name}.png"
-        return picture(at, size), labels(home / f"masks/{name}.png", mask(3, mask_size))
+        return image(at, size), labels(home / f"masks/{name}.png", mask(3, mask_size))
 
-    pair("unpaired_picture")[1].unlink()
+    pair("unpaired_image")[1].unlink()
     pair("unpaired_mask")[0].unlink()
     pair("size", (12, 8), (6, 4))
     pair("twice")
-    picture(home / "images/twice.jpg")
-    Image.new("RGB", (12, 8)).save(pair("colours")[1])
+    image(home / "images/twice.jpg")
+    Image.new("RGB", (12, 8)).save(pair("colors")[1])
     Image.new("L", (12, 8)).save(pair("lossy")[1].with_suffix(".jpg"))
     (home / "masks/lossy.png").unlink()
     labels(pair("deep_values")[1], np.zeros((8, 12), np.uint16))
     labels(pair("outside")[1], np.full((8, 12), 77, np.uint8))
     labels(pair("from_one")[1], mask(3) + np.uint8(1))
     pair("nothing_in_it")[0].write_bytes(b"")
-    torn = pair("torn_picture", (300, 200), (300, 200))[0]
+    torn = pair("torn_image", (300, 200), (300, 200))[0]
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (200, 300, 3), np.uint8)).save(torn)
     torn.write_bytes(torn.read_bytes()[:-5000])
     torn = pair("torn_mask")[1]
@@ -72,22 +72,22 @@ def faulty(home: Path) -> Path:
 
 
 ERRORS = {
-    "picture without mask": ("images/unpaired_picture.png",),
-    "mask without picture": ("masks/unpaired_mask.png",),
+    "image without mask": ("images/unpaired_image.png",),
+    "mask without image": ("masks/unpaired_mask.png",),
     "ambiguous names": ("images/twice.jpg", "images/twice.png", "masks/twice.png"),
-    "sizes differ": ("images/size.png: picture 12 x 8, mask 6 x 4 pixels",),
-    "RGB mask": ("masks/colours.png",),
+    "sizes differ": ("images/size.png: image 12 x 8, mask 6 x 4 pixels",),
+    "RGB mask": ("masks/colors.png",),
     "JPEG mask": ("masks/lossy.jpg",),
     "16-bit mask": ("masks/deep_values.png",),
     "value outside the classes": ("masks/from_one.png", "masks/outside.png"),
     "off-by-one labels": ("masks/from_one.png: holds 3 and no 0",),
     "zero-byte file": ("images/nothing_in_it.png",),
-    "unreadable picture": ("images/torn_picture.png",),
+    "unreadable image": ("images/torn_image.png",),
     "unreadable mask": ("masks/torn_mask.png",),
 }
 NOTES = {
     "hidden file": ("images/._sound.jpg", "masks/.DS_Store", "masks/Thumbs.db"),
-    "not a picture": ("images/notes.txt",),
+    "not an image": ("images/notes.txt",),
     "wholly ignored mask": ("masks/ignored.png",),
 }
 
@@ -109,11 +109,11 @@ def test_twelve_faults_in_one_report(tmp_path: Path) -> None:
     assert report.pairs == 12
 
 
-def test_masks_and_headers_tell_all_but_torn_pictures(tmp_path: Path) -> None:
+def test_masks_and_headers_tell_all_but_torn_images(tmp_path: Path) -> None:
     folder = find_samples(faulty(tmp_path), None)
     problems = quick(folder)
     found = kinds(problems)
-    assert found.keys() == ERRORS.keys() - {"unreadable picture"}
+    assert found.keys() == ERRORS.keys() - {"unreadable image"}
     for kind in ("sizes differ", "value outside the classes", "off-by-one labels"):
         assert sorted(found[kind]) == sorted(ERRORS[kind])
     (outside,) = (problem for problem in problems if problem.kind == "value outside the classes")
@@ -127,7 +127,7 @@ def test_frequencies(tmp_path: Path) -> None:
     labels(tmp_path / "masks/b.png", np.full((8, 12), 2, np.uint8))
     report = check_data(tmp_path, progress=False)
     assert report.ok
-    assert [(each.name, each.pixels, each.pictures) for each in report.classes] == [
+    assert [(each.name, each.pixels, each.images) for each in report.classes] == [
         ("wood", 24, 1),
         ("stone", 48, 1),
         ("glass", 96, 1),
@@ -139,7 +139,7 @@ def test_frequencies(tmp_path: Path) -> None:
     assert kinds(report.problems, error=False) == {"class that never occurs": ("never",)}
     facts = json.loads(json.dumps(report.to_dict()))
     assert facts["ok"] is True
-    assert facts["classes"][2] == {"name": "glass", "pixels": 96, "share": 0.5, "pictures": 1}
+    assert facts["classes"][2] == {"name": "glass", "pixels": 96, "share": 0.5, "images": 1}
     assert facts["problems"][0]["count"] == 1
 
 
@@ -152,7 +152,7 @@ def test_a_folder_whose_classes_nothing_names(tmp_path: Path) -> None:
     assert [each.name for each in told.classes] == ["wood", "stone"]
     (problem,) = told.problems
     assert problem.kind == "value outside the classes"
-    assert "if 0 means 'unlabelled' and 2 is the last class" in problem.advice
+    assert "if 0 means 'unlabeled' and 2 is the last class" in problem.advice
     assert check_data(tmp_path, classes=3, progress=False).classes[2].name == "class 2"
 
 
@@ -173,7 +173,7 @@ def test_sound_official_folders(make: Callable[[Path], Path], tmp_path: Path) ->
     report = check_data(make(tmp_path), progress=False)
     assert report.ok
     assert report.pairs == 2
-    assert all(each.pictures == 2 for each in report.classes)
+    assert all(each.images == 2 for each in report.classes)
     assert not report.problems
 
 
@@ -186,7 +186,7 @@ def test_orientation(orientation: int, ending: str, tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     upright = (8, 12) if orientation > 4 else (12, 8)
-    picture(tmp_path / f"images/a.{ending}", exif=exif)
+    image(tmp_path / f"images/a.{ending}", exif=exif)
     labels(tmp_path / "masks/a.png", mask(3, upright))
     folder = find_samples(tmp_path, None)
     assert quick(folder) == []
@@ -195,13 +195,13 @@ def test_orientation(orientation: int, ending: str, tmp_path: Path) -> None:
     for problems in (quick(folder), list(check_data(tmp_path, progress=False).problems)):
         ((kind, files),) = kinds(problems).items()
         assert kind == "sizes differ"
-        assert f"picture {upright[0]} x {upright[1]}, mask {upright[1]} x {upright[0]}" in files[0]
+        assert f"image {upright[0]} x {upright[1]}, mask {upright[1]} x {upright[0]}" in files[0]
         assert "EXIF" in files[0]
 
 
 @pytest.mark.parametrize("exif", [b"garbage", b"Exif\0\0MM\0*\xff\xff\xff\xff"])
-def test_broken_exif_of_a_whole_picture(exif: bytes, tmp_path: Path) -> None:
-    picture(tmp_path / "images/a.png", exif=exif)
+def test_broken_exif_of_a_whole_image(exif: bytes, tmp_path: Path) -> None:
+    image(tmp_path / "images/a.png", exif=exif)
     labels(tmp_path / "masks/a.png", mask(3))
     assert read_image(tmp_path / "images/a.png").shape == (8, 12, 3)
     assert quick(find_samples(tmp_path, None)) == []
@@ -211,19 +211,19 @@ def test_broken_exif_of_a_whole_picture(exif: bytes, tmp_path: Path) -> None:
 def test_names_that_are_not_utf8(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     own(tmp_path)
     try:
-        picture(Path(os.fsdecode(os.fsencode(tmp_path) + b"/images/\xff.png")))
+        image(Path(os.fsdecode(os.fsencode(tmp_path) + b"/images/\xff.png")))
     except OSError:
         pytest.skip("this file system takes only UTF-8")
     assert "images/\\udcff.png" in run(capsys, tmp_path, code=5)
 
 
-def test_pictures_that_predict_refuses(tmp_path: Path) -> None:
+def test_images_that_predict_refuses(tmp_path: Path) -> None:
     own(tmp_path, ["a"])
     (tmp_path / "images/a.jpg").unlink()
     Image.new("F", (12, 8)).save(tmp_path / "images/a.tif")
     for problems in (quick(find_samples(tmp_path, None)), check_data(tmp_path).problems):
         ((kind, (file,)),) = kinds(list(problems)).items()
-        assert kind == "unsupported picture"
+        assert kind == "unsupported image"
         assert file.startswith("images/a.tif: a TIFF of 1 band of 32 bits, floating point")
 
 
@@ -235,7 +235,7 @@ def scenes(home: Path, kind: str, **values: bool) -> Path:
     for name, train_ids in values.items():
         drawn = scene(len(name), 96, 192)
         rule = CITYSCAPES_TRAIN_IDS if train_ids else CITYSCAPES_IDS
-        picture(home / f"leftImg8bit/val/x/{name}_leftImg8bit.png", (192, 96))
+        image(home / f"leftImg8bit/val/x/{name}_leftImg8bit.png", (192, 96))
         labels(home / f"gtFine/val/x/{name}_gtFine_label{kind}.png", rule.values(drawn.mask))
     return home
 
@@ -255,7 +255,7 @@ def test_no_scene_is_suspected_of_the_wrong_ids(tmp_path: Path) -> None:
     """Nor is a mask with no class but a few at the edge, as in a tunnel or a garage."""
     for seed in range(30):
         drawn = scene(seed, 96, 192)
-        picture(tmp_path / f"leftImg8bit/val/x/{seed}_leftImg8bit.png", (192, 96))
+        image(tmp_path / f"leftImg8bit/val/x/{seed}_leftImg8bit.png", (192, 96))
         labels(tmp_path / f"gtFine/val/x/{seed}_gtFine_labelIds.png", CITYSCAPES_IDS.values(drawn.mask))
     for name, ids in {
         "tunnel": [0, 1, 3, 7, 11, 16],
@@ -263,7 +263,7 @@ def test_no_scene_is_suspected_of_the_wrong_ids(tmp_path: Path) -> None:
         "edge": [0, 1, 2, 3, 4],
         "hall": [3, 7, 8, 11, 12],
     }.items():
-        picture(tmp_path / f"leftImg8bit/val/x/{name}_leftImg8bit.png")
+        image(tmp_path / f"leftImg8bit/val/x/{name}_leftImg8bit.png")
         values = np.array(ids, np.uint8)[mask(len(ids))]
         labels(tmp_path / f"gtFine/val/x/{name}_gtFine_labelIds.png", values)
     report = check_data(tmp_path, progress=False)
@@ -275,7 +275,7 @@ def test_no_scene_is_suspected_of_the_wrong_ids(tmp_path: Path) -> None:
 
 def test_official_ids_in_a_folder_of_ones_own(tmp_path: Path) -> None:
     for seed in range(2):
-        picture(tmp_path / f"images/{seed}.png", (192, 96))
+        image(tmp_path / f"images/{seed}.png", (192, 96))
         labels(tmp_path / f"masks/{seed}.png", CITYSCAPES_IDS.values(scene(seed, 96, 192).mask))
     found = kinds(check_data(tmp_path, dataset=SCENES, progress=False).problems)
     assert len(found["ids mixed with train ids"]) == 2
@@ -293,7 +293,7 @@ def test_mixed_kinds_are_named_and_the_rest_is_read(tmp_path: Path) -> None:
 def test_ade20k_labels_that_were_reduced_already(tmp_path: Path) -> None:
     ade20k(tmp_path, ["a"])
     labels(tmp_path / "annotations/validation/a.png", np.array([[0, 1, 149], [7, 255, 0]], np.uint8))
-    picture(tmp_path / "images/validation/a.jpg", (3, 2))
+    image(tmp_path / "images/validation/a.jpg", (3, 2))
     assert "off-by-one labels" in kinds(check_data(tmp_path, dataset=ADE20K, progress=False).problems)
     labels(tmp_path / "annotations/validation/a.png", np.array([[0, 1, 150], [7, 255, 0]], np.uint8))
     assert check_data(tmp_path, dataset=ADE20K, progress=False).ok
@@ -325,7 +325,7 @@ def stray(home: Path, name: str, beside: int = 0) -> None:
     values[50:] = beside
     values[:2, :2] = 1
     labels(home / f"masks/{name}.png", values)
-    picture(home / f"images/{name}.jpg", (100, 100))
+    image(home / f"images/{name}.jpg", (100, 100))
 
 
 def told(home: Path) -> tuple[dict[str, tuple[str, ...]], dict[str, tuple[str, ...]]]:
@@ -356,7 +356,7 @@ def test_small_objects_beside_ignored_pixels_are_no_stray_ones(tmp_path: Path) -
     values = np.zeros((300, 300), np.uint8)
     values[:100], values[200, 100:140] = 255, 1  # a crack of 40 pixels, and a part without data
     labels(tmp_path / "masks/c.png", values)
-    picture(tmp_path / "images/c.jpg", (300, 300))
+    image(tmp_path / "images/c.jpg", (300, 300))
     errors, notes = told(tmp_path)
     assert (errors, notes) == ({}, {"255 as a class": ("masks/a.png", "masks/b.png")})
 

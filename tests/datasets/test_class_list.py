@@ -19,7 +19,7 @@ ROAD, SKY = "road", "night sky"
         b"\xef\xbb\xbfroad\nnight sky",
         "road\nnight sky\n".encode("utf-16"),  # Notepad
         b"# my classes\nroad\n#another\nnight sky\n",
-        b"road # grey\nnight sky  # black\n",
+        b"road # gray\nnight sky  # black\n",
         b"road,\nnight sky,\n",
         b"0: road\n1: night sky\n",
         b"0 road\n1 night sky\n",

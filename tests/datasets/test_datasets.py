@@ -1,4 +1,4 @@
-"""Names, colours and boxes of the four data sets."""
+"""Names, colors and boxes of the four datasets."""
 
 import numpy as np
 import numpy.typing as npt
@@ -12,22 +12,22 @@ from hrnet_zoo.datasets import (
     PASCAL_CONTEXT,
     SCENES,
     VOC12AUG,
-    Colour,
+    Color,
     Dataset,
-    voc_colour,
+    voc_color,
 )
 
 
 @pytest.mark.parametrize(
     ("key", "number"), [("cityscapes", 19), ("ade20k", 150), ("voc12aug", 21), ("pascal_context", 60)]
 )
-def test_as_many_names_as_colours(key: str, number: int) -> None:
+def test_as_many_names_as_colors(key: str, number: int) -> None:
     dataset = DATASETS[key]
     assert len(dataset.classes) == len(set(dataset.classes)) == len(dataset.palette) == number
-    assert all(len(colour) == 3 and all(0 <= value <= 255 for value in colour) for colour in dataset.palette)
+    assert all(len(color) == 3 and all(0 <= value <= 255 for value in color) for color in dataset.palette)
 
 
-def test_first_and_last_names_and_colours() -> None:
+def test_first_and_last_names_and_colors() -> None:
     assert CITYSCAPES.classes[0] == "road"
     assert CITYSCAPES.palette[0] == (128, 64, 128)
     assert CITYSCAPES.classes[18] == "bicycle"
@@ -43,29 +43,29 @@ def test_pascal_context_has_the_corrected_alphabetical_order() -> None:
     assert others == sorted(others)
 
 
-def test_voc_colours_are_the_published_ones() -> None:
-    assert tuple(voc_colour(index) for index in range(21)) == VOC12AUG.palette
+def test_voc_colors_are_the_published_ones() -> None:
+    assert tuple(voc_color(index) for index in range(21)) == VOC12AUG.palette
 
 
 def test_boxes_and_windows() -> None:
-    assert [dataset.box for dataset in DATASETS.values()] == [(2048, 1024), (2048, 512), (2048, 512), (520, 520)]
-    assert [dataset.slides for dataset in DATASETS.values()] == [False, False, False, True]
+    assert [dataset.resize_to for dataset in DATASETS.values()] == [(2048, 1024), (2048, 512), (2048, 512), (520, 520)]
+    assert [dataset.sliding_window for dataset in DATASETS.values()] == [False, False, False, True]
     assert PASCAL_CONTEXT.window == (480, 320)
     assert SCENES.classes == CITYSCAPES.classes
 
 
-def test_other_classes_keep_the_colours_of_known_names() -> None:
+def test_other_classes_keep_the_colors_of_known_names() -> None:
     other = CITYSCAPES.with_classes(["sky", "solar panel", "road", "roof"])
     assert other.classes == ("sky", "solar panel", "road", "roof")
     assert other.palette[0] == CITYSCAPES.palette[10]
     assert other.palette[2] == CITYSCAPES.palette[0]
     assert len(set(other.palette)) == 4
-    assert other.box == CITYSCAPES.box
+    assert other.resize_to == CITYSCAPES.resize_to
     assert len(CITYSCAPES.classes) == 19
     assert len(set(CITYSCAPES.with_classes([f"class {i}" for i in range(4096)]).palette)) == 4096
 
 
-def seen(colors: tuple[Colour, ...]) -> list[npt.NDArray[np.float64]]:
+def seen(colors: tuple[Color, ...]) -> list[npt.NDArray[np.float64]]:
     """Return colors in OKLab: as seen normally, with deuteranopia, with protanopia (Machado and others, 2009)."""
     levels = np.array(colors) / 255
     linear = np.where(levels <= 0.04045, levels / 12.92, ((levels + 0.055) / 1.055) ** 2.4)
@@ -105,8 +105,8 @@ def test_published_palettes_stay(dataset: Dataset) -> None:
     assert dataset.with_classes(dataset.classes).palette == dataset.palette
 
 
-def test_numbers_of_pictures_behind_the_published_figures() -> None:
-    numbers = {key: dataset.val_pictures for key, dataset in DATASETS.items()}
+def test_numbers_of_images_behind_the_published_figures() -> None:
+    numbers = {key: dataset.val_images for key, dataset in DATASETS.items()}
     assert numbers == {"cityscapes": 500, "ade20k": 2000, "voc12aug": 1449, "pascal_context": 5105}
-    assert SCENES.val_pictures == 50
-    assert SCENES.with_classes(SCENES.classes).val_pictures == 0
+    assert SCENES.val_images == 50
+    assert SCENES.with_classes(SCENES.classes).val_images == 0

@@ -22,11 +22,11 @@ from hrnet_zoo.datasets.rules import (
     identity,
 )
 from hrnet_zoo.errors import DatasetError
-from tests.support.label_folders import ade20k, cityscapes, labels, mask, own, pascal_context, picture, voc12
+from tests.support.label_folders import ade20k, cityscapes, image, labels, mask, own, pascal_context, voc12
 
 NAMES = ["wood", "stone", "glass"]
 
-# Data set, maker, home as it is unpacked, folders inside it, split on disk, rule, names of the samples.
+# Dataset, maker, home as it is unpacked, folders inside it, split on disk, rule, names of the samples.
 Case = tuple[Dataset, Callable[[Path], Path], str, tuple[str, ...], str, LabelRule, tuple[str, ...]]
 CASES: dict[str, Case] = {
     "cityscapes": (
@@ -89,7 +89,7 @@ def test_every_level_of_every_layout(key: str, told: bool, tmp_path: Path, monke
         folder = find_samples(root, dataset if told else None)
         assert folder.root == home, root
         assert tuple(sample.name for sample in folder.samples) == names
-        assert all(sample.picture.is_file() and sample.labels.is_file() for sample in folder.samples)
+        assert all(sample.image.is_file() and sample.labels.is_file() for sample in folder.samples)
         assert folder.split == split
         assert not folder.problems
         if key != "own":
@@ -184,7 +184,7 @@ def test_years_of_pascal_voc(tmp_path: Path) -> None:
     assert find_samples(tmp_path, VOC12AUG).root.name == "VOC2012"
     assert find_samples(tmp_path, PASCAL_CONTEXT).root.name == "VOC2010"
     assert find_samples(tmp_path / "VOC2010", None).classes == PASCAL_CONTEXT.classes
-    with pytest.raises(DatasetError, match=r"several data sets: Pascal Context in .*; Pascal VOC 2012 in "):
+    with pytest.raises(DatasetError, match=r"several datasets: Pascal Context in .*; Pascal VOC 2012 in "):
         find_samples(tmp_path, None)
 
 
@@ -195,7 +195,7 @@ def test_listed_files_that_are_not_there(tmp_path: Path) -> None:
     folder = find_samples(tmp_path, VOC12AUG)
     assert [(problem.kind, problem.files) for problem in folder.problems] == [
         ("listed file missing", ("none", "gone")),
-        ("picture without mask", ("JPEGImages/2011_2.jpg",)),
+        ("image without mask", ("JPEGImages/2011_2.jpg",)),
     ]
     (tmp_path / "ImageSets/Segmentation/val.txt").write_bytes(b"\xff")
     with pytest.raises(DatasetError, match=r"val\.txt[\s\S]*not UTF-8"):
@@ -205,13 +205,13 @@ def test_listed_files_that_are_not_there(tmp_path: Path) -> None:
 def test_several_homes(tmp_path: Path) -> None:
     for name in ("old", "new"):
         cityscapes(tmp_path / name)
-    with pytest.raises(DatasetError, match=r"several data sets: Cityscapes in .*new; Cityscapes in .*old") as caught:
+    with pytest.raises(DatasetError, match=r"several datasets: Cityscapes in .*new; Cityscapes in .*old") as caught:
         find_samples(tmp_path, CITYSCAPES)
     assert caught.value.path == tmp_path
     assert len(caught.value.problems) == 1
     own(tmp_path / "new")  # the official layout goes before one's own, beside it or in the same folder
     assert find_samples(tmp_path / "new", CITYSCAPES).title == "Cityscapes"
-    with pytest.raises(DatasetError, match="several data sets"):
+    with pytest.raises(DatasetError, match="several datasets"):
         find_samples(tmp_path / "new", None)
     own(tmp_path / "more" / "nearer")
     cityscapes(tmp_path / "more" / "a" / "b")
@@ -229,7 +229,7 @@ def test_another_data_set(key: str, tmp_path: Path) -> None:
         if other in (key, "own"):
             continue
         home = CASES[other][1](tmp_path / other)
-        with pytest.raises(DatasetError, match=r"which is another data set than the classes asked for") as caught:
+        with pytest.raises(DatasetError, match=r"which is another dataset than the classes asked for") as caught:
             find_samples(home, DATASETS[key])
         assert CASES[other][0].title[:10] in caught.value.found
         assert str(home) in caught.value.found
@@ -238,13 +238,13 @@ def test_another_data_set(key: str, tmp_path: Path) -> None:
 def test_other_classes_are_not_those_of_the_official_labels(tmp_path: Path) -> None:
     cityscapes(tmp_path / "c")
     few = CITYSCAPES.with_classes(["road", "sky"])
-    with pytest.raises(DatasetError, match=r"Cityscapes in .* is another data set than the classes asked for"):
+    with pytest.raises(DatasetError, match=r"Cityscapes in .* is another dataset than the classes asked for"):
         find_samples(tmp_path, few)
     own(tmp_path / "mine")
     assert find_samples(tmp_path, few).rule == identity(2)
 
 
-def test_nothing_recognised_says_what_was_looked_for_and_what_is_there(tmp_path: Path) -> None:
+def test_nothing_recognized_says_what_was_looked_for_and_what_is_there(tmp_path: Path) -> None:
     for name in ("leftImg8bit", "notes", ".hidden"):
         (tmp_path / name).mkdir()
     (tmp_path / "readme.txt").touch()
@@ -279,7 +279,7 @@ def test_a_folder_deep_inside_is_not_the_whole(tmp_path: Path) -> None:
 
 
 def test_detection_data_is_not_ade20k(tmp_path: Path) -> None:
-    picture(tmp_path / "images/a.jpg")
+    image(tmp_path / "images/a.jpg")
     (tmp_path / "annotations").mkdir()
     with pytest.raises(DatasetError):
         find_samples(tmp_path, None)
@@ -372,7 +372,7 @@ def test_classes_stated_for_a_folder_make_it_ones_own(key: str, tmp_path: Path) 
     home, few = make(tmp_path / "data"), CITYSCAPES.with_classes(NAMES)
     folder = find_samples(home, few, own=True)
     assert (folder.key, folder.classes, folder.rule) == ("", tuple(NAMES), identity(3))
-    with pytest.raises(DatasetError, match="another data set") as caught:
+    with pytest.raises(DatasetError, match="another dataset") as caught:
         find_samples(home, few)
     assert "name these in classes.txt" in caught.value.advice
     assert find_samples(home, official, own=True).rule == rule
@@ -384,7 +384,7 @@ def test_own_classes_in_cityscapes_folders_are_read_from_train_ids_or_plain_name
         cityscapes(tmp_path / "both", kind=kind)
     ends = {sample.labels.stem[-13:] for sample in find_samples(tmp_path / "both", few, own=True).samples}
     assert ends == {"labelTrainIds"}  # those that mmsegmentation trains on
-    picture(tmp_path / "plain/leftImg8bit/val/a.png")
+    image(tmp_path / "plain/leftImg8bit/val/a.png")
     labels(tmp_path / "plain/gtFine/val/a.png", mask(3))
     assert [sample.name for sample in find_samples(tmp_path / "plain", few, own=True).samples] == ["a"]
 
@@ -418,7 +418,7 @@ def test_an_empty_folder_is_a_problem(tmp_path: Path) -> None:
     assert [problem.kind for problem in folder.problems] == ["empty folder"]
     labels(tmp_path / "masks/a.png", mask(2))
     assert [problem.kind for problem in find_samples(tmp_path, None).problems] == [
-        "mask without picture",
+        "mask without image",
         "empty folder",
     ]
 

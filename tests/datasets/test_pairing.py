@@ -1,30 +1,30 @@
-"""Which label file belongs to which picture, by their names alone."""
+"""Which label file belongs to which image, by their names alone."""
 
 import unicodedata
 from pathlib import Path
 
 import pytest
 
-from hrnet_zoo.datasets.pairing import Problem, find_pictures, pair
+from hrnet_zoo.datasets.pairing import Problem, find_images, pair
 
 
-def paired(home: Path, pictures: list[str], labels: list[str]) -> tuple[dict[str, str], list[tuple[str, list[str]]]]:
-    """Make empty files and return (picture: mask) by relative names, and (kind, files) of the problems."""
-    for folder, names in (("images", pictures), ("masks", labels)):
+def paired(home: Path, images: list[str], labels: list[str]) -> tuple[dict[str, str], list[tuple[str, list[str]]]]:
+    """Make empty files and return (image: mask) by relative names, and (kind, files) of the problems."""
+    for folder, names in (("images", images), ("masks", labels)):
         for name in names:
             path = home / folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
     folders = home / "images", home / "masks"
-    (images, _), (masks, _) = (find_pictures(folder, home) for folder in folders)
-    samples, problems = pair(images, masks, folders, home)
-    found = {str(s.picture.relative_to(folders[0])): str(s.labels.relative_to(folders[1])) for s in samples}
+    (found_images, _), (masks, _) = (find_images(folder, home) for folder in folders)
+    samples, problems = pair(found_images, masks, folders, home)
+    found = {str(s.image.relative_to(folders[0])): str(s.labels.relative_to(folders[1])) for s in samples}
     assert [sample.name for sample in samples] == sorted(sample.name for sample in samples)
     return found, [(problem.kind, list(problem.files)) for problem in problems]
 
 
 @pytest.mark.parametrize(
-    ("picture", "mask"),
+    ("image", "mask"),
     [
         ("a.jpg", "a.png"),
         ("a.b.jpg", "a.b.png"),
@@ -46,9 +46,9 @@ def paired(home: Path, pictures: list[str], labels: list[str]) -> tuple[dict[str
         (unicodedata.normalize("NFC", "é.jpg"), unicodedata.normalize("NFD", "é.png")),
     ],
 )
-def test_names_that_pair_up(picture: str, mask: str, tmp_path: Path) -> None:
-    assert paired(tmp_path, [picture, "other.jpg"], [mask, "other.png"]) == (
-        {picture: mask, "other.jpg": "other.png"},
+def test_names_that_pair_up(image: str, mask: str, tmp_path: Path) -> None:
+    assert paired(tmp_path, [image, "other.jpg"], [mask, "other.png"]) == (
+        {image: mask, "other.jpg": "other.png"},
         [],
     )
 
@@ -63,13 +63,13 @@ def test_names_that_do_not_pair_up(tmp_path: Path) -> None:
     found, problems = paired(tmp_path, ["a.jpg", "x/b.jpg", "mask.jpg"], ["a1.png", "y/b.png", "label.png", "b.png"])
     assert not found
     assert problems == [
-        ("picture without mask", ["images/a.jpg", "images/mask.jpg", "images/x/b.jpg"]),
-        ("mask without picture", ["masks/a1.png", "masks/b.png", "masks/label.png", "masks/y/b.png"]),
+        ("image without mask", ["images/a.jpg", "images/mask.jpg", "images/x/b.jpg"]),
+        ("mask without image", ["masks/a1.png", "masks/b.png", "masks/label.png", "masks/y/b.png"]),
     ]
 
 
 @pytest.mark.parametrize(
-    ("pictures", "masks"),
+    ("images", "masks"),
     [
         (["a.jpg", "a.png"], ["a.png"]),
         (["a.jpg"], ["a.png", "a.bmp"]),
@@ -79,17 +79,17 @@ def test_names_that_do_not_pair_up(tmp_path: Path) -> None:
         ([unicodedata.normalize(form, "é.jpg") for form in ("NFC", "NFD")], ["é.png"]),
     ],
 )
-def test_several_candidates_are_never_guessed_between(pictures: list[str], masks: list[str], tmp_path: Path) -> None:
+def test_several_candidates_are_never_guessed_between(images: list[str], masks: list[str], tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
-    for name in pictures:
+    for name in images:
         (tmp_path / "images" / name).touch()
-    if len(list((tmp_path / "images").iterdir())) < len(pictures):
+    if len(list((tmp_path / "images").iterdir())) < len(images):
         pytest.skip("this file system takes the two names for one")
-    found, problems = paired(tmp_path, [*pictures, "z.jpg"], [*masks, "z.png"])
+    found, problems = paired(tmp_path, [*images, "z.jpg"], [*masks, "z.png"])
     assert found == {"z.jpg": "z.png"}
     if len(list((tmp_path / "masks").iterdir())) == len(masks) + 1:
         assert problems == [
-            ("ambiguous names", sorted([f"images/{n}" for n in pictures] + [f"masks/{n}" for n in masks]))
+            ("ambiguous names", sorted([f"images/{n}" for n in images] + [f"masks/{n}" for n in masks]))
         ]
 
 
@@ -99,8 +99,8 @@ def test_what_is_left_out_is_told(tmp_path: Path) -> None:
     for name in names:
         (tmp_path / "images" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "images" / name).touch()
-    pictures, problems = find_pictures(tmp_path / "images", tmp_path)
-    assert [path.name for path in pictures] == ["a.png", "b.PNG", "c.jfif"]
+    images, problems = find_images(tmp_path / "images", tmp_path)
+    assert [path.name for path in images] == ["a.png", "b.PNG", "c.jfif"]
     unread, hidden, others = problems
     assert str(unread).startswith(
         "photograph of a format that is not read: left out (2: images/IMG_1.HEIC, images/d.nef)"
@@ -121,8 +121,8 @@ def test_links_are_followed_but_no_loop(tmp_path: Path) -> None:
     (tmp_path / "images" / "deep" / "self").symlink_to(tmp_path / "images" / "deep", target_is_directory=True)
     (tmp_path / "images" / "more").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
     (tmp_path / "images" / "gone.png").symlink_to(tmp_path / "nothing.png")
-    pictures, problems = find_pictures(tmp_path / "images", tmp_path)
-    names = [path.relative_to(tmp_path / "images").as_posix() for path in pictures]
+    images, problems = find_images(tmp_path / "images", tmp_path)
+    names = [path.relative_to(tmp_path / "images").as_posix() for path in images]
     assert names == ["a.png", "deep/b.png", "gone.png", "more/c.png"]
     assert not problems
 
@@ -132,4 +132,4 @@ def test_a_problem_in_words() -> None:
     assert str(Problem("RGB mask", "", "mend it", files[:1])) == "RGB mask: 1 file: a.png; mend it"
     many = Problem("ambiguous names", "several fit", "rename", files)
     assert many.found == "several fit (7: a.png, b.png, c.png, d.png, e.png and 2 more)"
-    assert str(Problem("empty folder", "no pictures", "look")) == "empty folder: no pictures; look"
+    assert str(Problem("empty folder", "no images", "look")) == "empty folder: no images; look"

@@ -64,7 +64,7 @@ def test_as_many_values_as_classes() -> None:
     assert len(PASCAL_CONTEXT_VALUES.of_class) == len(PASCAL_CONTEXT.classes)
 
 
-def test_pictures_keep_their_shape() -> None:
+def test_images_keep_their_shape() -> None:
     values = np.array([[0, 1, 2], [150, 151, 255]], np.uint8)
     np.testing.assert_array_equal(ADE20K_VALUES.indices(values), [[255, 0, 1], [149, 255, 255]])
     assert ADE20K_VALUES.unknown(values.ravel().tolist()) == [151]

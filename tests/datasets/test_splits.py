@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from hrnet_zoo.datasets import ADE20K, CITYSCAPES
-from hrnet_zoo.datasets.layouts import LabelledFolder
+from hrnet_zoo.datasets.layouts import LabeledFolder
 from hrnet_zoo.datasets.rules import identity
 from hrnet_zoo.datasets.splits import find_training_data
 from hrnet_zoo.demo.dataset import write_dataset
@@ -19,7 +19,7 @@ HELD = ["010", "023"]  # those whose names' SHA-256 begins below a tenth
 FORTY = tuple(f"{number:03d}" for number in range(40))
 
 
-def names(folder: LabelledFolder | None) -> list[str]:
+def names(folder: LabeledFolder | None) -> list[str]:
     assert folder is not None
     return [sample.name for sample in folder.samples]
 
@@ -57,7 +57,7 @@ def test_any_share(forty: Path) -> None:
     assert 12 <= sizes[3] <= 28
 
 
-def test_pictures_that_are_added_move_no_other(tmp_path: Path) -> None:
+def test_images_that_are_added_move_no_other(tmp_path: Path) -> None:
     home = own(tmp_path, FORTY, NAMES)
     before = parts(home, val=0.25)
     own(home, [f"new_{number}" for number in range(30)])
@@ -167,7 +167,7 @@ def test_val_by_another_folder(forty: Path, tmp_path: Path) -> None:
 
 def test_val_of_another_data_set(forty: Path, tmp_path: Path) -> None:
     write_dataset(tmp_path / "scenes", seeds=[0], progress=False)
-    with pytest.raises(DatasetError, match="which is another data set than the classes asked for"):
+    with pytest.raises(DatasetError, match="which is another dataset than the classes asked for"):
         find_training_data(forty, val=tmp_path / "scenes")
 
 
@@ -175,16 +175,16 @@ def test_val_of_other_classes_than_an_official_part(tmp_path: Path) -> None:
     home = cityscapes(tmp_path / "streets", split="train")
     with pytest.raises(DatasetError, match="its 0 classes are not the 19 of") as caught:
         find_training_data(home, val=own(tmp_path / "other", ("x",)))
-    assert "labelled with the classes of the training" in caught.value.advice
+    assert "labeled with the classes of the training" in caught.value.advice
 
 
-def test_a_picture_in_both_parts(forty: Path, tmp_path: Path) -> None:
+def test_a_image_in_both_parts(forty: Path, tmp_path: Path) -> None:
     other = own(tmp_path / "other", ("x",))
     (other / "images/y.jpg").symlink_to(forty / "images/003.jpg")
     shutil.copy(other / "masks/x.png", other / "masks/y.png")
-    with pytest.raises(DatasetError, match=r"(?s)1 of the pictures to train on.*y\.jpg"):
+    with pytest.raises(DatasetError, match=r"(?s)1 of the images to train on.*y\.jpg"):
         find_training_data(forty, val=other)
-    with pytest.raises(DatasetError, match="40 of the pictures"):
+    with pytest.raises(DatasetError, match="40 of the images"):
         find_training_data(forty, val=forty)
 
 
@@ -242,7 +242,7 @@ def test_nothing_to_train_on(tmp_path: Path) -> None:
         find_training_data(tmp_path)
     for kind in ("images", "masks"):
         (tmp_path / "empty" / kind).mkdir(parents=True)
-    with pytest.raises(DatasetError, match="no picture with a label file"):
+    with pytest.raises(DatasetError, match="no image with a label file"):
         find_training_data(tmp_path / "empty", classes=NAMES)
     one = own(tmp_path / "one", ("a",), NAMES)
     with pytest.raises(DatasetError, match="none can be held back"):
@@ -250,7 +250,7 @@ def test_nothing_to_train_on(tmp_path: Path) -> None:
     assert parts(one, val=0) == (["a"], [])
 
 
-def test_no_picture_is_opened(forty: Path) -> None:
+def test_no_image_is_opened(forty: Path) -> None:
     for path in (*(forty / "images").iterdir(), *(forty / "masks").iterdir()):
         path.write_bytes(b"")
     assert len(parts(forty)[0]) == 40 - len(HELD)

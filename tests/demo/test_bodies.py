@@ -35,7 +35,7 @@ def test_only_the_sides_that_face_the_camera_are_painted(x: float, turn: float, 
 
 
 def test_wheels_lamps_and_tyres_are_the_vehicle_and_the_dark_beneath_is_not() -> None:
-    """Each adds to the labels, and below what touches the road only colours change."""
+    """Each adds to the labels, and below what touches the road only colors change."""
     c, body = Canvas(np.random.default_rng(0), 96, 192), Body(4.0, 10.0, 0.3, 1.8, 0.95)
     sizes = [0]
     for paint in (

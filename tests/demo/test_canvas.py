@@ -32,24 +32,24 @@ def test_what_is_as_high_as_the_camera_lies_on_the_horizon() -> None:
         assert level == pytest.approx(c.horizon, abs=0.05 * c.height)
 
 
-def test_colour_and_label_are_painted_apart_or_together() -> None:
+def test_color_and_label_are_painted_apart_or_together() -> None:
     """Each brush leaves the other's picture alone, and with both the outlines agree."""
     square = ((-1, 0, 6), (1, 0, 6), (1, 2, 6), (-1, 2, 6))
-    blank, labelled, coloured, both = (canvas() for _ in range(4))
-    labelled.polygon(square, None, CAR)
-    coloured.polygon(square, (255, 0, 0), None, lit=True)
+    blank, labeled, colored, both = (canvas() for _ in range(4))
+    labeled.polygon(square, None, CAR)
+    colored.polygon(square, (255, 0, 0), None, lit=True)
     both.polygon(square, (255, 0, 0), CAR, lit=True)
-    assert labelled.image == blank.image
-    assert coloured.mask == blank.mask
-    assert both.mask == labelled.mask
-    assert both.image == coloured.image
+    assert labeled.image == blank.image
+    assert colored.mask == blank.mask
+    assert both.mask == labeled.mask
+    assert both.image == colored.image
     changed = (np.asarray(both.image) != np.asarray(blank.image)).any(2)
     assert np.array_equal(changed, np.asarray(both.mask) == CAR)
     assert set(np.unique(np.asarray(both.mask))) == {SKY, CAR}
 
 
 def test_haze_swallows_what_is_far_away() -> None:
-    """Near things keep their colour if they shine, far ones take that of the horizon."""
+    """Near things keep their color if they shine, far ones take that of the horizon."""
     c = canvas()
     assert c.tone((200, 10, 30), 0.0, lit=True) == (200, 10, 30)
     assert c.tone((200, 10, 30), 1e5) == pytest.approx(c.mood.horizon, abs=1)
@@ -74,7 +74,7 @@ def test_the_queue_is_painted_from_far_to_near() -> None:
 
 
 def test_shadows_and_halos_have_layers_of_their_own() -> None:
-    """They change neither colours nor labels by themselves."""
+    """They change neither colors nor labels by themselves."""
     c = canvas()
     c.cast(((-1, 0, 8), (1, 0, 8)), 3)
     c.shine((0, 3, 8), 1.0, (90, 80, 70))

@@ -1,4 +1,4 @@
-"""Scenes as a data set in Cityscapes' layout."""
+"""Scenes as a dataset in Cityscapes' layout."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def test_scenes_come_back_as_they_were_drawn(tmp_path: Path) -> None:
     assert not folder.problems
     for seed, sample in zip((3, 4), folder.samples, strict=True):
         drawn = scene(seed)
-        assert np.array_equal(read_image(sample.picture), drawn.image)
+        assert np.array_equal(read_image(sample.image), drawn.image)
         assert np.array_equal(folder.rule.indices(read_labels(sample.labels)), drawn.mask)
 
 

@@ -1,4 +1,4 @@
-"""Chance and the colours drawn from it."""
+"""Chance and the colors drawn from it."""
 
 import colorsys
 from collections import Counter
@@ -26,8 +26,8 @@ def test_numbers_and_choices_have_their_shares(dice: Dice) -> None:
     assert picked["a"] + picked["b"] == 3000
 
 
-def test_colours_are_what_they_are_called(dice: Dice) -> None:
-    """Leaves are never blue, stone is warm, any hue keeps its saturation and value, and all are colours."""
+def test_colors_are_what_they_are_called(dice: Dice) -> None:
+    """Leaves are never blue, stone is warm, any hue keeps its saturation and value, and all are colors."""
     for _ in range(300):
         leaf, stone, hue, lacquer = dice.leaf(), dice.stone(), dice.hue((0.4, 0.6), (0.5, 0.7)), dice.lacquer()
         assert leaf[2] < leaf[1]

@@ -12,7 +12,7 @@ from hrnet_zoo.demo.people import parked_cycle, person, ridden_bicycle, ridden_m
 
 
 def labels(mask: NDArray[np.uint8]) -> set[int]:
-    """Give what is labelled but sky."""
+    """Give what is labeled but sky."""
     return set(mask.ravel().tolist()) - {SKY}
 
 

@@ -48,4 +48,4 @@ def test_a_house_is_painted_on_its_side_of_the_street() -> None:
         c = Canvas(np.random.default_rng(3), 96, 192)
         roadside.house(c, side, 4.0 * side, 10.0, 25.0)
         columns = np.nonzero(np.asarray(c.mask) == BUILDING)[1]
-        assert side * (columns.mean() - c.centre) > 0
+        assert side * (columns.mean() - c.center) > 0

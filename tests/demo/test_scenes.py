@@ -39,8 +39,8 @@ def test_any_size(height: int, width: int) -> None:
     assert drawn.image.dtype == drawn.mask.dtype == np.uint8
 
 
-def test_all_classes_are_frequent_and_nothing_else_is_labelled() -> None:
-    """Every class is in a good third of the scenes; the bonnet alone is unlabelled, and small."""
+def test_all_classes_are_frequent_and_nothing_else_is_labeled() -> None:
+    """Every class is in a good third of the scenes; the bonnet alone is unlabeled, and small."""
     seeds = range(100, 160)
     counts = np.stack([np.bincount(scene(seed, 192, 384).mask.ravel(), minlength=256) for seed in seeds])
     classes = len(CITYSCAPES.classes)
@@ -80,8 +80,8 @@ def test_outlines_of_the_labels_are_edges_of_the_picture() -> None:
     assert there > 1.5 * max(contrast(-4), contrast(4))
 
 
-def test_light_and_colours_vary() -> None:
-    """Brightness and colour cast differ from scene to scene."""
+def test_light_and_colors_vary() -> None:
+    """Brightness and color cast differ from scene to scene."""
     means = np.stack([scene(seed, 96, 192).image.mean((0, 1)) for seed in range(24)])
     assert means.mean(1).std() > 12
     assert (means[:, 0] - means[:, 2]).std() > 4

@@ -34,7 +34,7 @@ def test_the_sky_fits_its_mood() -> None:
 
 
 def test_noise_is_smooth_and_balanced() -> None:
-    """Neighbours differ little, values lie in -1..1 and do not lean to one side."""
+    """Neighbors differ little, values lie in -1..1 and do not lean to one side."""
     found = noise(np.random.default_rng(3), 120, 240, 12, 24)
     assert found.shape == (120, 240)
     assert -1 <= found.min() < -0.7

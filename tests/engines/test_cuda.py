@@ -104,7 +104,7 @@ def test_pixels_agree(dtype: torch.dtype) -> None:
     """Of the same images again and again: started one by one, captured, replayed."""
     fast = optimize(create_model("demo", device="cuda", dtype=torch.float32), dtype=dtype)
     assert fast.engine == "cuda"
-    pictures = [scene(seed, *size).image for seed, size in enumerate([(128, 256), (97, 131), (64, 70)])]
+    images = [scene(seed, *size).image for seed, size in enumerate([(128, 256), (97, 131), (64, 70)])]
     exact = create_model("demo", device="cpu")
     for _ in range(3):
-        assert agreement(exact, fast, pictures) >= (0.9999 if dtype == torch.float32 else 0.995)
+        assert agreement(exact, fast, images) >= (0.9999 if dtype == torch.float32 else 0.995)

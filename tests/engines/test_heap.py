@@ -18,8 +18,8 @@ from hrnet_zoo import create_model, optimize
 from hrnet_zoo.engines import heap
 
 model = create_model("demo")
-model.dataset = dataclasses.replace(model.dataset, box=(1024, 1024))
-picture = np.random.default_rng(0).integers(0, 256, (1024, 1024, 3), np.uint8)
+model.dataset = dataclasses.replace(model.dataset, resize_to=(1024, 1024))
+image = np.random.default_rng(0).integers(0, 256, (1024, 1024, 3), np.uint8)
 predict = optimize(model, dtype=torch.float32).predict
 
 def faults(run):
@@ -27,7 +27,7 @@ def faults(run):
     seen = []
     for _ in range(5):
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-        run(picture)
+        run(image)
         seen.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
     return min(seen)
 
@@ -98,11 +98,11 @@ GROWTH = """
 import dataclasses, sys
 import numpy as np
 from hrnet_zoo import create_model, optimize
-from hrnet_zoo.costs import resident
+from hrnet_zoo.evaluation.costs import resident
 from hrnet_zoo.engines import heap
 
 model = create_model("demo")
-model.dataset = dataclasses.replace(model.dataset, box=(192, 128))
+model.dataset = dataclasses.replace(model.dataset, resize_to=(192, 128))
 form = optimize(model) if sys.argv[1] == "fast" else model
 random = np.random.default_rng(0)
 for number in range(251):

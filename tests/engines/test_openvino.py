@@ -17,7 +17,7 @@ from hrnet_zoo.engines.openvino import OpenVINOEngine, as_openvino, dtypes, unre
 from hrnet_zoo.engines.optimize import agreement, optimize
 from hrnet_zoo.engines.plan import Plan
 from hrnet_zoo.errors import ConfigError
-from hrnet_zoo.images.read import normalise
+from hrnet_zoo.images.read import normalize
 from hrnet_zoo.models.fcn import FCNHRNet
 from hrnet_zoo.zoo.create import create_model
 from tests.support.reference_cases import random_network
@@ -48,7 +48,7 @@ def test_scores(arch: str) -> None:
         x = torch.randn(batch, 3, height, width, generator=random)
         for memory in (torch.contiguous_format, torch.channels_last):
             with torch.inference_mode():
-                expected = network.quarter_scores(x)
+                expected = network.logits_stride4(x)
                 for dtype, engine in engines.items():
                     found = engine(x.to(dtype, memory_format=memory))
                     assert (found.shape, found.dtype) == (expected.shape, dtype)
@@ -59,17 +59,17 @@ def test_scores(arch: str) -> None:
 @pytest.mark.usefixtures("_installed")
 def test_masks(demo: FCNHRNet) -> None:
     """Shares of pixels: float32 all but one in a hundred thousand, bfloat16 all but one in two hundred."""
-    pictures = [scene(seed, *size).image for seed, size in enumerate([(128, 256), (97, 131), (64, 70)])]
+    images = [scene(seed, *size).image for seed, size in enumerate([(128, 256), (97, 131), (64, 70)])]
     for dtype in dtypes():
         fast = optimize(demo, engine="openvino", dtype=dtype)
         assert repr(fast) == f"OptimizedModel(demo: openvino, {str(dtype).removeprefix('torch.')} on cpu)"
-        assert agreement(demo, fast, pictures) >= (0.99999 if dtype == torch.float32 else 0.995)
+        assert agreement(demo, fast, images) >= (0.99999 if dtype == torch.float32 else 0.995)
     assert optimize(demo, engine="openvino").dtype == dtypes()[0]
 
 
 @pytest.mark.usefixtures("_installed")
 def test_nothing_is_copied(demo: FCNHRNet) -> None:
-    """Neither a picture in the network's memory order, nor scores, which belong to the caller, nor weights."""
+    """Neither an image in the network's memory order, nor scores, which belong to the caller, nor weights."""
     for dtype in dtypes():
         x = torch.randn(1, 3, 8, 8).to(dtype, memory_format=torch.channels_last)
         pixels = x.permute(0, 2, 3, 1).contiguous()
@@ -78,9 +78,9 @@ def test_nothing_is_copied(demo: FCNHRNet) -> None:
         pixels.zero_()
         assert not np.any(shared.data)
     engine = OpenVINOEngine(Plan(demo), torch.float32)
-    first = engine(normalise(scene(0, 64, 96).image))
+    first = engine(normalize(scene(0, 64, 96).image))
     kept = first.clone()
-    engine(normalise(scene(1, 64, 96).image))
+    engine(normalize(scene(1, 64, 96).image))
     assert torch.equal(first, kept)
     other = Plan(demo)
     weights = {step.data_ptr() for step in other.buffers() if step.ndim == 4}
@@ -89,7 +89,7 @@ def test_nothing_is_copied(demo: FCNHRNet) -> None:
 
 
 @pytest.mark.usefixtures("_installed")
-def test_torch_s_threads_are_honoured(demo: FCNHRNet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torch_s_threads_are_honored(demo: FCNHRNet, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     real = openvino.compiled
 
@@ -100,7 +100,7 @@ def test_torch_s_threads_are_honoured(demo: FCNHRNet, monkeypatch: pytest.Monkey
     monkeypatch.setattr(openvino, "compiled", spied)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     engine = OpenVINOEngine(Plan(demo), torch.float32)
-    x = normalise(scene(0, 64, 96).image)
+    x = normalize(scene(0, 64, 96).image)
     expected = engine(x)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     torch.testing.assert_close(engine(x), expected)
@@ -111,14 +111,14 @@ def test_torch_s_threads_are_honoured(demo: FCNHRNet, monkeypatch: pytest.Monkey
 @pytest.mark.usefixtures("_installed")
 def test_several_callers_at_once(demo: FCNHRNet) -> None:
     engine = OpenVINOEngine(Plan(demo), torch.float32)
-    pictures = [normalise(scene(seed, 64, 96).image) for seed in range(4)]
-    expected = [engine(x) for x in pictures]
-    found: list[list[torch.Tensor]] = [[] for _ in pictures]
+    images = [normalize(scene(seed, 64, 96).image) for seed in range(4)]
+    expected = [engine(x) for x in images]
+    found: list[list[torch.Tensor]] = [[] for _ in images]
 
     def work(place: int) -> None:
-        found[place] += [engine(pictures[place]) for _ in range(5)]
+        found[place] += [engine(images[place]) for _ in range(5)]
 
-    threads = [threading.Thread(target=work, args=(place,)) for place in range(len(pictures))]
+    threads = [threading.Thread(target=work, args=(place,)) for place in range(len(images))]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -131,13 +131,13 @@ def test_several_callers_at_once(demo: FCNHRNet) -> None:
 @pytest.mark.usefixtures("_installed")
 def test_made_in_several_threads_at_once(demo: FCNHRNet) -> None:
     """While others use torch: nothing is traced or converted."""
-    linear, picture = nn.Linear(2, 2), scene(0, 64, 96).image
-    expected = optimize(demo, engine="openvino", dtype=torch.float32).predict(picture).mask
+    linear, image = nn.Linear(2, 2), scene(0, 64, 96).image
+    expected = optimize(demo, engine="openvino", dtype=torch.float32).predict(image).mask
     with ThreadPoolExecutor(4) as threads:
         making = [threads.submit(optimize, demo, engine="openvino", dtype=torch.float32) for _ in range(3)]
         while not all(each.done() for each in making):
             assert linear(torch.ones(1, 2)).shape == (1, 2)
-    assert all(np.array_equal(each.result().predict(picture).mask, expected) for each in making)
+    assert all(np.array_equal(each.result().predict(image).mask, expected) for each in making)
 
 
 @pytest.mark.usefixtures("_installed")

@@ -1,4 +1,4 @@
-"""`optimize`: the same function of the picture, whatever happens to the network that it was made of."""
+"""`optimize`: the same function of the image, whatever happens to the network that it was made of."""
 
 import copy
 import dataclasses
@@ -51,16 +51,16 @@ def made(model: FCNHRNet, engine: str, dtype: torch.dtype) -> OptimizedModel:
 def test_pixels_agree(demo: FCNHRNet, engine: str, dtype: torch.dtype) -> None:
     """Shares of pixels: float32 all but one in a hundred thousand, half precision all but one in two hundred."""
     fast = made(demo, engine, dtype)
-    pictures = [scene(seed, *size).image for seed, size in enumerate([(128, 256), (97, 131), (64, 70)])]
-    assert agreement(demo, fast, pictures) >= (0.99999 if dtype == torch.float32 else 0.995)
+    images = [scene(seed, *size).image for seed, size in enumerate([(128, 256), (97, 131), (64, 70)])]
+    assert agreement(demo, fast, images) >= (0.99999 if dtype == torch.float32 else 0.995)
 
 
 @pytest.mark.parametrize("options", [{"ms_flip": True}, {"mode": "slide"}, {"probabilities": True}, {"max_memory": 1}])
 def test_predicts_as_the_network(demo: FCNHRNet, options: dict[str, Any]) -> None:
-    demo.dataset = dataclasses.replace(demo.dataset, box=(120, 90))
+    demo.dataset = dataclasses.replace(demo.dataset, resize_to=(120, 90))
     fast = optimize(demo, dtype=torch.float32)
-    pictures = [scene(seed, 90, 120).image for seed in range(2)]
-    for exact, found in zip(demo.predict(pictures, **options), fast.predict(pictures, **options), strict=True):
+    images = [scene(seed, 90, 120).image for seed in range(2)]
+    for exact, found in zip(demo.predict(images, **options), fast.predict(images, **options), strict=True):
         assert (found.mask == exact.mask).mean() >= 0.9999
         assert (found.classes, found.palette) == (exact.classes, exact.palette)
         if exact.probabilities is not None:
@@ -69,13 +69,13 @@ def test_predicts_as_the_network(demo: FCNHRNet, options: dict[str, Any]) -> Non
 
 
 def test_the_switch(demo: FCNHRNet, monkeypatch: pytest.MonkeyPatch) -> None:
-    picture = scene(0, 64, 96).image
-    by_hand = optimize(demo).predict(picture).mask
-    assert np.array_equal(demo.predict(picture, fast=True).mask, by_hand)
+    image = scene(0, 64, 96).image
+    by_hand = optimize(demo).predict(image).mask
+    assert np.array_equal(demo.predict(image, fast=True).mask, by_hand)
     monkeypatch.setattr("hrnet_zoo.engines.optimize.Plan", pytest.fail)  # a second call makes no second plan
-    assert np.array_equal(demo.predict(picture, fast=True).mask, by_hand)
+    assert np.array_equal(demo.predict(image, fast=True).mask, by_hand)
     assert optimized(demo) is optimized(demo)
-    assert demo.predict(picture).mask.shape == (64, 96)
+    assert demo.predict(image).mask.shape == (64, 96)
 
 
 def test_what_is_kept_goes_with_the_network() -> None:
@@ -105,7 +105,7 @@ CHANGES: dict[str, Callable[[FCNHRNet], object]] = {
     "eps": lambda model: model.apply(lambda module: vars(module).update(eps=1.0)),
     "another batch norm": lambda model: setattr(model.backbone, "bn1", nn.BatchNorm2d(64, affine=False).eval()),
     "another block": lambda model: setattr(model.backbone, "stage4", copy.deepcopy(model.backbone.stage4).apply(noisy)),
-    "data set": lambda model: setattr(model, "dataset", dataclasses.replace(model.dataset, box=(96, 64))),
+    "dataset": lambda model: setattr(model, "dataset", dataclasses.replace(model.dataset, resize_to=(96, 64))),
 }
 
 
@@ -117,14 +117,14 @@ def noisy(module: nn.Module) -> None:
 @pytest.mark.parametrize("change", CHANGES)
 def test_changed_weights_are_followed(demo: FCNHRNet, change: str, caplog: pytest.LogCaptureFixture) -> None:
     fast = optimize(demo, dtype=torch.float32)
-    picture = scene(0, 64, 96).image
+    image = scene(0, 64, 96).image
     with caplog.at_level(logging.WARNING):
-        fast.predict(picture)
+        fast.predict(image)
         assert not caplog.records
         with torch.no_grad():
             CHANGES[change](demo)
-        assert (fast.predict(picture).mask == demo.predict(picture).mask).mean() >= 0.999
-        fast.predict(picture)
+        assert (fast.predict(image).mask == demo.predict(image).mask).mean() >= 0.999
+        fast.predict(image)
     (record,) = caplog.records
     assert "has changed since it was optimized" in record.message
 
@@ -132,15 +132,15 @@ def test_changed_weights_are_followed(demo: FCNHRNet, change: str, caplog: pytes
 @pytest.mark.parametrize("part", ["backbone", "decode_head.convs"])
 def test_a_hook_is_noticed(demo: FCNHRNet, part: str) -> None:
     """It may change what comes out; as long as it is there, there is no fast form."""
-    picture = scene(0, 64, 96).image
-    expected = demo.predict(picture, fast=True).mask
+    image = scene(0, 64, 96).image
+    expected = demo.predict(image, fast=True).mask
     hook = demo.get_submodule(part).register_forward_hook(lambda module, inputs, output: output)
     for _ in range(2):
         with pytest.raises(ConfigError, match=f"{part} has a forward hook, which would not be called"):
-            demo.predict(picture, fast=True)
-    assert demo.predict(picture).mask.shape == (64, 96)
+            demo.predict(image, fast=True)
+    assert demo.predict(image).mask.shape == (64, 96)
     hook.remove()
-    assert np.array_equal(demo.predict(picture, fast=True).mask, expected)
+    assert np.array_equal(demo.predict(image, fast=True).mask, expected)
 
 
 @pytest.mark.parametrize("engine", ["onednn", "pytorch"])
@@ -148,11 +148,11 @@ def test_autocast_around_it_changes_nothing(demo: FCNHRNet, engine: str) -> None
     fast = made(demo, engine, torch.float32)
     x = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        expected = fast.quarter_scores(x)
+        expected = fast.logits_stride4(x)
         with torch.autocast("cpu", torch.bfloat16):
-            assert torch.equal(fast.quarter_scores(x), expected)
+            assert torch.equal(fast.logits_stride4(x), expected)
             onednn.usable.cache_clear()  # nor what is found out about this processor
-            assert torch.equal(optimize(demo, engine=engine, dtype=torch.float32).quarter_scores(x), expected)
+            assert torch.equal(optimize(demo, engine=engine, dtype=torch.float32).logits_stride4(x), expected)
 
 
 def test_autocast_around_it_takes_every_dtype() -> None:
@@ -176,31 +176,31 @@ def test_names_and_wrappers_are_no_networks(what: Callable[[FCNHRNet], Any], adv
 
 
 def test_defaults_of_the_process_change_nothing(demo: FCNHRNet) -> None:
-    picture = scene(0, 64, 96).image
-    expected = optimize(demo).predict(picture).mask
+    image = scene(0, 64, 96).image
+    expected = optimize(demo).predict(image).mask
     onednn.usable.cache_clear()
     torch.set_default_dtype(torch.float64)
     try:
         with torch.device("meta"):
             fast = optimize(demo)
-            found = fast.quarter_scores(torch.zeros(1, 3, 8, 8, dtype=fast.dtype, device="cpu"))
+            found = fast.logits_stride4(torch.zeros(1, 3, 8, 8, dtype=fast.dtype, device="cpu"))
         assert found.device.type == "cpu"
     finally:
         torch.set_default_dtype(torch.float32)
-    assert np.array_equal(fast.predict(picture).mask, expected)
+    assert np.array_equal(fast.predict(image).mask, expected)
 
 
 @pytest.mark.parametrize(("engine", "dtype"), ENGINES)
 def test_copies(demo: FCNHRNet, engine: str, dtype: torch.dtype) -> None:
     fast = made(demo, engine, dtype)
-    picture = scene(0, 64, 96).image
-    expected = fast.predict(picture).mask
+    image = scene(0, 64, 96).image
+    expected = fast.predict(image).mask
     with torch.no_grad():
         demo.decode_head.conv_seg.weight.mul_(-1)
     del demo
     for other in (pickle.loads(pickle.dumps(fast)), copy.deepcopy(fast), copy.copy(fast)):  # noqa: S301 - our own
         assert repr(other) == repr(fast)
-        assert np.array_equal(other.predict(picture).mask, expected)  # a copy does not follow the network
+        assert np.array_equal(other.predict(image).mask, expected)  # a copy does not follow the network
 
 
 def test_an_engine_that_belongs_to_the_process_is_not_pickled(demo: FCNHRNet) -> None:
@@ -218,22 +218,22 @@ import numpy as np, torch, hrnet_zoo
 torch.set_num_threads(1)
 sys.setswitchinterval(1e-4)
 random = np.random.default_rng(0)
-pictures = [random.integers(0, 255, (32 + number, 48, 3), dtype=np.uint8) for number in range(8)]
+images = [random.integers(0, 255, (32 + number, 48, 3), dtype=np.uint8) for number in range(8)]
 models = [hrnet_zoo.create_model("demo", device="cpu") for _ in range(9)]
 for model in models:
-    model.dataset = dataclasses.replace(model.dataset, box=(96, 64))
+    model.dataset = dataclasses.replace(model.dataset, resize_to=(96, 64))
 linear, stop, wrong = torch.nn.Linear(2, 2), threading.Event(), []
 
 def beside():
     while not stop.is_set():
         try:
-            linear(torch.ones(1, 2)), models[8].predict(pictures[0])
+            linear(torch.ones(1, 2)), models[8].predict(images[0])
         except Exception as error:
             wrong.append(repr(error))
 
 def first(number):
     start.wait()
-    return models[number // 8].predict(pictures[number % 8], fast=True).mask
+    return models[number // 8].predict(images[number % 8], fast=True).mask
 
 other = threading.Thread(target=beside)
 other.start()
@@ -244,7 +244,7 @@ with ThreadPoolExecutor(8) as threads:
         masks += threads.map(first, range(8 * turn, 8 * turn + 8))
 stop.set()
 other.join()
-expected = [models[8].predict(picture, fast=True).mask for picture in pictures]
+expected = [models[8].predict(image, fast=True).mask for image in images]
 print(wrong, sum(not np.array_equal(mask, expected[number % 8]) for number, mask in enumerate(masks)), len(masks))
 """
 
@@ -263,13 +263,13 @@ def test_one_plan_for_all_threads(demo: FCNHRNet, monkeypatch: pytest.MonkeyPatc
             super().__init__(model)
 
     monkeypatch.setattr("hrnet_zoo.engines.optimize.Plan", Counted)
-    picture = scene(0, 64, 64).image
+    image = scene(0, 64, 64).image
     with ThreadPoolExecutor(8) as threads:
         found = set(threads.map(optimized, [demo] * 32))
         assert (len(found), len(made)) == (1, 1)
         with torch.no_grad():
             demo.decode_head.conv_seg.weight.mul_(2)
-        list(threads.map(lambda _: demo.predict(picture, fast=True), range(16)))
+        list(threads.map(lambda _: demo.predict(image, fast=True), range(16)))
     assert len(made) == 2
 
 
@@ -287,9 +287,9 @@ def test_a_network_made_in_inference_mode() -> None:
 def test_the_network_is_left_as_it_was(demo: FCNHRNet) -> None:
     before = {key: value.clone() for key, value in demo.state_dict().items()}
     demo.train()
-    picture = scene(0, 64, 96).image
-    optimize(demo).predict(picture)
-    demo.predict(picture, fast=True)
+    image = scene(0, 64, 96).image
+    optimize(demo).predict(image)
+    demo.predict(image, fast=True)
     assert demo.training
     for key, value in demo.state_dict().items():
         assert torch.equal(value, before[key])
@@ -358,14 +358,14 @@ def test_too_little_memory_is_told(demo: FCNHRNet, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(type(fast._engine), "__call__", full)
     with pytest.raises(ConfigError, match="too little memory"):
-        fast.quarter_scores(torch.zeros(1, 3, 8, 8))
+        fast.logits_stride4(torch.zeros(1, 3, 8, 8))
 
 
 def test_evaluates_as_the_network(demo: FCNHRNet, tmp_path: Path) -> None:
     from hrnet_zoo.demo.dataset import write_dataset
 
     write_dataset(tmp_path / "scenes", seeds=range(2), progress=False)
-    demo.dataset = dataclasses.replace(demo.dataset, box=(768, 384))
+    demo.dataset = dataclasses.replace(demo.dataset, resize_to=(768, 384))
     exact = hrnet_zoo.evaluate(demo, tmp_path / "scenes", workers=0)
     for figures in (
         hrnet_zoo.evaluate(demo, tmp_path / "scenes", workers=0, fast=True),

@@ -43,7 +43,7 @@ def test_folding_is_done_in_float64(network: FCNHRNet) -> None:
     x = torch.randn(1, 3, 66, 98, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     with torch.inference_mode():
         found = Plan(network).double()(x)
-        expected = copy.deepcopy(network).double().quarter_scores(x).permute(0, 3, 1, 2)
+        expected = copy.deepcopy(network).double().logits_stride4(x).permute(0, 3, 1, 2)
     assert float((found - expected).abs().max() / expected.abs().max()) < 2e-6
 
 
@@ -108,9 +108,9 @@ def test_other_batch_norms_are_folded(change: Callable[[FCNHRNet], None]) -> Non
     network = copy.deepcopy(random_network("hr18s"))
     x = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        before = network.quarter_scores(x)
+        before = network.logits_stride4(x)
         change(network)
-        expected, found = network.quarter_scores(x), Plan(network)(x).permute(0, 2, 3, 1)
+        expected, found = network.logits_stride4(x), Plan(network)(x).permute(0, 2, 3, 1)
     assert float((found - expected).abs().max() / expected.abs().max()) < 5e-6
     if change is not sync:
         assert float((found - before).abs().max() / before.abs().max()) > 1e-3
@@ -137,7 +137,7 @@ REFUSED: dict[str, Callable[[FCNHRNet], object]] = {
         cast(Any, model.decode_head.convs)[0], "conv", Lora(last_conv(model))
     ),
     r"backbone\.bn1 is a GroupNorm, where": lambda model: setattr(model.backbone, "bn1", nn.GroupNorm(8, 64)),
-    r"backbone\.bn1 normalises by each batch's own": lambda model: setattr(
+    r"backbone\.bn1 normalizes by each batch's own": lambda model: setattr(
         model.backbone, "bn1", nn.BatchNorm2d(64, track_running_stats=False)
     ),
     r"backbone\.bn1 is BatchNorm2d\(32": lambda model: setattr(model.backbone, "bn1", nn.BatchNorm2d(32)),
@@ -146,7 +146,7 @@ REFUSED: dict[str, Callable[[FCNHRNet], object]] = {
     ].register_forward_hook(lambda *_: None),
     r"backbone has a forward hook": lambda model: model.backbone.register_forward_pre_hook(lambda *_: None),
     r"backbone\.stage4 has a forward of its own": lambda model: setattr(model.backbone.stage4, "forward", lambda x: x),
-    r"it has a quarter_scores of its own": lambda model: setattr(model, "quarter_scores", lambda x: x),
+    r"it has a logits_stride4 of its own": lambda model: setattr(model, "logits_stride4", lambda x: x),
     r"convs\.1 is a Dropout2d too many": lambda model: model.decode_head.convs.append(nn.Dropout2d()),
     r"convs\.0 is missing": lambda model: setattr(model.decode_head, "convs", nn.Sequential()),
     r"convs\.0\.conv is a ParametrizedConv2d": lambda model: register_parametrization(

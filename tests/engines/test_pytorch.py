@@ -15,7 +15,7 @@ def test_scores(dtype: torch.dtype, most: float) -> None:
     for size in ((65, 33), (32, 64), (1, 1)):
         x = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))
         with torch.inference_mode():
-            found, expected = engine(x.to(dtype)), network.quarter_scores(x)
+            found, expected = engine(x.to(dtype)), network.logits_stride4(x)
         assert found.dtype == dtype
         assert found.shape == expected.shape
         assert float((found.float() - expected).abs().max() / expected.abs().max()) < most

@@ -17,7 +17,7 @@ from hrnet_zoo.engines.openvino import OpenVINOEngine, unreported
 from hrnet_zoo.engines.optimize import agreement, optimize
 from hrnet_zoo.engines.plan import Plan
 from hrnet_zoo.engines.pytorch import PyTorchEngine
-from hrnet_zoo.engines.quantization import MOST, MOST_OTHERS, Quantization, calibration_pictures, drawn
+from hrnet_zoo.engines.quantization import MOST, MOST_OTHERS, Quantization, calibration_images, drawn
 from hrnet_zoo.errors import ConfigError
 from hrnet_zoo.models.fcn import FCNHRNet
 from hrnet_zoo.zoo.create import create_model
@@ -26,7 +26,7 @@ from hrnet_zoo.zoo.create import create_model
 @pytest.fixture
 def demo() -> FCNHRNet:
     network = create_model("demo", device="cpu")
-    network.dataset = dataclasses.replace(network.dataset, box=(192, 96))
+    network.dataset = dataclasses.replace(network.dataset, resize_to=(192, 96))
     return network
 
 
@@ -35,15 +35,15 @@ def test_pixels_agree(demo: FCNHRNet, caplog: pytest.LogCaptureFixture) -> None:
     with unreported("nncf"):
         pytest.importorskip("openvino")
         pytest.importorskip("nncf")
-    pictures = [scene(seed, 96, 192).image for seed in range(6)]
+    images = [scene(seed, 96, 192).image for seed in range(6)]
     with caplog.at_level(logging.WARNING, "hrnet_zoo"):
-        fast = optimize(demo, engine="openvino", dtype=torch.float32, calibration=pictures[:4])
+        fast = optimize(demo, engine="openvino", dtype=torch.float32, calibration=images[:4])
     (record,) = (each for each in caplog.records if each.name == "hrnet_zoo")
-    said = re.search(r"^in 8 bits (.+) % of the pixels of 1 images are labelled as by demo itself$", record.message)
+    said = re.search(r"^in 8 bits (.+) % of the pixels of 1 images are labeled as by demo itself$", record.message)
     assert said
-    _, judged = drawn(pictures[:4])
+    _, judged = drawn(images[:4])
     assert float(said[1]) == pytest.approx(100 * agreement(demo, fast, judged), abs=0.006)
-    for some in (pictures[:4], pictures[4:]):
+    for some in (images[:4], images[4:]):
         assert 0.97 < agreement(demo, fast, some) < 1
     engine = fast._engine
     assert isinstance(engine, OpenVINOEngine)
@@ -51,24 +51,24 @@ def test_pixels_agree(demo: FCNHRNet, caplog: pytest.LogCaptureFixture) -> None:
     assert kinds.count("FakeQuantize") > kinds.count("Convolution") / 2
 
 
-def test_pictures(tmp_path: Path) -> None:
+def test_images(tmp_path: Path) -> None:
     given = [np.zeros((8, 8, 3), np.uint8)]
-    assert calibration_pictures(given) is given
+    assert calibration_images(given) is given
     (tmp_path / "deep").mkdir()
     for name in ("b.png", "deep/a.jpg", "deep/notes.txt"):
         if name.endswith("txt"):
-            (tmp_path / name).write_text("no picture", encoding="utf-8")
+            (tmp_path / name).write_text("no image", encoding="utf-8")
         else:
             Image.fromarray(given[0]).save(tmp_path / name)
     for folder in (tmp_path, str(tmp_path)):
-        assert calibration_pictures(folder) == [tmp_path / "b.png", tmp_path / "deep" / "a.jpg"]
+        assert calibration_images(folder) == [tmp_path / "b.png", tmp_path / "deep" / "a.jpg"]
 
 
-def test_no_pictures(tmp_path: Path) -> None:
-    cases = {"it is empty": [], "without pictures": tmp_path, "is no folder": "nowhere", "it is a int": 7}
+def test_no_images(tmp_path: Path) -> None:
+    cases = {"it is empty": [], "without images": tmp_path, "is no folder": "nowhere", "it is a int": 7}
     for found, given in cases.items():
-        with pytest.raises(ConfigError, match=f"{found}; it takes a list of pictures"):
-            calibration_pictures(given)  # type: ignore[arg-type]
+        with pytest.raises(ConfigError, match=f"{found}; it takes a list of images"):
+            calibration_images(given)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("count", [1, 3, 4, 20, 63, 64, 80, 81, 1000])
@@ -90,7 +90,7 @@ def test_the_exact_network_judges_few_of_many_images(demo: FCNHRNet, monkeypatch
     class Engine(PyTorchEngine):
         def __init__(self, plan: Plan, dtype: torch.dtype, quantize: Quantization) -> None:
             super().__init__(plan, torch.device("cpu"), dtype)
-            calibrated.extend(quantize._pictures)
+            calibrated.extend(quantize._images)
 
     monkeypatch.setattr("hrnet_zoo.engines.quantization._nncf", lambda: None)
     monkeypatch.setattr("hrnet_zoo.engines.openvino.OpenVINOEngine", Engine)

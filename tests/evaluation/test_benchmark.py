@@ -14,10 +14,10 @@ import torch
 from hrnet_zoo.datasets import DATASETS, SCENES
 from hrnet_zoo.demo.scenes import scene
 from hrnet_zoo.errors import ConfigError, UnknownModelError
-from hrnet_zoo.evaluation.benchmark import PICTURES, _published, _starts, benchmark, benchmark_table, infer, input_size
+from hrnet_zoo.evaluation.benchmark import IMAGES, _published, _starts, benchmark, benchmark_table, infer, input_size
 from hrnet_zoo.evaluation.costs import MIN_RUNS
 from hrnet_zoo.images.headers import MAX_PIXELS
-from hrnet_zoo.images.read import normalise, resize
+from hrnet_zoo.images.read import normalize, resize
 from hrnet_zoo.inference.predict import _windows
 from hrnet_zoo.models.fcn import FCNHRNet
 from hrnet_zoo.zoo.catalog import ModelInfo, list_models, model_info
@@ -29,11 +29,11 @@ cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> FCNHRNet:
-    """Make the demo network, which sees pictures at 64 x 96, to be quick."""
+    """Make the demo network, which sees images at 64 x 96, to be quick."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HRNET_ZOO_CACHE", str(tmp_path_factory.mktemp("cache")))
         network = create_model("demo", device="cpu")
-    network.dataset = dataclasses.replace(network.dataset, box=(96, 64))
+    network.dataset = dataclasses.replace(network.dataset, resize_to=(96, 64))
     return network
 
 
@@ -45,9 +45,9 @@ def small_row(monkeypatch: pytest.MonkeyPatch) -> ModelInfo:
 
 def _patch_row(patch: pytest.MonkeyPatch) -> ModelInfo:
     row = model_info("fcn_hr48_pascal_context_40k")
-    data = dataclasses.replace(row.data, crop=(64, 64), box=(96, 96), pictures_per_gpu=2)
-    row = dataclasses.replace(row, arch="hr18s", data=data)
-    for module in ("benchmarking", "weights.origin"):
+    data = dataclasses.replace(row.dataset, crop=(64, 64), resize_to=(96, 96), batch_per_gpu=2)
+    row = dataclasses.replace(row, arch="hr18s", dataset=data)
+    for module in ("evaluation.benchmark", "zoo.origin"):
         patch.setattr(f"hrnet_zoo.{module}.model_info", lambda _: row)
     return row
 
@@ -58,7 +58,7 @@ def test_figures(demo: FCNHRNet) -> None:
     assert timing.prediction_input == (48, 96)
     assert not timing.random_weights
     assert timing.network.runs == timing.prediction.runs == MIN_RUNS
-    assert timing.pictures_per_second == 3 / timing.network.median
+    assert timing.images_per_second == 3 / timing.network.median
     assert timing.machine.device == "cpu"
     assert timing.machine.dtype == "float32"
     facts = json.loads(json.dumps(timing.to_dict()))
@@ -67,7 +67,7 @@ def test_figures(demo: FCNHRNet) -> None:
 
 
 def test_what_goes_through_the_network(demo: FCNHRNet, monkeypatch: pytest.MonkeyPatch) -> None:
-    shapes, pictures = [], []
+    shapes, images = [], []
     forward, predict = demo.forward, demo.predict
 
     def seen(x: torch.Tensor) -> torch.Tensor:
@@ -75,20 +75,20 @@ def test_what_goes_through_the_network(demo: FCNHRNet, monkeypatch: pytest.Monke
         assert torch.is_inference_mode_enabled()
         return forward(x)
 
-    def predicted(picture: Any, **options: Any) -> Any:
-        pictures.append(picture.shape)
-        return predict(picture, **options)
+    def predicted(image: Any, **options: Any) -> Any:
+        images.append(image.shape)
+        return predict(image, **options)
 
     monkeypatch.setattr(demo, "forward", seen)
     monkeypatch.setattr(demo, "predict", predicted)
     benchmark(demo, size=(40, 72), batch=2, seconds=0, progress=False)
     assert shapes[0] == (1, 3, 32, 32)  # the touch
     assert shapes[1:] == [(2, 3, 40, 72)] * (1 + 2 * MIN_RUNS)
-    assert pictures == [(40, 72, 3)] * (1 + 2 * MIN_RUNS)
+    assert images == [(40, 72, 3)] * (1 + 2 * MIN_RUNS)
 
 
 @pytest.mark.skipif(not TELLS_MEMORY, reason="this system does not tell the peak of resident memory")
-def test_larger_pictures_take_more_memory(demo: FCNHRNet) -> None:
+def test_larger_images_take_more_memory(demo: FCNHRNet) -> None:
     small, large = (
         benchmark(demo, size=size, seconds=0, progress=False).network.peak_memory for size in ((32, 32), (192, 384))
     )
@@ -123,7 +123,7 @@ def test_sizes_follow_the_data_set() -> None:
     }
     assert input_size(SCENES) == (384, 768)
     assert input_size(dataclasses.replace(SCENES, key="mine")) == (384, 768)
-    assert set(PICTURES) == set(DATASETS)
+    assert set(IMAGES) == set(DATASETS)
 
 
 def test_random_weights_are_called_so(demo: FCNHRNet) -> None:
@@ -145,7 +145,7 @@ def test_bad_input(demo: FCNHRNet) -> None:
         ((8000, MAX_PIXELS // 8000 + 1), 1),
     ]
     for size, batch in bad:
-        with pytest.raises(ConfigError, match="benchmark pictures of size"):
+        with pytest.raises(ConfigError, match="benchmark images of size"):
             benchmark(demo, size=size, batch=batch)
 
 
@@ -161,7 +161,7 @@ def test_too_little_memory(demo: FCNHRNet, monkeypatch: pytest.MonkeyPatch) -> N
 def test_every_row_has_published_figures() -> None:
     for name in list_models():
         row, source = model_info(name), _published(model_info(name))
-        assert (source.arch, source.data) == (row.arch, row.data)
+        assert (source.arch, source.dataset) == (row.arch, row.dataset)
         assert source.inference_fps
         assert source.train_memory_gb
     assert _published(model_info("fcn_hr48_cityscapes_160k")).name == "fcn_hr48_cityscapes_40k"
@@ -187,8 +187,8 @@ def test_table_under_the_rows_conditions(small_row: ModelInfo, monkeypatch: pyte
     assert torch.backends.cudnn.allow_tf32 == before
     assert timing.model == timing.published_of == small_row.name
     assert (timing.published_fps, timing.published_memory_gb) == (8.86, 6.1)
-    assert (timing.picture, timing.network_input, timing.slides) == ((375, 500), (72, 96), True)
-    assert (timing.crop, timing.pictures_per_gpu) == ((64, 64), 2)
+    assert (timing.image, timing.network_input, timing.sliding_window) == ((375, 500), (72, 96), True)
+    assert (timing.crop, timing.batch_per_gpu) == ((64, 64), 2)
     windows = [(False, False, (1, 3, 64, 64))] * 4 * (1 + 2 * MIN_RUNS)
     assert seen == [*windows, *[(True, True, (2, 3, 64, 64))] * 2]
     assert timing.fps == 1 / timing.inference.median
@@ -210,12 +210,15 @@ def _training_memory() -> tuple[int | None, int]:
         return benchmark_table("any", device="cpu", seconds=0, progress=False).training_memory, row.parameters
 
 
-@pytest.mark.parametrize("slides", [False, True])
-def test_the_mask_timed_is_that_of_predict(demo: FCNHRNet, slides: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo, "dataset", dataclasses.replace(SCENES, slides=slides, crop=(128, 128), box=(288, 144)))
+@pytest.mark.parametrize("sliding_window", [False, True])
+def test_the_mask_timed_is_that_of_predict(
+    demo: FCNHRNet, sliding_window: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = dataclasses.replace(SCENES, sliding_window=sliding_window, crop=(128, 128), resize_to=(288, 144))
+    monkeypatch.setattr(demo, "dataset", dataset)
     drawn = scene(3, 160, 320)
     with torch.inference_mode():
-        mask = infer(demo, normalise(resize(drawn.image, 144, 288)), (160, 320))
+        mask = infer(demo, normalize(resize(drawn.image, 144, 288)), (160, 320))
     assert mask.shape == (1, 160, 320)
     assert np.mean(mask[0].numpy() == demo.predict(drawn.image).mask) > 0.9999
 

@@ -19,7 +19,7 @@ from hrnet_zoo.zoo.create import create_model
 @pytest.fixture
 def demo() -> FCNHRNet:
     network = create_model("demo", device="cpu")
-    network.dataset = dataclasses.replace(network.dataset, box=(96, 64))
+    network.dataset = dataclasses.replace(network.dataset, resize_to=(96, 64))
     return network
 
 
@@ -50,17 +50,17 @@ def test_figures(demo: FCNHRNet, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("_without_openvino")
 def test_what_goes_through_the_forms(demo: FCNHRNet, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each sees the picture in its own dtype, at its size and in the box; and the network is left as it was."""
+    """Each sees the image in its own dtype, at its size and in the box; and the network is left as it was."""
     seen = []
     for kind in (FCNHRNet, OptimizedModel):
-        real = kind.quarter_scores
+        real = kind.logits_stride4
 
         def spied(self: FCNHRNet, x: torch.Tensor, real: object = real) -> torch.Tensor:
             assert torch.is_inference_mode_enabled()
             seen.append((type(self).__name__, x.dtype, tuple(x.shape)))
             return real(self, x)  # type: ignore[no-any-return, operator]
 
-        monkeypatch.setattr(kind, "quarter_scores", spied)
+        monkeypatch.setattr(kind, "logits_stride4", spied)
     monkeypatch.setattr(onednn, "native", lambda dtype: True)
     monkeypatch.setattr("hrnet_zoo.evaluation.comparison.torch.compile", lambda run: run)
     demo.train()

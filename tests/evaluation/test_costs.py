@@ -46,7 +46,7 @@ def test_memory_freed_before_is_not_taken_for_free() -> None:
     """In a process of its own: what a large one holds besides, the system may take back in the meantime."""
     code = """
 import torch
-from hrnet_zoo.costs import peak_memory
+from hrnet_zoo.evaluation.costs import peak_memory
 
 def small_blocks():
     [bytearray(b"x" * 50_000) for _ in range(2_000)]

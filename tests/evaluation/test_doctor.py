@@ -41,8 +41,8 @@ def of_demo(device: str = "cpu", dtype: torch.dtype | None = None) -> Report:
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the bundled network see pictures at 96 x 192, to be quick."""
-    monkeypatch.setitem(DEMO.__dict__, "data", dataclasses.replace(SCENES, box=(192, 96)))
+    """Let the bundled network see images at 96 x 192, to be quick."""
+    monkeypatch.setitem(DEMO.__dict__, "data", dataclasses.replace(SCENES, resize_to=(192, 96)))
 
 
 def test_without_a_name(cache: Path) -> None:
@@ -210,7 +210,9 @@ def test_a_device_that_strays_too_far_is_an_error(factor: float, words: str, mon
 
 
 @pytest.mark.usefixtures("small")
-@pytest.mark.parametrize("place", ["creation.create_model", "fingerprints.reference", "fingerprints.fingerprint"])
+@pytest.mark.parametrize(
+    "place", ["zoo.create.create_model", *(f"evaluation.fingerprints.{name}" for name in ("reference", "fingerprint"))]
+)
 def test_too_little_memory(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def greedy(*_: Any, **__: Any) -> None:
         raise MemoryError
@@ -300,7 +302,7 @@ def test_without_torch() -> None:
 import json, sys
 sys.modules["torch"] = None
 from hrnet_zoo.datasets import SCENES
-from hrnet_zoo.diagnosis import doctor
+from hrnet_zoo.evaluation.doctor import doctor
 print(json.dumps(doctor("demo").to_dict()))
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # noqa: S603

@@ -22,7 +22,7 @@ from hrnet_zoo.datasets.rules import CITYSCAPES_IDS
 from hrnet_zoo.demo.dataset import write_dataset
 from hrnet_zoo.demo.scenes import scene
 from hrnet_zoo.errors import ConfigError, DatasetError, UnreadableImageError
-from hrnet_zoo.evaluation.evaluate import PICTURES_A_ROUND, _load, _same_everywhere, _summary, default_workers, evaluate
+from hrnet_zoo.evaluation.evaluate import IMAGES_A_ROUND, _load, _same_everywhere, _summary, default_workers, evaluate
 from hrnet_zoo.evaluation.metrics import count_matrix
 from hrnet_zoo.evaluation.ranks import Ranks
 from hrnet_zoo.evaluation.scorecard import Evaluation
@@ -62,8 +62,8 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> FCNHRNet:
 
 @pytest.fixture
 def small(demo: FCNHRNet, monkeypatch: pytest.MonkeyPatch) -> FCNHRNet:
-    """Let the demo network see pictures at a quarter of their size, to be quick."""
-    monkeypatch.setattr(demo, "dataset", dataclasses.replace(demo.dataset, box=SMALL))
+    """Let the demo network see images at a quarter of their size, to be quick."""
+    monkeypatch.setattr(demo, "dataset", dataclasses.replace(demo.dataset, resize_to=SMALL))
     return demo
 
 
@@ -75,7 +75,7 @@ def labels_of(folder: Path, seed: int) -> Path:
     return folder / f"gtFine/val/demo/demo_{seed:06d}_000019_gtFine_labelIds.png"
 
 
-def picture_of(folder: Path, seed: int) -> Path:
+def image_of(folder: Path, seed: int) -> Path:
     return folder / f"leftImg8bit/val/demo/demo_{seed:06d}_000019_leftImg8bit.png"
 
 
@@ -92,32 +92,32 @@ def test_the_reference_s_own_figures(shared: Path) -> None:
 
 
 def test_counts_are_those_of_predict(demo: FCNHRNet, scenes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo, "dataset", dataclasses.replace(demo.dataset, val_pictures=3))
+    monkeypatch.setattr(demo, "dataset", dataclasses.replace(demo.dataset, val_images=3))
     scores = score(demo, scenes)
     expected = np.zeros((19, 19), np.int64)
     for seed in SEEDS:
         drawn = scene(seed)
         expected += count_matrix(drawn.mask, demo.predict(drawn.image).mask, 19)
     assert np.array_equal(scores.counts, expected)
-    assert scores.pictures == 3
+    assert scores.images == 3
     assert scores.published == DEMO.miou
     assert scores.difference == pytest.approx(scores.miou - DEMO.miou)
     assert scores.suspicion is None
-    assert "\n3 pictures; Cityscapes val" in str(scores)
+    assert "\n3 images; Cityscapes val" in str(scores)
 
 
-def test_nothing_published_stands_beside_another_number_of_pictures(small: FCNHRNet, scenes: Path) -> None:
+def test_nothing_published_stands_beside_another_number_of_images(small: FCNHRNet, scenes: Path) -> None:
     scores = score(small, scenes)
     assert scores.published is None
-    assert "\n3 of 50 pictures; Cityscapes val" in str(scores)
+    assert "\n3 of 50 images; Cityscapes val" in str(scores)
     facts = scores.to_dict()
-    assert (facts["pictures"], facts["val_pictures"], facts["limit"]) == (3, 50, None)
+    assert (facts["images"], facts["val_images"], facts["limit"]) == (3, 50, None)
 
 
 def test_a_limit_that_leaves_nothing_out_is_none(
     small: FCNHRNet, scenes: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(small, "dataset", dataclasses.replace(small.dataset, val_pictures=3))
+    monkeypatch.setattr(small, "dataset", dataclasses.replace(small.dataset, val_images=3))
     for limit in (3, 4):
         scores = score(small, scenes, limit=limit)
         assert scores.to_dict()["limit"] is None
@@ -133,11 +133,11 @@ def test_scales_and_mirroring_are_those_of_predict(small: FCNHRNet, scenes: Path
     protocol = scores.to_dict()["inference"]
     assert protocol["scales_of_the_box"] == (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
     assert protocol["mirrored_too"]
-    assert scores.published is None  # a part of the pictures only
+    assert scores.published is None  # a part of the images only
 
 
 def test_windows_where_the_data_set_slides(demo: FCNHRNet, scenes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    slides = dataclasses.replace(demo.dataset, slides=True, crop=(64, 64), box=SMALL)
+    slides = dataclasses.replace(demo.dataset, sliding_window=True, crop=(64, 64), resize_to=SMALL)
     monkeypatch.setattr(demo, "dataset", slides)
     drawn = scene(0)
     scores = score(demo, scenes, limit=1)
@@ -170,9 +170,9 @@ def test_a_folder_of_one_s_own(small: FCNHRNet, tmp_path: Path) -> None:
         Image.fromarray(drawn.image).save(tmp_path / f"images/{seed}.png")
         Image.fromarray(drawn.mask).save(tmp_path / f"masks/{seed}.png")
     scores = score(small, tmp_path)
-    assert scores.pictures == 3
-    assert scores.published is None  # no data set of the table
-    assert scores.to_dict()["val_pictures"] is None
+    assert scores.images == 3
+    assert scores.published is None  # no dataset of the table
+    assert scores.to_dict()["val_images"] is None
     assert scores.miou > 5
 
 
@@ -180,7 +180,7 @@ def test_photographs_of_formats_that_are_not_read_are_told_of(
     small: FCNHRNet, copy: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """By check-data as a note, by evaluate and finetune in a log line."""
-    (picture_of(copy, 0).parent / "IMG_1.HEIC").write_bytes(b"x")
+    (image_of(copy, 0).parent / "IMG_1.HEIC").write_bytes(b"x")
     score(small, copy)
     assert [record.getMessage().count("IMG_1.HEIC") for record in caplog.records] == [1]
     folder = find_samples(copy, small.dataset)
@@ -198,7 +198,7 @@ def test_photographs_of_formats_that_are_not_read_are_told_of(
 def test_random_weights_claim_nothing(scenes: Path) -> None:
     torch.manual_seed(0)
     model = create_model("fcn_hr18s_cityscapes_40k", pretrained=False, device="cpu")
-    model.dataset = dataclasses.replace(model.dataset, box=(64, 32))
+    model.dataset = dataclasses.replace(model.dataset, resize_to=(64, 32))
     scores = score(model, scenes)
     assert scores.published is None
     assert scores.suspicion
@@ -208,13 +208,13 @@ def test_progress_and_json(small: FCNHRNet, scenes: Path, tmp_path: Path) -> Non
     scores = score(small, scenes, limit=2)
     scores.to_json(tmp_path / "figures.json")
     found = json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))
-    assert found["pictures"] == found["limit"] == 2
-    assert found["inference"]["box"] == list(SMALL)
+    assert found["images"] == found["limit"] == 2
+    assert found["inference"]["resize_to"] == list(SMALL)
     assert found["weights"]["source_sha256"] == DEMO.sha256
     assert found["versions"]["torch"] == torch.__version__
     assert (found["dtype"], found["device"]) == ("float32", "cpu")
     assert found["tf32"] is False
-    assert "2 of 50 pictures (a part only)" in str(scores)
+    assert "2 of 50 images (a part only)" in str(scores)
 
 
 def torchrun(size: int, *arguments: str | Path, cache: Path) -> subprocess.CompletedProcess[str]:
@@ -236,29 +236,29 @@ def test_any_number_of_ranks_gives_the_same_json(scenes: Path, tmp_path: Path) -
         assert done.returncode == 0, done.stderr
         texts.append(done.stdout)
     assert texts[0] == texts[1] == texts[2]
-    assert json.loads(texts[0])["pictures"] == 3
+    assert json.loads(texts[0])["images"] == 3
 
 
 def test_a_fault_in_one_rank_s_share_stops_all(copy: Path, tmp_path: Path) -> None:
-    picture_of(copy, 1).write_bytes(picture_of(copy, 1).read_bytes()[:-2000])
+    image_of(copy, 1).write_bytes(image_of(copy, 1).read_bytes()[:-2000])
     done = torchrun(2, "evaluate", "demo", copy, "--workers", "1", cache=tmp_path / "cache")
     assert done.returncode != 0
     assert done.stdout == ""
-    assert f"read a picture: {picture_of(copy, 1)}" in done.stderr
+    assert f"read an image: {image_of(copy, 1)}" in done.stderr
 
 
-# A network that reads pictures at 64 x 32 pixels, and says which: every second one is a rank's.
+# A network that reads images at 64 x 32 pixels, and says which: every second one is a rank's.
 MANY = """
 import dataclasses, os, sys
 from pathlib import Path
 import torch
 from hrnet_zoo import evaluation
-from hrnet_zoo.creation import create_model
+from hrnet_zoo.zoo.create import create_model
 from hrnet_zoo.errors import HRNetZooError
 
 torch.manual_seed(0)
 model = create_model("fcn_hr18s_cityscapes_40k", pretrained=False, device="cpu")
-model.dataset = dataclasses.replace(model.dataset, box=(64, 32))
+model.dataset = dataclasses.replace(model.dataset, resize_to=(64, 32))
 real, seen = evaluation.score_maps, []
 evaluation.score_maps = lambda *a, **k: (seen.append(1), real(*a, **k))[1]
 try:
@@ -270,7 +270,7 @@ except HRNetZooError as error:
 
 
 def many(folder: Path, number: int) -> Path:
-    """Write small pictures, of which each has a torn twin that only reading it whole can tell."""
+    """Write small images, of which each has a torn twin that only reading it whole can tell."""
     random = np.random.default_rng(0)
     for index in range(number):
         name = f"demo_{index:06d}_000019"
@@ -290,18 +290,18 @@ def by_ranks(size: int, folder: Path) -> list[str]:
     return [each.stdout for each in done]
 
 
-def test_a_picture_that_fails_stops_the_others_soon(tmp_path: Path) -> None:
-    folder = many(tmp_path, 5 * PICTURES_A_ROUND)
-    path = picture_of(folder, 1)  # of rank 1, in the first round
+def test_a_image_that_fails_stops_the_others_soon(tmp_path: Path) -> None:
+    folder = many(tmp_path, 5 * IMAGES_A_ROUND)
+    path = image_of(folder, 1)  # of rank 1, in the first round
     path.write_bytes(path.read_bytes()[:-2000])
     first, second = by_ranks(2, folder)
-    assert first == f"0 {PICTURES_A_ROUND} UnreadableImageError read a picture: {path}\n"  # of its 40
+    assert first == f"0 {IMAGES_A_ROUND} UnreadableImageError read an image: {path}\n"  # of its 40
     assert second == first.replace("0 16", "1 0")
 
 
-def test_rounds_that_not_all_ranks_have_pictures_for(tmp_path: Path) -> None:
-    """With 33 pictures rank 0 of 2 has 17, and so a second round in which rank 1 has none."""
-    folder = many(tmp_path, 2 * PICTURES_A_ROUND + 1)
+def test_rounds_that_not_all_ranks_have_images_for(tmp_path: Path) -> None:
+    """With 33 images rank 0 of 2 has 17, and so a second round in which rank 1 has none."""
+    folder = many(tmp_path, 2 * IMAGES_A_ROUND + 1)
     printed = [text for size in (1, 2, 3) for text in by_ranks(size, folder)]
     assert len(printed) == 6
     assert set(printed) == {printed[0]}
@@ -340,7 +340,7 @@ def test_most_classes_that_never_occur_are_told(
     score(small, tmp_path)
     assert "most classes never occur: 16 of 19 (16: wall, " in caplog.text
     caplog.clear()
-    score(small, tmp_path, limit=1)  # of one picture, it is no wonder
+    score(small, tmp_path, limit=1)  # of one image, it is no wonder
     assert "never occur" not in caplog.text
 
 
@@ -348,13 +348,13 @@ def test_masks_that_hold_nothing_but_ignored_pixels(small: FCNHRNet, copy: Path)
     for seed in SEEDS:
         Image.new("L", (768, 384)).save(labels_of(copy, seed))  # 0 is "unlabeled"
         if seed == 1:
-            assert score(small, copy).pictures == 3  # one mask that holds something is enough
+            assert score(small, copy).images == 3  # one mask that holds something is enough
     with pytest.raises(DatasetError, match="no pixel of its 3 masks is of a class"):
         score(small, copy)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_too_little_memory_names_the_picture(
+def test_too_little_memory_names_the_image(
     workers: int, small: FCNHRNet, scenes: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def greedy(*_: object) -> None:
@@ -363,7 +363,7 @@ def test_too_little_memory_names_the_picture(
     monkeypatch.setattr("hrnet_zoo.evaluation.evaluate.resized", greedy)  # in the worker, if there is one
     with pytest.raises(ConfigError, match=r"evaluate demo on \S+demo_000000_000019[\s\S]*too little memory") as caught:
         score(small, scenes, workers=workers)
-    assert "mean over fewer pictures" in caught.value.done
+    assert "mean over fewer images" in caught.value.done
 
 
 def test_too_little_memory_for_the_network(small: FCNHRNet, scenes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -420,8 +420,8 @@ def spoil_mask(folder: Path) -> None:
     Image.new("RGB", (768, 384)).save(labels_of(folder, 1))
 
 
-def spoil_picture(folder: Path) -> None:
-    picture_of(folder, 1).write_bytes(b"")
+def spoil_image(folder: Path) -> None:
+    image_of(folder, 1).write_bytes(b"")
 
 
 @pytest.mark.parametrize(
@@ -431,7 +431,7 @@ def spoil_picture(folder: Path) -> None:
         (spoil_values, "77"),
         (spoil_pair, "mask"),
         (spoil_mask, "RGB"),
-        (spoil_picture, "empty|zero"),
+        (spoil_image, "empty|zero"),
     ],
 )
 def test_faults_name_their_file(spoil: Any, words: str, small: FCNHRNet, copy: Path) -> None:
@@ -440,9 +440,9 @@ def test_faults_name_their_file(spoil: Any, words: str, small: FCNHRNet, copy: P
         score(small, copy)
 
 
-def test_a_picture_that_fails_late_stops_the_run(small: FCNHRNet, copy: Path) -> None:
+def test_a_image_that_fails_late_stops_the_run(small: FCNHRNet, copy: Path) -> None:
     """Its header is good, so that only reading it whole can tell."""
-    picture_of(copy, 2).write_bytes(picture_of(copy, 2).read_bytes()[:-2000])
+    image_of(copy, 2).write_bytes(image_of(copy, 2).read_bytes()[:-2000])
     with pytest.raises(UnreadableImageError, match="demo_000002_000019"):
         score(small, copy, workers=1)
 
@@ -469,10 +469,10 @@ def test_cuda_is_within_a_tenth_of_a_point(demo: FCNHRNet, scenes: Path, ms_flip
 
 
 @pytest.mark.parametrize("names", [("x",), ("x", "z")])
-def test_ranks_that_see_other_pictures(names: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranks_that_see_other_images(names: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     here, there = (find_samples(own(tmp_path / str(len(each)), each), None) for each in (("x", "y"), names))
     monkeypatch.setattr(Ranks, "together", lambda self, work: [work(), there])
-    with pytest.raises(DatasetError, match="process 0 sees 2 pictures there, process 1 sees") as caught:
+    with pytest.raises(DatasetError, match="process 0 sees 2 images there, process 1 sees") as caught:
         _same_everywhere(Ranks(0, 2, torch.device("cpu")), lambda: here)
     assert caught.value.advice == "give every machine the same copy of the data"
 
@@ -480,12 +480,12 @@ def test_ranks_that_see_other_pictures(names: tuple[str, ...], tmp_path: Path, m
 def test_labels_that_changed_since_they_were_checked(tmp_path: Path) -> None:
     folder = find_samples(own(tmp_path / "data", ("x",)), CITYSCAPES.with_classes(("a", "b", "c")))
     (sample,) = folder.samples
-    with Image.open(sample.picture) as picture:
-        width, height = picture.size
+    with Image.open(sample.image) as image:
+        width, height = image.size
     Image.fromarray(np.zeros((height, width + 1), np.uint8)).save(sample.labels)
-    with pytest.raises(DatasetError, match=rf"picture has {width} x {height} pixels, the labels have {width + 1} x"):
-        _load(sample, box=(64, 64), ms_flip=False, rule=folder.rule)
+    with pytest.raises(DatasetError, match=rf"image has {width} x {height} pixels, the labels have {width + 1} x"):
+        _load(sample, resize_to=(64, 64), ms_flip=False, rule=folder.rule)
     Image.fromarray(np.full((height, width), 77, np.uint8)).save(sample.labels)
     with pytest.raises(DatasetError, match="the values 77 are no class; the rule here: ") as caught:
-        _load(sample, box=(64, 64), ms_flip=False, rule=folder.rule)
+        _load(sample, resize_to=(64, 64), ms_flip=False, rule=folder.rule)
     assert "the run was stopped" in caught.value.done

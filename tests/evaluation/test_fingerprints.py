@@ -44,9 +44,9 @@ def known() -> Fingerprint:
 
 
 def test_the_probe_is_the_same_everywhere() -> None:
-    picture = probe()
-    assert picture.shape == (97, 131, 3)
-    assert hashlib.sha256(picture.tobytes()).hexdigest() == PROBE
+    image = probe()
+    assert image.shape == (97, 131, 3)
+    assert hashlib.sha256(image.tobytes()).hexdigest() == PROBE
 
 
 def test_the_bundled_network_is_as_recorded(demo: FCNHRNet, known: Fingerprint) -> None:

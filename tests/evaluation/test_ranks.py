@@ -25,7 +25,7 @@ import os, sys
 import numpy as np, torch
 from pathlib import Path
 from hrnet_zoo.errors import DatasetError, HRNetZooError
-from hrnet_zoo.ranks import is_first, join
+from hrnet_zoo.evaluation.ranks import is_first, join
 """
 
 

@@ -1,4 +1,4 @@
-"""The demo: real scenes, real scores, pictures on disk."""
+"""The demo: real scenes, real scores, images on disk."""
 
 import subprocess
 import sys
@@ -24,7 +24,7 @@ def test_scores_are_those_of_the_masks(tmp_path: Path) -> None:
     expected = class_iou(count_matrix(drawn.mask, model.predict(drawn.image).mask, 19))
     assert report.miou == pytest.approx(np.nanmean(expected))
     assert set(report.iou) == {name for name, iou in zip(model.classes, expected, strict=True) if iou == iou}
-    (path,) = report.pictures
+    (path,) = report.images
     with Image.open(path) as sheet:
         assert np.array_equal(np.asarray(sheet)[:384, :768], drawn.image)
         assert sheet.height == 2 * 384
@@ -79,11 +79,11 @@ def test_no_cache_is_needed(
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no RLIMIT_FSIZE")
 @pytest.mark.parametrize(
-    "command", ["demo --scenes 1 --out out", "predict demo picture.png --out out", "demo --as-dataset --out data"]
+    "command", ["demo --scenes 1 --out out", "predict demo image.png --out out", "demo --as-dataset --out data"]
 )
 def test_a_full_disk_under_the_results(command: str, tmp_path: Path) -> None:
     create_model("demo", device="cpu")  # into the cache
-    Image.fromarray(scene(3).image).save(tmp_path / "picture.png")
+    Image.fromarray(scene(3).image).save(tmp_path / "image.png")
     code = (
         "import resource, sys; from hrnet_zoo.cli import main\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)); main(sys.argv[1:])"

@@ -14,7 +14,7 @@ from hrnet_zoo.evaluation.scorecard import Evaluation, suspicion
 
 
 def card(counts: Counts, published: float | None = 50.0) -> Evaluation:
-    protocol = {"summary": "a data set", "limit": None}
+    protocol = {"summary": "a dataset", "limit": None}
     return Evaluation("net", ("road", "sky", "tree"), counts, 2, published, "Cityscapes", None, protocol)
 
 
@@ -58,12 +58,12 @@ def test_nothing_scored_is_null_everywhere(tmp_path: Path) -> None:
 
 def test_how_many_of_how_many() -> None:
     scores = card(COUNTS, None)
-    scores.protocol["val_pictures"] = 500
-    assert str(scores).endswith("\n2 of 500 pictures; a data set")
+    scores.protocol["val_images"] = 500
+    assert str(scores).endswith("\n2 of 500 images; a dataset")
     scores.protocol["limit"] = 2
-    assert str(scores).endswith("\n2 of 500 pictures (a part only); a data set")
-    scores.protocol.update(val_pictures=2, limit=None)
-    assert str(scores).endswith("\n2 pictures; a data set")
+    assert str(scores).endswith("\n2 of 500 images (a part only); a dataset")
+    scores.protocol.update(val_images=2, limit=None)
+    assert str(scores).endswith("\n2 images; a dataset")
 
 
 def labels(count: int) -> np.ndarray:

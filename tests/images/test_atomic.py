@@ -7,23 +7,23 @@ from pathlib import Path
 import pytest
 
 from hrnet_zoo.errors import OutputError, OutputSpaceError
-from hrnet_zoo.images.atomic import check_place, make_folder, refuse_existing, sweep_parts, write_file
+from hrnet_zoo.images.atomic import atomic_write, check_place, make_folder, refuse_existing, sweep_parts
 
 
 def test_writes_and_replaces(tmp_path: Path) -> None:
     path = tmp_path / "a.bin"
-    write_file(path, b"one")
-    write_file(path, b"two")
+    atomic_write(path, b"one")
+    atomic_write(path, b"two")
     assert path.read_bytes() == b"two"
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_refuses_a_missing_folder_and_a_folder_in_the_way(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"write .*b\.bin[\s\S]*No such file or directory[\s\S]*no file was made"):
-        write_file(tmp_path / "none" / "b.bin", b"")
+        atomic_write(tmp_path / "none" / "b.bin", b"")
     (tmp_path / "taken").mkdir()
     with pytest.raises(OutputError, match=r"Is a directory|directory"):
-        write_file(tmp_path / "taken", b"x")
+        atomic_write(tmp_path / "taken", b"x")
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
 
 
@@ -68,7 +68,7 @@ def test_an_interruption_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr("os.fsync", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        write_file(tmp_path / "a.bin", b"one")
+        atomic_write(tmp_path / "a.bin", b"one")
     assert not list(tmp_path.iterdir())
 
 
@@ -99,6 +99,6 @@ def test_a_full_disk_is_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
         monkeypatch.setattr(os, "fsync", fail)
         with pytest.raises(OutputError) as caught:
-            write_file(tmp_path / "a", b"x")
+            atomic_write(tmp_path / "a", b"x")
         assert (type(caught.value), caught.value.exit_code) == (kind, exit_code)
         assert not list(tmp_path.iterdir())

@@ -15,7 +15,7 @@ from PIL import Image
 from hrnet_zoo.errors import ImageError, UnreadableImageError, UnsupportedImageError
 from hrnet_zoo.images.label_maps import read_labels
 from hrnet_zoo.images.read import read_image
-from tests.support.pictures import encode, pattern, png
+from tests.support.images import encode, pattern, png
 
 PIXELS = pattern(16, 16)
 IMAGE = Image.fromarray(PIXELS)
@@ -34,7 +34,7 @@ def segment(marker: int, body: bytes) -> bytes:
 
 
 def scans(side: int, count: int) -> bytes:
-    """Return a grey progressive JPEG with `count` empty refinement scans of some 20 bytes each."""
+    """Return a gray progressive JPEG with `count` empty refinement scans of some 20 bytes each."""
     blocks = (side // 8) ** 2
     coded = bytearray()
     bits = "".join("0" + f"{max(min(blocks - at, 32767) - 16384, 0):014b}" for at in range(0, blocks, 32767))
@@ -103,7 +103,7 @@ def test_further_images_cost_nothing(caplog: pytest.LogCaptureFixture) -> None:
     several = encode(IMAGE, "WEBP", lossless=True, save_all=True, append_images=[IMAGE.rotate(90)] * 3)
     np.testing.assert_array_equal(read_image(several), PIXELS)
     with caplog.at_level(logging.WARNING, "hrnet_zoo"):
-        assert all("several pictures" in record.getMessage() for record in caplog.records)
+        assert all("several images" in record.getMessage() for record in caplog.records)
     assert len(caplog.records) == 2
 
 

@@ -14,20 +14,20 @@ from hrnet_zoo.images.label_maps import EMPTY, open_header, read_labels
 VALUES = np.arange(256, dtype=np.uint8).reshape(16, 16)
 
 
-def png(path: Path, width: int, height: int, depth: int, colour: int, rows: bytes) -> Path:
+def png(path: Path, width: int, height: int, depth: int, color: int, rows: bytes) -> Path:
     """Write a PNG from packed rows, of a kind that Pillow does not write."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
-    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0)
     body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + body)
     return path
 
 
 @pytest.mark.parametrize("ending", ["png", "bmp", "tif", "gif"])
-def test_grey_values(ending: str, tmp_path: Path) -> None:
+def test_gray_values(ending: str, tmp_path: Path) -> None:
     path = tmp_path / f"a.{ending}"
     Image.fromarray(VALUES).save(path)
     values = read_labels(path)
@@ -46,10 +46,10 @@ def test_palette_indices(ending: str, count: int, tmp_path: Path) -> None:
 
 def test_transparency_is_no_label(tmp_path: Path) -> None:
     image = Image.fromarray(VALUES)
-    image.save(tmp_path / "grey.png", transparency=3)
+    image.save(tmp_path / "gray.png", transparency=3)
     image.putpalette(list(range(256)) * 3)
     image.save(tmp_path / "palette.png", transparency=3)
-    for name in ("grey.png", "palette.png"):
+    for name in ("gray.png", "palette.png"):
         np.testing.assert_array_equal(read_labels(tmp_path / name), VALUES)
 
 
@@ -60,8 +60,8 @@ def test_one_bit_is_0_and_1(ending: str, tmp_path: Path) -> None:
 
 
 def test_two_and_four_bits_are_not_stretched(tmp_path: Path) -> None:
-    two = png(tmp_path / "two.png", 4, 1, depth=2, colour=0, rows=b"\x00\x1b")
-    four = png(tmp_path / "four.png", 4, 1, depth=4, colour=0, rows=b"\x00\x0f\x27")
+    two = png(tmp_path / "two.png", 4, 1, depth=2, color=0, rows=b"\x00\x1b")
+    four = png(tmp_path / "four.png", 4, 1, depth=4, color=0, rows=b"\x00\x0f\x27")
     np.testing.assert_array_equal(read_labels(two), [[0, 1, 2, 3]])
     np.testing.assert_array_equal(read_labels(four), [[0, 15, 2, 7]])
 
@@ -98,13 +98,13 @@ def test_no_label_file(name: str, mode: str, kind: str, tmp_path: Path) -> None:
     assert caught.value.exit_code == 5
 
 
-def test_backward_grey_and_several_pictures(tmp_path: Path) -> None:
+def test_backward_gray_and_several_images(tmp_path: Path) -> None:
     Image.fromarray(VALUES).save(tmp_path / "a.tif", tiffinfo={262: 0})  # photometric: white is zero
     with pytest.raises(DatasetError, match="inverted mask"):
         read_labels(tmp_path / "a.tif")
     frames = [Image.fromarray(VALUES), Image.fromarray(VALUES[::-1])]
     frames[0].save(tmp_path / "b.tif", save_all=True, append_images=frames[1:])
-    with pytest.raises(DatasetError, match="several pictures"):
+    with pytest.raises(DatasetError, match="several images"):
         read_labels(tmp_path / "b.tif")
 
 
@@ -133,7 +133,7 @@ def test_unreadable_files(tmp_path: Path) -> None:
 
 
 def test_a_header_that_claims_too_much(tmp_path: Path) -> None:
-    path = png(tmp_path / "a.png", 30_000, 30_000, depth=8, colour=0, rows=b"")
+    path = png(tmp_path / "a.png", 30_000, 30_000, depth=8, color=0, rows=b"")
     with (
         pytest.raises(ImageTooLargeError, match=r"30000 x 30000 pixels[\s\S]*make it smaller") as caught,
         open_header(path),

@@ -30,7 +30,7 @@ def load(sample: Sample) -> tuple[str, int]:
 
 def fail_at_3(sample: Sample) -> str:
     if sample.name == "3":
-        read_image(sample.picture)
+        read_image(sample.image)
     return sample.name
 
 
@@ -88,7 +88,7 @@ KILLED = """
 import os, signal
 from pathlib import Path
 from hrnet_zoo.datasets.pairing import Sample
-from hrnet_zoo.reading import read_ahead
+from hrnet_zoo.images.prefetch import read_ahead
 
 def load(sample):
     return os.getpid()
@@ -117,7 +117,7 @@ BESIDE = """
 import os, signal, sys, time
 from pathlib import Path
 from hrnet_zoo.datasets.pairing import Sample
-from hrnet_zoo.reading import read_ahead
+from hrnet_zoo.images.prefetch import read_ahead
 
 def load(sample):
     return os.getpid()

@@ -1,4 +1,4 @@
-"""Pictures: every mode and format by exact pixels, damage by its message, resize and normalise by the reference."""
+"""Images: every mode and format by exact pixels, damage by its message, resize and normalize by the reference."""
 
 import io
 import logging
@@ -20,34 +20,34 @@ from hrnet_zoo.errors import ImageError, ImageTooLargeError, UnreadableImageErro
 from hrnet_zoo.images.read import (
     MEAN,
     STD,
-    Picture,
+    ImageLike,
     _standardise,
     keep_ratio_size,
-    normalise,
-    normalise_on,
+    normalize,
+    normalize_on,
     read_image,
     resize,
 )
-from tests.support.pictures import (
+from tests.support.images import (
     WHITE,
     Bad,
     Good,
-    bad_pictures,
+    bad_images,
     encode,
-    good_pictures,
-    palette_picture,
+    good_images,
+    palette_image,
     pattern,
     png,
 )
 
-GOOD: dict[str, Good] = good_pictures()
-BAD: dict[str, Bad] = bad_pictures()
+GOOD: dict[str, Good] = good_images()
+BAD: dict[str, Bad] = bad_images()
 
 
-def refused(kind: type[ImageError], picture: object) -> ImageError:
+def refused(kind: type[ImageError], image: object) -> ImageError:
     """Return the error of this kind that reading must end in, complete and printable."""
     with pytest.raises(kind) as caught:
-        read_image(picture)  # type: ignore[arg-type]  # other types are what is tested
+        read_image(image)  # type: ignore[arg-type]  # other types are what is tested
     error = caught.value
     assert all((error.asked, error.found, error.done, error.advice, error.source))
     assert str(error).isprintable() or "\n" in str(error)
@@ -76,7 +76,7 @@ def test_a_good_file(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", BAD)
 def test_a_bad_file(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The stated error, and no other program is started."""
-    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("a picture started another program"))
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("an image started another program"))
     path = tmp_path / "photo.jpg"
     path.write_bytes(BAD[name].data)
     error = refused(BAD[name].error, path)
@@ -89,29 +89,29 @@ def test_a_bad_file(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize(
-    ("picture", "pixel"),
+    ("image", "pixel"),
     [
         (Image.new("1", (2, 1), 1), WHITE),
         (Image.new("L", (2, 1), 77), [77, 77, 77]),
-        (palette_picture(), [10, 20, 30]),
+        (palette_image(), [10, 20, 30]),
         (Image.new("RGB", (2, 1), (10, 20, 30)), [10, 20, 30]),
         (Image.new("CMYK", (2, 1), (0, 255, 255, 0)), [255, 0, 0]),
         (Image.new("CMYK", (2, 1), (0, 0, 0, 100)), [155, 155, 155]),
         (Image.new("YCbCr", (2, 1), (100, 128, 128)), [100, 100, 100]),
-        # alpha: round((colour * a + 255 * (255 - a)) / 255)
+        # alpha: round((color * a + 255 * (255 - a)) / 255)
         (Image.new("RGBA", (2, 1), (10, 20, 30, 255)), [10, 20, 30]),
         (Image.new("RGBA", (2, 1), (10, 20, 30, 128)), [132, 137, 142]),
         (Image.new("RGBA", (2, 1), (10, 20, 30, 0)), WHITE),
         (Image.new("LA", (2, 1), (100, 255)), [100, 100, 100]),
         (Image.new("LA", (2, 1), (100, 128)), [177, 177, 177]),
         (Image.new("LA", (2, 1), (100, 0)), WHITE),
-        (palette_picture().convert("PA"), [10, 20, 30]),
-        (encode(palette_picture(), "PNG", transparency=b"\xff\x80"), [132, 137, 142]),
-        (encode(palette_picture(), "PNG", transparency=1), WHITE),
-        (encode(palette_picture(), "GIF", transparency=1), WHITE),
+        (palette_image().convert("PA"), [10, 20, 30]),
+        (encode(palette_image(), "PNG", transparency=b"\xff\x80"), [132, 137, 142]),
+        (encode(palette_image(), "PNG", transparency=1), WHITE),
+        (encode(palette_image(), "GIF", transparency=1), WHITE),
         (encode(Image.new("L", (2, 1), 9), "PNG", transparency=9), WHITE),
         (encode(Image.new("RGB", (2, 1), (1, 2, 3)), "PNG", transparency=(1, 2, 3)), WHITE),
-        # 16 bits: round(v / 257) in grey, the high byte in colour
+        # 16 bits: round(v / 257) in gray, the high byte in color
         (Image.fromarray(np.full((1, 2), 40000, np.uint16)), [156, 156, 156]),
         (encode(Image.fromarray(np.full((1, 2), 383, np.uint16)), "PNG"), [1, 1, 1]),
         (encode(Image.fromarray(np.full((1, 2), 386, np.uint16)), "TIFF"), [2, 2, 2]),
@@ -123,9 +123,9 @@ def test_a_bad_file(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         (encode(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "JPEG", quality=100), [255, 0, 0]),
     ],
 )
-def test_every_mode_by_its_pixels(picture: Picture, pixel: list[int]) -> None:
+def test_every_mode_by_its_pixels(image: ImageLike, pixel: list[int]) -> None:
     """Each mode has an exact rule."""
-    rgb = read_image(picture)
+    rgb = read_image(image)
     assert rgb.dtype == np.uint8
     assert rgb.ndim == 3
     assert rgb.flags.c_contiguous
@@ -133,12 +133,12 @@ def test_every_mode_by_its_pixels(picture: Picture, pixel: list[int]) -> None:
 
 
 def test_alpha_is_rounded_to_the_nearest_level() -> None:
-    """All 65,536 pairs of colour and alpha, as array and as PIL picture."""
-    colour, alpha = np.meshgrid(np.arange(256), np.arange(256))
-    rgba = np.stack([colour, colour, colour, alpha], axis=2).astype(np.uint8)
-    expected = np.floor((colour * alpha + 255 * (255 - alpha)) / 255 + 0.5)
-    for picture in (rgba, Image.fromarray(rgba)):
-        assert np.array_equal(read_image(picture)[:, :, 1], expected)
+    """All 65,536 pairs of color and alpha, as array and as PIL image."""
+    color, alpha = np.meshgrid(np.arange(256), np.arange(256))
+    rgba = np.stack([color, color, color, alpha], axis=2).astype(np.uint8)
+    expected = np.floor((color * alpha + 255 * (255 - alpha)) / 255 + 0.5)
+    for image in (rgba, Image.fromarray(rgba)):
+        assert np.array_equal(read_image(image)[:, :, 1], expected)
 
 
 @pytest.mark.parametrize("orientation", range(1, 10))
@@ -160,8 +160,8 @@ def test_orientation_as_displayed(orientation: int, file_format: str) -> None:
     exif[0x0112] = orientation
     options: dict[str, Any] = {"WEBP": {"lossless": True}, "JPEG": {"quality": 100, "subsampling": 0}}
     data = encode(Image.fromarray(stored), file_format, exif=exif, **options.get(file_format, {}))
-    for picture in (data, Image.open(io.BytesIO(data))):
-        rgb = read_image(picture)
+    for image in (data, Image.open(io.BytesIO(data))):
+        rgb = read_image(image)
         assert rgb.shape == displayed.shape
         assert int(np.abs(rgb.astype(int) - displayed).max()) <= (3 if file_format == "JPEG" else 0)
 
@@ -173,13 +173,13 @@ def test_lossless_formats_from_file_and_bytes(file_format: str, tmp_path: Path) 
     data = encode(Image.fromarray(expected), file_format, **({"lossless": True} if file_format == "WEBP" else {}))
     path = tmp_path / "content decides.jpg"
     path.write_bytes(data)
-    for picture in (data, path, str(path)):
-        assert np.array_equal(read_image(picture), expected)
+    for image in (data, path, str(path)):
+        assert np.array_equal(read_image(image), expected)
 
 
 @pytest.mark.parametrize("file_format", ["JPEG", "GIF", "MPO", "AVIF"])
 def test_lossy_formats(file_format: str, caplog: pytest.LogCaptureFixture) -> None:
-    """Colours come close; an MPO with its preview raises no warning."""
+    """Colors come close; an MPO with its preview raises no warning."""
     options = {"save_all": True, "append_images": [Image.new("RGB", (32, 24))]} if file_format == "MPO" else {}
     rgb = read_image(encode(Image.new("RGB", (32, 24), (200, 100, 50)), file_format, **options))
     assert rgb.shape == (24, 32, 3)
@@ -188,18 +188,18 @@ def test_lossy_formats(file_format: str, caplog: pytest.LogCaptureFixture) -> No
 
 
 @pytest.mark.parametrize("file_format", ["GIF", "PNG", "WEBP", "TIFF"])
-def test_first_picture_of_several_with_one_warning(
+def test_first_image_of_several_with_one_warning(
     file_format: str, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     """Animations and pages."""
-    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue", "lime")]
+    frames = [Image.new("RGB", (8, 8), color) for color in ("red", "blue", "lime")]
     path = tmp_path / "several"
     options = {"lossless": True} if file_format == "WEBP" else {}
     path.write_bytes(encode(frames[0], file_format, save_all=True, append_images=frames[1:], **options))
     with caplog.at_level(logging.WARNING, "hrnet_zoo"):
         assert read_image(path)[0, 0].tolist() == [255, 0, 0]
     assert [record.getMessage() for record in caplog.records] == [
-        f"{path} holds several pictures; the first one was taken"
+        f"{path} holds several images; the first one was taken"
     ]
 
 
@@ -218,14 +218,14 @@ def test_arrays_and_tensors() -> None:
     chw = torch.tensor(expected).permute(2, 0, 1)
     locked = expected.copy()
     locked.flags.writeable = False
-    for picture in (expected, backwards, locked, np.asfortranarray(expected), chw, chw.contiguous()):
-        rgb = read_image(picture)
+    for image in (expected, backwards, locked, np.asfortranarray(expected), chw, chw.contiguous()):
+        rgb = read_image(image)
         assert np.array_equal(rgb, expected)
         assert rgb.flags.c_contiguous
         assert rgb.flags.writeable
         assert not np.shares_memory(rgb, expected)
-    grey = read_image(expected[:, :, 0])
-    assert np.array_equal(grey, np.repeat(expected[:, :, :1], 3, axis=2))
+    gray = read_image(expected[:, :, 0])
+    assert np.array_equal(gray, np.repeat(expected[:, :, :1], 3, axis=2))
     smallest = np.full((1, 1, 3), 9, np.uint8)
     assert np.array_equal(read_image(smallest), smallest)
 
@@ -235,7 +235,7 @@ def test_arrays_and_tensors() -> None:
 
 @pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "PPM", "AVIF", "MPO"])
 def test_truncated_files(file_format: str, tmp_path: Path) -> None:
-    """No format gives half a picture."""
+    """No format gives half an image."""
     path = tmp_path / "half.jpg"
     data = encode(Image.fromarray(pattern(40, 50)), file_format)
     path.write_bytes(data[: len(data) * 2 // 3])
@@ -271,11 +271,11 @@ def test_no_flipped_bit_changes_a_png_unnoticed() -> None:
         (b"\xff\xd8\xff\xe0", "damaged or incomplete"),
     ],
 )
-def test_no_picture(content: bytes, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_image(content: bytes, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pages, documents and scripts named .jpg; no other program is started."""
 
     def no_program(*_: object, **__: object) -> None:
-        pytest.fail("a picture started another program")
+        pytest.fail("an image started another program")
 
     monkeypatch.setattr(subprocess, "Popen", no_program)
     path = tmp_path / "photo.jpg"
@@ -321,7 +321,7 @@ def test_float_tiff_is_refused_and_not_black() -> None:
 
 
 @pytest.mark.parametrize(
-    ("picture", "found", "advice"),
+    ("image", "found", "advice"),
     [
         (np.zeros((2, 3, 3), np.float32), "dtype float32 and shape (2, 3, 3)", "(x * 255).round()"),
         (np.zeros((2, 3, 3), np.uint16), "dtype uint16", "x / 257"),
@@ -343,9 +343,9 @@ def test_float_tiff_is_refused_and_not_black() -> None:
         (io.BytesIO(b"x"), "_io.BytesIO", "the file's bytes"),
     ],
 )
-def test_other_inputs_name_what_was_given(picture: object, found: str, advice: str) -> None:
+def test_other_inputs_name_what_was_given(image: object, found: str, advice: str) -> None:
     """The message names dtype and shape, and the way out."""
-    error = refused(UnsupportedImageError, picture)
+    error = refused(UnsupportedImageError, image)
     assert found in error.found
     assert advice in error.advice
 
@@ -363,7 +363,7 @@ def test_other_bombs() -> None:
     """What Pillow's readers stop themselves ends in our errors too."""
     gif = bytearray(encode(Image.new("P", (1, 1)), "GIF"))
     frame = gif.index(b",", 13)
-    for side in (10000, 60000):  # a first frame larger than the picture it claims to be in
+    for side in (10000, 60000):  # a first frame larger than the image it claims to be in
         gif[frame + 5 : frame + 9] = struct.pack("<HH", side, side)
         refused(ImageError, bytes(gif))
     canvas = b"VP8X" + struct.pack("<I", 10) + bytes(4) + struct.pack("<I", 16382)[:3] * 2
@@ -392,7 +392,7 @@ def test_a_bomb_costs_no_memory(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ru_maxrss in KiB")
-def test_the_largest_picture_takes_bounded_memory(tmp_path: Path) -> None:
+def test_the_largest_image_takes_bounded_memory(tmp_path: Path) -> None:
     """64 megapixels with alpha, to be turned: 244 MiB as decoded, twice while they are turned, 183 MiB in the end."""
     path = tmp_path / "large.png"
     exif = Image.Exif()
@@ -412,10 +412,10 @@ def test_the_largest_picture_takes_bounded_memory(tmp_path: Path) -> None:
 
 
 def test_strips_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A picture converted in parts is the same picture, and one that is the caller's stays as it is."""
-    colours = np.dstack([pattern(13, 17), pattern(17, 13).reshape(13, 17, 3)[:, :, 0]])
+    """An image converted in parts is the same image, and one that is the caller's stays as it is."""
+    colors = np.dstack([pattern(13, 17), pattern(17, 13).reshape(13, 17, 3)[:, :, 0]])
     for mode in ("RGB", "RGBA", "LA", "P", "CMYK", "L", "1"):
-        image = Image.fromarray(colours).convert("RGB" if mode in ("P", "CMYK") else "RGBA").convert(mode)
+        image = Image.fromarray(colors).convert("RGB" if mode in ("P", "CMYK") else "RGBA").convert(mode)
         image.getexif()[0x0112] = 5
         before = image.tobytes()
         monkeypatch.setattr("hrnet_zoo.images.read._PIXELS_AT_ONCE", 1 << 20)
@@ -467,7 +467,7 @@ def test_resize_equals_opencv(old: tuple[int, int], new: tuple[int, int], crc: i
 
 
 def test_resize_basics() -> None:
-    """Same size, flat colour, half-pixel centres, halves."""
+    """Same size, flat color, half-pixel centers, halves."""
     image = pattern(6, 8)
     assert resize(image, 6, 8) is image
     assert np.array_equal(resize(np.full((5, 9, 3), 255, np.uint8), 300, 2), np.full((300, 2, 3), 255))
@@ -475,10 +475,10 @@ def test_resize_basics() -> None:
     assert resize(image, 3, 4)[0, 0, 0] == (int(image[:2, :2, 0].sum()) + 2) // 4
 
 
-def test_normalise() -> None:
+def test_normalize() -> None:
     """Values, shape, memory order."""
     image = pattern(6, 8)
-    tensor = normalise(image)
+    tensor = normalize(image)
     assert tensor.shape == (1, 3, 6, 8)
     assert tensor.dtype == torch.float32
     assert tensor.is_contiguous(memory_format=torch.channels_last)
@@ -486,23 +486,23 @@ def test_normalise() -> None:
     assert np.allclose(tensor[0].permute(1, 2, 0).numpy(), expected, rtol=0, atol=1e-6)
 
 
-def test_normalise_on_a_device_gives_the_same_bits() -> None:
+def test_normalize_on_a_device_gives_the_same_bits() -> None:
     """Every level of every channel, by what CUDA computes with."""
     image = np.repeat(np.arange(256, dtype=np.uint8)[:, None, None], 3, axis=2).repeat(2, axis=1)
-    for found in (_standardise(torch.from_numpy(image)), normalise_on(image, torch.device("cpu"))):
-        assert torch.equal(found, normalise(image))
-        assert found.stride() == normalise(image).stride()
+    for found in (_standardise(torch.from_numpy(image)), normalize_on(image, torch.device("cpu"))):
+        assert torch.equal(found, normalize(image))
+        assert found.stride() == normalize(image).stride()
         assert found.dtype == torch.float32
 
 
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_normalise_on_cuda_gives_the_same_bits() -> None:
+def test_normalize_on_cuda_gives_the_same_bits() -> None:
     image = pattern(300, 500)
-    found = normalise_on(image, torch.device("cuda"))
+    found = normalize_on(image, torch.device("cuda"))
     assert found.device.type == "cuda"
-    assert torch.equal(found.cpu(), normalise(image))
-    assert torch.equal(found.half().cpu(), normalise(image).half())
+    assert torch.equal(found.cpu(), normalize(image))
+    assert torch.equal(found.half().cpu(), normalize(image).half())
 
 
 @pytest.mark.parametrize("name", ["3dogs.jpg", "color.jpg", "frankfurt_000000_000294_leftImg8bit.png"])
@@ -511,7 +511,7 @@ def test_preprocessing_equals_the_reference(name: str, shared: Path) -> None:
     expected = load_file(shared / "golden" / "expected.safetensors")[f"{name}.preprocessed_every_8th"]
     image = read_image(shared / "pictures" / name)
     height, width = keep_ratio_size(image.shape[0], image.shape[1], (2048, 1024))
-    tensor = normalise(resize(image, height, width))[:, :, ::8, ::8]
+    tensor = normalize(resize(image, height, width))[:, :, ::8, ::8]
     if name.endswith(".png"):
         assert torch.equal(tensor, expected)
     levels = (tensor - expected).abs() * torch.tensor(STD).view(1, 3, 1, 1)

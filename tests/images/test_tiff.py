@@ -12,7 +12,7 @@ import pytest
 from hrnet_zoo.errors import DatasetError, ImageError, UnsupportedImageError
 from hrnet_zoo.images.label_maps import read_labels
 from hrnet_zoo.images.read import read_image
-from tests.support.pictures import pattern
+from tests.support.images import pattern
 from tests.support.tiffs import DEFLATE, LZW, Layout, tiff
 
 GREY, COLORS = 1, 2
@@ -80,8 +80,8 @@ def test_stated_alpha_is_composited_on_white(bits: int) -> None:
     eight = np.floor(found / (257 if bits == 16 else 1) + 0.5)
     expected = np.floor((eight[..., :3] * eight[..., 3:] + 255 * (255 - eight[..., 3:])) / 255 + 0.5)
     np.testing.assert_array_equal(read_image(tiff((found, Layout(extra=(2,))))), expected)
-    grey = found[..., (0, 3)]
-    np.testing.assert_array_equal(read_image(tiff((grey, Layout(GREY, (2,)))))[..., 0], expected[..., 0])
+    gray = found[..., (0, 3)]
+    np.testing.assert_array_equal(read_image(tiff((gray, Layout(GREY, (2,)))))[..., 0], expected[..., 0])
 
 
 def test_bands_without_colors_are_told_of(caplog: pytest.LogCaptureFixture) -> None:
@@ -95,8 +95,8 @@ def test_a_stated_white(tag: int, caplog: pytest.LogCaptureFixture) -> None:
     found = values(3, 16) >> 4
     expected = np.floor(found * (255 / 4095) + 0.5)
     np.testing.assert_array_equal(read_image(tiff((found, Layout(tags={tag: 4095})))), expected)
-    grey = read_image(tiff((found[..., :1], Layout(GREY, tags={tag: 4095}))))
-    np.testing.assert_array_equal(grey, np.repeat(expected[..., :1], 3, axis=2))
+    gray = read_image(tiff((found[..., :1], Layout(GREY, tags={tag: 4095}))))
+    np.testing.assert_array_equal(gray, np.repeat(expected[..., :1], 3, axis=2))
     assert not caplog.records
 
 
@@ -134,7 +134,7 @@ def test_no_one_way_to_rgb(found: npt.NDArray[Any], photometric: int, words: str
     assert "np.clip((bands - low) / (high - low) * 255, 0, 255)" in error.advice
 
 
-def test_camera_raw_is_not_labelled_by_its_thumbnail() -> None:
+def test_camera_raw_is_not_labeled_by_its_thumbnail() -> None:
     thumbnail = values(3), Layout(tags={254: 1})
     assert "reduced images alone" in refused(tiff(thumbnail)).found
     for tags in ({50706: 0x0104}, {262: 32803}):
@@ -164,7 +164,7 @@ def test_overviews_are_passed_over(marked: bool, tmp_path: Path, caplog: pytest.
     np.testing.assert_array_equal(read_labels(path), full[..., 0])
     assert not caplog.records
     path.write_bytes(tiff((full, Layout(GREY)), (full, Layout(GREY))))
-    with pytest.raises(DatasetError, match="several pictures"):
+    with pytest.raises(DatasetError, match="several images"):
         read_labels(path)
 
 

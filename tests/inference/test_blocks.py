@@ -9,7 +9,7 @@ import torch
 from hrnet_zoo.inference.blocks import UNKNOWN, axis_of, pieces_of, same, sure_labels
 from hrnet_zoo.inference.logits import axis_taps
 
-# Scores, network input, picture.
+# Scores, network input, image.
 LENGTHS = [
     *((16, 64, 64), (16, 61, 61), (16, 64, 75), (16, 64, 250), (16, 64, 20), (16, 64, 3)),
     *((1, 1, 1), (1, 3, 3), (1, 2, 9), (2, 7, 1), (2, 5, 50), (3, 9, 9)),
@@ -58,7 +58,7 @@ def test_split_bands_are_between_others_and_made_of_three() -> None:
 
 
 @pytest.mark.parametrize("max_memory", [1, 5000, 1 << 30])
-def test_pieces_cover_the_picture(max_memory: int) -> None:
+def test_pieces_cover_the_image(max_memory: int) -> None:
     scores = torch.arange(16 * 24 * 3).reshape(16, 24, 3).to(torch.bfloat16)
     pieces = list(pieces_of(scores, (64, 96), (75, 113), max_memory))
     assert [piece.rows.start for piece in pieces] == [0, *(piece.rows.stop for piece in pieces[:-1])]

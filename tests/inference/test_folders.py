@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from hrnet_zoo.datasets.pairing import find_pictures
+from hrnet_zoo.datasets.pairing import find_images
 from hrnet_zoo.errors import ConfigError, HRNetZooError, OutputError, UnreadableImageError
 from hrnet_zoo.images.atomic import png
 from hrnet_zoo.inference.folders import RESULTS_BEHIND, Job, plan, predict_files
@@ -20,7 +20,7 @@ from hrnet_zoo.zoo.create import create_model
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
+def images(tmp_path: Path) -> Path:
     folder = tmp_path / "in"
     (folder / "deep").mkdir(parents=True)
     for name in ("b.png", "a.jpg", "deep/c.png", ".hidden.png", "notes.txt"):
@@ -33,52 +33,52 @@ def planned(inputs: list[Path | str], out: Path, **options: bool) -> list[Job]:
     return plan([str(text) for text in inputs], out, **chosen)
 
 
-def test_folder_keeps_its_structure(pictures: Path, tmp_path: Path) -> None:
-    jobs = planned([pictures], tmp_path / "out")
-    assert [job.picture.name for job in jobs] == ["a.jpg", "b.png", "c.png"]
+def test_folder_keeps_its_structure(images: Path, tmp_path: Path) -> None:
+    jobs = planned([images], tmp_path / "out")
+    assert [job.image.name for job in jobs] == ["a.jpg", "b.png", "c.png"]
     assert jobs[2] == Job(
-        pictures / "deep/c.png", tmp_path / "out/deep/c_labels.png", tmp_path / "out/deep/c_overlay.png"
+        images / "deep/c.png", tmp_path / "out/deep/c_labels.png", tmp_path / "out/deep/c_overlay.png"
     )
 
 
-def test_globs_files_and_each_picture_once(pictures: Path, tmp_path: Path) -> None:
-    jobs = planned([pictures / "b.png", f"{pictures}/**/*.png", pictures / "b.png"], tmp_path / "out", overlay=False)
-    assert [job.picture.name for job in jobs] == ["b.png", "c.png"]
+def test_globs_files_and_each_image_once(images: Path, tmp_path: Path) -> None:
+    jobs = planned([images / "b.png", f"{images}/**/*.png", images / "b.png"], tmp_path / "out", overlay=False)
+    assert [job.image.name for job in jobs] == ["b.png", "c.png"]
     assert all(job.overlay is None for job in jobs)
 
 
-def test_a_pattern_without_match_is_a_missing_picture(tmp_path: Path) -> None:
+def test_a_pattern_without_match_is_a_missing_image(tmp_path: Path) -> None:
     (job,) = planned([tmp_path / "*.jpg"], tmp_path / "out")
-    assert job.picture == tmp_path / "*.jpg"
+    assert job.image == tmp_path / "*.jpg"
 
 
-def test_the_output_folder_may_be_anywhere(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(pictures)
+def test_the_output_folder_may_be_anywhere(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(images)
     assert [job.labels for job in planned(["b.png"], Path())] == [Path("b_labels.png")]
     assert len(planned(["."], Path())) == 3
-    assert len(planned([pictures], Path("deep"), force=True)) == 2  # what lies in the output folder is no input
-    assert len(planned([pictures / "deep" / "c.png"], pictures / "deep")) == 1  # unless it is named
+    assert len(planned([images], Path("deep"), force=True)) == 2  # what lies in the output folder is no input
+    assert len(planned([images / "deep" / "c.png"], images / "deep")) == 1  # unless it is named
 
 
-def test_links_are_followed_and_no_loop(pictures: Path, tmp_path: Path) -> None:
+def test_links_are_followed_and_no_loop(images: Path, tmp_path: Path) -> None:
     """As every command lists folders."""
     (tmp_path / "elsewhere").mkdir()
     Image.new("RGB", (8, 8)).save(tmp_path / "elsewhere" / "d.jfif", "JPEG")
-    (pictures / "more").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
-    (pictures / "deep" / "up").symlink_to(pictures, target_is_directory=True)
-    jobs = planned([pictures], tmp_path / "out")
-    assert [job.picture.name for job in jobs] == ["a.jpg", "b.png", "c.png", "d.jfif"]
+    (images / "more").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    (images / "deep" / "up").symlink_to(images, target_is_directory=True)
+    jobs = planned([images], tmp_path / "out")
+    assert [job.image.name for job in jobs] == ["a.jpg", "b.png", "c.png", "d.jfif"]
     assert jobs[3].labels == tmp_path / "out/more/d_labels.png"
-    found, _ = find_pictures(pictures, pictures)
-    assert [job.picture for job in jobs] == found
+    found, _ = find_images(images, images)
+    assert [job.image for job in jobs] == found
 
 
 def test_photographs_that_are_not_read_are_told_of(
-    pictures: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     for name in ("IMG_1.HEIC", "deep/IMG_2.CR2", "scan.jp2"):
-        (pictures / name).write_bytes(b"x")
-    assert len(planned([pictures], tmp_path / "out")) == 3
+        (images / name).write_bytes(b"x")
+    assert len(planned([images], tmp_path / "out")) == 3
     (record,) = caplog.records
     message = "photograph of a format that is not read: left out (3: IMG_1.HEIC, deep/IMG_2.CR2, scan.jp2); export it"
     assert message in record.getMessage()
@@ -96,62 +96,62 @@ def test_folders_with_the_characters_of_patterns(tmp_path: Path) -> None:
         for file in ("a.jpg", "deep/b.jpg"):
             Image.new("RGB", (8, 8)).save(tmp_path / name / file)
     jobs = planned([f"{tmp_path}/trip [1]/*.jpg"], tmp_path / "out")
-    assert [job.picture for job in jobs] == [tmp_path / "trip [1]" / "a.jpg"]
+    assert [job.image for job in jobs] == [tmp_path / "trip [1]" / "a.jpg"]
     jobs = planned([f"{tmp_path}/trip [1]/**/*.jpg"], tmp_path / "out")
-    assert [job.picture.name for job in jobs] == ["a.jpg", "b.jpg"]
-    assert [job.picture.parent for job in planned([f"{tmp_path}/*/a.jpg"], tmp_path / "out")] == [tmp_path / "*"]
+    assert [job.image.name for job in jobs] == ["a.jpg", "b.jpg"]
+    assert [job.image.parent for job in planned([f"{tmp_path}/*/a.jpg"], tmp_path / "out")] == [tmp_path / "*"]
     assert len(planned([f"{tmp_path}/trip [0-9]/*.jpg"], tmp_path / "out")) == 1
 
 
-def test_no_pictures(tmp_path: Path) -> None:
+def test_no_images(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
     with pytest.raises(UnreadableImageError, match=r"no file with one of the endings"):
         planned([tmp_path], tmp_path / "out")
 
 
-def test_a_name_too_long_or_empty_is_a_missing_picture(tmp_path: Path) -> None:
+def test_a_name_too_long_or_empty_is_a_missing_image(tmp_path: Path) -> None:
     for text in ("x" * 5000, ""):
         (job,) = planned([text], tmp_path / "out", labels=False, overlay=False)
-        assert str(job.picture) in (text, ".")
+        assert str(job.image) in (text, ".")
 
 
-def test_results_go_to_no_address(pictures: Path) -> None:
+def test_results_go_to_no_address(images: Path) -> None:
     with pytest.raises(OutputError, match="an address, where a folder"):
-        planned([pictures], Path("s3://bucket/results"))
+        planned([images], Path("s3://bucket/results"))
 
 
-def test_names_that_clash(pictures: Path, tmp_path: Path) -> None:
-    Image.new("RGB", (8, 8)).save(pictures / "a.png")
-    jobs = planned([pictures / "a.png", pictures / "a.jpg"], tmp_path / "out")
+def test_names_that_clash(images: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(images / "a.png")
+    jobs = planned([images / "a.png", images / "a.jpg"], tmp_path / "out")
     assert [job.labels and job.labels.name for job in jobs] == ["a.png_labels.png", "a.jpg_labels.png"]
-    Image.new("RGB", (8, 8)).save(pictures / "deep" / "b.png")
-    with pytest.raises(OutputError, match="several of the pictures have this name"):
-        planned([pictures / "b.png", pictures / "deep" / "b.png"], tmp_path / "out")
+    Image.new("RGB", (8, 8)).save(images / "deep" / "b.png")
+    with pytest.raises(OutputError, match="several of the images have this name"):
+        planned([images / "b.png", images / "deep" / "b.png"], tmp_path / "out")
 
 
-def test_earlier_results_are_kept_and_are_no_pictures(pictures: Path) -> None:
-    out = pictures / "out"
+def test_earlier_results_are_kept_and_are_no_images(images: Path) -> None:
+    out = images / "out"
     out.mkdir()
     Image.new("RGB", (8, 8)).save(out / "a_labels.png")
     with pytest.raises(OutputError, match=r"a_labels\.png[\s\S]*exists already[\s\S]*--force"):
-        planned([pictures], out)
-    assert len(planned([pictures], out, force=True)) == 3
+        planned([images], out)
+    assert len(planned([images], out, force=True)) == 3
 
 
 @pytest.fixture
 def model() -> FCNHRNet:
-    """Make a network with random weights that sees pictures at 64 pixels, to be quick."""
+    """Make a network with random weights that sees images at 64 pixels, to be quick."""
     network = create_model("fcn_hr18s_cityscapes_40k", pretrained=False, device="cpu")
-    network.dataset = dataclasses.replace(network.dataset, box=(64, 64))
+    network.dataset = dataclasses.replace(network.dataset, resize_to=(64, 64))
     return network
 
 
-def test_a_bad_picture_does_not_stop_the_others(pictures: Path, tmp_path: Path, model: FCNHRNet) -> None:
-    (pictures / "a.jpg").write_text("no picture")
-    jobs = planned([pictures], tmp_path / "out")
+def test_a_bad_image_does_not_stop_the_others(images: Path, tmp_path: Path, model: FCNHRNet) -> None:
+    (images / "a.jpg").write_text("no image")
+    jobs = planned([images], tmp_path / "out")
     done, failed = run(model, jobs)
-    assert [Path(each["picture"]).name for each in done] == ["b.png", "c.png"]
-    assert list(failed) == [str(pictures / "a.jpg")]
+    assert [Path(each["image"]).name for each in done] == ["b.png", "c.png"]
+    assert list(failed) == [str(images / "a.jpg")]
     assert sum(done[0]["fractions"].values()) == pytest.approx(1)
     with (
         Image.open(tmp_path / "out/deep/c_labels.png") as labels,
@@ -168,7 +168,7 @@ def run(model: FCNHRNet, jobs: list[Job]) -> tuple[list[dict[str, Any]], dict[st
     outcomes = list(predict_files(model, jobs, **options))  # type: ignore[arg-type]
     assert [job for job, _ in outcomes] == jobs
     done = [each for _, each in outcomes if not isinstance(each, HRNetZooError)]
-    return done, {str(job.picture): each for job, each in outcomes if isinstance(each, HRNetZooError)}
+    return done, {str(job.image): each for job, each in outcomes if isinstance(each, HRNetZooError)}
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="names as bytes")
@@ -199,7 +199,7 @@ def test_a_name_that_no_result_can_have_does_not_stop_the_others(tmp_path: Path,
 
 
 def many(folder: Path, number: int) -> list[Job]:
-    """Plan the prediction of so many different pictures, one of each size."""
+    """Plan the prediction of so many different images, one of each size."""
     folder.mkdir()
     for index in range(number):
         Image.new("RGB", (8 + index, 8), (index, 99, 0)).save(folder / f"{index:02}.png")
@@ -214,11 +214,11 @@ def test_results_are_in_order_and_those_of_one_at_a_time(tmp_path: Path, model: 
     jobs = many(tmp_path / "in", 9)
     done, failed = run(model, jobs)
     assert not failed
-    assert [each["picture"] for each in done] == [str(job.picture) for job in jobs]
+    assert [each["image"] for each in done] == [str(job.image) for job in jobs]
     for job, each in zip(jobs, done, strict=True):
         assert job.labels is not None
         assert job.overlay is not None
-        alone = model.predict(job.picture)
+        alone = model.predict(job.image)
         alone.save(tmp_path / "alone.png")
         assert job.labels.read_bytes() == (tmp_path / "alone.png").read_bytes()
         assert job.overlay.read_bytes() == png(alone.overlay(alpha=0.5))
@@ -260,29 +260,29 @@ def test_what_was_computed_before_an_interruption_is_written(
     assert not threads()
 
 
-def test_no_memory_allowed_is_refused_before_any_picture(pictures: Path, tmp_path: Path, model: FCNHRNet) -> None:
-    jobs = planned([pictures], tmp_path / "out")
+def test_no_memory_allowed_is_refused_before_any_image(images: Path, tmp_path: Path, model: FCNHRNet) -> None:
+    jobs = planned([images], tmp_path / "out")
     with pytest.raises(ConfigError, match="max_memory=0"):
         list(predict_files(model, jobs, mode=None, ms_flip=False, alpha=0.5, max_memory=0, progress=False))
     assert not (tmp_path / "out").exists()
 
 
-def test_the_first_bad_picture_ends_it_if_asked(pictures: Path, tmp_path: Path, model: FCNHRNet) -> None:
-    (pictures / "b.png").write_text("no picture")
-    jobs = planned([pictures], tmp_path / "out", overlay=False)
+def test_the_first_bad_image_ends_it_if_asked(images: Path, tmp_path: Path, model: FCNHRNet) -> None:
+    (images / "b.png").write_text("no image")
+    jobs = planned([images], tmp_path / "out", overlay=False)
     options = {"mode": None, "ms_flip": False, "alpha": 0.5, "max_memory": None, "progress": False}
     with pytest.raises(UnreadableImageError, match=r"b\.png"):
         list(predict_files(model, jobs, on_error="raise", **options))  # type: ignore[arg-type]
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["a_labels.png"]
 
 
-def test_a_picture_is_no_result(pictures: Path) -> None:
-    """Not even --force replaces a picture that is to be labelled."""
-    Image.new("RGB", (8, 8)).save(pictures / "b_labels.png")
-    with pytest.raises(OutputError, match=r"b_labels\.png[\s\S]*itself one of the pictures to label"):
-        planned([pictures / "b.png", pictures / "b_labels.png"], pictures, force=True)
+def test_a_image_is_no_result(images: Path) -> None:
+    """Not even --force replaces an image that is to be labeled."""
+    Image.new("RGB", (8, 8)).save(images / "b_labels.png")
+    with pytest.raises(OutputError, match=r"b_labels\.png[\s\S]*itself one of the images to label"):
+        planned([images / "b.png", images / "b_labels.png"], images, force=True)
 
 
-def test_a_link_to_itself_is_a_bad_picture(pictures: Path, tmp_path: Path) -> None:
-    (pictures / "loop.png").symlink_to(pictures / "loop.png")
-    assert [job.picture.name for job in planned([pictures], tmp_path / "out")][-1] == "loop.png"
+def test_a_link_to_itself_is_a_bad_image(images: Path, tmp_path: Path) -> None:
+    (images / "loop.png").symlink_to(images / "loop.png")
+    assert [job.image.name for job in planned([images], tmp_path / "out")][-1] == "loop.png"

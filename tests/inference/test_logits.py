@@ -12,7 +12,7 @@ from torch import Tensor
 from hrnet_zoo.errors import ConfigError
 from hrnet_zoo.inference.logits import CPU_BYTES, CUDA_BYTES, ScoreMap, Window, _budget, check_budget, mean, pieces
 
-# Network input, picture: enlarged, reduced, one axis alone, not at all, odd, tiny.
+# Network input, image: enlarged, reduced, one axis alone, not at all, odd, tiny.
 SIZES = [
     ((64, 96), (75, 113)),
     ((64, 96), (20, 31)),
@@ -25,7 +25,7 @@ SIZES = [
 
 
 def smooth(classes: int, height: int, width: int, seed: int = 0) -> Tensor:
-    """Return scores (height, width, classes) with regions, as of a picture."""
+    """Return scores (height, width, classes) with regions, as of an image."""
     random = torch.Generator().manual_seed(seed)
     coarse = torch.randn(1, classes, -(-height // 4), -(-width // 4), generator=random)
     return F.interpolate(coarse, size=(height, width), mode="bicubic")[0].permute(1, 2, 0).contiguous()

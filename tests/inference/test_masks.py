@@ -13,7 +13,7 @@ from hrnet_zoo.inference.logits import CPU_BYTES, ScoreMap, Window, mean, pieces
 from hrnet_zoo.inference.masks import best_classes
 from tests.support.score_maps import KINDS, any_view, noise, seen, smooth
 
-# Network input, picture: the same, enlarged, reduced, along one axis alone, odd, tiny.
+# Network input, image: the same, enlarged, reduced, along one axis alone, odd, tiny.
 SIZES = [
     ((64, 96), (64, 96)),
     ((61, 99), (61, 99)),
@@ -68,14 +68,14 @@ def test_any_views_together() -> None:
 
 
 def alike(size: int, gain: float) -> list[ScoreMap]:
-    """Return six scales of one picture of 2 x 3 times `size` pixels, each also mirrored."""
+    """Return six scales of one image of 2 x 3 times `size` pixels, each also mirrored."""
     maps = []
     for ratio in (0.5, 0.75, 1.0, 1.25, 1.5, 1.75):
         height, width = int(2 * size * ratio), int(3 * size * ratio)
-        picture = smooth(torch.Generator().manual_seed(0), 20, 30, 19).permute(2, 0, 1)[None] * gain
+        image = smooth(torch.Generator().manual_seed(0), 20, 30, 19).permute(2, 0, 1)[None] * gain
         for mirrored in (False, True):
             old = -(-height // 4), -(-width // 4)
-            scores = torch.nn.functional.interpolate(picture, old, mode="bilinear")[0].permute(1, 2, 0)
+            scores = torch.nn.functional.interpolate(image, old, mode="bilinear")[0].permute(1, 2, 0)
             scores = scores.flip(1) if mirrored else scores
             maps.append(seen(lambda h, w: scores.contiguous(), height, width, mirrored=mirrored))  # noqa: B023
     return maps

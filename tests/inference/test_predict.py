@@ -1,4 +1,4 @@
-"""Picture to mask: the reference's recorded masks, every kind of input, windows, scales and flips, dtypes."""
+"""Image to mask: the reference's recorded masks, every kind of input, windows, scales and flips, dtypes."""
 
 import dataclasses
 import io
@@ -20,9 +20,9 @@ from safetensors.torch import load_file
 
 from hrnet_zoo.demo.scenes import scene
 from hrnet_zoo.errors import ConfigError, UnreadableImageError, UnsupportedImageError
-from hrnet_zoo.images.read import RGB, Picture, normalise, read_image
+from hrnet_zoo.images.read import RGB, ImageLike, normalize, read_image
 from hrnet_zoo.inference.predict import (
-    PICTURES_AHEAD,
+    IMAGES_AHEAD,
     _windows,
     evaluating,
     full_precision,
@@ -63,17 +63,17 @@ def assert_agrees(mask: np.ndarray, shared: Path, key: str, margin: float = 0.01
 
 
 @pytest.mark.parametrize("name", ["3dogs.jpg", "color.jpg", FRAME])
-def test_whole_picture_as_the_reference(name: str, golden: FCNHRNet, shared: Path) -> None:
+def test_whole_image_as_the_reference(name: str, golden: FCNHRNet, shared: Path) -> None:
     assert_agrees(golden.predict(shared / "pictures" / name).mask, shared, f"{name}.whole")
 
 
 def test_sliding_window_as_the_reference(golden: FCNHRNet, shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    picture = read_image(shared / "pictures/color.jpg")
-    own_size = (max(picture.shape), sorted(picture.shape)[1])
-    unresized = dataclasses.replace(golden.dataset, crop=(128, 128), box=own_size)
+    image = read_image(shared / "pictures/color.jpg")
+    own_size = (max(image.shape), sorted(image.shape)[1])
+    unresized = dataclasses.replace(golden.dataset, crop=(128, 128), resize_to=own_size)
     assert unresized.window == (128, 85)
     monkeypatch.setattr(golden, "dataset", unresized)
-    assert_agrees(golden.predict(picture, mode="slide").mask, shared, "color.jpg.slide_128_85_unresized")
+    assert_agrees(golden.predict(image, mode="slide").mask, shared, "color.jpg.slide_128_85_unresized")
 
 
 def test_scales_and_flips_as_the_reference(golden: FCNHRNet, shared: Path) -> None:
@@ -89,10 +89,10 @@ def test_windows_cover_and_stay_inside() -> None:
 
 
 def test_one_window_is_the_whole(demo: FCNHRNet) -> None:
-    picture = scene(0, 96, 128).image
+    image = scene(0, 96, 128).image
     with torch.inference_mode():
-        (slid,) = score_maps(demo, [picture], slide=True, mirror=False)
-        (whole,) = score_maps(demo, [picture], slide=False, mirror=False)
+        (slid,) = score_maps(demo, [image], slide=True, mirror=False)
+        (whole,) = score_maps(demo, [image], slide=False, mirror=False)
     assert len(slid.windows) == len(whole.windows) == 1
     assert torch.equal(slid.windows[0].scores, whole.windows[0].scores)
 
@@ -102,11 +102,11 @@ def test_views_in_batches_are_the_same(
     demo: FCNHRNet, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on CUDA: windows and mirror images together."""
-    picture = scene(7, 200, 320).image
-    monkeypatch.setattr(demo, "dataset", dataclasses.replace(demo.dataset, crop=(128, 128), box=(320, 200)))
-    alone = demo.predict(picture, probabilities=True, **options)
+    image = scene(7, 200, 320).image
+    monkeypatch.setattr(demo, "dataset", dataclasses.replace(demo.dataset, crop=(128, 128), resize_to=(320, 200)))
+    alone = demo.predict(image, probabilities=True, **options)
     monkeypatch.setattr("hrnet_zoo.inference.predict.batch_size", lambda device, area: 5)
-    together = demo.predict(picture, probabilities=True, **options)
+    together = demo.predict(image, probabilities=True, **options)
     assert alone.probabilities is not None
     assert together.probabilities is not None
     np.testing.assert_allclose(alone.probabilities, together.probabilities, atol=1e-4)
@@ -117,12 +117,12 @@ def test_views_in_batches_are_the_same(
 def test_the_mask_does_not_depend_on_the_memory_allowed(
     demo: FCNHRNet, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(demo, "dataset", dataclasses.replace(demo.dataset, crop=(64, 64), box=(160, 96)))
-    picture = scene(8, 120, 200).image
-    plain = demo.predict(picture, probabilities=True, max_memory=1 << 40, **options)
+    monkeypatch.setattr(demo, "dataset", dataclasses.replace(demo.dataset, crop=(64, 64), resize_to=(160, 96)))
+    image = scene(8, 120, 200).image
+    plain = demo.predict(image, probabilities=True, max_memory=1 << 40, **options)
     assert plain.probabilities is not None
     for max_memory in (None, 250_000):
-        same = demo.predict(picture, probabilities=True, max_memory=max_memory, **options)
+        same = demo.predict(image, probabilities=True, max_memory=max_memory, **options)
         assert same.probabilities is not None
         assert np.array_equal(same.mask, plain.mask)
         assert np.array_equal(same.probabilities, plain.probabilities)
@@ -131,19 +131,19 @@ def test_the_mask_does_not_depend_on_the_memory_allowed(
 def test_little_memory_is_one_row_at_a_time_and_none_is_refused(
     demo: FCNHRNet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    picture = scene(8, 64, 100).image
-    assert np.array_equal(demo.predict(picture, max_memory=1).mask, demo.predict(picture).mask)
+    image = scene(8, 64, 100).image
+    assert np.array_equal(demo.predict(image, max_memory=1).mask, demo.predict(image).mask)
     monkeypatch.setattr("hrnet_zoo.inference.predict.score_maps", pytest.fail)
     for wrong in (0, -5):
         with pytest.raises(ConfigError, match=f"max_memory={wrong}"):
-            demo.predict([picture], max_memory=wrong)
+            demo.predict([image], max_memory=wrong)
 
 
 LARGE = """
 import re
 from pathlib import Path
 import numpy as np, torch
-from hrnet_zoo.creation import create_model
+from hrnet_zoo.zoo.create import create_model
 
 def resident(field):
     status = Path("/proc/self/status").read_text()
@@ -152,12 +152,12 @@ def resident(field):
 torch.manual_seed(0)
 model = create_model("fcn_hr18s_ade20k_80k", pretrained=False, device="cpu")
 small = np.random.default_rng(0).integers(0, 256, (12, 16, 3), np.uint8)
-picture = small.repeat(250, axis=0).repeat(250, axis=1)
+image = small.repeat(250, axis=0).repeat(250, axis=1)
 masks = []
 for max_memory in (None, 300 << 20):
     Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here on
     before = resident("VmRSS")
-    masks.append(model.predict(picture, max_memory=max_memory).mask)
+    masks.append(model.predict(image, max_memory=max_memory).mask)
     print(*masks[-1].shape, len(np.unique(masks[-1])), resident("VmHWM") - before)
 print(np.array_equal(*masks))
 """
@@ -186,7 +186,7 @@ def test_the_mask_is_that_of_the_scores_at_once(demo: FCNHRNet) -> None:
     """As torch makes them, all at full size; of a trained network, so that almost no pixel is undecided."""
     drawn = scene(9)
     with torch.inference_mode():
-        scores = demo(normalise(drawn.image))
+        scores = demo(normalize(drawn.image))
         scores = F.interpolate(scores, size=drawn.mask.shape, mode="bilinear", align_corners=False)
     best, second = scores.topk(2, dim=1).values[0]
     differs = demo.predict(drawn.image).mask != scores.argmax(dim=1)[0].numpy()
@@ -194,17 +194,17 @@ def test_the_mask_is_that_of_the_scores_at_once(demo: FCNHRNet) -> None:
     assert differs.sum() <= 3
 
 
-def test_every_kind_of_picture_gives_the_same_mask(demo: FCNHRNet, tmp_path: Path) -> None:
+def test_every_kind_of_image_gives_the_same_mask(demo: FCNHRNet, tmp_path: Path) -> None:
     drawn = scene(1, 96, 160)
-    picture = Image.fromarray(drawn.image)
-    picture.save(tmp_path / "a.png")
+    image = Image.fromarray(drawn.image)
+    image.save(tmp_path / "a.png")
     tensor = torch.from_numpy(drawn.image).permute(2, 0, 1)
     file = io.BytesIO()
-    picture.save(file, "png")
+    image.save(file, "png")
     mask = demo.predict(drawn.image).mask
     assert mask.shape == (96, 160)
     assert mask.dtype == np.uint8
-    for same in (picture, tmp_path / "a.png", str(tmp_path / "a.png"), file.getvalue()):
+    for same in (image, tmp_path / "a.png", str(tmp_path / "a.png"), file.getvalue()):
         assert np.array_equal(demo.predict(same).mask, mask)
     one = demo.predict(tensor)
     assert not isinstance(one, list)
@@ -215,33 +215,33 @@ def test_every_kind_of_picture_gives_the_same_mask(demo: FCNHRNet, tmp_path: Pat
     assert len(batch) == 2
 
 
-def test_pictures_that_are_skipped(demo: FCNHRNet, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_images_that_are_skipped(demo: FCNHRNet, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Their errors stand in their places; without being told to, the first one ends all."""
     good = scene(0, 64, 96).image
-    pictures = [good, tmp_path / "absent.png", b"no picture", good]
+    images = [good, tmp_path / "absent.png", b"no image", good]
     with pytest.raises(UnreadableImageError, match=r"absent\.png"):
-        demo.predict(pictures)
-    results = demo.predict(pictures, on_error="skip")
+        demo.predict(images)
+    results = demo.predict(images, on_error="skip")
     assert [type(each) for each in results] == [
         *(SegmentationResult, UnreadableImageError, UnreadableImageError, SegmentationResult)
     ]
     assert "absent.png" in str(results[1])
     (line,) = [message for message in caplog.messages if "skipped" in message]
-    assert line.startswith("2 of 4 pictures were skipped; the first: read a picture: ")
+    assert line.startswith("2 of 4 images were skipped; the first: read an image: ")
     assert "absent.png" in line
     assert len(demo.predict([good], on_error="skip")) == 1
     with pytest.raises(UnreadableImageError):
         demo.predict(tmp_path / "absent.png", on_error="skip")
     with pytest.raises(ConfigError, match=r"on_error='ignore'[\s\S]*'raise' or 'skip'"):
-        demo.predict(pictures, on_error="ignore")  # type: ignore[call-overload]
+        demo.predict(images, on_error="ignore")  # type: ignore[call-overload]
 
 
 def test_a_list_of_mixed_sizes_keeps_its_order(demo: FCNHRNet) -> None:
-    pictures = [scene(seed, 64 + 32 * seed, 128).image for seed in range(3)]
-    results = demo.predict(pictures)
+    images = [scene(seed, 64 + 32 * seed, 128).image for seed in range(3)]
+    results = demo.predict(images)
     assert [result.mask.shape for result in results] == [(64, 128), (96, 128), (128, 128)]
-    for picture, result in zip(pictures, results, strict=True):
-        assert np.array_equal(demo.predict(picture).mask, result.mask)
+    for image, result in zip(images, results, strict=True):
+        assert np.array_equal(demo.predict(image).mask, result.mask)
     assert demo.predict([]) == []
 
 
@@ -266,27 +266,27 @@ def test_arrays_in_the_order_of_opencv(demo: FCNHRNet) -> None:
         demo.predict(image, color="brg")  # type: ignore[call-overload]
 
 
-def test_pictures_are_read_meanwhile_in_other_threads(demo: FCNHRNet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_are_read_meanwhile_in_other_threads(demo: FCNHRNet, monkeypatch: pytest.MonkeyPatch) -> None:
     """A few of them, and no more before they are wanted."""
     read: list[str] = []
 
-    def spy(picture: Picture, color: Literal["rgb", "bgr"]) -> RGB:
+    def spy(image: ImageLike, color: Literal["rgb", "bgr"]) -> RGB:
         read.append(threading.current_thread().name)
-        return read_image(picture, color)
+        return read_image(image, color)
 
     monkeypatch.setattr("hrnet_zoo.inference.predict.read_image", spy)
     with evaluating(demo), closing(predict_each(demo, itertools.repeat(scene(0, 64, 64).image))) as results:
         for turn in range(1, 4):
             assert isinstance(next(results), SegmentationResult)
-            assert turn <= len(read) <= turn + PICTURES_AHEAD
+            assert turn <= len(read) <= turn + IMAGES_AHEAD
     assert all(name.startswith("hrnet-zoo") for name in read)
     assert not threads()
 
 
-def test_a_picture_that_cannot_be_read_is_an_error_in_its_turn(demo: FCNHRNet, monkeypatch: pytest.MonkeyPatch) -> None:
-    pictures: list[Picture] = [scene(0, 64, 64).image, Path("absent.png"), scene(1, 64, 64).image, b"nothing"]
+def test_a_image_that_cannot_be_read_is_an_error_in_its_turn(demo: FCNHRNet, monkeypatch: pytest.MonkeyPatch) -> None:
+    images: list[ImageLike] = [scene(0, 64, 64).image, Path("absent.png"), scene(1, 64, 64).image, b"nothing"]
     with evaluating(demo):
-        found = list(predict_each(demo, pictures))
+        found = list(predict_each(demo, images))
     kinds = [SegmentationResult, UnreadableImageError, SegmentationResult, UnreadableImageError]
     assert [type(each) for each in found] == kinds
     seen = 0
@@ -298,7 +298,7 @@ def test_a_picture_that_cannot_be_read_is_an_error_in_its_turn(demo: FCNHRNet, m
 
     monkeypatch.setattr("hrnet_zoo.inference.predict.score_maps", spy)
     with pytest.raises(UnreadableImageError, match=r"absent\.png"):
-        demo.predict(pictures)
+        demo.predict(images)
     assert seen == 1
     assert not threads()
 
@@ -314,20 +314,20 @@ def test_an_interruption_leaves_no_thread(demo: FCNHRNet, monkeypatch: pytest.Mo
     assert not torch.is_inference_mode_enabled()
 
 
-def test_one_pil_picture_many_times(demo: FCNHRNet, tmp_path: Path) -> None:
+def test_one_pil_image_many_times(demo: FCNHRNet, tmp_path: Path) -> None:
     """It reads its file when it is first used, whichever thread is first."""
     drawn = scene(1, 96, 160)
     Image.fromarray(drawn.image).save(tmp_path / "a.png")
     mask = demo.predict(drawn.image).mask
-    with Image.open(tmp_path / "a.png") as picture:
-        results = demo.predict([picture] * 6)
+    with Image.open(tmp_path / "a.png") as image:
+        results = demo.predict([image] * 6)
     assert all(np.array_equal(result.mask, mask) for result in results)
 
 
 def test_probabilities_are_those_of_the_mask(demo: FCNHRNet) -> None:
-    picture = scene(2, 96, 160).image
-    plain = demo.predict(picture)
-    result = demo.predict(picture, probabilities=True)
+    image = scene(2, 96, 160).image
+    plain = demo.predict(image)
+    result = demo.predict(image, probabilities=True)
     assert plain.probabilities is None
     assert result.probabilities is not None
     assert result.probabilities.shape == (19, 96, 160)
@@ -352,23 +352,23 @@ def test_mode_follows_the_data_set(demo: FCNHRNet, monkeypatch: pytest.MonkeyPat
         return maps
 
     monkeypatch.setattr("hrnet_zoo.inference.predict.score_maps", spy)
-    picture = scene(4, 600, 700).image
-    demo.predict(picture)
-    demo.predict(picture, mode="slide")
-    context = FCNHRNet("hr18s", model_info("fcn_hr48_pascal_context_40k").data)
-    context.predict(picture)
-    context.predict(picture, mode="whole")
+    image = scene(4, 600, 700).image
+    demo.predict(image)
+    demo.predict(image, mode="slide")
+    context = FCNHRNet("hr18s", model_info("fcn_hr48_pascal_context_40k").dataset)
+    context.predict(image)
+    context.predict(image, mode="whole")
     assert seen == [1, 2 * 3, 1 * 2, 1]
 
 
 def test_a_training_model_is_left_training(demo: FCNHRNet) -> None:
-    picture = scene(5, 64, 128).image
-    mask = demo.predict(picture).mask
+    image = scene(5, 64, 128).image
+    mask = demo.predict(image).mask
     before = {name: entry.clone() for name, entry in demo.state_dict().items()}
     demo.train()
     demo.backbone.bn1.eval()
     try:
-        assert np.array_equal(demo.predict(picture).mask, mask)
+        assert np.array_equal(demo.predict(image).mask, mask)
         assert demo.training
         assert demo.backbone.bn2.training
         assert not demo.backbone.bn1.training
@@ -378,8 +378,8 @@ def test_a_training_model_is_left_training(demo: FCNHRNet) -> None:
 
 
 def agreement(model: FCNHRNet, other: FCNHRNet) -> float:
-    pictures = [scene(seed).image for seed in range(4)]
-    pairs = zip(model.predict(pictures), other.predict(pictures), strict=True)
+    images = [scene(seed).image for seed in range(4)]
+    pairs = zip(model.predict(images), other.predict(images), strict=True)
     return float(np.mean([np.mean(a.mask == b.mask) for a, b in pairs]))
 
 
@@ -398,10 +398,10 @@ def test_cuda_agrees_with_the_cpu(demo: FCNHRNet, dtype: torch.dtype) -> None:
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_cuda_windows_scales_and_flips(demo: FCNHRNet) -> None:
-    picture = scene(6).image
+    image = scene(6).image
     fast = create_model("demo", device="cuda")
     for options in ({"mode": "slide"}, {"ms_flip": True}):
-        found = np.mean(fast.predict(picture, **options).mask == demo.predict(picture, **options).mask)
+        found = np.mean(fast.predict(image, **options).mask == demo.predict(image, **options).mask)
         assert found >= 0.995
 
 
@@ -453,7 +453,7 @@ def test_evaluating_on_cuda_is_without_tf32(demo: FCNHRNet, monkeypatch: pytest.
 def test_cuda_computes_float32_in_float32(demo: FCNHRNet) -> None:
     """TF32 would be off by about a thousandth."""
     there = create_model("demo", device="cuda", dtype=torch.float32)
-    images = resized(scene(3).image, demo.dataset.box, ms_flip=False)
+    images = resized(scene(3).image, demo.dataset.resize_to, ms_flip=False)
     with evaluating(there), evaluating(demo):
         maps = [score_maps(model, images, slide=False, mirror=False)[0] for model in (demo, there)]
     here, found = (each.windows[0].scores.cpu() for each in maps)

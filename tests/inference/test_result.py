@@ -1,4 +1,4 @@
-"""Results: shares, colours, overlay and legend by pixels, label files by their indices."""
+"""Results: shares, colors, overlay and legend by pixels, label files by their indices."""
 
 import io
 import os
@@ -21,7 +21,7 @@ PALETTE = ((128, 64, 128), (70, 130, 180), (250, 170, 30), (255, 255, 255))
 
 
 def result(height: int = 60, width: int = 100) -> SegmentationResult:
-    """Return a picture with half sky, three tenths road, a fifth white wall and no traffic light."""
+    """Return an image with half sky, three tenths road, a fifth white wall and no traffic light."""
     mask = np.zeros((height, width), np.uint8)
     mask[: height // 2] = 1
     mask[height * 8 // 10 :] = 3
@@ -30,11 +30,11 @@ def result(height: int = 60, width: int = 100) -> SegmentationResult:
 
 
 def many_classes(height: int, width: int, count: int) -> SegmentationResult:
-    """Return a black picture whose classes lie in bands, all present."""
+    """Return a black image whose classes lie in bands, all present."""
     mask = (np.arange(height * width) * count // (height * width)).astype(np.uint8).reshape(height, width)
     names = tuple(f"class number {index}" for index in range(count))
-    colours = tuple((index, 255 - index, index * 37 % 256) for index in range(count))
-    return SegmentationResult(np.zeros((height, width, 3), np.uint8), mask, names, colours)
+    colors = tuple((index, 255 - index, index * 37 % 256) for index in range(count))
+    return SegmentationResult(np.zeros((height, width, 3), np.uint8), mask, names, colors)
 
 
 def test_fractions_largest_first() -> None:
@@ -54,9 +54,9 @@ def test_fractions_of_two_classes_with_one_name_add_up() -> None:
 
 def test_colorize_takes_the_palette() -> None:
     """RGB, pixel for pixel."""
-    colours = result().colorize()
-    assert colours.mode == "RGB"
-    assert np.array_equal(np.asarray(colours), np.array(PALETTE, np.uint8)[result().mask])
+    colors = result().colorize()
+    assert colors.mode == "RGB"
+    assert np.array_equal(np.asarray(colors), np.array(PALETTE, np.uint8)[result().mask])
 
 
 @pytest.mark.parametrize(("alpha", "pixel"), [(0, (100, 100, 100)), (0.5, (85, 115, 140)), (1, (70, 130, 180))])
@@ -102,26 +102,26 @@ def test_legend_stands_beside_the_photo(height: int, width: int) -> None:
     photo = overlay.crop((0, 0, width, height))
     assert np.array_equal(np.asarray(photo), np.asarray(made.overlay(legend=False)))
     panel = np.asarray(overlay.crop((width, 0, overlay.width, overlay.height))).reshape(-1, 3)
-    colours = {tuple(int(level) for level in pixel) for pixel in np.unique(panel, axis=0)}
-    assert set(made.palette) <= colours  # swatches
-    assert (0, 0, 0) in colours  # names
-    assert (255, 255, 255) in colours
+    colors = {tuple(int(level) for level in pixel) for pixel in np.unique(panel, axis=0)}
+    assert set(made.palette) <= colors  # swatches
+    assert (0, 0, 0) in colors  # names
+    assert (255, 255, 255) in colors
 
 
 def test_legend_names_present_classes_alone() -> None:
     """Largest first."""
     overlay = result(300, 300).overlay()
     panel = np.asarray(overlay.crop((300, 0, overlay.width, overlay.height)))
-    swatches = [int((panel == colour).all(axis=2).sum()) for colour in PALETTE]
+    swatches = [int((panel == color).all(axis=2).sum()) for color in PALETTE]
     assert swatches[0] > 50
     assert swatches[1] > 50
-    assert swatches[2] == 0  # no traffic light in the picture
+    assert swatches[2] == 0  # no traffic light in the image
     rows = [int(np.argwhere((panel == PALETTE[index]).all(axis=2))[:, 0].min()) for index in (1, 0)]
     assert rows[0] < rows[1]  # sky, the larger, above road
 
 
 def test_legend_wraps_into_columns_inside_the_height() -> None:
-    """150 classes beside a picture of 512 rows."""
+    """150 classes beside an image of 512 rows."""
     one, many = many_classes(512, 512, 10).overlay(), many_classes(512, 512, 150).overlay()
     assert one.height == many.height == 512
     assert many.width - 512 > 3 * (one.width - 512)
@@ -139,18 +139,18 @@ def test_legend_bears_any_name() -> None:
 
 @pytest.mark.parametrize("count", [2, 3, 5, 19, 150, 256])
 def test_saved_labels_come_back(count: int, tmp_path: Path) -> None:
-    """Indices, colours, nothing left beside the file."""
+    """Indices, colors, nothing left beside the file."""
     made = many_classes(31, 47, count)
     path = tmp_path / "labels.PNG"
     made.save(path)
     made.save(str(path))  # again, over the first
-    with Image.open(path) as picture:
-        assert picture.mode == "P"
-        assert np.array_equal(np.asarray(picture), made.mask)
-        levels = picture.getpalette()
+    with Image.open(path) as image:
+        assert image.mode == "P"
+        assert np.array_equal(np.asarray(image), made.mask)
+        levels = image.getpalette()
         assert levels is not None
-        assert levels[: 3 * count] == [level for colour in made.palette for level in colour]
-        assert np.array_equal(np.asarray(picture.convert("RGB")), np.asarray(made.colorize()))
+        assert levels[: 3 * count] == [level for color in made.palette for level in color]
+        assert np.array_equal(np.asarray(image.convert("RGB")), np.asarray(made.colorize()))
     assert [entry.name for entry in tmp_path.iterdir()] == ["labels.PNG"]
 
 
@@ -168,7 +168,7 @@ def test_saved_file_has_ordinary_permissions(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["labels.jpg", "labels.webp", "labels"])
 def test_save_refuses_other_formats(name: str, tmp_path: Path) -> None:
     """JPEG would destroy labels."""
-    with pytest.raises(OutputError, match="lossless palette picture") as caught:
+    with pytest.raises(OutputError, match="lossless palette image") as caught:
         result().save(tmp_path / name)
     assert "overlay().save(path)" in caught.value.advice
     assert caught.value.path == tmp_path / name
@@ -191,14 +191,14 @@ def test_save_onto_a_folder_leaves_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("height", "width"), [(40, 60), (1200, 2400), (3000, 200)])
-def test_notebook_picture(height: int, width: int) -> None:
+def test_notebook_image(height: int, width: int) -> None:
     """A PNG no larger than a notebook needs, undistorted."""
     made = many_classes(height, width, 19)
-    picture = Image.open(io.BytesIO(made._repr_png_()))
-    assert picture.format == "PNG"
-    assert max(picture.size) <= 1600
+    image = Image.open(io.BytesIO(made._repr_png_()))
+    assert image.format == "PNG"
+    assert max(image.size) <= 1600
     full = made.overlay()
-    assert picture.width / picture.height == pytest.approx(full.width / full.height, rel=0.02)
+    assert image.width / image.height == pytest.approx(full.width / full.height, rel=0.02)
 
 
 def test_numpy_takes_the_mask() -> None:
@@ -259,7 +259,7 @@ def test_repr_is_short() -> None:
     ],
 )
 def test_parts_must_fit_together(mask: np.ndarray, classes: tuple[str, ...]) -> None:
-    """Type, size, values and colours of the mask."""
+    """Type, size, values and colors of the mask."""
     with pytest.raises(ConfigError, match="make a segmentation result"):
         SegmentationResult(np.zeros((2, 3, 3), np.uint8), mask, classes, PALETTE)
 

@@ -13,7 +13,7 @@ from hrnet_zoo.datasets import CITYSCAPES
 from hrnet_zoo.models.fcn import FCNHRNet
 from hrnet_zoo.weights.build import entries
 from hrnet_zoo.zoo.catalog import ARCHS
-from hrnet_zoo.zoo.create import create_model, initialise
+from hrnet_zoo.zoo.create import create_model, initialize
 
 GOLDEN = "golden/fcn_hr18s_512x1024_40k_cityscapes_standin-289f364f.pth"
 
@@ -59,7 +59,7 @@ def test_features_and_scores_of_the_reference(size: str, layout: torch.memory_fo
 def small() -> FCNHRNet:
     torch.manual_seed(0)
     model = FCNHRNet("hr18s", CITYSCAPES)
-    initialise(model)
+    initialize(model)
     return model.eval()
 
 

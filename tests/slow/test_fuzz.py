@@ -17,7 +17,7 @@ from hrnet_zoo.errors import HRNetZooError
 from tests.support.fuzz import KINDS, attempt, mutant
 
 COUNT = int(os.environ.get("HRNET_ZOO_MUTANTS", "5000"))
-GROWTH_MB = {"picture": 700}  # of resident memory, over all mutants; one may decode to 64 megapixels. Of others 256.
+GROWTH_MB = {"image": 700}  # of resident memory, over all mutants; one may decode to 64 megapixels. Of others 256.
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits and /proc as on Linux")
 

@@ -4,7 +4,7 @@ In an environment of its own, beside hrnet-zoo:
 `pip install mmengine mmcv-lite==2.1.0 mmsegmentation==1.2.2 ftfy regex opencv-python-headless`.
 
 Files, labels, networks, inference and metric are the reference's own, by its own configurations. The table's figures
-for multiple scales were made by scales of the box, which later releases replaced by scales of the picture: that step
+for multiple scales were made by scales of `resize_to`, which later releases replaced by scales of the image: that step
 alone is changed here.
 """
 
@@ -100,7 +100,7 @@ def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def reference_scores(
     reference: SimpleNamespace, arch: str, key: str, root: Path, weights: Path, *, ms_flip: bool
 ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], float]:
-    """Return the reference's IoU and accuracy by class, and its accuracy over all pixels, per cent."""
+    """Return the reference's IoU and accuracy by class, and its accuracy over all pixels, percent."""
     with warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore")
         config = reference.Config.fromfile(reference.configs / CONFIGS[key].format(arch))
@@ -112,11 +112,11 @@ def reference_scores(
         if ms_flip:
             data.pipeline = with_scales_of_the_box(data.pipeline)
             model = reference.MODELS.build({"type": "SegTTAModel", "module": model})
-        pictures = reference.DATASETS.build(data)
+        images = reference.DATASETS.build(data)
         metric = reference.METRICS.build(config.test_evaluator)
-        metric.dataset_meta = pictures.metainfo
-        for picture in pictures:
-            found = model.test_step(reference.pseudo_collate([picture]))
+        metric.dataset_meta = images.metainfo
+        for image in images:
+            found = model.test_step(reference.pseudo_collate([image]))
             metric.process({}, [sample.to_dict() for sample in found])
     areas = [sum(each) for each in zip(*metric.results, strict=True)]
     # As its own summary does, which rounds to two decimals.
@@ -176,13 +176,13 @@ def compare(
 
 @pytest.mark.parametrize("arch", ["hr18s", "hr18", "hr48"])
 @pytest.mark.parametrize("key", CONFIGS)
-def test_odd_pictures(reference: SimpleNamespace, place: Path, key: str, arch: str) -> None:
+def test_odd_images(reference: SimpleNamespace, place: Path, key: str, arch: str) -> None:
     compare(reference, place, arch, key, ODD[key], tolerance=0.01)
 
 
 @pytest.mark.parametrize("arch", ["hr18s", "hr18", "hr48"])
 @pytest.mark.parametrize("key", CONFIGS)
-def test_pictures_that_need_no_resize(reference: SimpleNamespace, place: Path, key: str, arch: str) -> None:
+def test_images_that_need_no_resize(reference: SimpleNamespace, place: Path, key: str, arch: str) -> None:
     compare(reference, place, arch, key, FITTING[key], tolerance=0.01)
 
 
@@ -196,6 +196,6 @@ def test_the_weights_behave_like_trained_ones() -> None:
     image = scene(9, 189, 251).image
     noise = np.random.default_rng(0).integers(-1, 2, image.shape)
     noisy = np.clip(image + noise, 0, 255).astype(np.uint8)
-    mask, other = (network.predict(picture).mask for picture in (image, noisy))
+    mask, other = (network.predict(each).mask for each in (image, noisy))
     assert len(np.unique(mask)) > 10
     assert (mask != other).mean() < 0.05

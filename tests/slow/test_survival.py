@@ -127,7 +127,7 @@ import sys
 opened = []
 sys.addaudithook(lambda event, arguments: opened.append((event, arguments)) if event.startswith("socket.") else None)
 import hrnet_zoo
-from hrnet_zoo.creation import create_model
+from hrnet_zoo.zoo.create import create_model
 create_model("demo", device="cpu")
 print(opened, "urllib3" in sys.modules)
 """

@@ -255,12 +255,12 @@ def _changed(chance: random.Random, data: bytes) -> bytes:
     return changed.encode(errors="replace")
 
 
-# --- pictures --------------------------------------------------------------------------------------------------------
+# --- images --------------------------------------------------------------------------------------------------------
 
 
-def picture_mutant() -> Mutate:
-    """Return a maker of mutants of pictures of all formats; PNG checksums are mended in half of them."""
-    good = _pictures()
+def image_mutant() -> Mutate:
+    """Return a maker of mutants of images of all formats; PNG checksums are mended in half of them."""
+    good = _images()
 
     def mutate(chance: random.Random) -> bytes:
         data = scrambled(chance, chance.choice(good), good)
@@ -269,32 +269,32 @@ def picture_mutant() -> Mutate:
     return mutate
 
 
-def _pictures() -> list[bytes]:
-    colours = Image.effect_mandelbrot((24, 16), (-3, -2.5, 2, 2.5), 20).convert("RGB")
+def _images() -> list[bytes]:
+    colors = Image.effect_mandelbrot((24, 16), (-3, -2.5, 2, 2.5), 20).convert("RGB")
 
     def frames() -> dict[str, object]:
-        return {"save_all": True, "append_images": [colours.rotate(90)]}
+        return {"save_all": True, "append_images": [colors.rotate(90)]}
 
     exif = Image.Exif()
     exif[0x0112] = 6
     wishes: list[tuple[Image.Image, str, dict[str, object]]] = [
-        *((colours, kind, {}) for kind in ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "AVIF")),
-        (colours, "JPEG", {"exif": exif, "progressive": True}),
-        (colours.convert("CMYK"), "JPEG", {}),
-        (colours, "MPO", frames()),
-        (colours, "GIF", frames()),
-        (colours, "PNG", frames()),
-        (colours, "WEBP", {**frames(), "exif": exif, "lossless": True}),
-        (colours, "TIFF", {**frames(), "compression": "tiff_lzw"}),
-        (colours, "TIFF", {"compression": "jpeg"}),
-        (colours, "TIFF", {"compression": "tiff_deflate"}),
-        (colours.convert("P"), "PNG", {"transparency": 3}),
-        (colours.convert("LA"), "PNG", {"exif": exif}),
-        (colours.convert("1"), "TIFF", {"compression": "group4"}),
-        (colours.convert("I;16"), "PNG", {}),
-        (colours.convert("F"), "TIFF", {}),
-        (colours.convert("LAB"), "TIFF", {}),
-        (colours.convert("P"), "BMP", {}),
+        *((colors, kind, {}) for kind in ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "AVIF")),
+        (colors, "JPEG", {"exif": exif, "progressive": True}),
+        (colors.convert("CMYK"), "JPEG", {}),
+        (colors, "MPO", frames()),
+        (colors, "GIF", frames()),
+        (colors, "PNG", frames()),
+        (colors, "WEBP", {**frames(), "exif": exif, "lossless": True}),
+        (colors, "TIFF", {**frames(), "compression": "tiff_lzw"}),
+        (colors, "TIFF", {"compression": "jpeg"}),
+        (colors, "TIFF", {"compression": "tiff_deflate"}),
+        (colors.convert("P"), "PNG", {"transparency": 3}),
+        (colors.convert("LA"), "PNG", {"exif": exif}),
+        (colors.convert("1"), "TIFF", {"compression": "group4"}),
+        (colors.convert("I;16"), "PNG", {}),
+        (colors.convert("F"), "TIFF", {}),
+        (colors.convert("LAB"), "TIFF", {}),
+        (colors.convert("P"), "BMP", {}),
     ]
     made = []
     for image, kind, options in wishes:
@@ -323,7 +323,7 @@ KINDS: dict[str, Callable[[], Kind]] = {
     "zip": lambda: Kind(zip_mutant(), lambda data: read_checkpoint(data, "mutant.pth")),
     "safetensors": lambda: Kind(safetensors_mutant(), _use_safetensors()),
     "config": lambda: Kind(config_mutant(), lambda data: parse_config(data, "mutant/config.json")),
-    "picture": lambda: Kind(picture_mutant(), read_image),
+    "image": lambda: Kind(image_mutant(), read_image),
 }
 
 

@@ -1,4 +1,4 @@
-"""Small folders of labelled pictures, in each of the layouts."""
+"""Small folders of labeled images, in each of the layouts."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,8 +17,8 @@ def mask(count: int, size: tuple[int, int] = (12, 8), start: int = 0) -> npt.NDA
     return (pixels % count).astype(np.uint8).reshape(size[1], size[0])
 
 
-def picture(path: Path, size: tuple[int, int] = (12, 8), **options: Any) -> Path:
-    """Write a picture of one colour."""
+def image(path: Path, size: tuple[int, int] = (12, 8), **options: Any) -> Path:
+    """Write an image of one color."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size, (90, 120, 30)).save(path, **options)
     return path
@@ -34,27 +34,27 @@ def labels(path: Path, values: npt.NDArray[Any]) -> Path:
 def cityscapes(
     home: Path, names: Sequence[str] = ("aachen/aachen_0_1", "bonn/bonn_0_2"), split: str = "val", kind: str = "Ids"
 ) -> Path:
-    """Write pictures with labelIds or labelTrainIds."""
+    """Write images with labelIds or labelTrainIds."""
     rule = CITYSCAPES_IDS if kind == "Ids" else CITYSCAPES_TRAIN_IDS
     for name in names:
-        picture(home / f"leftImg8bit/{split}/{name}_leftImg8bit.png")
+        image(home / f"leftImg8bit/{split}/{name}_leftImg8bit.png")
         labels(home / f"gtFine/{split}/{name}_gtFine_label{kind}.png", rule.values(mask(19)))
         (home / f"gtFine/{split}/{name}_gtFine_polygons.json").write_text("{}")
     return home
 
 
 def ade20k(home: Path, names: Sequence[str] = ("ADE_val_1", "ADE_val_2"), split: str = "validation") -> Path:
-    """Write pictures whose labels are class + 1."""
+    """Write images whose labels are class + 1."""
     for name in names:
-        picture(home / f"images/{split}/{name}.jpg")
+        image(home / f"images/{split}/{name}.jpg")
         labels(home / f"annotations/{split}/{name}.png", ADE20K_VALUES.values(mask(150, (16, 12))))
-        picture(home / f"images/{split}/{name}.jpg", (16, 12))
+        image(home / f"images/{split}/{name}.jpg", (16, 12))
     return home
 
 
 def _voc(home: Path, names: Sequence[str], split: str, folder: str, lists: str, count: int) -> Path:
     for name in (*names, "not_listed"):
-        picture(home / f"JPEGImages/{name}.jpg")
+        image(home / f"JPEGImages/{name}.jpg")
         labels(home / f"{folder}/{name}.png", mask(count))
     listing = home / "ImageSets" / lists / f"{split}.txt"
     listing.parent.mkdir(parents=True, exist_ok=True)
@@ -63,19 +63,19 @@ def _voc(home: Path, names: Sequence[str], split: str, folder: str, lists: str, 
 
 
 def voc12(home: Path, names: Sequence[str] = ("2007_1", "2011_2"), split: str = "val") -> Path:
-    """Write pictures of Pascal VOC, of which one more is not listed."""
+    """Write images of Pascal VOC, of which one more is not listed."""
     return _voc(home, names, split, "SegmentationClass", "Segmentation", 21)
 
 
 def pascal_context(home: Path, names: Sequence[str] = ("2008_1", "2010_2"), split: str = "val") -> Path:
-    """Write pictures of Pascal Context, of which one more is not listed."""
+    """Write images of Pascal Context, of which one more is not listed."""
     return _voc(home, names, split, "SegmentationClassContext", "SegmentationContext", 60)
 
 
 def own(home: Path, names: Sequence[str] = ("a", "deep/b"), classes: Sequence[str] = ()) -> Path:
     """Write a folder of one's own, with a class list if there are classes."""
     for name in names:
-        picture(home / f"images/{name}.jpg")
+        image(home / f"images/{name}.jpg")
         labels(home / f"masks/{name}.png", mask(max(len(classes), 3)))
     if classes:
         (home / "classes.txt").write_text("".join(f"{name}\n" for name in classes), encoding="utf-8")

@@ -16,7 +16,7 @@ from torch import nn
 
 from hrnet_zoo.datasets import CITYSCAPES, Dataset
 from hrnet_zoo.demo.scenes import scene
-from hrnet_zoo.images.read import RGB, keep_ratio_size, normalise, resize
+from hrnet_zoo.images.read import RGB, keep_ratio_size, normalize, resize
 from hrnet_zoo.models.fcn import FCNHRNet
 from hrnet_zoo.models.hrnet import BasicBlock, Bottleneck
 
@@ -27,7 +27,7 @@ Labels = npt.NDArray[np.uint8]
 _OFFICIAL_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 _VOID_IDS = (0, 1, 2, 3, 4, 5, 6, 9, 10, 14, 15, 16, 18, 29, 30)
 
-# Pictures and labels of each layout's validation part, for a picture's name.
+# Images and labels of each layout's validation part, for an image's name.
 _PLACES = {
     "cityscapes": ("leftImg8bit/val/a/{}_leftImg8bit.png", "gtFine/val/a/{}_gtFine_labelIds.png"),
     "ade20k": ("images/validation/{}.jpg", "annotations/validation/{}.png"),
@@ -38,7 +38,7 @@ _LISTS = {"voc12aug": "ImageSets/Segmentation/val.txt", "pascal_context": "Image
 
 
 def trained_like(arch: str, dataset: Dataset) -> FCNHRNet:
-    """Make a network, always the same, that a grey level more or less confuses as little as a trained one.
+    """Make a network, always the same, that a gray level more or less confuses as little as a trained one.
 
     With plain random weights such a trifle changes half of the mask, so that two correct systems would disagree.
     """
@@ -55,11 +55,11 @@ def trained_like(arch: str, dataset: Dataset) -> FCNHRNet:
         for module in network.modules():
             if isinstance(module, BasicBlock | Bottleneck):  # what a block adds to its input is little
                 (module.bn2 if isinstance(module, BasicBlock) else module.bn3).weight.mul_(0.2)
-        # Enlarged, as most pictures are on their way into the box.
+        # Enlarged, as most images are on their way into the box.
         enlarged = [resize(scene(seed, 320, 480).image, 560, 840) for seed in range(2)]
-        pictures = torch.cat([normalise(image[:448, :512]) for image in enlarged])
-        network.train()(pictures)
-        _classify(network.eval(), pictures)
+        images = torch.cat([normalize(image[:448, :512]) for image in enlarged])
+        network.train()(images)
+        _classify(network.eval(), images)
     return network
 
 
@@ -84,19 +84,19 @@ def _smooth(weight: torch.Tensor) -> None:
         weight.copy_(weight[:, :, 1:2, 1:2] * torch.outer(blur, blur) + weight / 10)
 
 
-def _classify(network: FCNHRNet, pictures: torch.Tensor) -> None:
+def _classify(network: FCNHRNet, images: torch.Tensor) -> None:
     """Scale and shift the scores so that every class has the same mean and spread, and so many classes win."""
     classifier = network.decode_head.conv_seg
     assert classifier.bias is not None
     classifier.bias.zero_()
-    scores = network.decode_head(network.backbone(pictures))
+    scores = network.decode_head(network.backbone(images))
     spread, mean = torch.std_mean(scores, dim=(0, 2, 3))
     classifier.weight.mul_(3 / spread[:, None, None, None])
     classifier.bias.copy_(-mean * 3 / spread)
 
 
 def write_folder(root: Path, network: FCNHRNet, sizes: Sequence[tuple[int, int]]) -> None:
-    """Write street scenes of these sizes (height, width) as an official download of the network's data set.
+    """Write street scenes of these sizes (height, width) as an official download of the network's dataset.
 
     The labels are half right: what the network sees, some pixels aside, with blocks of all classes in turn and of
     ignored pixels strewn in. So every class has an area that a few pixels more or less hardly change.
@@ -121,9 +121,9 @@ def write_folder(root: Path, network: FCNHRNet, sizes: Sequence[tuple[int, int]]
 
 
 def _seen(network: FCNHRNet, image: RGB) -> Labels:
-    """Return what the network sees at a quarter of its input's size, brought to the picture's and moved aside."""
+    """Return what the network sees at a quarter of its input's size, brought to the image's and moved aside."""
     height, width = image.shape[:2]
-    x = normalise(resize(image, *keep_ratio_size(height, width, network.dataset.box)))
+    x = normalize(resize(image, *keep_ratio_size(height, width, network.dataset.resize_to)))
     with torch.inference_mode():
         coarse = network.decode_head(network.backbone(x))[0].argmax(dim=0).to(torch.uint8)
     seen = Image.fromarray(coarse.numpy()).resize((width, height), Image.Resampling.NEAREST)
@@ -131,8 +131,8 @@ def _seen(network: FCNHRNet, image: RGB) -> Labels:
 
 
 def _write(root: Path, key: str, name: str, image: RGB, labels: Labels) -> None:
-    picture, truth = (_made(root / place.format(name)) for place in _PLACES[key])
-    Image.fromarray(image).save(picture, quality=95)
+    path, truth = (_made(root / place.format(name)) for place in _PLACES[key])
+    Image.fromarray(image).save(path, quality=95)
     ignored = labels == 255
     rows, columns = np.nonzero(ignored)
     if key == "cityscapes":

@@ -12,7 +12,7 @@ from hrnet_zoo.inference.predict import _windows
 
 
 def smooth(random: torch.Generator, height: int, width: int, classes: int) -> Tensor:
-    """Return scores with regions, as of a picture."""
+    """Return scores with regions, as of an image."""
     coarse = 3 * torch.randn(1, classes, -(-height // 5), -(-width // 5), generator=random)
     return F.interpolate(coarse, size=(height, width), mode="bilinear")[0].permute(1, 2, 0).contiguous()
 
@@ -48,7 +48,7 @@ def seen(
     window: tuple[int, int] | None = None,
     mirrored: bool = False,
 ) -> ScoreMap:
-    """Return a view of a picture, whole or by windows (side, stride); `scores` makes those of each window."""
+    """Return a view of an image, whole or by windows (side, stride); `scores` makes those of each window."""
     side, stride = window or (max(height, width), 1)
     windows = tuple(
         Window(rows, columns, scores(-(-(rows.stop - rows.start) // 4), -(-(columns.stop - columns.start) // 4)))

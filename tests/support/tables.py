@@ -12,7 +12,7 @@ from hrnet_zoo.zoo.catalog import DEMO, ModelInfo, list_models, model_info
 ROOT = Path(__file__).parents[2]
 
 STRENGTH = {
-    "hr18s": "the smallest network, for CPUs and many pictures",
+    "hr18s": "the smallest network, for CPUs and many images",
     "hr18": "the middle: more layers, still narrow",
     "hr48": "the most accurate, for a GPU or patience",
 }
@@ -30,21 +30,21 @@ def rows() -> list[ModelInfo]:
 
 
 def good_for(row: ModelInfo) -> str:
-    """Say in a few words when to take a row: of one network and data set, the longest schedule is the best."""
-    longest = max((r for r in rows() if (r.arch, r.data) == (row.arch, row.data)), key=lambda r: r.miou)
+    """Say in a few words when to take a row: of one network and dataset, the longest schedule is the best."""
+    longest = max((r for r in rows() if (r.arch, r.dataset) == (row.arch, row.dataset)), key=lambda r: r.miou)
     if row is not longest:
         return f"comparing schedules; else `{longest.name}` is better"
-    return f"{SUBJECT[row.data.key]}: {STRENGTH[row.arch]}"
+    return f"{SUBJECT[row.dataset.key]}: {STRENGTH[row.arch]}"
 
 
 def models_table() -> str:
     """Return README's table."""
     lines = [
-        "| name | backbone | data set | parameters | mIoU | ms+flip | good for |",
+        "| name | backbone | dataset | parameters | mIoU | ms+flip | good for |",
         "|---|---|---|---:|---:|---:|---|",
     ]
     lines += [
-        f"| `{row.name}` | {row.backbone} | {row.dataset} | {row.parameters / 1e6:.1f} M | {row.miou:.2f} "
+        f"| `{row.name}` | {row.backbone} | {row.dataset_title} | {row.parameters / 1e6:.1f} M | {row.miou:.2f} "
         f"| {row.miou_ms_flip:.2f} | {good_for(row)} |"
         for row in rows()
     ]
@@ -54,11 +54,11 @@ def models_table() -> str:
 def rows_table() -> str:
     """Return the model card's table."""
     lines = [
-        "| name | backbone | data set | crop | iterations | memory (GB) | fps | mIoU | ms+flip | parameters | file |",
+        "| name | backbone | dataset | crop | iterations | memory (GB) | fps | mIoU | ms+flip | parameters | file |",
         "|---|---|---|---|---:|---:|---:|---:|---:|---:|---|",
     ]
     lines += [
-        f"| `{row.name}` | {row.backbone} | {row.dataset} | {row.crop_size} | {row.lr_schedule_iterations:,} "
+        f"| `{row.name}` | {row.backbone} | {row.dataset_title} | {row.crop_size} | {row.lr_schedule_iterations:,} "
         f"| {row.train_memory_gb or '-'} | {row.inference_fps or '-'} | {row.miou:.2f} | {row.miou_ms_flip:.2f} "
         f"| {row.parameters:,} | [{row.sha256_prefix}]({row.checkpoint_url}), [log]({row.log_url}) |"
         for row in rows()
@@ -67,14 +67,14 @@ def rows_table() -> str:
 
 
 def data_table() -> str:
-    """Return the model card's table of data sets."""
-    lines = ["| data set | classes | batch | test size | inference | terms |", "|---|---:|---:|---|---|---|"]
+    """Return the model card's table of datasets."""
+    lines = ["| dataset | classes | batch | test size | inference | terms |", "|---|---:|---:|---|---|---|"]
     for data in DATASETS.values():
-        long, short = data.box
-        inference = "windows of {} px every {} px".format(*data.window) if data.slides else "whole picture"
+        long, short = data.resize_to
+        inference = "windows of {} px every {} px".format(*data.window) if data.sliding_window else "whole image"
         lines.append(
-            f"| {data.title} | {len(data.classes)} | 4 x {data.pictures_per_gpu} | within {long} x {short} "
-            f"| {inference} | {data.terms} |"
+            f"| {data.title} | {len(data.classes)} | 4 x {data.batch_per_gpu} | within {long} x {short} "
+            f"| {inference} | {data.data_license} |"
         )
     return "\n".join(lines)
 

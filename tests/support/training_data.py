@@ -16,7 +16,7 @@ GROUPS = {
 
 
 def write_own_folder(root: Path, count: int, *, first_seed: int = 700_000, height: int = 96, width: int = 192) -> Path:
-    """Write scenes as images/, masks/ and classes.txt: whatever moves is not labelled."""
+    """Write scenes as images/, masks/ and classes.txt: whatever moves is not labeled."""
     index = np.full(256, 255, np.uint8)
     for number, members in enumerate(GROUPS.values()):
         index[[CITYSCAPES.classes.index(name) for name in members]] = number

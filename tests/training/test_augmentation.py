@@ -1,4 +1,4 @@
-"""Augmentation: geometry that picture and labels share, the reference's ranges, the same sample from the same state."""
+"""Augmentation: geometry that image and labels share, the reference's ranges, the same sample from the same state."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hrnet_zoo.demo.scenes import scene
-from hrnet_zoo.images.read import MEAN, STD, normalise
+from hrnet_zoo.images.read import MEAN, STD, normalize
 from hrnet_zoo.training import augmentation
 from hrnet_zoo.training.augmentation import augment, collate
 
@@ -37,12 +37,12 @@ class Chosen:
 
 
 def draw(image: Array, labels: Array, rng: Any, **sizes: Any) -> tuple[Array, Array]:
-    sizes = {"box": (96, 64), "crop": (32, 48)} | sizes
+    sizes = {"resize_to": (96, 64), "crop": (32, 48)} | sizes
     return augment(image, labels, rng=rng, **sizes)
 
 
-def coloured(labels: Array) -> Array:
-    """Return a picture whose first channel tells the label."""
+def colored(labels: Array) -> Array:
+    """Return an image whose first channel tells the label."""
     return np.repeat((labels * 10)[:, :, None], 3, axis=2)
 
 
@@ -55,7 +55,7 @@ def halves(height: int = 64, width: int = 96) -> Array:
 def test_the_same_state_gives_the_same_sample() -> None:
     drawn = scene(3)
     first, again, other = (
-        draw(drawn.image, drawn.mask, np.random.default_rng(seed), box=(768, 384), crop=(256, 256))
+        draw(drawn.image, drawn.mask, np.random.default_rng(seed), resize_to=(768, 384), crop=(256, 256))
         for seed in ([1, 2], [1, 2], [1, 3])
     )
     assert first[0].dtype == first[1].dtype == np.uint8
@@ -70,20 +70,20 @@ def test_what_came_in_is_left_alone() -> None:
     drawn = scene(3)
     image, labels = drawn.image.copy(), drawn.mask.copy()
     for seed in range(5):
-        draw(image, labels, np.random.default_rng(seed), box=(768, 384), crop=(128, 128))
+        draw(image, labels, np.random.default_rng(seed), resize_to=(768, 384), crop=(128, 128))
     assert np.array_equal(image, drawn.image)
     assert np.array_equal(labels, drawn.mask)
 
 
-def test_picture_and_labels_stay_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Colours say the labels; away from edges, where they are mixed, each pixel still has its own."""
+def test_image_and_labels_stay_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Colors say the labels; away from edges, where they are mixed, each pixel still has its own."""
     monkeypatch.setattr(augmentation, "_distort", lambda image, rng: image)
     labels = np.zeros((120, 160), np.uint8)
     labels[40:80] = 5
     labels[:, 50:110] += 9
     mirrored = 0
     for seed in range(40):
-        image, part = draw(coloured(labels), labels, np.random.default_rng(seed), box=(160, 120), crop=(64, 64))
+        image, part = draw(colored(labels), labels, np.random.default_rng(seed), resize_to=(160, 120), crop=(64, 64))
         wrong = np.abs(image[:, :, 0].astype(int) - part * 10) > 0
         edges = np.zeros(part.shape, bool)
         edges[1:] |= part[1:] != part[:-1]
@@ -102,7 +102,7 @@ def test_picture_and_labels_stay_together(monkeypatch: pytest.MonkeyPatch) -> No
 def test_sizes_run_from_half_to_twice_the_box(place: float, expected: tuple[int, int]) -> None:
     labels = halves()
     rng = Chosen(place=place)
-    image, part = draw(coloured(labels), labels, rng, crop=(40, 48))
+    image, part = draw(colored(labels), labels, rng, crop=(40, 48))
     assert rng.drawn[0] == (0.5, 2.0)
     assert part.shape == expected  # half of (96, 64) is (48, 32): less than the crop
     assert image.shape == (*expected, 3)
@@ -121,7 +121,7 @@ def varied_crops() -> int:
     labels[:40] = 255  # is not counted
     varied = 0
     for seed in range(60):
-        _, part = draw(coloured(labels), labels, np.random.default_rng(seed), box=(300, 200), crop=(60, 60))
+        _, part = draw(colored(labels), labels, np.random.default_rng(seed), resize_to=(300, 200), crop=(60, 60))
         counts = np.bincount(part.ravel(), minlength=256)[:255]
         varied += bool(counts.max() < 0.75 * counts.sum())
     return varied
@@ -134,24 +134,24 @@ def test_no_class_fills_a_crop_if_that_can_be_helped(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("value", [255, 4])
-def test_pictures_of_one_class_and_without_labels(value: int) -> None:
+def test_images_of_one_class_and_without_labels(value: int) -> None:
     labels = np.full((64, 96), value, np.uint8)
     _, part = draw(np.zeros((64, 96, 3), np.uint8), labels, np.random.default_rng(0))
     assert (part == value).all()
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 500), (500, 3), (64, 96)])
-def test_pictures_of_any_size(size: tuple[int, int]) -> None:
+def test_images_of_any_size(size: tuple[int, int]) -> None:
     labels = np.zeros(size, np.uint8)
     for seed in range(8):
-        image, part = draw(coloured(labels), labels, np.random.default_rng(seed))
+        image, part = draw(colored(labels), labels, np.random.default_rng(seed))
         assert image.shape == (*part.shape, 3)
         assert 1 <= part.shape[0] <= 32
         assert 1 <= part.shape[1] <= 48
 
 
-def distorted(rng: Any, colour: tuple[int, int, int]) -> tuple[int, ...]:
-    return tuple(augmentation._distort(np.full((2, 2, 3), colour, np.uint8), rng)[0, 0].tolist())
+def distorted(rng: Any, color: tuple[int, int, int]) -> tuple[int, ...]:
+    return tuple(augmentation._distort(np.full((2, 2, 3), color, np.uint8), rng)[0, 0].tolist())
 
 
 class Some(Chosen):
@@ -168,14 +168,14 @@ class Some(Chosen):
 
 # brightness, contrast, contrast first, saturation, hue
 @pytest.mark.parametrize(
-    ("chances", "place", "colour", "expected"),
+    ("chances", "place", "color", "expected"),
     [
         ([0.9] * 5, 0.0, (200, 100, 50), (200, 100, 50)),
         ([0.1, 0.9, 0.9, 0.9, 0.9], 0.0, (200, 100, 10), (168, 68, 0)),
         ([0.1, 0.9, 0.9, 0.9, 0.9], 1.0, (240, 100, 10), (255, 132, 42)),
         ([0.9, 0.1, 0.9, 0.9, 0.9], 0.0, (201, 100, 11), (100, 50, 6)),
         ([0.9, 0.1, 0.1, 0.9, 0.9], 1.0, (200, 100, 10), (255, 150, 15)),
-        ([0.9, 0.9, 0.9, 0.1, 0.9], 0.0, (200, 100, 100), (200, 150, 150)),  # to grey, as bright as it was
+        ([0.9, 0.9, 0.9, 0.1, 0.9], 0.0, (200, 100, 100), (200, 150, 150)),  # to gray, as bright as it was
         ([0.9, 0.9, 0.9, 0.1, 0.9], 1.0, (200, 100, 100), (200, 50, 50)),
         ([0.9, 0.9, 0.9, 0.9, 0.1], 0.5, (200, 100, 100), (200, 100, 100)),
         ([0.9, 0.9, 0.9, 0.9, 0.1], 1.0, (200, 100, 100), (200, 161, 100)),  # by 36 degrees of 360, red to yellow
@@ -183,18 +183,18 @@ class Some(Chosen):
         ([0.9, 0.9, 0.9, 0.9, 0.1], 1.0, (77, 77, 77), (77, 77, 77)),
     ],
 )
-def test_light_and_colours(
-    chances: list[float], place: float, colour: tuple[int, int, int], expected: tuple[int, ...]
+def test_light_and_colors(
+    chances: list[float], place: float, color: tuple[int, int, int], expected: tuple[int, ...]
 ) -> None:
-    assert distorted(Some(chances, place), colour) == pytest.approx(expected, abs=1)
+    assert distorted(Some(chances, place), color) == pytest.approx(expected, abs=1)
 
 
 def test_each_distortion_has_a_chance_of_one_half() -> None:
     counted = sum(distorted(np.random.default_rng(seed), (128, 128, 128)) == (128, 128, 128) for seed in range(2000))
-    assert 450 < counted < 550  # of grey, brightness and contrast alone change anything: a quarter has neither
+    assert 450 < counted < 550  # of gray, brightness and contrast alone change anything: a quarter has neither
 
 
-def test_batches_are_normalised_and_then_padded() -> None:
+def test_batches_are_normalized_and_then_padded() -> None:
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (3, 5, 3), dtype=np.uint8)
     labels = rng.integers(0, 19, (3, 5), dtype=np.uint8)
@@ -205,7 +205,7 @@ def test_batches_are_normalised_and_then_padded() -> None:
     assert truths.shape == (2, 4, 6)
     assert truths.dtype == torch.int64
     for index in range(2):
-        assert torch.equal(images[index, :, :3, :5], normalise(image)[0])
+        assert torch.equal(images[index, :, :3, :5], normalize(image)[0])
         assert torch.equal(truths[index, :3, :5], torch.from_numpy(labels).long())
     assert images[0, 1, 2, 3].item() == pytest.approx((int(image[2, 3, 1]) - MEAN[1]) / STD[1], rel=1e-6)
     assert not images[:, :, 3].any()

@@ -12,13 +12,13 @@ from hrnet_zoo.training.balance import class_weights
 
 def report(*counts: tuple[int, int], pixels: int = 1000, pairs: int = 10) -> DataReport:
     classes = tuple(
-        ClassCount(str(index), count, count / pixels, pictures) for index, (count, pictures) in enumerate(counts)
+        ClassCount(str(index), count, count / pixels, images) for index, (count, images) in enumerate(counts)
     )
     return DataReport("", Path(), "", "", pairs, pixels, 0.0, classes, ())
 
 
 def test_by_hand() -> None:
-    """Shares of the pictures with the class: 0.6, 0.3, 0.2; the median is 0.3."""
+    """Shares of the images with the class: 0.6, 0.3, 0.2; the median is 0.3."""
     found = class_weights(report((600, 10), (300, 10), (100, 5)))
     raw = np.array([0.5, 1.0, 1.5])
     mean = (600 * 0.5 + 300 * 1.0 + 100 * 1.5) / 1000
@@ -40,7 +40,7 @@ def test_absent_classes_and_limits() -> None:
     assert found[1] / found[3] == pytest.approx(1)
 
 
-def test_nothing_labelled() -> None:
+def test_nothing_labeled() -> None:
     assert class_weights(report((0, 0), (0, 0))) == (1.0, 1.0)
 
 
@@ -55,5 +55,5 @@ def test_from_a_folder(tmp_path: Path) -> None:
     labels[:5] = 2
     Image.fromarray(labels).save(tmp_path / "masks/b.png")
     found = class_weights(check_data(tmp_path, classes=["x", "y", "z"], progress=False))
-    # Pixels 50, 100, 50 in 2, 2, 1 pictures: frequencies 0.25, 0.5, 0.5.
+    # Pixels 50, 100, 50 in 2, 2, 1 images: frequencies 0.25, 0.5, 0.5.
     assert found == pytest.approx(np.array([2.0, 1.0, 1.0]) / 1.25)

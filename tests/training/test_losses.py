@@ -18,7 +18,7 @@ Floats = npt.NDArray[np.float64]
 
 
 def batch(seed: int = 0, size: tuple[int, int] = (5, 7)) -> tuple[Tensor, Tensor]:
-    """Two pictures, four classes of which the last does not occur, a fifth of the pixels ignored."""
+    """Two images, four classes of which the last does not occur, a fifth of the pixels ignored."""
     rng = np.random.default_rng(seed)
     scores = torch.from_numpy(rng.normal(size=(2, 4, *size)) * 2)
     labels = torch.from_numpy(rng.integers(0, 3, (2, *size)))
@@ -27,14 +27,14 @@ def batch(seed: int = 0, size: tuple[int, int] = (5, 7)) -> tuple[Tensor, Tensor
 
 
 def pixels(scores: Tensor, labels: Tensor) -> tuple[Floats, list[int]]:
-    """Probabilities (P, K) and true classes of the labelled pixels."""
+    """Probabilities (P, K) and true classes of the labeled pixels."""
     flat = scores.double().permute(0, 2, 3, 1).reshape(-1, scores.shape[1]).numpy()
     true = labels.flatten().tolist()
     exponents = np.exp(flat[[value != 255 for value in true]])
     return exponents / exponents.sum(1, keepdims=True), [value for value in true if value != 255]
 
 
-def test_cross_entropy_is_the_mean_over_labelled_pixels() -> None:
+def test_cross_entropy_is_the_mean_over_labeled_pixels() -> None:
     scores, labels = batch()
     chances, true = pixels(scores, labels)
     terms = [-math.log(row[index]) for row, index in zip(chances, true, strict=True)]
@@ -43,7 +43,7 @@ def test_cross_entropy_is_the_mean_over_labelled_pixels() -> None:
     assert cross_entropy(scores, labels, WEIGHTS).item() == pytest.approx(sum(weighted) / len(terms), rel=1e-12)
 
 
-def test_parts_of_a_batch_add_up_by_their_labelled_pixels() -> None:
+def test_parts_of_a_batch_add_up_by_their_labeled_pixels() -> None:
     scores, labels = batch()
     labels[1, :3] = 255
     counts = (labels != 255).sum((1, 2))

@@ -10,7 +10,7 @@ from torch import nn
 from hrnet_zoo.datasets import CITYSCAPES
 from hrnet_zoo.models.fcn import FCNHRNet
 from hrnet_zoo.training.network import SyncedBatchNorm2d, parameter_groups, save_memory, share_statistics
-from hrnet_zoo.zoo.create import initialise
+from hrnet_zoo.zoo.create import initialize
 from tests.training.test_recipe import RECIPE
 
 
@@ -18,12 +18,12 @@ def make() -> FCNHRNet:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = FCNHRNet("hr18s", CITYSCAPES)
-        initialise(network)
+        initialize(network)
         return network
 
 
 @pytest.fixture
-def pictures() -> torch.Tensor:
+def images() -> torch.Tensor:
     return torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
 
 
@@ -35,7 +35,7 @@ def test_groups_hold_every_parameter_once_with_its_factor() -> None:
     assert len(held) == len(set(held)) == len(list(network.parameters()))
 
 
-def test_a_frozen_backbone_has_no_group_and_stays_as_it_is(pictures: torch.Tensor) -> None:
+def test_a_frozen_backbone_has_no_group_and_stays_as_it_is(images: torch.Tensor) -> None:
     network = make()
     network.freeze_backbone()
     network.train()
@@ -44,24 +44,24 @@ def test_a_frozen_backbone_has_no_group_and_stays_as_it_is(pictures: torch.Tenso
     (group,) = parameter_groups(network, RECIPE)
     assert group["factor"] == 10.0
     before = {name: tensor.clone() for name, tensor in network.backbone.state_dict().items()}
-    network(pictures).sum().backward()
+    network(images).sum().backward()
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.backbone.state_dict().items())
     assert all(parameter.grad is None for parameter in network.backbone.parameters())
     assert all(parameter.grad is not None for parameter in network.decode_head.parameters())
 
 
-def test_computing_twice_changes_no_bit(pictures: torch.Tensor) -> None:
+def test_computing_twice_changes_no_bit(images: torch.Tensor) -> None:
     plain, thrifty = make(), make()
     save_memory(thrifty)
     for network in (plain, thrifty):
-        network.train()(pictures).square().mean().backward()
+        network.train()(images).square().mean().backward()
     for (name, a), (_, b) in zip(plain.named_parameters(), thrifty.named_parameters(), strict=True):
         assert torch.equal(a.grad, b.grad), name  # type: ignore[arg-type]
     theirs = thrifty.state_dict()
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in plain.state_dict().items())
 
 
-def test_computing_twice_keeps_less(pictures: torch.Tensor) -> None:
+def test_computing_twice_keeps_less(images: torch.Tensor) -> None:
     def kept(network: FCNHRNet) -> int:
         sizes: dict[int, int] = {}
 
@@ -70,7 +70,7 @@ def test_computing_twice_keeps_less(pictures: torch.Tensor) -> None:
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-            network.train()(pictures)
+            network.train()(images)
         return sum(sizes.values())
 
     thrifty = make()
@@ -79,13 +79,13 @@ def test_computing_twice_keeps_less(pictures: torch.Tensor) -> None:
     assert kept(thrifty) - weights < 0.75 * (kept(make()) - weights)
 
 
-def test_frozen_batch_norm_in_what_is_computed_twice(pictures: torch.Tensor) -> None:
+def test_frozen_batch_norm_in_what_is_computed_twice(images: torch.Tensor) -> None:
     network = make()
     network.freeze_backbone()
     save_memory(network)
     mean = network.backbone.get_buffer("stage4.0.branches.0.0.bn1.running_mean")
     before = mean.clone()
-    network.train()(pictures).sum().backward()
+    network.train()(images).sum().backward()
     assert torch.equal(mean, before)
 
 

@@ -8,17 +8,17 @@ from typing import Any
 import pytest
 
 from hrnet_zoo.errors import ConfigError
-from hrnet_zoo.training.recipe import Recipe, picture_set
+from hrnet_zoo.training.recipe import Recipe, image_set
 
 RECIPE = Recipe(
     arch="hr18s",
     classes=("a", "b"),
-    pictures=picture_set("123"),
+    images=image_set("123"),
     steps=100,
     batch=2,
     accumulate=1,
     crop=(64, 64),
-    box=(192, 96),
+    resize_to=(192, 96),
     lr=0.01,
     backbone_lr=1.0,
     head_lr=10.0,
@@ -34,11 +34,11 @@ RECIPE = Recipe(
 )
 
 
-def test_pictures_have_a_short_name_that_tells_them_apart() -> None:
-    sets = [picture_set(names) for names in (["a", "b"], ["b", "a"], ["ab"], ["a"], ["a", "b", "\udcff"])]
+def test_images_have_a_short_name_that_tells_them_apart() -> None:
+    sets = [image_set(names) for names in (["a", "b"], ["b", "a"], ["ab"], ["a"], ["a", "b", "\udcff"])]
     assert len({*sets}) == len(sets)
-    assert sets[0].startswith("2 pictures")
-    assert len(picture_set(map(str, range(200_000)))) < 120  # the header of a state is limited
+    assert sets[0].startswith("2 images")
+    assert len(image_set(map(str, range(200_000)))) < 120  # the header of a state is limited
 
 
 def test_learning_rate_falls_to_a_hundredth_as_in_the_published_training() -> None:
@@ -66,7 +66,7 @@ def test_warmup_rises_in_equal_steps() -> None:
         ("batch", 0),
         ("accumulate", 3),
         ("crop", (16, 64)),
-        ("box", (64, 8)),
+        ("resize_to", (64, 8)),
         ("lr", 0.0),
         ("lr", math.nan),
         ("backbone_lr", -1.0),

@@ -17,7 +17,7 @@ OPTIONS: dict[str, Any] = {
     "steps": 4,
     "batch": 2,
     "crop": (64, 64),
-    "box": (192, 96),
+    "resize_to": (192, 96),
     "val": 0.25,
     "validate_every": 2,
     "workers": 0,

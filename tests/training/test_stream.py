@@ -39,7 +39,7 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> tuple[Sample, ...]:
 
 
 def make(samples: tuple[Sample, ...], **options: Any) -> TrainingStream:
-    chosen: dict[str, Any] = {"box": (192, 96), "crop": (32, 64), "seed": 7, "batch": 4} | options
+    chosen: dict[str, Any] = {"resize_to": (192, 96), "crop": (32, 64), "seed": 7, "batch": 4} | options
     return TrainingStream(samples=samples, rule=CITYSCAPES_IDS, **chosen)
 
 
@@ -70,7 +70,7 @@ def test_a_batch_is_made_of_its_positions(samples: tuple[Sample, ...]) -> None:
     for position in range(4, 8):  # of step 1, over the border of an epoch
         drawn = scene(int(orders[position // COUNT][position % COUNT]))
         rng = np.random.default_rng([7, 1, position])
-        pairs.append(augment(drawn.image, drawn.mask, box=(192, 96), crop=(32, 64), rng=rng))
+        pairs.append(augment(drawn.image, drawn.mask, resize_to=(192, 96), crop=(32, 64), rng=rng))
     assert equal(first(make(samples), 1, start=1), [collate(pairs, (32, 64))])
 
 
@@ -94,7 +94,7 @@ def test_processes_share_each_batch(samples: tuple[Sample, ...], ranks: int) -> 
             assert torch.equal(share[step][1], labels[rank::ranks])
 
 
-def test_every_epoch_shows_each_picture_once_in_an_order_of_its_own(samples: tuple[Sample, ...]) -> None:
+def test_every_epoch_shows_each_image_once_in_an_order_of_its_own(samples: tuple[Sample, ...]) -> None:
     places = list(islice(make(samples, batch=3).places(), 40 * COUNT))
     assert [place.position for place in places] == list(range(40 * COUNT))
     epochs = [[place.name for place in places[i : i + COUNT]] for i in range(0, len(places), COUNT)]
@@ -104,33 +104,33 @@ def test_every_epoch_shows_each_picture_once_in_an_order_of_its_own(samples: tup
     assert other != [place.name for place in places]
 
 
-def test_a_picture_is_another_sample_each_time(samples: tuple[Sample, ...]) -> None:
+def test_a_image_is_another_sample_each_time(samples: tuple[Sample, ...]) -> None:
     batches = first(make(samples[:1], batch=2), 3)
     seen = {labels[i].numpy().tobytes() for _, labels in batches for i in range(2)}
     assert len(seen) == 6
 
 
 def with_fault(samples: tuple[Sample, ...], tmp_path: Path, kind: str) -> Sample:
-    picture, labels = tmp_path / "picture.png", tmp_path / "labels.png"
-    picture.write_bytes(samples[0].picture.read_bytes())
+    image, labels = tmp_path / "image.png", tmp_path / "labels.png"
+    image.write_bytes(samples[0].image.read_bytes())
     labels.write_bytes(samples[0].labels.read_bytes())
-    if kind == "picture":
-        picture.write_bytes(picture.read_bytes()[:-2000])
+    if kind == "image":
+        image.write_bytes(image.read_bytes()[:-2000])
     if kind == "size":
         Image.new("L", (700, 384)).save(labels)
     if kind == "value":
         Image.new("L", (768, 384), 77).save(labels)
     if kind == "mask":
         Image.new("RGB", (768, 384)).save(labels)
-    return Sample("x", picture, labels)
+    return Sample("x", image, labels)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize(
     ("kind", "error", "words"),
     [
-        ("picture", UnreadableImageError, r"picture\.png"),
-        ("size", DatasetError, r"(?s)picture\.png.*labels\.png.*700 x 384"),
+        ("image", UnreadableImageError, r"image\.png"),
+        ("size", DatasetError, r"(?s)image\.png.*labels\.png.*700 x 384"),
         ("value", DatasetError, r"(?s)labels\.png.*values 77"),
         ("mask", DatasetError, r"(?s)labels\.png.*RGB mask"),
     ],
@@ -190,7 +190,7 @@ def test_read_pair_gives_class_indices(samples: tuple[Sample, ...]) -> None:
     ("options", "words"),
     [
         ({"batch": 3, "ranks": 2}, "equally many"),
-        ({"batch": 0}, "at least one picture"),
+        ({"batch": 0}, "at least one image"),
         ({"workers": -1}, "at least 0"),
         ({"seed": -1}, "at least 0"),
         ({"rank": 2, "ranks": 2}, "count from 0"),

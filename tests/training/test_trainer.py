@@ -37,7 +37,7 @@ def batch(step: int = 0) -> tuple[Tensor, Tensor]:
 
 
 def test_updates_are_those_of_a_plain_loop() -> None:
-    """SGD with momentum 0.9 and weight decay, gradients of the mean over labelled pixels, nothing else."""
+    """SGD with momentum 0.9 and weight decay, gradients of the mean over labeled pixels, nothing else."""
     trainer, network = make(), create_model("demo").train()
     optimizer = torch.optim.SGD(network.parameters(), lr=1.0, momentum=0.9, weight_decay=5e-4)
     for step in range(3):
@@ -55,7 +55,7 @@ def test_updates_are_those_of_a_plain_loop() -> None:
     assert trainer.progress.step == 3
 
 
-def test_parts_of_a_batch_weigh_by_their_labelled_pixels() -> None:
+def test_parts_of_a_batch_weigh_by_their_labeled_pixels() -> None:
     """With batch norm in eval mode the gradients are those of the whole batch, however it is cut."""
     gradients = []
     for accumulate in (1, 2, 4):

@@ -27,7 +27,7 @@ from hrnet_zoo.zoo.model_folder import read_folder
 from tests.cli.test_cli import Run
 from tests.support.checkpoints import ATTACKS, HARMLESS, PROTO, VALUES, legacy_file
 from tests.support.fuzz import EXPECTED, mutant
-from tests.support.pictures import bad_pictures, good_pictures
+from tests.support.images import bad_images, good_images
 from tests.weights.test_gate import BAD_HEADERS
 
 PACKAGE = Path(hrnet_zoo.__file__).parent
@@ -160,10 +160,10 @@ def test_checkpoints(run: Run, tmp_path: Path, cache: Path) -> None:
         paths[-1].write_bytes(data)
     assert run("import", *paths, code=4) == ""
     assert run.err.count("error: ") == run.err.count("\n  next:") == len(ATTACKS)
-    picture = tmp_path / "a.png"
-    Image.new("RGB", (8, 8)).save(picture)
+    image = tmp_path / "a.png"
+    Image.new("RGB", (8, 8)).save(image)
     for path in (paths[0], paths[40]):
-        run("predict", "fcn_hr18s_cityscapes_40k", picture, "--out", tmp_path / "o", "--checkpoint", path, code=4)
+        run("predict", "fcn_hr18s_cityscapes_40k", image, "--out", tmp_path / "o", "--checkpoint", path, code=4)
     assert not list(cache.rglob("*.safetensors"))
     assert not list(cache.rglob("*.sha256"))
     assert not (tmp_path / "o").exists()
@@ -179,21 +179,21 @@ def test_safetensors(name: str, tmp_path: Path) -> None:
         create_model(f"local-dir:{tmp_path}")
 
 
-def test_pictures(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All 130 in one folder: the good ones are labelled, each bad one is told of once."""
+def test_images(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All 130 in one folder: the good ones are labeled, each bad one is told of once."""
     network = create_model("demo", device="cpu")
-    network.dataset = replace(network.dataset, box=(64, 32))
-    monkeypatch.setattr("hrnet_zoo.cli.labelling.load_model", lambda *_: network)
-    good, bad = good_pictures(), bad_pictures()
+    network.dataset = replace(network.dataset, resize_to=(64, 32))
+    monkeypatch.setattr("hrnet_zoo.cli.labeling.load_model", lambda *_: network)
+    good, bad = good_images(), bad_images()
     contents = {name: each.data for name, each in good.items()} | {name: each.data for name, each in bad.items()}
     for name, data in contents.items():
         (tmp_path / f"{name}.jpg").write_bytes(data)
     (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
     out = run("predict", "demo", tmp_path, "--out", tmp_path / "out", "--json", "--no-overlay", code=5)
     facts = json.loads(out)
-    assert sorted(Path(each["picture"]).stem for each in facts["pictures"]) == sorted(good)
+    assert sorted(Path(each["image"]).stem for each in facts["images"]) == sorted(good)
     assert sorted(Path(path).stem for path in facts["failed"]) == sorted([*bad, "loop"])
-    assert f"{len(good)} of {len(good) + len(bad) + 1} pictures labelled, {len(bad) + 1} failed" in run.err
+    assert f"{len(good)} of {len(good) + len(bad) + 1} images labeled, {len(bad) + 1} failed" in run.err
     run("predict", "demo", tmp_path, "--out", tmp_path / "two", "--on-error", "raise", "--no-overlay", code=5)
     assert run.err.count("\n  next:") == 1
 
@@ -203,15 +203,15 @@ def _folders(top: Path) -> dict[str, Callable[[], None]]:
     image = Image.new("RGB", (4, 4))
 
     def pairs(masks: Image.Image, images: Image.Image = image) -> None:
-        for kind, picture in (("images", images), ("masks", masks)):
+        for kind, made in (("images", images), ("masks", masks)):
             (top / kind).mkdir(parents=True, exist_ok=True)
-            picture.save(top / kind / "a.png")
+            made.save(top / kind / "a.png")
 
-    grey = Image.new("L", (4, 4))
+    gray = Image.new("L", (4, 4))
 
     def write(place: str, data: bytes, *, beside: bool = False) -> None:
         if beside:  # a sound pair
-            pairs(grey)
+            pairs(gray)
         (top / place).parent.mkdir(parents=True, exist_ok=True)
         (top / place).write_bytes(data)
 
@@ -223,13 +223,13 @@ def _folders(top: Path) -> dict[str, Callable[[], None]]:
         "absent": lambda: None,
         "empty": top.mkdir,
         "a file": top.touch,
-        "masks of colours": lambda: pairs(image),
+        "masks of colors": lambda: pairs(image),
         "masks of another size": lambda: pairs(Image.new("L", (4, 5))),
         "masks of 16 bits": lambda: pairs(Image.new("I;16", (4, 4))),
-        "a picture without mask": lambda: write("images/b.png", b"", beside=True),
-        "a mask without picture": lambda: write("masks/b.png", b"", beside=True),
+        "an image without mask": lambda: write("images/b.png", b"", beside=True),
+        "a mask without image": lambda: write("masks/b.png", b"", beside=True),
         "a mask that is a page": lambda: write("masks/a.png", b"<html>", beside=True),
-        "two pictures of a name": lambda: write("images/a.jpg", b"\xff\xd8\xff", beside=True),
+        "two images of a name": lambda: write("images/a.jpg", b"\xff\xd8\xff", beside=True),
         "classes that are no text": lambda: write("classes.txt", b"\xff\xfe\0", beside=True),
         "classes twice": lambda: write("classes.txt", b"road\nroad\n", beside=True),
         "no images": lambda: write("masks/a.png", b""),
@@ -239,7 +239,7 @@ def _folders(top: Path) -> dict[str, Callable[[], None]]:
 
 @pytest.mark.parametrize("name", _folders(Path()))
 def test_folders(name: str, run: Run, tmp_path: Path) -> None:
-    """Each is refused by all three commands that read labelled pictures, in words, before anything is computed."""
+    """Each is refused by all three commands that read labeled images, in words, before anything is computed."""
     _folders(tmp_path / "folder")[name]()
     for command in (
         ("check-data", tmp_path / "folder"),

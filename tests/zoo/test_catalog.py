@@ -8,7 +8,7 @@ import pytest
 from hrnet_zoo.datasets import DATASETS
 from hrnet_zoo.errors import ConfigError, UnknownModelError
 from hrnet_zoo.weights.build import entries
-from hrnet_zoo.zoo.catalog import ARCHS, DEMO, list_models, model_info, recognise
+from hrnet_zoo.zoo.catalog import ARCHS, DEMO, list_models, model_info, recognize
 
 with (Path(__file__).parents[1] / "data" / "published_rows.csv").open(newline="") as _file:
     PUBLISHED = list(csv.DictReader(_file))
@@ -147,7 +147,7 @@ def test_parameters_are_those_of_the_network(arch: str, dataset: str) -> None:
     assert info.parameters == sum(shape.numel() for shape in learned.values())
 
 
-def test_licence_note_names_all_three_terms() -> None:
+def test_license_note_names_all_three_terms() -> None:
     for name in NAMES:
         note = model_info(name).license_note
         assert "Apache-2.0" in note
@@ -155,9 +155,9 @@ def test_licence_note_names_all_three_terms() -> None:
         assert ("non-commercial" in note) == ("cityscapes" in name or "ade20k" in name)
 
 
-def test_a_file_is_recognised_by_its_digest() -> None:
-    assert recognise("93db27d0" + 56 * "0") is model_info("fcn_hr18s_cityscapes_40k")
-    assert recognise(64 * "f") is None
+def test_a_file_is_recognized_by_its_digest() -> None:
+    assert recognize("93db27d0" + 56 * "0") is model_info("fcn_hr18s_cityscapes_40k")
+    assert recognize(64 * "f") is None
 
 
 def test_the_demo_is_found_but_not_listed() -> None:
@@ -168,7 +168,7 @@ def test_the_demo_is_found_but_not_listed() -> None:
     assert DEMO.sha256 is not None
     assert DEMO.sha256.startswith(DEMO.sha256_prefix)
     assert "demo" not in list_models()
-    assert recognise(DEMO.sha256) is DEMO
+    assert recognize(DEMO.sha256) is DEMO
 
 
 @pytest.mark.parametrize("name", ["local-dir:runs/a", "hf-hub:me/street"])

@@ -55,7 +55,7 @@ def test_published_weights(published: dict[str, torch.Tensor]) -> None:
     assert model.info.name == NAME
     assert model.classes[0] == "road"
     assert model.palette[0] == (128, 64, 128)
-    assert model.dataset.box == (2048, 1024)
+    assert model.dataset.resize_to == (2048, 1024)
     assert len(model.provenance["source_sha256"]) == 64
 
 
@@ -184,7 +184,7 @@ def test_names_of_mmengine_are_compared_too(hr18s: bytes, tmp_path: Path, caplog
     assert "2 of 19 differ (0 is 'sidewalk' in the file and 'road' here, 1 is 'road' in the file" in line
 
 
-def test_pascal_context_is_labelled_by_the_data_set(
+def test_pascal_context_is_labeled_by_the_data_set(
     hr18s: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A stand-in with the names in a VOC-like order, as the two published files very probably have them."""
@@ -330,7 +330,7 @@ def test_dtype(dtype: torch.dtype) -> None:
         (lambda: create_model(NAME, dtype="nn"), ConfigError, "torch.float16, torch.bfloat16"),
         (lambda: create_model(NAME, "x.pth"), ConfigError, "use checkpoint="),  # type: ignore[arg-type]
         (lambda: create_model(NAME, num_classes=3), ConfigError, "use classes="),  # type: ignore[arg-type]
-        (lambda: create_model(NAME, colour=3), ConfigError, "has no argument colour"),  # type: ignore[arg-type]
+        (lambda: create_model(NAME, color=3), ConfigError, "has no argument color"),  # type: ignore[arg-type]
         (lambda: create_model("x.pth"), UnknownModelError, "checkpoint='x.pth'"),
         (lambda: create_model(NAME, classes=1), ConfigError, "name the background too"),
         (lambda: create_model(NAME, classes=10**9), ConfigError, "from 2 to 255"),
@@ -351,12 +351,12 @@ def test_a_dtype_by_name() -> None:
         assert create_model("demo", device="cpu", dtype=text).dtype == dtype
 
 
-def test_a_picture_is_no_input_of_the_network_itself() -> None:
+def test_a_image_is_no_input_of_the_network_itself() -> None:
     model = create_model("demo", device="cpu")
-    pictures = ("street.jpg", Path("street.jpg"), np.zeros((8, 8, 3), np.uint8), Image.new("RGB", (8, 8)), [1])
-    for picture in pictures:
+    images = ("street.jpg", Path("street.jpg"), np.zeros((8, 8, 3), np.uint8), Image.new("RGB", (8, 8)), [1])
+    for image in images:
         with pytest.raises(ConfigError, match=r"model\.predict\(image\)"):
-            model(picture)
+            model(image)
     with pytest.raises(ConfigError, match="use image="):
         model.predict(source="street.jpg")  # type: ignore[call-overload]
 

@@ -56,7 +56,7 @@ def row(hr18s: bytes, host: FaultServer, monkeypatch: pytest.MonkeyPatch) -> Mod
     info = dataclasses.replace(INFO, sha256_prefix=hashlib.sha256(hr18s).hexdigest()[:DIGITS])
     monkeypatch.setattr("hrnet_zoo.zoo.catalog._ROWS", (info,))
     for module in ("first_seen", "published"):
-        monkeypatch.setattr(f"hrnet_zoo.weights.{module}.model_info", lambda _: info)
+        monkeypatch.setattr(f"hrnet_zoo.zoo.{module}.model_info", lambda _: info)
     monkeypatch.setenv("HRNET_ZOO_MIRRORS", host.url)
     return info
 

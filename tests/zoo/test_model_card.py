@@ -38,7 +38,7 @@ def test_metadata_holds_only_what_is_known() -> None:
 )
 def test_names_stay_names(name: str) -> None:
     dataset = replace(CONFIG.dataset.with_classes([name, "road"]), title=name)
-    text = model_card(replace(CONFIG, dataset=dataset, licence=name, metrics=Metrics(miou=1, data=name)))
+    text = model_card(replace(CONFIG, dataset=dataset, license=name, metrics=Metrics(miou=1, data=name)))
     _, front, body = text.split("---\n", 2)
     facts = yaml.safe_load(front)
     assert facts["license"] == name
@@ -54,7 +54,7 @@ def test_body_says_how_it_was_made() -> None:
         "# FCN HRNetV2p-W18-Small, 2 classes",
         f"Started from: demo, file fcn\\_hr18s\\_demo-afdf456c.pth, SHA-256 `{SHA}`",
         "mIoU 80.50 %, mAcc 90.00 % on my street, val",
-        "Steps of the optimiser since: 300",
+        "Steps of the optimizer since: 300",
         'create_model("hf-hub:ORG/NAME")',
         model_info("demo").license_note,
     ):

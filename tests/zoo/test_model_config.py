@@ -20,7 +20,7 @@ CONFIG = ModelConfig(
     arch="hr18s",
     dataset=replace(SCENES.with_classes(["road", "any other"]), title="my street"),
     data_sha256=SHA,
-    licence="apache-2.0",
+    license="apache-2.0",
     parent=Parent("demo", "fcn_hr18s_demo-afdf456c.pth", SHA, None),
     metrics=Metrics(miou=80.5, macc=90, data="my street, val", steps=300),
 )
@@ -40,27 +40,27 @@ def test_written_and_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["fcn_hr48_ade20k_160k", "fcn_hr48_pascal_context_80k", "fcn_hr18_voc12aug_20k"])
 def test_every_data_set_passes(name: str) -> None:
-    data = model_info(name).data
+    data = model_info(name).dataset
     labels = tuple(zip(data.classes, data.palette, strict=True))
     config = ModelConfig("hr48", replace(data, labels=labels), SHA, "apache-2.0")
     assert checked(config, "").dataset.classes == data.classes
-    assert checked(config, "").dataset.slides is (data is PASCAL_CONTEXT)
+    assert checked(config, "").dataset.sliding_window is (data is PASCAL_CONTEXT)
 
 
-def test_the_schema_is_version_1() -> None:
+def test_the_schema_is_version_2() -> None:
     """Whoever changes what is written raises SCHEMA, and keeps reading what was written before."""
     content = json.loads(CONFIG.to_json())
     assert {key: sorted(value) if isinstance(value, dict) else value for key, value in content.items()} == {
-        "schema": 1,
+        "schema": 2,
         "library": "hrnet-zoo",
         "arch": "hr18s",
-        "classes": [{"name": "road", "colour": [128, 64, 128]}, {"name": "any other", "colour": [230, 159, 0]}],
+        "classes": [{"name": "road", "color": [128, 64, 128]}, {"name": "any other", "color": [230, 159, 0]}],
         "labels": "the value is the class, 255 is ignored",
-        "input": ["box", "crop", "mean", "slides", "std", "window"],
-        "data": ["key", "pictures_per_gpu", "terms", "title"],
+        "input": ["crop", "mean", "resize_to", "sliding_window", "std", "window"],
+        "data": ["key", "batch_per_gpu", "data_license", "title"],
         "parent": ["data_sha256", "file", "name", "source_sha256"],
         "metrics": ["aacc", "data", "macc", "miou", "steps"],
-        "licence": "apache-2.0",
+        "license": "apache-2.0",
         "data_sha256": SHA,
     }
 
@@ -83,7 +83,7 @@ def drop(*place: str | int) -> Callable[[Any], None]:
     return change
 
 
-ONE = {"name": "x", "colour": [1, 2, 3]}
+ONE = {"name": "x", "color": [1, 2, 3]}
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ ONE = {"name": "x", "colour": [1, 2, 3]}
         (drop("data_sha256"), "$.data_sha256"),
         (put("auto_map", value={"AutoModel": "code.py"}), "$"),
         (put("input", "resize", value="nearest"), "$.input"),
-        (put("schema", value=2), "$.schema"),
+        (put("schema", value=3), "$.schema"),
         (put("schema", value=True), "$.schema"),
         (put("schema", value="1"), "$.schema"),
         (put("library", value="timm"), "$.library"),
@@ -110,22 +110,22 @@ ONE = {"name": "x", "colour": [1, 2, 3]}
         (put("classes", 1, "name", value="a\nb"), "$.classes[1].name"),
         (put("classes", 1, "name", value="x" * 101), "$.classes[1].name"),
         (put("classes", 1, "name", value=None), "$.classes[1].name"),
-        (put("classes", 0, "colour", value=[0, 0, 256]), "$.classes[0].colour[2]"),
-        (put("classes", 0, "colour", value=[0, 0.5, 0]), "$.classes[0].colour[1]"),
-        (put("classes", 0, "colour", value=[0, 0]), "$.classes[0].colour"),
+        (put("classes", 0, "color", value=[0, 0, 256]), "$.classes[0].color[2]"),
+        (put("classes", 0, "color", value=[0, 0.5, 0]), "$.classes[0].color[1]"),
+        (put("classes", 0, "color", value=[0, 0]), "$.classes[0].color"),
         (put("labels", value="0 is ignored"), "$.labels"),
-        (put("input", "box", value=[384, 768]), "$.input.box"),
-        (put("input", "box", value=[768, 10**9]), "$.input.box[1]"),
-        (put("input", "box", value=[768]), "$.input.box"),
+        (put("input", "resize_to", value=[384, 768]), "$.input.resize_to"),
+        (put("input", "resize_to", value=[768, 10**9]), "$.input.resize_to[1]"),
+        (put("input", "resize_to", value=[768]), "$.input.resize_to"),
         (put("input", "crop", value=[0, 256]), "$.input.crop[0]"),
         (put("input", "crop", value="256x256"), "$.input.crop"),
-        (put("input", "slides", value=1), "$.input.slides"),
+        (put("input", "sliding_window", value=1), "$.input.sliding_window"),
         (put("input", "window", value=[256, 100]), "$.input.window"),
         (put("input", "mean", value=[0, 0, 0]), "$.input.mean"),
         (put("input", "std", value=[1.0, 1.0, 1.0]), "$.input.std"),
         (put("input", value=None), "$.input"),
-        (put("data", "pictures_per_gpu", value=0), "$.data.pictures_per_gpu"),
-        (put("data", "terms", value="x" * 501), "$.data.terms"),
+        (put("data", "batch_per_gpu", value=0), "$.data.batch_per_gpu"),
+        (put("data", "data_license", value="x" * 501), "$.data.data_license"),
         (put("parent", value="demo"), "$.parent"),
         (put("parent", "file", value="../x.pth"), "$.parent.file"),
         (put("parent", "source_sha256", value="abc"), "$.parent.source_sha256"),
@@ -134,7 +134,7 @@ ONE = {"name": "x", "colour": [1, 2, 3]}
         (put("metrics", "aacc", value=True), "$.metrics.aacc"),
         (put("metrics", "steps", value=1.5), "$.metrics.steps"),
         (put("metrics", "data", value=7), "$.metrics.data"),
-        (put("licence", value=""), "$.licence"),
+        (put("license", value=""), "$.license"),
         (put("data_sha256", value="z" * 64), "$.data_sha256"),
     ],
 )

@@ -37,7 +37,7 @@ def test_weights_are_mapped_and_provenance_filled(folder: Path) -> None:
     state, provenance = load_folder(folder, config, NETWORK, rewritable=False)
     assert list(state) == list(NETWORK)
     assert provenance["data_sha256"] == config.data_sha256
-    assert provenance["licence"] == "apache-2.0"
+    assert provenance["license"] == "apache-2.0"
     assert provenance[CONFIG_KEY] == config.to_header()
     with torch.no_grad():
         state["backbone.conv1.weight"].zero_()  # of a private map: the file is not written to
@@ -143,7 +143,7 @@ def test_a_model_replaced_while_it_is_read(folder: Path) -> None:
 # In a child: one that is ended by SIGBUS must not take the tests along.
 REWRITTEN = """
 import os, shutil, sys
-from hrnet_zoo.creation import create_model
+from hrnet_zoo.zoo.create import create_model
 import torch
 
 torch.set_num_threads(1)

@@ -25,7 +25,7 @@ def test_a_folder(name: str) -> None:
     origin = find(name)
     assert (origin.name, origin.arch, origin.info) == (name, "hr18s", None)
     assert origin.config is not None
-    assert origin.data == origin.config.dataset
+    assert origin.dataset == origin.config.dataset
     origin.verify()
     path = Path(origin.file)
     path.write_bytes(path.read_bytes()[:-1] + b"\1")

@@ -97,8 +97,8 @@ def test_two_versions_share_a_cache(
     (ours,) = cache.rglob("*-c2.safetensors")
     before = (ours.read_bytes(), ours.stat().st_mtime_ns, ours.stat().st_ino)
     with monkeypatch.context() as newer:
-        for module in ("published", "build"):
-            newer.setattr(f"hrnet_zoo.weights.{module}.CONVERTER_VERSION", 3)
+        for module in ("zoo.published", "weights.build"):
+            newer.setattr(f"hrnet_zoo.{module}.CONVERTER_VERSION", 3)
         _, provenance = load_published(row, NETWORK, progress=False)
         assert provenance["converter_version"] == "3"
         (theirs,) = cache.rglob("*-c3.safetensors")
@@ -174,7 +174,7 @@ def test_want_of_memory_is_no_damage(
 
     host.play(path_of(row), whole(hr18s))
     monkeypatch.setenv("HRNET_ZOO_MIRRORS", host.url)
-    monkeypatch.setattr("hrnet_zoo.zoo.published.recognise", lambda _: row)
+    monkeypatch.setattr("hrnet_zoo.zoo.published.recognize", lambda _: row)
     (tmp_path / row.file_name).write_bytes(hr18s)
     with monkeypatch.context() as short:
         short.setattr(torch, "frombuffer", greedy)

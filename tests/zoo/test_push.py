@@ -54,8 +54,8 @@ def test_push_then_pull_gives_the_same_mask(hub: Hub, saved: Path) -> None:
     assert pushed.url == f"{hub.url}/me/street/commit/{pushed.commit}"
     assert pushed.name == f"hf-hub:me/street@{pushed.commit}"
     pulled, own = create_model(pushed.name, device="cpu"), create_model(f"local-dir:{saved}", device="cpu")
-    picture = scene(3).image
-    assert np.array_equal(pulled.predict(picture).mask, own.predict(picture).mask)
+    image = scene(3).image
+    assert np.array_equal(pulled.predict(image).mask, own.predict(image).mask)
     assert pulled.name == pulled.provenance["model"] == pushed.name
     assert pulled.provenance["data_sha256"] == pushed.data_sha256
     assert pulled.info is None
@@ -139,7 +139,7 @@ def test_what_is_no_whole_model_is_not_pushed(hub: Hub, saved: Path, tmp_path: P
     assert commit[CARD_FILE] == (saved / CARD_FILE).read_bytes()
 
 
-def test_an_organisations_own_mirror(hub: Hub) -> None:
+def test_an_organizations_own_mirror(hub: Hub) -> None:
     (pushed,) = push_published("lab", ["demo"])
     assert pushed.repo == "lab/demo"
     assert hub.repos["lab/demo"].private
@@ -148,6 +148,6 @@ def test_an_organisations_own_mirror(hub: Hub) -> None:
     assert all(torch.equal(a, b) for a, b in zip(mirrored.parameters(), published.parameters(), strict=True))
     with pytest.raises(UnknownModelError):
         list(push_published("lab", ["demo", "dmeo"]))
-    with pytest.raises(ConfigError, match="organisation alone"):
+    with pytest.raises(ConfigError, match="organization alone"):
         list(push_published("lab/x", ["demo"]))
     assert list(hub.repos) == ["lab/demo"]

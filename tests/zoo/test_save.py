@@ -43,10 +43,14 @@ def test_round_trip(dtype: torch.dtype, tmp_path: Path) -> None:
             torch.equal(a.to(own), b)
             for a, b in zip(model.state_dict().values(), loaded.state_dict().values(), strict=True)
         )
-    picture = scene(1).image
+    image = scene(1).image
     same = create_model(f"local-dir:{folder}", device="cpu", dtype=dtype)
-    assert np.array_equal(model.predict(picture).mask, same.predict(picture).mask)
-    assert (same.classes, same.palette, same.dataset.box) == (model.classes, model.palette, model.dataset.box)
+    assert np.array_equal(model.predict(image).mask, same.predict(image).mask)
+    assert (same.classes, same.palette, same.dataset.resize_to) == (
+        model.classes,
+        model.palette,
+        model.dataset.resize_to,
+    )
 
 
 def test_what_is_written_tells_of_no_machine_and_no_person(model: FCNHRNet, tmp_path: Path) -> None:
@@ -68,13 +72,13 @@ def test_what_is_written_tells_of_no_machine_and_no_person(model: FCNHRNet, tmp_
     ] == [*("demo", "demo", "a checkpoint of one's own")]
 
 
-def test_the_licence_follows_the_weights(model: FCNHRNet, tmp_path: Path) -> None:
-    model.save_pretrained(tmp_path / "a", licence="cc-by-nc-4.0")
+def test_the_license_follows_the_weights(model: FCNHRNet, tmp_path: Path) -> None:
+    model.save_pretrained(tmp_path / "a", license="cc-by-nc-4.0")
     create_model(f"local-dir:{tmp_path / 'a'}", device="cpu").save_pretrained(tmp_path / "b")
     create_model("demo", pretrained=False, device="cpu").save_pretrained(tmp_path / "c")
     model.save_pretrained(tmp_path / "d")
     found = {name: read_config(tmp_path / name / CONFIG_FILE) for name in "abcd"}
-    assert [each.licence for each in found.values()] == ["cc-by-nc-4.0", "cc-by-nc-4.0", "unknown", "apache-2.0"]
+    assert [each.license for each in found.values()] == ["cc-by-nc-4.0", "cc-by-nc-4.0", "unknown", "apache-2.0"]
     assert found["c"].parent is None
 
 
@@ -90,13 +94,13 @@ def test_a_copy_keeps_figures_and_parent(stored: torch.dtype, tmp_path: Path) ->
 
     model = create_model(f"local-dir:{tmp_path / 'a'}", device="cpu")
     copied = saved(model)
-    assert (copied.metrics, copied.parent, copied.licence) == (said.metrics, said.parent, said.licence)
+    assert (copied.metrics, copied.parent, copied.license) == (said.metrics, said.parent, said.license)
     assert said.parent
     assert said.parent.name == "demo"
     assert "80.76 %" in (tmp_path / "b" / CARD_FILE).read_text(encoding="utf-8")
     assert saved(create_model(f"local-dir:{tmp_path / 'b'}", device="cpu")).metrics == said.metrics
     assert saved(model, miou=1.5).metrics == Metrics(miou=1.5)
-    model.dataset = replace(model.dataset, box=(96, 64))
+    model.dataset = replace(model.dataset, resize_to=(96, 64))
     assert saved(model).metrics == Metrics()
     changed = create_model(f"local-dir:{tmp_path / 'a'}", device="cpu")
     with torch.no_grad():
@@ -150,7 +154,7 @@ def test_figures_of_any_library(model: FCNHRNet, tmp_path: Path) -> None:
 def test_a_saved_config_is_json_for_everybody(model: FCNHRNet, tmp_path: Path) -> None:
     model.save_pretrained(tmp_path / "a")
     content = json.loads((tmp_path / "a" / CONFIG_FILE).read_bytes())
-    assert content["classes"][0] == {"name": "road", "colour": [128, 64, 128]}
+    assert content["classes"][0] == {"name": "road", "color": [128, 64, 128]}
     assert content["data_sha256"] == model.provenance["data_sha256"]
 
 
@@ -160,7 +164,7 @@ import os, signal, sys
 from pathlib import Path
 import torch
 torch.set_num_threads(1)  # a forked process has no others, and would wait for them
-from hrnet_zoo.creation import create_model
+from hrnet_zoo.zoo.create import create_model
 from hrnet_zoo.weights.convert import verify_data
 
 folder = Path(sys.argv[1])

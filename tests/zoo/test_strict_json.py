@@ -61,8 +61,8 @@ def test_whole_numbers_are_whole_and_in_range(value: object) -> None:
 
 def test_places_are_named() -> None:
     with pytest.raises(Fault) as caught:
-        as_pair([1, 0.5], "$.box", 0, 9)
-    assert caught.value.path == "$.box[1]"
+        as_pair([1, 0.5], "$.resize_to", 0, 9)
+    assert caught.value.path == "$.resize_to[1]"
     with pytest.raises(Fault) as caught:
         require_keys({"a": 1}, "$.x", ("a", "b"))
     assert (caught.value.path, caught.value.found) == ("$.x.b", "missing")

@@ -146,8 +146,8 @@ def test_learning_rates_in_a_list(mirror: FaultServer) -> None:
 
 
 @pytest.mark.parametrize("count", [125, 5105])
-def test_val_lines_that_count_pictures(count: int, mirror: FaultServer) -> None:
-    """Fewer pictures than iterations, and more, as Pascal Context has; one line says nothing."""
+def test_val_lines_that_count_images(count: int, mirror: FaultServer) -> None:
+    """Fewer images than iterations, and more, as Pascal Context has; one line says nothing."""
     lines = [*plain_log(), train_line(450), val_line(500, 0.63), train_line(550)]
     lines[4]["iter"] = lines[10]["iter"] = count
     del lines[8]["iter"]
@@ -377,10 +377,10 @@ def test_plots(mirror: FaultServer, tmp_path: Path) -> None:
     for name, start in starts.items():
         log.save_plot(tmp_path / name)
         assert (tmp_path / name).read_bytes().startswith(start)
-    with Image.open(tmp_path / "a.png") as picture:
-        assert picture.size == (1200, 675)
-        colours = {colour for _, colour in picture.convert("RGB").getcolors(1 << 24) or []}
-    assert {(31, 119, 180), (255, 127, 14)} <= colours  # the line of the loss, and the marks of the mIoU
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.size == (1200, 675)
+        colors = {color for _, color in image.convert("RGB").getcolors(1 << 24) or []}
+    assert {(31, 119, 180), (255, 127, 14)} <= colors  # the line of the loss, and the marks of the mIoU
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "b.SVG", "c.pdf", "cache"]
     assert "matplotlib.pyplot" not in sys.modules
 

@@ -35,7 +35,7 @@ def row(hr18s: bytes, monkeypatch: pytest.MonkeyPatch) -> ModelInfo:
     info = dataclasses.replace(
         model_info("fcn_hr18s_cityscapes_40k"), sha256_prefix=hashlib.sha256(hr18s).hexdigest()[:8]
     )
-    for module in ("upkeep", "weights.origin"):
+    for module in ("zoo.upkeep", "zoo.origin"):
         monkeypatch.setattr(f"hrnet_zoo.{module}.model_info", lambda _: info)
     put(cached_stem(info), hr18s)
     assert info.log_url

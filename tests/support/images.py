@@ -1,4 +1,4 @@
-"""Picture files made by code: every mode and format with its exact pixels, and what is damaged, no picture, a trap."""
+"""Image files made by code: every mode and format with its exact pixels, and what is damaged, no image, a trap."""
 
 from __future__ import annotations
 
@@ -45,37 +45,37 @@ def pattern(height: int, width: int) -> Pixels:
 
 
 def encode(image: Image.Image, file_format: str, **options: Any) -> bytes:
-    """Return the picture as a file of this format."""
+    """Return the image as a file of this format."""
     stream = io.BytesIO()
     image.save(stream, file_format, **options)
     return stream.getvalue()
 
 
-def png(width: int, height: int, bits: int, colour: int, rows: bytes, *extra: tuple[bytes, bytes]) -> bytes:
+def png(width: int, height: int, bits: int, color: int, rows: bytes, *extra: tuple[bytes, bytes]) -> bytes:
     """Return a PNG from its raw rows, for what Pillow cannot write; `extra` chunks stand before the pixels."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0))
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, color, 0, 0, 0))
     between = b"".join(chunk(kind, body) for kind, body in extra)
     return b"\x89PNG\r\n\x1a\n" + header + between + chunk(b"IDAT", zlib.compress(rows, 9)) + chunk(b"IEND", b"")
 
 
-def palette_picture() -> Image.Image:
-    """Return two pixels of colour 1 of a palette: (10, 20, 30)."""
-    picture = Image.new("P", (2, 1), 1)
-    picture.putpalette([0, 0, 0, 10, 20, 30])
-    return picture
+def palette_image() -> Image.Image:
+    """Return two pixels of color 1 of a palette: (10, 20, 30)."""
+    image = Image.new("P", (2, 1), 1)
+    image.putpalette([0, 0, 0, 10, 20, 30])
+    return image
 
 
-def flat(colour: list[int], height: int = 1, width: int = 2) -> Pixels:
-    """Return one colour everywhere."""
-    return np.full((height, width, 3), colour, np.uint8)
+def flat(color: list[int], height: int = 1, width: int = 2) -> Pixels:
+    """Return one color everywhere."""
+    return np.full((height, width, 3), color, np.uint8)
 
 
 def oriented(displayed: Pixels, orientation: int) -> tuple[Pixels, Image.Exif]:
-    """Return how a picture is stored that is displayed so, and the EXIF data that says it."""
+    """Return how an image is stored that is displayed so, and the EXIF data that says it."""
     stored = {
         1: displayed,
         2: displayed[:, ::-1],
@@ -97,7 +97,7 @@ def _tiff(*entries: tuple[int, int, int, int], data: bytes = b"") -> bytes:
     return b"II*\0" + struct.pack("<I", 8 + len(data)) + data + directory + bytes(4)
 
 
-def _grey_tiff(photometric: int, data: bytes, width: int = 2, height: int = 1) -> bytes:
+def _gray_tiff(photometric: int, data: bytes, width: int = 2, height: int = 1) -> bytes:
     tags = (256, 3, 1, width), (257, 3, 1, height), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, photometric)
     return _tiff(*tags, (273, 4, 1, 8), (277, 3, 1, 1), (278, 3, 1, height), (279, 4, 1, len(data)), data=data)
 
@@ -108,16 +108,16 @@ def _resized(data: bytes, marker: bytes, layout: str, *sides: int) -> bytes:
     return data[:place] + struct.pack(layout, *sides) + data[place + struct.calcsize(layout) :]
 
 
-def good_pictures() -> dict[str, Good]:
+def good_images() -> dict[str, Good]:
     """Return the files that are read, by a name that says what is special."""
     rgb = pattern(6, 10)
     image = Image.fromarray(rgb)
-    grey = rgb[:, :, 0]
-    grey_rgb = np.repeat(grey[:, :, None], 3, axis=2)
-    grey_image = Image.fromarray(grey)
-    colours = Image.new("RGB", (32, 24), (200, 100, 50))
+    gray = rgb[:, :, 0]
+    gray_rgb = np.repeat(gray[:, :, None], 3, axis=2)
+    gray_image = Image.fromarray(gray)
+    colors = Image.new("RGB", (32, 24), (200, 100, 50))
     halves = np.repeat(np.repeat(np.array([[[0] * 3, WHITE], [[96] * 3, [192] * 3]], np.uint8), 32, 0), 48, 1)
-    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue", "lime")]
+    frames = [Image.new("RGB", (8, 8), color) for color in ("red", "blue", "lime")]
     several = {"save_all": True, "append_images": frames[1:]}
     sixteen = np.array([[0, 40000]], np.uint16)
     text = PngImagePlugin.PngInfo()
@@ -130,7 +130,7 @@ def good_pictures() -> dict[str, Good]:
         "webp lossless": Good(encode(image, "WEBP", lossless=True), rgb),
         "ppm": Good(encode(image, "PPM"), rgb),
         "ppm of text": Good(b"P3 2 1 255\n1 2 3 255 255 255\n", np.array([[[1, 2, 3], WHITE]], np.uint8)),
-        "pgm": Good(encode(grey_image, "PPM"), grey_rgb),
+        "pgm": Good(encode(gray_image, "PPM"), gray_rgb),
         "16-bit pgm": Good(b"P5 2 1 65535\n\0\0\x9c\x40", np.array([[[0] * 3, [156] * 3]], np.uint8)),
         "10-bit ppm": Good(b"P6 1 1 1023\n\0\0\x02\0\x03\xff", np.array([[[0, 128, 255]]], np.uint8)),
         "a text that unfolds": Good(encode(Image.new("L", (1, 1)), "PNG", pnginfo=text), flat([0] * 3, 1, 1)),
@@ -141,33 +141,33 @@ def good_pictures() -> dict[str, Good]:
             for kind in (None, "tiff_lzw", "tiff_deflate", "tiff_adobe_deflate", "packbits")
         },
         "tiff group4": Good(encode(Image.new("1", (2, 1), 1), "TIFF", compression="group4"), flat(WHITE)),
-        "tiff white is zero": Good(_grey_tiff(0, b"\x00\x37"), np.array([[WHITE, [200] * 3]], np.uint8)),
-        "tiff black is zero": Good(_grey_tiff(1, b"\x00\x37"), np.array([[[0] * 3, [55] * 3]], np.uint8)),
-        "gif": Good(encode(palette_picture(), "GIF"), flat([10, 20, 30])),
-        "jpeg": Good(encode(colours, "JPEG", quality=95), flat([200, 100, 50], 24, 32), 3),
-        "jpeg grey": Good(encode(Image.new("L", (16, 16), 128), "JPEG"), flat([128] * 3, 16, 16)),
-        "jpeg progressive": Good(encode(colours, "JPEG", progressive=True), flat([200, 100, 50], 24, 32), 3),
+        "tiff white is zero": Good(_gray_tiff(0, b"\x00\x37"), np.array([[WHITE, [200] * 3]], np.uint8)),
+        "tiff black is zero": Good(_gray_tiff(1, b"\x00\x37"), np.array([[[0] * 3, [55] * 3]], np.uint8)),
+        "gif": Good(encode(palette_image(), "GIF"), flat([10, 20, 30])),
+        "jpeg": Good(encode(colors, "JPEG", quality=95), flat([200, 100, 50], 24, 32), 3),
+        "jpeg gray": Good(encode(Image.new("L", (16, 16), 128), "JPEG"), flat([128] * 3, 16, 16)),
+        "jpeg progressive": Good(encode(colors, "JPEG", progressive=True), flat([200, 100, 50], 24, 32), 3),
         "jpeg cmyk": Good(
             encode(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "JPEG", quality=100), flat([255, 0, 0], 8, 8)
         ),
-        "mpo": Good(encode(colours, "MPO", save_all=True, append_images=[frames[0]]), flat([200, 100, 50], 24, 32), 3),
-        "webp": Good(encode(colours, "WEBP", quality=95), flat([200, 100, 50], 24, 32), 6),
-        "avif": Good(encode(colours, "AVIF"), flat([200, 100, 50], 24, 32), 6),
-        "tiff jpeg": Good(encode(colours.copy(), "TIFF", compression="jpeg"), flat([200, 100, 50], 24, 32), 6),
+        "mpo": Good(encode(colors, "MPO", save_all=True, append_images=[frames[0]]), flat([200, 100, 50], 24, 32), 3),
+        "webp": Good(encode(colors, "WEBP", quality=95), flat([200, 100, 50], 24, 32), 6),
+        "avif": Good(encode(colors, "AVIF"), flat([200, 100, 50], 24, 32), 6),
+        "tiff jpeg": Good(encode(colors.copy(), "TIFF", compression="jpeg"), flat([200, 100, 50], 24, 32), 6),
         # modes
         "one bit": Good(encode(Image.new("1", (2, 1), 1), "PNG"), flat(WHITE)),
-        "two bits of grey": Good(
+        "two bits of gray": Good(
             png(4, 1, 2, 0, b"\0\x1b"), np.repeat(np.array([[[0], [85], [170], [255]]], np.uint8), 3, 2)
         ),
-        "four bits of grey": Good(png(2, 1, 4, 0, b"\0\x0f"), np.array([[[0] * 3, WHITE]], np.uint8)),
-        "grey": Good(encode(grey_image, "PNG"), grey_rgb),
-        "palette": Good(encode(palette_picture(), "PNG"), flat([10, 20, 30])),
-        "palette bmp": Good(encode(palette_picture(), "BMP"), flat([10, 20, 30])),
-        "palette tiff": Good(encode(palette_picture(), "TIFF"), flat([10, 20, 30])),
+        "four bits of gray": Good(png(2, 1, 4, 0, b"\0\x0f"), np.array([[[0] * 3, WHITE]], np.uint8)),
+        "gray": Good(encode(gray_image, "PNG"), gray_rgb),
+        "palette": Good(encode(palette_image(), "PNG"), flat([10, 20, 30])),
+        "palette bmp": Good(encode(palette_image(), "BMP"), flat([10, 20, 30])),
+        "palette tiff": Good(encode(palette_image(), "TIFF"), flat([10, 20, 30])),
         "cmyk tiff": Good(encode(Image.new("CMYK", (2, 1), (0, 0, 0, 100)), "TIFF"), flat([155] * 3)),
-        "16-bit grey png": Good(encode(Image.fromarray(sixteen), "PNG"), np.array([[[0] * 3, [156] * 3]], np.uint8)),
-        "16-bit grey tiff": Good(encode(Image.fromarray(sixteen), "TIFF"), np.array([[[0] * 3, [156] * 3]], np.uint8)),
-        "16-bit colour": Good(
+        "16-bit gray png": Good(encode(Image.fromarray(sixteen), "PNG"), np.array([[[0] * 3, [156] * 3]], np.uint8)),
+        "16-bit gray tiff": Good(encode(Image.fromarray(sixteen), "TIFF"), np.array([[[0] * 3, [156] * 3]], np.uint8)),
+        "16-bit color": Good(
             png(1, 1, 16, 2, b"\0" + struct.pack(">3H", 40000, 511, 65535)), flat([156, 1, 255], 1, 1)
         ),
         "16-bit alpha": Good(png(1, 1, 16, 6, b"\0" + struct.pack(">4H", 40000, 40000, 40000, 0)), flat(WHITE, 1, 1)),
@@ -180,22 +180,22 @@ def good_pictures() -> dict[str, Good]:
             for alpha, shown in ((0, WHITE), (128, [132, 137, 142]), (255, [10, 20, 30]))
         },
         "alpha tiff": Good(encode(Image.new("RGBA", (2, 1), (10, 20, 30, 128)), "TIFF"), flat([132, 137, 142])),
-        "alpha grey": Good(encode(Image.new("LA", (2, 1), (100, 128)), "PNG"), flat([177] * 3)),
-        "alpha in a palette": Good(encode(palette_picture(), "PNG", transparency=b"\xff\x80"), flat([132, 137, 142])),
-        "transparent index": Good(encode(palette_picture(), "PNG", transparency=1), flat(WHITE)),
-        "transparent index gif": Good(encode(palette_picture(), "GIF", transparency=1), flat(WHITE)),
-        "transparent grey": Good(encode(Image.new("L", (2, 1), 9), "PNG", transparency=9), flat(WHITE)),
-        "transparent colour": Good(
+        "alpha gray": Good(encode(Image.new("LA", (2, 1), (100, 128)), "PNG"), flat([177] * 3)),
+        "alpha in a palette": Good(encode(palette_image(), "PNG", transparency=b"\xff\x80"), flat([132, 137, 142])),
+        "transparent index": Good(encode(palette_image(), "PNG", transparency=1), flat(WHITE)),
+        "transparent index gif": Good(encode(palette_image(), "GIF", transparency=1), flat(WHITE)),
+        "transparent gray": Good(encode(Image.new("L", (2, 1), 9), "PNG", transparency=9), flat(WHITE)),
+        "transparent color": Good(
             encode(Image.new("RGB", (2, 1), (1, 2, 3)), "PNG", transparency=(1, 2, 3)), flat(WHITE)
         ),
-        "transparent 16-bit grey": Good(
+        "transparent 16-bit gray": Good(
             encode(Image.fromarray(np.full((1, 2), 40000, np.uint16)), "PNG", transparency=40000), flat(WHITE)
         ),
         # shapes
         "1 x 1": Good(encode(Image.new("RGB", (1, 1), (1, 2, 3)), "PNG"), flat([1, 2, 3], 1, 1)),
         "1 x 5000": Good(encode(Image.fromarray(pattern(5000, 1)), "PNG"), pattern(5000, 1)),
         "20000 x 1": Good(encode(Image.fromarray(pattern(1, 20000)), "PNG"), pattern(1, 20000)),
-        # several pictures: the first
+        # several images: the first
         "animated gif": Good(encode(frames[0], "GIF", **several), flat([255, 0, 0], 8, 8)),
         "animated png": Good(encode(frames[0].copy(), "PNG", **several), flat([255, 0, 0], 8, 8)),
         "animated webp": Good(encode(frames[0], "WEBP", lossless=True, **several), flat([255, 0, 0], 8, 8)),
@@ -222,7 +222,7 @@ def _exif(orientation: int) -> Image.Exif:
     return exif
 
 
-def bad_pictures() -> dict[str, Bad]:
+def bad_images() -> dict[str, Bad]:
     """Return the files that are refused, by a name that says why."""
     image = Image.fromarray(pattern(40, 50))
     damaged = "damaged or incomplete"
@@ -231,7 +231,7 @@ def bad_pictures() -> dict[str, Bad]:
     idat = whole["PNG"].index(b"IDAT") + 20
     canvas = b"VP8X" + struct.pack("<I", 10) + bytes(4) + struct.pack("<I", 16382)[:3] * 2
     found = {
-        # of an MPO the first picture counts, and is cut here
+        # of an MPO the first image counts, and is cut here
         f"truncated {kind.lower()}": Bad(data[: len(data) // 3], UnreadableImageError, damaged)
         for kind, data in whole.items()
     }
@@ -267,7 +267,7 @@ def bad_pictures() -> dict[str, Bad]:
         "no pixels in a png": png(2, 2, 8, 2, b""),
         "no pixels": png(0, 3, 8, 2, b""),
         "a tiff that refers to itself": b"II*\0\x08\0\0\0\x01\0\x00\x01\x03\0\x01\0\0\0\x02\0\0\0\x08\0\0\0",
-        "a tiff without its data": _grey_tiff(1, b"", 20, 20),
+        "a tiff without its data": _gray_tiff(1, b"", 20, 20),
         "a canvas without a frame": b"RIFF" + struct.pack("<I", 22) + b"WEBP" + canvas,
         "a number of a million digits": b"P6 " + b"1" * 1_000_000 + b" 1 255\n",
     }
@@ -280,12 +280,12 @@ def bad_pictures() -> dict[str, Bad]:
         "bmp that claims": _resized(whole["BMP"], struct.pack("<I", 40), "<II", 30_000, 30_000),
         "jpeg that claims": _resized(whole["JPEG"], b"\xff\xc0\x00\x11\x08", ">HH", 65_500, 65_500),
         "ppm that claims": b"P6 100000 100000 255\n",
-        "tiff that claims": _grey_tiff(1, b"", 60_000, 60_000),
+        "tiff that claims": _gray_tiff(1, b"", 60_000, 60_000),
         "gif that claims": _resized(whole["GIF"], b"GIF87a", "<HH", 65_535, 65_535),
     }
     found |= {name: Bad(data, ImageTooLargeError, "the limit is 64,000,000") for name, data in too_large.items()}
     unsupported = {
-        "32-bit grey": (encode(Image.fromarray(np.full((2, 2), 7, np.int32)), "TIFF"), "32 bits"),
+        "32-bit gray": (encode(Image.fromarray(np.full((2, 2), 7, np.int32)), "TIFF"), "32 bits"),
         "float": (encode(Image.fromarray(np.full((2, 2), 0.5, np.float32)), "TIFF"), "floating point"),
         "lab": (encode(Image.new("LAB", (2, 2)), "TIFF"), "mode 'LAB'"),
     }

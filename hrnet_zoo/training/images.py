@@ -1,4 +1,4 @@
-"""What a training looks like: a sheet of validation pictures beside what the network makes of them."""
+"""What a training looks like: a sheet of validation images beside what the network makes of them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hrnet_zoo.images.read import RGB
 
 MOST_ROWS = 6
 
-_WIDTH = 1200  # pixels: three pictures side by side on a page
+_WIDTH = 1200  # pixels: three images side by side on a page
 _GAP = 6
 _CAPTION = 22  # height of a line of text
 _FONT_SIZE = 14
@@ -28,7 +28,7 @@ _IGNORED_GRAY = 224  # neither the page's white nor a background's black
 
 @dataclass(frozen=True, eq=False)
 class SheetRow:
-    """A validation picture with its labels and what the network makes of it.
+    """A validation image with its labels and what the network makes of it.
 
     Attributes:
         name: what to call it.
@@ -45,17 +45,17 @@ class SheetRow:
 
 
 def sheet(rows: Sequence[SheetRow], dataset: Dataset) -> Image.Image:
-    """Draw photo, truth and prediction side by side, a row for each picture, and one legend below.
+    """Draw photo, truth and prediction side by side, a row for each image, and one legend below.
 
     Ignored pixels are light gray in the truth, and pale in the prediction, where nothing is right or wrong. Above each
     row stand its name and its mIoU.
 
     Args:
         rows: the first six of them are drawn.
-        dataset: names and colours of the classes.
+        dataset: names and colors of the classes.
 
     Returns:
-        An RGB picture 1200 pixels wide.
+        An RGB image 1200 pixels wide.
 
     """
     font = ImageFont.load_default(_FONT_SIZE)
@@ -74,12 +74,12 @@ def _drawn(
     row: SheetRow, dataset: Dataset, side: int, font: ImageFont.ImageFont | ImageFont.FreeTypeFont
 ) -> Image.Image:
     height, width = row.truth.shape
-    size = (side, max(1, min(2 * side, round(side * height / width))))  # a very high picture is squeezed
+    size = (side, max(1, min(2 * side, round(side * height / width))))  # a very high image is squeezed
     ignored = row.truth == IGNORED
-    pictures = [
+    images = [
         Image.fromarray(row.image).resize(size, Image.Resampling.BILINEAR),
-        _coloured(row.truth, ignored, dataset, size, 0.0),
-        _coloured(row.mask, ignored, dataset, size, 0.35),
+        _colored(row.truth, ignored, dataset, size, 0.0),
+        _colored(row.mask, ignored, dataset, size, 0.35),
     ]
     score = mean(class_iou(count_matrix(row.truth, row.mask, len(dataset.classes))))
     caption = "no labels" if math.isnan(score) else f"mIoU {100 * score:.1f} %"
@@ -87,24 +87,24 @@ def _drawn(
     draw = ImageDraw.Draw(canvas)
     draw.text((_GAP, _CAPTION // 2), _shortened(row.name, _LONGEST_CAPTION), "black", font, anchor="lm")
     draw.text((_WIDTH - _GAP, _CAPTION // 2), caption, "black", font, anchor="rm")
-    for place, picture in enumerate(pictures):
-        canvas.paste(picture, (_GAP + place * (side + _GAP), _CAPTION))
+    for place, image in enumerate(images):
+        canvas.paste(image, (_GAP + place * (side + _GAP), _CAPTION))
     return canvas
 
 
-def _coloured(
+def _colored(
     indices: npt.NDArray[np.uint8],
     ignored: npt.NDArray[np.bool_],
     dataset: Dataset,
     size: tuple[int, int],
     share: float,
 ) -> Image.Image:
-    """Return class indices in their colours, by nearest pixel; `share` is what is left of the ignored ones' color."""
+    """Return class indices in their colors, by nearest pixel; `share` is what is left of the ignored ones' color."""
     palette = np.zeros((256, 3), np.uint8)
     palette[: len(dataset.palette)] = dataset.palette
-    colours = palette[indices]
-    colours[ignored] = (colours[ignored] * share + _IGNORED_GRAY * (1 - share)).astype(np.uint8)
-    return Image.fromarray(colours).resize(size, Image.Resampling.NEAREST)
+    colors = palette[indices]
+    colors[ignored] = (colors[ignored] * share + _IGNORED_GRAY * (1 - share)).astype(np.uint8)
+    return Image.fromarray(colors).resize(size, Image.Resampling.NEAREST)
 
 
 def _legend(
@@ -119,18 +119,18 @@ def _legend(
     ]
     entries += [(3 * (_IGNORED_GRAY,), "ignored")] if IGNORED in present else []
     places, x, y = [], _GAP, _GAP
-    for colour, name in entries:
+    for color, name in entries:
         width = _FONT_SIZE + _GAP + math.ceil(font.getlength(name)) + 3 * _GAP
         if x + width > _WIDTH and x > _GAP:
             x, y = _GAP, y + _CAPTION
-        places.append((x, y, colour, name))
+        places.append((x, y, color, name))
         x += width
     canvas = Image.new("RGB", (_WIDTH, y + _CAPTION + _GAP), "white")
     draw = ImageDraw.Draw(canvas)
-    for x, y, colour, name in places:
+    for x, y, color, name in places:
         middle = y + _CAPTION // 2
         box = (x, middle - _FONT_SIZE // 2, x + _FONT_SIZE, middle + _FONT_SIZE // 2)
-        draw.rectangle(box, fill=colour, outline=(128, 128, 128))  # white needs an edge
+        draw.rectangle(box, fill=color, outline=(128, 128, 128))  # white needs an edge
         draw.text((x + _FONT_SIZE + _GAP, middle), name, "black", font, anchor="lm")
     return canvas
 

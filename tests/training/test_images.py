@@ -1,4 +1,4 @@
-"""The sheet of validation pictures, pixel by pixel where it matters."""
+"""The sheet of validation images, pixel by pixel where it matters."""
 
 import io
 from typing import Any
@@ -9,7 +9,7 @@ from PIL import Image
 
 from hrnet_zoo.datasets import SCENES
 from hrnet_zoo.demo.scenes import scene
-from hrnet_zoo.training.pictures import SheetRow, sheet
+from hrnet_zoo.training.images import SheetRow, sheet
 
 
 def row(seed: int, name: str = "") -> SheetRow:
@@ -68,14 +68,14 @@ def test_the_legend_names_what_occurs() -> None:
     drawn = row(0)
     every = set(np.unique(drawn.truth)) | set(np.unique(drawn.mask))
     legend = np.asarray(sheet([drawn], SCENES))[22 + 196 + 6 :]
-    colours = {tuple(pixel) for pixel in legend.reshape(-1, 3).tolist()}
-    assert {SCENES.palette[index] for index in every if index != 255} <= colours
+    colors = {tuple(pixel) for pixel in legend.reshape(-1, 3).tolist()}
+    assert {SCENES.palette[index] for index in every if index != 255} <= colors
     absent = next(index for index in range(19) if index not in every)
-    assert SCENES.palette[absent] not in colours
+    assert SCENES.palette[absent] not in colors
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 900), (900, 1)])
-def test_pictures_of_any_size_names_of_any_kind(size: tuple[int, int]) -> None:
+def test_images_of_any_size_names_of_any_kind(size: tuple[int, int]) -> None:
     names = ["Ünï\n<b>" * 20 + str(index) for index in range(60)]
     labels = np.full(size, 255, np.uint8)
     mask = (np.arange(size[0] * size[1]) % 60).astype(np.uint8).reshape(size)

@@ -1,4 +1,4 @@
-"""Commands that label pictures."""
+"""Commands that label maps."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ from hrnet_zoo.zoo.catalog import DEMO, DEMO_KNOWS
 
 @click.command()
 @click.argument("name")
-@click.argument("pictures", nargs=-1, metavar="PICTURES...")
+@click.argument("images", nargs=-1, metavar="IMAGES...")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path("segmented"), show_default=True)
-@click.option("--labels/--no-labels", default=True, help="Write NAME_labels.png: palette picture of class indices.")
-@click.option("--overlay/--no-overlay", default=True, help="Write NAME_overlay.png: photo, colours and legend.")
-@click.option("--alpha", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="Opacity of the colours.")
+@click.option("--labels/--no-labels", default=True, help="Write NAME_labels.png: palette image of class indices.")
+@click.option("--overlay/--no-overlay", default=True, help="Write NAME_overlay.png: photo, colors and legend.")
+@click.option("--alpha", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="Opacity of the colors.")
 @click.option("--checkpoint", help="Path or address of a .pth or .safetensors to use instead of the published file.")
 @click.option("--classes", help="Comma-separated names, or number, of the checkpoint's classes if they are not NAME's.")
-@click.option("--mode", type=click.Choice(["whole", "slide"]), help="Default: what the data set asks for.")
+@click.option("--mode", type=click.Choice(["whole", "slide"]), help="Default: what the dataset asks for.")
 @click.option("--ms-flip", is_flag=True, help="Six scales, each also mirrored: better, and about 17 times slower.")
 @fast_option
 @click.option(
@@ -47,7 +47,7 @@ from hrnet_zoo.zoo.catalog import DEMO, DEMO_KNOWS
     type=click.Choice(["skip", "raise"]),
     default="skip",
     show_default=True,
-    help="What a picture that cannot be read does: it is left out and told of at the end, or ends the run.",
+    help="What an image that cannot be read does: it is left out and told of at the end, or ends the run.",
 )
 @force_option
 @max_memory_option
@@ -55,7 +55,7 @@ from hrnet_zoo.zoo.catalog import DEMO, DEMO_KNOWS
 @as_json
 def predict(
     name: str,
-    pictures: tuple[str, ...],
+    images: tuple[str, ...],
     out: Path,
     labels: bool,
     overlay: bool,
@@ -72,22 +72,22 @@ def predict(
     dtype: str | None,
     as_json: bool,
 ) -> None:
-    """Label every pixel of PICTURES with the model NAME.
+    """Label every pixel of IMAGES with the model NAME.
 
-    PICTURES are files, folders or globs; results are named after them, in the folder --out.
+    IMAGES are files, folders or globs; results are named after them, in the folder --out.
 
-    A picture that cannot be read is reported at the end; the others are done, and the exit code is 5
+    An image that cannot be read is reported at the end; the others are done, and the exit code is 5
     in any case (6: the disk is full).
     """
-    if not pictures:
-        raise click.UsageError(f"a model and pictures are needed: hrnet-zoo predict demo {name}")
-    if any(re.match("https?://", text) for text in pictures):
-        raise click.UsageError("pictures are files: fetch the address first (curl -O ADDRESS), then name the file")
+    if not images:
+        raise click.UsageError(f"a model and images are needed: hrnet-zoo predict demo {name}")
+    if any(re.match("https?://", text) for text in images):
+        raise click.UsageError("images are files: fetch the address first (curl -O ADDRESS), then name the file")
     if out.suffix.lower() in (".png", ".jpg", ".jpeg") and not out.is_dir():
-        raise click.UsageError(f"--out names a folder, and results are called after the pictures: --out {out.stem}")
+        raise click.UsageError(f"--out names a folder, and results are called after the images: --out {out.stem}")
     from hrnet_zoo.inference.folders import plan, predict_files
 
-    jobs = plan(pictures, out, labels=labels, overlay=overlay, force=force)
+    jobs = plan(images, out, labels=labels, overlay=overlay, force=force)
     load = load_optimized if fast else load_model
     model = load(name, device, dtype, checkpoint, parse_classes(classes))
     if model.name == DEMO.name and checkpoint is None:
@@ -99,33 +99,33 @@ def predict(
         with closing(label(model, jobs, progress=True)) as outcomes:
             for job, outcome in outcomes:
                 if isinstance(outcome, HRNetZooError):
-                    failed[str(job.picture)] = outcome
+                    failed[str(job.image)] = outcome
                 else:
                     done.append(outcome)
     finally:  # report what was done, however the run ends
         if as_json:
-            say_json({"pictures": done, "failed": {path: str(error) for path, error in failed.items()}})
+            say_json({"images": done, "failed": {path: str(error) for path, error in failed.items()}})
         elif done:
             say(*_lines(done, out))
         say_errors(list(failed.values()))
         if len(done) < len(jobs):
             missing = f", {len(failed)} failed" if failed else ""
-            say(f"{len(done)} of {len(jobs)} pictures labelled{missing}", err=True)
+            say(f"{len(done)} of {len(jobs)} images labeled{missing}", err=True)
     if failed:
         leave(max(error.exit_code for error in failed.values()))
 
 
 def _lines(done: list[dict[str, Any]], out: Path) -> list[str]:
-    """Say what each picture shows, and which files were written."""
+    """Say what each image shows, and which files were written."""
     lines = []
-    for picture in done:
-        shares = ", ".join(f"{name} {share:.0%}" for name, share in list(picture["fractions"].items())[:5])
-        lines.append(f"{picture['picture']}: {shares}")
+    for image in done:
+        shares = ", ".join(f"{name} {share:.0%}" for name, share in list(image["fractions"].items())[:5])
+        lines.append(f"{image['image']}: {shares}")
     kinds = [kind for kind in ("labels", "overlay") if done[0][kind]]
     if len(done) == 1:
         written = " and ".join(done[0][kind] for kind in kinds)
     else:
-        written = " and ".join(f"NAME_{kind}.png" for kind in kinds) + f" of {len(done)} pictures in {out}{os.sep}"
+        written = " and ".join(f"NAME_{kind}.png" for kind in kinds) + f" of {len(done)} images in {out}{os.sep}"
     return [*lines, f"written: {written or 'nothing, as asked'}"]
 
 
@@ -160,7 +160,7 @@ def demo(
 
         write_dataset(out, seeds=range(seed, seed + scenes), progress=True)
         if as_json:
-            say_json({"data": str(out), "pictures": scenes})
+            say_json({"data": str(out), "images": scenes})
         else:
             say(f"{scenes} scenes in {out}")
         return
