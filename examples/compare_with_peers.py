@@ -43,8 +43,9 @@ from hrnet_zoo.evaluation.costs import measure, processor
 from hrnet_zoo.evaluation.metrics import count_matrix
 from hrnet_zoo.images.read import RGB, normalize
 from hrnet_zoo.inference.logits import ScoreMap, Window
-from hrnet_zoo.inference.predict import MS_RATIOS, Network, evaluating, make_mask, predict
+from hrnet_zoo.inference.predict import MS_RATIOS, evaluating, make_mask
 from hrnet_zoo.models.fcn import FCNHRNet
+from hrnet_zoo.models.predictor import Predictor
 
 ROWS = ("network", "image", "ms-flip", "mask", "counts")
 PACKAGES = ("torch", "mmsegmentation", "mmcv-lite", "onnxruntime", "openvino", "numpy")
@@ -202,7 +203,7 @@ class Peers:
         self.model = create_model(f"fcn_{arch}_cityscapes_40k", pretrained=False, device="cpu", dtype=torch.float32)
         self.folder, self.skipped, self.compiled = folder, skipped, compiled
         self.reference = self._or_skip("the reference", lambda: Reference(self.model))
-        self.fast: dict[str, Network] = {"optimize": optimize(self.model)}
+        self.fast: dict[str, Predictor] = {"optimize": optimize(self.model)}
         self.fast["optimize float32"] = optimize(self.model, dtype=torch.float32)
         if other := self._or_skip("engine='openvino'", lambda: optimize(self.model, engine="openvino")):
             self.fast["engine='openvino'"] = other
@@ -315,10 +316,10 @@ def best(planes: Tensor, size: tuple[int, int]) -> npt.NDArray[Any]:
     return mask
 
 
-def mask_of(form: Network, image: RGB, *, ms_flip: bool = False) -> npt.NDArray[Any]:
+def mask_of(form: Predictor, image: RGB, *, ms_flip: bool = False) -> npt.NDArray[Any]:
     """Label an image with one form of the network."""
-    result = predict(form, image, ms_flip=ms_flip, progress=False)
-    return result.mask  # type: ignore[union-attr]
+    result = form.predict(image, ms_flip=ms_flip, progress=False)
+    return result.mask
 
 
 def noise(height: int, width: int) -> RGB:
@@ -415,7 +416,7 @@ def boxed(peers: Peers, size: tuple[int, int]) -> None:
     """Let every form of the network see images of this size as they are, and the reference too."""
     resize_to = (max(size), min(size))
     for form in (peers.model, *peers.fast.values()):
-        form.dataset = replace(form.dataset, resize_to=resize_to)  # type: ignore[misc]
+        form.dataset = replace(form.dataset, resize_to=resize_to)
     if peers.reference:
         for step in peers.reference.network.cfg.test_pipeline:
             if step["type"] == "Resize":

@@ -6,7 +6,7 @@ import logging
 import threading
 import weakref
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -15,16 +15,15 @@ from hrnet_zoo.engines import cuda, heap, onednn, openvino
 from hrnet_zoo.engines.plan import NORMS, Plan
 from hrnet_zoo.engines.pytorch import PyTorchEngine
 from hrnet_zoo.engines.quantization import Quantization, calibration_images, drawn
-from hrnet_zoo.errors import ConfigError, ImageError, raise_on_oom
-from hrnet_zoo.inference.predict import predict, without_autocast
+from hrnet_zoo.errors import ConfigError, raise_on_oom
+from hrnet_zoo.inference.predict import without_autocast
 from hrnet_zoo.inference.result import SegmentationResult
 from hrnet_zoo.models.fcn import FCNHRNet, forward_is_replaced, require_network
+from hrnet_zoo.models.predictor import Predictor
 
 if TYPE_CHECKING:
     import os
 
-    from numpy import ndarray
-    from PIL.Image import Image
     from typing_extensions import Self
 
     from hrnet_zoo.datasets import Dataset
@@ -60,7 +59,7 @@ class Engine(Protocol):
 Build: TypeAlias = Callable[[Plan], Engine]
 
 
-class OptimizedModel:
+class OptimizedModel(Predictor):
     """What `optimize` returns: a network's predictions without the network.
 
     It keeps no reference to the network. As long as that exists, changes of its weights, modules and dataset are
@@ -78,6 +77,8 @@ class OptimizedModel:
 
     """
 
+    _positions = tuple(name for name in Predictor._positions if name != "fast")
+
     def __init__(self, model: FCNHRNet, build: Build) -> None:
         self.name: str
         self.dataset: Dataset
@@ -91,16 +92,6 @@ class OptimizedModel:
         self._follow()
         if self.device.type == "cpu":
             heap.keep(self)
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Class names by index."""
-        return self.dataset.classes
-
-    @property
-    def palette(self) -> tuple[tuple[int, int, int], ...]:
-        """Colors (RGB, 0 to 255) by index."""
-        return self.dataset.palette
 
     @property
     def engine(self) -> str:
@@ -173,72 +164,8 @@ class OptimizedModel:
         if self.device.type == "cpu":
             heap.keep(self)
 
-    @overload
-    def predict(
-        self,
-        image: str | os.PathLike[str] | bytes | Image | ndarray[Any, Any],
-        mode: str | None = None,
-        ms_flip: bool = False,
-        probabilities: bool = False,
-        progress: bool = True,
-        max_memory: int | None = None,
-        on_error: Literal["raise", "skip"] = "raise",
-        color: Literal["rgb", "bgr"] = "rgb",
-    ) -> SegmentationResult: ...
-
-    @overload
-    def predict(
-        self,
-        image: list[Any] | tuple[Any, ...],
-        mode: str | None = None,
-        ms_flip: bool = False,
-        probabilities: bool = False,
-        progress: bool = True,
-        max_memory: int | None = None,
-        on_error: Literal["raise"] = "raise",
-        color: Literal["rgb", "bgr"] = "rgb",
-    ) -> list[SegmentationResult]: ...
-
-    @overload
-    def predict(
-        self,
-        image: list[Any] | tuple[Any, ...],
-        mode: str | None = None,
-        ms_flip: bool = False,
-        probabilities: bool = False,
-        progress: bool = True,
-        max_memory: int | None = None,
-        *,
-        on_error: Literal["skip"],
-        color: Literal["rgb", "bgr"] = "rgb",
-    ) -> list[SegmentationResult | ImageError]: ...
-
-    @overload
-    def predict(
-        self,
-        image: Tensor,
-        mode: str | None = None,
-        ms_flip: bool = False,
-        probabilities: bool = False,
-        progress: bool = True,
-        max_memory: int | None = None,
-        on_error: Literal["raise"] = "raise",
-        color: Literal["rgb", "bgr"] = "rgb",
-    ) -> SegmentationResult | list[SegmentationResult]: ...
-
-    def predict(
-        self,
-        image: ImageLike | list[ImageLike] | tuple[ImageLike, ...],
-        mode: str | None = None,
-        ms_flip: bool = False,
-        probabilities: bool = False,
-        progress: bool = True,
-        max_memory: int | None = None,
-        on_error: Literal["raise", "skip"] = "raise",
-        color: Literal["rgb", "bgr"] = "rgb",
-    ) -> SegmentationResult | list[SegmentationResult] | list[SegmentationResult | ImageError]:
-        """Label every pixel of an image, or of several: see `hrnet_zoo.inference.predict.predict`."""
-        return predict(self, image, mode, ms_flip, probabilities, progress, max_memory, on_error, color)
+    def _optimized(self) -> Self:
+        return self
 
     def __repr__(self) -> str:
         return f"OptimizedModel({self.name}: {self.engine}, {str(self.dtype).removeprefix('torch.')} on {self.device})"

@@ -15,8 +15,9 @@ from hrnet_zoo.errors import ConfigError, raise_on_oom
 from hrnet_zoo.evaluation.benchmark import ABOUT, input_size, noise, usable_size
 from hrnet_zoo.evaluation.costs import Cost, Machine, machine_of, measure
 from hrnet_zoo.images.read import normalize
-from hrnet_zoo.inference.predict import Network, evaluating, predict
+from hrnet_zoo.inference.predict import evaluating
 from hrnet_zoo.models.fcn import FCNHRNet
+from hrnet_zoo.models.predictor import Predictor
 
 COMPARISON_ABOUT = {
     "network": "normalized tensor on the device, batch 1 -> scores at a quarter of its size",
@@ -109,13 +110,13 @@ def compare(
     weight = model.decode_head.conv_seg.weight
     skipped: dict[str, str] = {}
     with evaluating(model) as network, raise_on_oom(f"compare {model.name} on {height} x {width} pixels"):
-        forms: dict[str, Network] = {"exact": network}
+        forms: dict[str, Predictor] = {"exact": network}
         forms |= {f"{each.engine} {_name(each.dtype)}": each for each in _fast(model, skipped)}
         x = normalize(image).to(weight.device, memory_format=torch.channels_last)
         runs: dict[str, Callable[[], object]] = {}
         for name, form in forms.items():
             runs[f"network {name}"] = partial(form.logits_stride4, x.to(form.dtype))
-            runs[f"prediction {name}"] = partial(predict, form, image)
+            runs[f"prediction {name}"] = partial(form.predict, image)
         if compiled:
             runs["network torch.compile"] = partial(torch.compile(network.logits_stride4), x.to(model.dtype))
         else:

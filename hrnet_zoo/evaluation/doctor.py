@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 
     from hrnet_zoo.evaluation.fingerprints import Deviation
     from hrnet_zoo.images.read import RGB
-    from hrnet_zoo.inference.predict import Network
     from hrnet_zoo.models.fcn import FCNHRNet
+    from hrnet_zoo.models.predictor import Predictor
 
 T = TypeVar("T")
 
@@ -365,7 +365,7 @@ def _fidelity(reference: FCNHRNet, model: FCNHRNet, *, fast: bool) -> Fidelity:
     return Fidelity(where, precision, pixels, worst if math.isfinite(worst) else None, engine)
 
 
-def _scores(form: Network, image: RGB) -> torch.Tensor:
+def _scores(form: Predictor, image: RGB) -> torch.Tensor:
     """Return the logits at stride 4 of the resized image, float32 on the CPU."""
     import torch
 

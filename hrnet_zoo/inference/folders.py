@@ -19,8 +19,9 @@ from hrnet_zoo.images.atomic import atomic_write, make_folder, png, refuse_addre
 from hrnet_zoo.images.prefetch import beside
 from hrnet_zoo.images.progress import Bar
 from hrnet_zoo.inference.logits import check_budget
-from hrnet_zoo.inference.predict import Network, check_mode, evaluating, predict_each
+from hrnet_zoo.inference.predict import check_mode, evaluating, predict_each
 from hrnet_zoo.inference.result import SegmentationResult
+from hrnet_zoo.models.predictor import Predictor
 
 _logger = logging.getLogger("hrnet_zoo")
 
@@ -78,7 +79,7 @@ def plan(inputs: Sequence[str], out: Path, *, labels: bool, overlay: bool, force
 
 
 def predict_files(
-    model: Network,
+    model: Predictor,
     jobs: Sequence[Job],
     *,
     mode: str | None,

@@ -8,7 +8,7 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from functools import partial
 from itertools import product
-from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,6 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from hrnet_zoo.datasets import Dataset
 from hrnet_zoo.errors import ConfigError, ImageError, LogitsError
 from hrnet_zoo.images.prefetch import beside
 from hrnet_zoo.images.progress import Bar
@@ -26,9 +25,7 @@ from hrnet_zoo.inference.logits import ScoreMap, Window, check_budget, pieces
 from hrnet_zoo.inference.masks import best_classes
 from hrnet_zoo.inference.result import SegmentationResult
 from hrnet_zoo.models.forks import refuse_after_fork
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
+from hrnet_zoo.models.predictor import Predictor
 
 # mmsegmentation's test-time augmentation (`img_ratios`); of the dataset's resize_to, not of the image.
 MS_RATIOS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
@@ -49,34 +46,13 @@ Prepared = tuple[RGB, list[RGB]]
 logger = logging.getLogger("hrnet_zoo")
 
 
-class Network(Protocol):
-    """What predictions are made with: the network itself, or what `hrnet_zoo.engines.optimize.optimize` makes of it."""
-
-    @property
-    def dataset(self) -> Dataset:
-        """Classes, colors, box and window."""
-
-    @property
-    def device(self) -> torch.device:
-        """Where images go."""
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """In which images go there."""
-
-    def logits_stride4(self, x: Tensor) -> Tensor:
-        """Score normalized RGB images (N, 3, H, W): (N, ceil(H/4), ceil(W/4), classes)."""
-
-    def ready(self) -> Self:
-        """Return what predicts for one caller: in eval mode, with the weights of now."""
-
-
-N = TypeVar("N", bound=Network)
+N = TypeVar("N", bound=Predictor)
 
 
 def predict(
-    model: Network,
+    model: Predictor,
     image: ImageLike | list[ImageLike] | tuple[ImageLike, ...],
+    *,
     mode: str | None = None,
     ms_flip: bool = False,
     probabilities: bool = False,
@@ -85,37 +61,7 @@ def predict(
     on_error: Literal["raise", "skip"] = "raise",
     color: Literal["rgb", "bgr"] = "rgb",
 ) -> SegmentationResult | list[SegmentationResult] | list[SegmentationResult | ImageError]:
-    """Label every pixel of an image, or of several.
-
-    The image is resized into the dataset's box with its ratio kept, the scores are brought back to its own size.
-    Scores are resized in float32 whatever the weights' dtype. On CUDA a float32 network computes without TF32.
-
-    Args:
-        model: the network.
-        image: path, bytes of a file, PIL image, uint8 RGB array (H, W, 3), uint8 RGB tensor (3, H, W); or a list of
-            them, of any sizes; or a uint8 tensor (N, 3, H, W). `hrnet_zoo.images.read.read_image` states the rules.
-        mode: "whole" or "slide" (overlapping windows, scores averaged); None: what the model's dataset asks for.
-        ms_flip: mean of the probabilities at six scales, each also mirrored: better and about 17 times slower.
-        probabilities: keep the probabilities of all classes in the result (4 bytes per class and pixel).
-        progress: show a bar over several images on a terminal.
-        max_memory: bytes that scores may take at a time while they are brought to the image's size, which is done in
-            pieces, of one row at least; the result does not depend on it. None: 12 MiB on a CPU, where more is slower;
-            on CUDA a quarter of what is free, at most 512 MiB.
-        on_error: what one of several images does that cannot be read: "raise" ends all; with "skip" its error stands
-            in its place in the list, and a warning tells how many there are. A single image always raises.
-        color: the order of channels in arrays and tensors: "bgr" for those of OpenCV's `cv2.imread`, which cannot be
-            told from RGB by their values and would be labeled wrongly, without an error.
-
-    Returns:
-        A result for one image; a list in the same order for several, of the same length whatever is skipped.
-
-    Raises:
-        ImageError: an image cannot be read.
-        ConfigError: there is no such mode, `on_error` or `color`, or `max_memory` is below 1; or the network has more
-            or fewer classes than names; or this process was forked after its parent had computed with threads.
-        LogitsError: the network's logits are infinite or not a number.
-
-    """
+    """Label every pixel of an image, or of several: see `hrnet_zoo.models.predictor.Predictor.predict`."""
     check_budget(max_memory)
     check_mode(mode)
     if on_error not in ("raise", "skip"):
@@ -141,7 +87,7 @@ def predict(
 
 
 def predict_each(
-    model: Network,
+    model: Predictor,
     images: Iterable[ImageLike],
     mode: str | None = None,
     ms_flip: bool = False,
@@ -194,7 +140,7 @@ def check_mode(mode: str | None) -> None:
 
 
 def _predict_one(
-    model: Network, prepared: Prepared, mode: str | None, ms_flip: bool, probabilities: bool, max_memory: int | None
+    model: Predictor, prepared: Prepared, mode: str | None, ms_flip: bool, probabilities: bool, max_memory: int | None
 ) -> SegmentationResult:
     image, views = prepared
     height, width = image.shape[:2]
@@ -241,7 +187,7 @@ def resized(image: RGB, resize_to: tuple[int, int], ms_flip: bool) -> list[RGB]:
     return [resize(image, *keep_ratio_size(height, width, each)) for each in boxes]
 
 
-def score_maps(model: Network, images: Sequence[RGB], *, slide: bool, mirror: bool) -> list[ScoreMap]:
+def score_maps(model: Predictor, images: Sequence[RGB], *, slide: bool, mirror: bool) -> list[ScoreMap]:
     """Let the network see one image at one or more sizes.
 
     Args:
@@ -285,7 +231,7 @@ def score_maps(model: Network, images: Sequence[RGB], *, slide: bool, mirror: bo
     return views
 
 
-def _require_classes(model: Network, scores: Tensor) -> None:
+def _require_classes(model: Predictor, scores: Tensor) -> None:
     """Refuse logits (..., classes) of other classes than the network's names."""
     if scores.shape[-1] != len(model.dataset.classes):
         raise ConfigError(
@@ -296,7 +242,7 @@ def _require_classes(model: Network, scores: Tensor) -> None:
         )
 
 
-def _require_finite(model: Network, scores: Sequence[Tensor]) -> None:
+def _require_finite(model: Predictor, scores: Sequence[Tensor]) -> None:
     """Refuse logits that rank no classes, whichever view they are of."""
     if not torch.stack([end for each in scores for end in each.aminmax()]).isfinite().all():
         raise LogitsError(

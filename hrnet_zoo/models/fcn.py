@@ -2,44 +2,30 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from hrnet_zoo.datasets import Dataset
-from hrnet_zoo.errors import ConfigError, no_such_argument
+from hrnet_zoo.errors import ConfigError
 from hrnet_zoo.models.empty import batch_norm, conv2d
 from hrnet_zoo.models.hrnet import SPECS, HRNet, fit
+from hrnet_zoo.models.predictor import Predictor
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from numpy import ndarray
-    from PIL.Image import Image
     from typing_extensions import Self
 
-    from hrnet_zoo.errors import ImageError
-    from hrnet_zoo.images.read import ImageLike
-    from hrnet_zoo.inference.predict import Network
-    from hrnet_zoo.inference.result import SegmentationResult
     from hrnet_zoo.zoo.catalog import ModelInfo
 
 M = TypeVar("M", bound=nn.Module)
 
 
-_INSTEAD = {
-    **dict.fromkeys(("source", "img", "images", "inputs", "x"), "image=: a path, image or array, or a list of them"),
-    **dict.fromkeys(("conf", "iou"), "probabilities=True, and what result.probabilities holds"),
-    **dict.fromkeys(("save", "out", "out_dir"), "result.save(path) for the labels, result.overlay().save(path)"),
-    **dict.fromkeys(("augment", "tta"), "ms_flip=True"),
-    **dict.fromkeys(("device", "dtype", "half"), "create_model(name, device=, dtype=)"),
-}
-
-
-class FCNHRNet(nn.Module):
+class FCNHRNet(Predictor, nn.Module):
     """HRNet with the FCN head.
 
     Args:
@@ -62,16 +48,6 @@ class FCNHRNet(nn.Module):
         self.provenance: dict[str, str] = {}
         self.backbone = HRNet(SPECS[arch])
         self.decode_head = FCNHead(SPECS[arch].widths, len(dataset.classes))
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Class names by index."""
-        return self.dataset.classes
-
-    @property
-    def palette(self) -> tuple[tuple[int, int, int], ...]:
-        """Colors (RGB, 0 to 255) by index."""
-        return self.dataset.palette
 
     @property
     def device(self) -> torch.device:
@@ -133,91 +109,10 @@ class FCNHRNet(nn.Module):
             )
         return fit(self.decode_head(self.backbone(x)), x.shape[-2:])
 
-    @overload
-    def predict(
-        self,
-        image: str | os.PathLike[str] | bytes | Image | ndarray[Any, Any],
-        mode: str | None = None,
-        ms_flip: bool = False,
-        probabilities: bool = False,
-        progress: bool = True,
-        max_memory: int | None = None,
-        fast: bool = False,
-        on_error: Literal["raise", "skip"] = "raise",
-        color: Literal["rgb", "bgr"] = "rgb",
-    ) -> SegmentationResult: ...
+    def _optimized(self) -> Predictor:
+        from hrnet_zoo.engines.optimize import optimized
 
-    @overload
-    def predict(
-        self,
-        image: list[Any] | tuple[Any, ...],
-        mode: str | None = None,
-        ms_flip: bool = False,
-        probabilities: bool = False,
-        progress: bool = True,
-        max_memory: int | None = None,
-        fast: bool = False,
-        on_error: Literal["raise"] = "raise",
-        color: Literal["rgb", "bgr"] = "rgb",
-    ) -> list[SegmentationResult]: ...
-
-    @overload
-    def predict(
-        self,
-        image: list[Any] | tuple[Any, ...],
-        mode: str | None = None,
-        ms_flip: bool = False,
-        probabilities: bool = False,
-        progress: bool = True,
-        max_memory: int | None = None,
-        fast: bool = False,
-        *,
-        on_error: Literal["skip"],
-        color: Literal["rgb", "bgr"] = "rgb",
-    ) -> list[SegmentationResult | ImageError]: ...
-
-    @overload
-    def predict(
-        self,
-        image: Tensor,
-        mode: str | None = None,
-        ms_flip: bool = False,
-        probabilities: bool = False,
-        progress: bool = True,
-        max_memory: int | None = None,
-        fast: bool = False,
-        on_error: Literal["raise"] = "raise",
-        color: Literal["rgb", "bgr"] = "rgb",
-    ) -> SegmentationResult | list[SegmentationResult]: ...
-
-    def predict(
-        self,
-        image: ImageLike | list[ImageLike] | tuple[ImageLike, ...] = "",
-        mode: str | None = None,
-        ms_flip: bool = False,
-        probabilities: bool = False,
-        progress: bool = True,
-        max_memory: int | None = None,
-        fast: bool = False,
-        on_error: Literal["raise", "skip"] = "raise",
-        color: Literal["rgb", "bgr"] = "rgb",
-        **wrong: NoReturn,
-    ) -> SegmentationResult | list[SegmentationResult] | list[SegmentationResult | ImageError]:
-        """Label every pixel of an image, or of several: see `hrnet_zoo.inference.predict.predict`.
-
-        `fast` lets `hrnet_zoo.optimize(model)` do it, which is made at the first such call. It is not the default:
-        the exact network is what gives the published figures to the last digit.
-        """
-        if wrong:
-            raise no_such_argument("model.predict", wrong, _INSTEAD)
-        from hrnet_zoo.inference.predict import predict
-
-        network: Network = self
-        if fast:
-            from hrnet_zoo.engines.optimize import optimized
-
-            network = optimized(self)
-        return predict(network, image, mode, ms_flip, probabilities, progress, max_memory, on_error, color)
+        return optimized(self)
 
     def save_pretrained(
         self,
