@@ -3,12 +3,15 @@
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 
 from tests.support.http_server import FaultServer, serve
+
+if TYPE_CHECKING:
+    from tests.support.hub_server import Hub
 
 SHARED = Path(__file__).parents[2] / "shared"
 LOCAL_NAMES = {None, "", "localhost", "localhost.localdomain", "::1", "0.0.0.0", "::"}  # noqa: S104 - names, no binding
@@ -110,3 +113,23 @@ def host() -> Iterator[FaultServer]:
     """Run a web server on this machine."""
     with serve() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def demo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Save the demo network as a model folder; tests that change it take a copy."""
+    from hrnet_zoo.zoo.create import create_model
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HRNET_ZOO_CACHE", str(tmp_path_factory.mktemp("cache")))
+        model = create_model("demo", device="cpu")
+        return model.save_pretrained(tmp_path_factory.mktemp("models") / "demo", metrics={"miou": 80.76})
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator["Hub"]:
+    """Run a Hub on this machine, the only one that huggingface_hub knows of."""
+    from tests.support.hub_server import connected
+
+    with connected(tmp_path, monkeypatch) as running:
+        yield running

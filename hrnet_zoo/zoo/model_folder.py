@@ -1,17 +1,16 @@
 """Model folder -> configuration and state dict.
 
-    model.safetensors   the weights, and in its header the whole configuration: this file alone is the model
-    config.json         the same configuration, for readers of JSON
-    README.md           the same, for people
+    model.safetensors   the weights, with the whole configuration in the header: this file alone is the model
+    config.json         the same configuration as JSON
+    README.md           the model card
 
-A save replaces `model.safetensors` by one rename, and so the model changes at one moment: whoever reads sees the old or
-the new one, whole, even if the saving process is killed. The other two files may then still tell of the old one.
+Saving replaces `model.safetensors` by one rename, so a reader sees the old or the new model even if the saving process
+is killed. The other two files may then still describe the old one.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 from pathlib import Path
 
 from hrnet_zoo.errors import CheckpointFormatError, CheckpointNotFoundError
@@ -33,84 +32,46 @@ logger = logging.getLogger("hrnet_zoo")
 
 
 def read_folder(folder: Path) -> ModelConfig:
-    """Read what a model folder holds: the configuration in the header of its weights.
+    """Return the configuration of a model folder, from the header of its weights.
 
-    A `config.json` of the same weights must say the same. One of other weights is what a save leaves that was ended
-    between two files: a warning is logged, and the weights' own header counts. None at all is fine.
+    A `config.json` that belongs to the same weights must agree. One that belongs to other weights, as an interrupted
+    save leaves it, is ignored with a warning.
 
     Raises:
-        CheckpointNotFoundError: there is no such folder, or no weights in it.
-        CheckpointFormatError: the weights are no whole safetensors file, or none that `save_pretrained` wrote.
-        ModelConfigError: the configuration is not what its schema says, or `config.json` contradicts it.
+        CheckpointError: there is no folder that `save_pretrained` wrote, or its files are damaged or contradictory.
 
     """
     path = folder / WEIGHTS_FILE
-    config = config_in(path)
-    beside = folder / CONFIG_FILE
-    if not beside.is_file():
+    config = read_stored_config(path)
+    if not (folder / CONFIG_FILE).is_file():
         return config
-    told = read_config(beside)
-    if told.data_sha256 != config.data_sha256:
-        logger.warning(
-            "%s belongs to other weights than %s, whose own header is used: saving was interrupted, or one of the two "
-            "was copied from elsewhere; saving the model again mends it",
-            *(beside, path),
-        )
+    if read_config(folder / CONFIG_FILE).data_sha256 == config.data_sha256:
+        _require_agreement(folder, config)
     else:
-        require_same_config(told, config, beside)
+        logger.warning(
+            "%s belongs to other weights than %s and is ignored: saving was interrupted, or one of them was copied; "
+            "save the model again to fix it",
+            *(folder / CONFIG_FILE, path),
+        )
     return config
 
 
-def config_in(path: Path) -> ModelConfig:
-    """Read the configuration in the header of a weights' file; no data is read.
-
-    Raises:
-        CheckpointNotFoundError, CheckpointFormatError, ModelConfigError: as `read_folder`.
-
-    """
+def read_stored_config(path: Path) -> ModelConfig:
+    """Return the configuration in the header of a weights file."""
     try:
-        header = inspect_safetensors(path, str(path))
+        return _config_of(inspect_safetensors(path, str(path)), path)
     except CheckpointNotFoundError as error:
-        pickles = _pickles(path.parent)
         error.asked = f"open the model folder {path.parent}"
-        error.found = f"no {path.name} there" + (f", but {', '.join(pickles[:3])}" if pickles else "")
-        error.advice = "name a folder that save_pretrained wrote" + (
-            "; a .pth loads with create_model(NAME, checkpoint=PATH)" if pickles else ""
-        )
+        error.found = f"no {path.name} there"
+        error.advice = "name a folder that save_pretrained wrote; a .pth loads with create_model(NAME, checkpoint=PATH)"
         raise
-    config, digest = header.metadata.get(CONFIG_KEY), header.metadata.get("data_sha256")
-    if config is None or digest is None:
-        raise CheckpointFormatError(
-            asked=f"open the model folder {path.parent}",
-            found=f"a {path.name} without a configuration in its header, which save_pretrained did not write",
-            done="nothing was loaded",
-            advice="load it as weights of a network that you name: create_model(NAME, checkpoint=PATH, classes=...)",
-            source=str(path),
-        )
-    return parse_config(config, f"in {path}", digest)
-
-
-def _pickles(folder: Path) -> list[str]:
-    try:
-        return sorted(name for name in os.listdir(folder) if name.endswith((".pth", ".pt", ".bin")))  # noqa: PTH208
-    except (OSError, ValueError):  # ValueError: a null character; that there is no such folder is being said
-        return []
-
-
-def require_same_config(told: ModelConfig, config: ModelConfig, beside: Path) -> None:
-    """Raise ModelConfigError if `told`, by the file `beside` the weights, is not what their header says."""
-    one, other = {**told.to_dict(), "data_sha256": told.data_sha256}, config.to_dict()
-    other["data_sha256"] = config.data_sha256
-    if different := [key for key in one if one[key] != other[key]]:
-        raise refusal(str(beside), f"$.{different[0]}", f"another value than in the header of {WEIGHTS_FILE}")
 
 
 def load_folder(folder: Path, config: ModelConfig, expected: Entries, *, rewritable: bool) -> Weights:
-    """Load the weights of a model folder, whose configuration `read_folder` returned.
+    """Load the weights of a model folder.
 
-    Names and shapes are compared with `expected` by the header, before anything is mapped or read; then every value is
-    looked at once, and must be finite. Weights that were replaced since by newer ones of the same network are loaded
-    instead.
+    Names, shapes and values are checked. If the file was replaced by newer weights of the same network since `config`
+    was read, the newer ones are loaded.
 
     Args:
         folder: the model folder.
@@ -122,32 +83,45 @@ def load_folder(folder: Path, config: ModelConfig, expected: Entries, *, rewrita
         Float32 tensors, and the header's metadata, which holds the configuration under "config".
 
     Raises:
-        CheckpointError: the file is damaged, or does not fit.
-        ModelConfigError: another network was saved there since.
+        CheckpointError: the file is damaged, does not fit, or another network was saved there since.
 
     """
     path = folder / WEIGHTS_FILE
 
-    def of_this_network(header: SafetensorsHeader) -> Entries:
-        text, digest = header.metadata.get(CONFIG_KEY, ""), header.metadata.get("data_sha256")
-        now = parse_config(text, f"in {path}", digest)
+    def same_network(header: SafetensorsHeader) -> Entries:
+        now = _config_of(header, path)
         if (now.arch, now.dataset) != (config.arch, config.dataset):
-            raise refusal(str(path), "$", "another network was saved here while this one was read; load it again")
+            raise refusal(str(path), "$", "another network was saved here while this one was being loaded; try again")
         return expected
 
-    state, provenance = map_safetensors(path, of_this_network, str(path), rewritable=rewritable)
+    state, provenance = map_safetensors(path, same_network, str(path), rewritable=rewritable)
     return fit(state, expected, str(path)), {**provenance, "license": config.license}
 
 
 def verify_folder(folder: Path) -> ModelConfig:
-    """Read a model folder as one that is to be passed on: all its files agree, and its data is what was written.
-
-    Raises:
-        CheckpointError: `read_folder`'s, and HashMismatchError.
-        ModelConfigError: there is no `config.json`, or it is not of these weights.
-
-    """
-    config = config_in(folder / WEIGHTS_FILE)
-    require_same_config(read_config(folder / CONFIG_FILE), config, folder / CONFIG_FILE)
+    """Return the configuration of a model folder, or raise CheckpointError if its files disagree or are damaged."""
+    config = read_stored_config(folder / WEIGHTS_FILE)
+    _require_agreement(folder, config)
     verify_data(folder / WEIGHTS_FILE)
     return config
+
+
+def _config_of(header: SafetensorsHeader, path: Path) -> ModelConfig:
+    config, digest = header.metadata.get(CONFIG_KEY), header.metadata.get("data_sha256")
+    if config is None or digest is None:
+        raise CheckpointFormatError(
+            asked=f"open the model folder {path.parent}",
+            found=f"a {path.name} without a configuration in its header, so save_pretrained did not write it",
+            done="nothing was loaded",
+            advice="load it into a network that you name: create_model(NAME, checkpoint=PATH, classes=...)",
+            source=str(path),
+        )
+    return parse_config(config, f"in {path}", digest)
+
+
+def _require_agreement(folder: Path, config: ModelConfig) -> None:
+    """Raise ModelConfigError unless `config.json` says what the header of the weights says."""
+    path = folder / CONFIG_FILE
+    for key, value in read_config(path).to_dict().items():
+        if value != config.to_dict()[key]:
+            raise refusal(str(path), f"$.{key}", f"another value than in the header of {WEIGHTS_FILE}")

@@ -1,4 +1,4 @@
-"""Model folder -> repository on the Hub, in one commit; and an organization's own mirror of the published models."""
+"""Model folder -> one commit in a repository on the Hugging Face Hub; and mirrors of the published models."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import CommitOperationAdd
+
 from hrnet_zoo import __version__
 from hrnet_zoo.errors import ConfigError, OfflineError, redact
 from hrnet_zoo.weights.addresses import is_offline
 from hrnet_zoo.weights.build import read_file
 from hrnet_zoo.zoo.catalog import list_models, model_info
 from hrnet_zoo.zoo.create import create_model
+from hrnet_zoo.zoo.hub import bars, endpoint, hub_api, hub_errors, require_repo
 from hrnet_zoo.zoo.model_card import model_card
 from hrnet_zoo.zoo.model_config import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE
 from hrnet_zoo.zoo.model_folder import verify_folder
@@ -28,7 +31,7 @@ class Pushed:
         repo: "org/name".
         commit: 40 hex digits.
         url: of the commit.
-        data_sha256: of the weights in it.
+        data_sha256: of its weights.
 
     """
 
@@ -39,11 +42,11 @@ class Pushed:
 
     @property
     def name(self) -> str:
-        """What `create_model` takes for exactly these weights."""
+        """The name of exactly these weights for `create_model`."""
         return f"hf-hub:{self.repo}@{self.commit}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Return the facts, ready for JSON."""
         return {"name": self.name, **asdict(self)}
 
 
@@ -58,48 +61,35 @@ def push(
 ) -> Pushed:
     """Share a model folder on the Hub: its three files and nothing else, in one commit.
 
-    What is to be shared is verified first: the configuration, and the weights against their digest. The model card is
-    the one in the folder, as it was saved or edited since. The commit is the last step: whatever fails before it, the
-    repository shows what it showed before.
+    The configuration and the weights are verified first. The model card is the one in the folder, with your edits. The
+    commit is the last step: if anything before it fails, the repository is unchanged.
 
     Args:
         folder: one that `save_pretrained` wrote.
-        repo: "org/name"; made if it is not there, private unless `public`. One that is there stays as visible as it is.
-        public: make it visible to everybody.
+        repo: "org/name"; created if needed, private unless `public`. An existing one keeps its visibility.
+        public: make a new repository visible to everybody.
         revision: the branch to commit to; None: main.
-        message: of the commit; None: which model it is.
+        message: of the commit; None: a description of the model.
         progress: show a bar on a terminal.
 
     Raises:
-        CheckpointError: the folder is not a whole model.
-        ConfigError: this can be no repository's name, or the card's metadata is broken.
-        HubAuthError: no token, or none with the right to write there.
+        CheckpointError: the folder is not a complete, intact model.
+        ConfigError: the repository's name is impossible, or the card belongs to other weights.
+        HubAuthError: there is no token, or it has no right to write there.
         HubError: the network, or the Hub, failed.
         OfflineError: an offline switch is on.
 
     """
-    from huggingface_hub import CommitOperationAdd, HfApi
-
-    from hrnet_zoo.zoo.hub import bars
-    from hrnet_zoo.zoo.hub_errors import endpoint, hub_errors, require_repo
-
-    folder = Path(folder)
+    folder, asked = Path(folder), f"push {folder} to {repo}"
     require_repo(repo)
     config = verify_folder(folder)
-    card = folder / CARD_FILE
-    # Bytes, not paths, of the small files: what is committed is what was just verified.
-    contents: dict[str, bytes | Path] = {
-        CARD_FILE: read_file(card) if card.is_file() else model_card(config).encode(),
-        CONFIG_FILE: config.to_json().encode(),
-        WEIGHTS_FILE: folder / WEIGHTS_FILE,
-    }
-    asked = f"push {folder} to {repo}"
-    if config.data_sha256.encode() not in contents[CARD_FILE]:  # type: ignore[operator]
+    card = read_file(folder / CARD_FILE) if (folder / CARD_FILE).is_file() else model_card(config).encode()
+    if config.data_sha256.encode() not in card:
         raise ConfigError(
             asked=asked,
             found=f"{CARD_FILE} does not name the weights beside it by their SHA-256, {config.data_sha256}",
             done="nothing was sent",
-            advice=f"save the model again, or delete {CARD_FILE}: then it is written anew",
+            advice=f"save the model again, or delete {CARD_FILE} to have a new one written",
         )
     if is_offline():
         raise OfflineError(
@@ -109,38 +99,42 @@ def push(
             advice="unset it",
             url=f"{endpoint()}/{repo}",
         )
-    api = HfApi(endpoint=endpoint(), library_name="hrnet-zoo", library_version=__version__)
-    undone = "no commit was made: the repository shows what it showed before (one made just now is empty)"
-    with hub_errors(repo, asked, undone), bars(progress):
-        if not api.repo_exists(repo):  # exist_ok of create_repo fails at any Hub but the public one
+    files: dict[str, bytes | Path] = {  # bytes of the small ones: they were just verified
+        CARD_FILE: card,
+        CONFIG_FILE: config.to_json().encode(),
+        WEIGHTS_FILE: folder / WEIGHTS_FILE,
+    }
+    api = hub_api()
+    with hub_errors(repo, asked, "no commit was made (a repository created just now is empty)"), bars(progress):
+        if not api.repo_exists(repo):  # exist_ok of create_repo works on the public Hub alone
             api.create_repo(repo, private=not public)
         if revision is not None:
             api.create_branch(repo, branch=revision, exist_ok=True)
-        done = api.create_commit(
+        commit = api.create_commit(
             repo,
-            [CommitOperationAdd(name, content) for name, content in contents.items()],
+            [CommitOperationAdd(name, content) for name, content in files.items()],
             commit_message=message or f"{config.arch} with {len(config.classes)} classes, by hrnet-zoo {__version__}",
             revision=revision,
         )
-    return Pushed(repo, done.oid, redact(done.commit_url), config.data_sha256)
+    return Pushed(repo, commit.oid, redact(commit.commit_url), config.data_sha256)
 
 
 def push_published(
     organization: str, names: Sequence[str] = (), *, public: bool = False, progress: bool = True
 ) -> Iterator[Pushed]:
-    """Host published checkpoints in one's own organization: a repository for each, `ORG/<name of the row>`.
+    """Mirror published checkpoints in your own organization, each in a repository `ORG/<name of the row>`.
 
-    Each is fetched (or taken from the cache), verified, saved as a model folder and pushed, one after the other, as the
-    iterator is consumed. `create_model("hf-hub:ORG/<name>")` reads them.
+    Each is fetched unless cached, verified, saved as a model folder and pushed, one after the other, as the iterator is
+    consumed. `create_model("hf-hub:ORG/<name>")` loads them.
 
     Args:
         organization: the account on the Hub.
-        names: of the catalog; none: all published ones.
-        public: make them visible to everybody; the terms of the datasets are in the cards.
+        names: catalog names; empty: all published ones.
+        public: make new repositories visible to everybody; the datasets' licenses are in the cards.
         progress: show bars on a terminal.
 
     Raises:
-        UnknownModelError: no row has one of the names; nothing was pushed.
+        UnknownModelError: a name is not in the catalog; nothing was pushed.
         DownloadError, CheckpointError, CacheError: as `create_model`.
         ConfigError, HubError, OfflineError: as `push`.
 
@@ -149,9 +143,9 @@ def push_published(
     if "/" in organization:
         raise ConfigError(
             asked=f"push published checkpoints to {organization!r}",
-            found="each gets a repository of its own, named after it",
+            found="a repository, where an organization is expected",
             done="nothing was pushed",
-            advice="name the organization alone",
+            advice="name the organization alone; each checkpoint gets a repository with its own name",
         )
     for row in rows:
         with tempfile.TemporaryDirectory() as folder:

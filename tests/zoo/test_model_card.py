@@ -54,7 +54,7 @@ def test_body_says_how_it_was_made() -> None:
         "# FCN HRNetV2p-W18-Small, 2 classes",
         f"Started from: demo, file fcn\\_hr18s\\_demo-afdf456c.pth, SHA-256 `{SHA}`",
         "mIoU 80.50 %, mAcc 90.00 % on my street, val",
-        "Steps of the optimizer since: 300",
+        "Optimizer steps: 300",
         'create_model("hf-hub:ORG/NAME")',
         model_info("demo").license_note,
     ):

@@ -2,7 +2,6 @@
 
 import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,112 +22,98 @@ from hrnet_zoo.errors import (
 from hrnet_zoo.zoo.create import create_model
 from hrnet_zoo.zoo.model_config import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE
 from hrnet_zoo.zoo.push import push, push_published
-from tests.support.hub_server import TOKEN, Hub, connected
+from tests.support.hub_server import TOKEN, Hub
 
 # Of httpx, about how huggingface_hub sends a file
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
 
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    with connected(tmp_path, monkeypatch) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Save the demo's model in half precision, once."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HRNET_ZOO_CACHE", str(tmp_path_factory.mktemp("cache")))
-        folder = tmp_path_factory.mktemp("models") / "a"
-        return create_model("demo", device="cpu", dtype=torch.float16).save_pretrained(folder, metrics={"miou": 80.76})
-
-
-def test_push_then_pull_gives_the_same_mask(hub: Hub, saved: Path) -> None:
-    (saved / "optimizer.pth").write_bytes(b"not to be shared")
-    pushed = push(saved, "me/street")
+def test_push_then_pull_gives_the_same_mask(hub: Hub, demo_folder: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(demo_folder, tmp_path / "folder"))
+    (folder / "optimizer.pth").write_bytes(b"not to be shared")
+    pushed = push(folder, "me/street")
     repo = hub.repos["me/street"]
     assert repo.private
     assert list(repo.commits) == [pushed.commit]
     assert sorted(repo.commits[pushed.commit]) == sorted([CARD_FILE, CONFIG_FILE, WEIGHTS_FILE])
     assert pushed.url == f"{hub.url}/me/street/commit/{pushed.commit}"
     assert pushed.name == f"hf-hub:me/street@{pushed.commit}"
-    pulled, own = create_model(pushed.name, device="cpu"), create_model(f"local-dir:{saved}", device="cpu")
-    image = scene(3).image
-    assert np.array_equal(pulled.predict(image).mask, own.predict(image).mask)
+    pulled, local = create_model(pushed.name, device="cpu"), create_model(f"local-dir:{demo_folder}", device="cpu")
+    image = scene(3, 96, 192).image
+    assert np.array_equal(pulled.predict(image).mask, local.predict(image).mask)
     assert pulled.name == pulled.provenance["model"] == pushed.name
     assert pulled.provenance["data_sha256"] == pushed.data_sha256
     assert pulled.info is None
 
 
-def test_a_second_push_is_a_second_commit_on_the_branch_asked_for(hub: Hub, saved: Path) -> None:
-    first = push(saved, "me/street", public=True)
-    second = push(saved, "me/street", revision="next", message="another")
+def test_a_second_push_is_a_second_commit_on_the_branch_asked_for(hub: Hub, demo_folder: Path) -> None:
+    first = push(demo_folder, "me/street", public=True)
+    second = push(demo_folder, "me/street", revision="next", message="another")
     assert not hub.repos["me/street"].private
     assert hub.repos["me/street"].branches == {"main": first.commit, "next": second.commit}
 
 
 @pytest.mark.parametrize("step", ["preupload", "upload", "objects/batch", "/commit/", "repos/create"])
-def test_network_lost_while_pushing(step: str, hub: Hub, saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_network_lost_while_pushing(step: str, hub: Hub, demo_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "sleep", lambda seconds: None)  # between huggingface_hub's own tries
     hub.break_at = step
     with pytest.raises(HubError, match="no commit was made") as caught:
-        push(saved, "me/street")
+        push(demo_folder, "me/street")
     assert (caught.value.exit_code, caught.value.repo) == (3, "me/street")
     assert type(caught.value) is HubError
     assert not any(repo.commits for repo in hub.repos.values())
 
 
-def test_no_token_and_no_right(hub: Hub, saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_token_and_no_right(hub: Hub, demo_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.forbid = True
     with pytest.raises(HubAuthError, match="403") as caught:
-        push(saved, "me/street")
+        push(demo_folder, "me/street")
     assert TOKEN not in str(caught.value)
     monkeypatch.delenv("HF_TOKEN")
     with pytest.raises(HubAuthError, match="hf auth login"):
-        push(saved, "me/street")
+        push(demo_folder, "me/street")
     assert not hub.repos
 
 
 @pytest.mark.parametrize("repo", ["street", "a/b/c", "../x", "me/str eet", "me/x\r\nHost: y", ""])
-def test_impossible_names(repo: str, hub: Hub, saved: Path) -> None:
+def test_impossible_names(repo: str, hub: Hub, demo_folder: Path) -> None:
     with pytest.raises(ConfigError, match=r"write hf-hub:ORG/NAME"):
-        push(saved, repo)
+        push(demo_folder, repo)
     assert not hub.requests
 
 
-def test_nothing_leaves_offline(hub: Hub, saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_leaves_offline(hub: Hub, demo_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HRNET_ZOO_OFFLINE", "1")
     with pytest.raises(OfflineError, match="switches the network off"):
-        push(saved, "me/street")
+        push(demo_folder, "me/street")
     assert not hub.requests
 
 
-def test_a_card_of_another_model_is_not_pushed(hub: Hub, saved: Path, tmp_path: Path) -> None:
-    made = Path(shutil.copytree(saved, tmp_path / "copy"))
+def test_a_card_of_another_model_is_not_pushed(hub: Hub, demo_folder: Path, tmp_path: Path) -> None:
+    made = Path(shutil.copytree(demo_folder, tmp_path / "copy"))
     (made / CARD_FILE).write_text("# Another model")
     with pytest.raises(ConfigError, match="does not name the weights beside it by their SHA-256"):
         push(made, "me/street")
     assert not hub.requests
 
 
-def test_what_is_no_whole_model_is_not_pushed(hub: Hub, saved: Path, tmp_path: Path) -> None:
+def test_what_is_no_whole_model_is_not_pushed(hub: Hub, demo_folder: Path, tmp_path: Path) -> None:
     def folder(name: str, change: dict[str, bytes | None]) -> Path:
         made = tmp_path / name
         made.mkdir()
         for file in (CARD_FILE, CONFIG_FILE, WEIGHTS_FILE):
-            content = change.get(file, (saved / file).read_bytes())
+            content = change.get(file, (demo_folder / file).read_bytes())
             if content is not None:
                 (made / file).write_bytes(content)
         return made
 
-    weights = (saved / WEIGHTS_FILE).read_bytes()
+    weights = (demo_folder / WEIGHTS_FILE).read_bytes()
     cases: list[tuple[dict[str, bytes | None], type[CheckpointError]]] = [
         ({WEIGHTS_FILE: None}, CheckpointError),
         ({WEIGHTS_FILE: weights[:-1]}, CheckpointError),
         ({WEIGHTS_FILE: weights[:-1] + b"\1"}, HashMismatchError),
         ({CONFIG_FILE: None}, ModelConfigError),
-        ({CONFIG_FILE: (saved / CONFIG_FILE).read_bytes().replace(b'"road"', b'"rode"')}, ModelConfigError),
+        ({CONFIG_FILE: (demo_folder / CONFIG_FILE).read_bytes().replace(b'"road"', b'"rode"')}, ModelConfigError),
     ]
     for number, (change, error) in enumerate(cases):
         with pytest.raises(error):
@@ -136,7 +121,7 @@ def test_what_is_no_whole_model_is_not_pushed(hub: Hub, saved: Path, tmp_path: P
     assert not hub.requests
     push(folder("no card", {CARD_FILE: None}), "me/street")
     (commit,) = hub.repos["me/street"].commits.values()
-    assert commit[CARD_FILE] == (saved / CARD_FILE).read_bytes()
+    assert commit[CARD_FILE] == (demo_folder / CARD_FILE).read_bytes()
 
 
 def test_an_organizations_own_mirror(hub: Hub) -> None:
