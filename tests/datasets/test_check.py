@@ -46,8 +46,8 @@ def faulty(home: Path) -> Path:
         at = home / f"images/{name}.png"
         return image(at, size), labels(home / f"masks/{name}.png", mask(3, mask_size))
 
-    pair("unpaired_image")[1].unlink()
-    pair("unpaired_mask")[0].unlink()
+    pair("single_picture")[1].unlink()
+    pair("single_label")[0].unlink()
     pair("size", (12, 8), (6, 4))
     pair("twice")
     image(home / "images/twice.jpg")
@@ -72,8 +72,8 @@ def faulty(home: Path) -> Path:
 
 
 ERRORS = {
-    "image without mask": ("images/unpaired_image.png",),
-    "mask without image": ("masks/unpaired_mask.png",),
+    "image without mask": ("images/single_picture.png",),
+    "mask without image": ("masks/single_label.png",),
     "ambiguous names": ("images/twice.jpg", "images/twice.png", "masks/twice.png"),
     "sizes differ": ("images/size.png: image 12 x 8, mask 6 x 4 pixels",),
     "RGB mask": ("masks/colors.png",),
