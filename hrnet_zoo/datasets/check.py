@@ -21,9 +21,9 @@ import numpy.typing as npt
 from PIL import Image
 
 from hrnet_zoo.datasets import CITYSCAPES, DATASETS, Color, Dataset
+from hrnet_zoo.datasets.label_rules import ADE20K_VALUES, CITYSCAPES_IDS
 from hrnet_zoo.datasets.layouts import LabeledFolder, Problem, Sample, find_samples
 from hrnet_zoo.datasets.pairing import UNREAD, relative_name
-from hrnet_zoo.datasets.rules import ADE20K_VALUES, CITYSCAPES_IDS
 from hrnet_zoo.errors import ConfigError, DatasetError, ImageError
 from hrnet_zoo.images.label_maps import EMPTY, label_fault, open_header, read_labels
 from hrnet_zoo.images.progress import Bar

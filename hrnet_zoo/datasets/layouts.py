@@ -22,8 +22,7 @@ from pathlib import Path
 
 from hrnet_zoo.datasets import DATASETS, Color, Dataset
 from hrnet_zoo.datasets.class_list import ClassList, read_class_list, read_text
-from hrnet_zoo.datasets.pairing import Problem, Sample, cityscapes_name, find_images, one_kind, only, pair, stem
-from hrnet_zoo.datasets.rules import (
+from hrnet_zoo.datasets.label_rules import (
     ADE20K_VALUES,
     CITYSCAPES_IDS,
     CITYSCAPES_TRAIN_IDS,
@@ -32,6 +31,7 @@ from hrnet_zoo.datasets.rules import (
     LabelRule,
     identity,
 )
+from hrnet_zoo.datasets.pairing import Problem, Sample, cityscapes_name, find_images, one_kind, only, pair, stem
 from hrnet_zoo.errors import DatasetError
 
 __all__ = ["OWN", "LabeledFolder", "Problem", "Sample", "check_root", "find_samples"]

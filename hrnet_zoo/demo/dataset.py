@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from hrnet_zoo.datasets.rules import CITYSCAPES_IDS
+from hrnet_zoo.datasets.label_rules import CITYSCAPES_IDS
 from hrnet_zoo.demo.scenes import scene
 from hrnet_zoo.errors import OutputError
 from hrnet_zoo.images.atomic import atomic_write, make_folder, png

@@ -20,9 +20,9 @@ import torch
 
 from hrnet_zoo import __version__
 from hrnet_zoo.datasets.check import MOSTLY_ABSENT, Survey, judge, require_sound, survey
+from hrnet_zoo.datasets.label_rules import LabelRule
 from hrnet_zoo.datasets.layouts import LabeledFolder, find_samples
 from hrnet_zoo.datasets.pairing import Sample
-from hrnet_zoo.datasets.rules import LabelRule
 from hrnet_zoo.engines.optimize import OptimizedModel, optimized
 from hrnet_zoo.errors import ConfigError, DatasetError, raise_on_oom
 from hrnet_zoo.evaluation.metrics import Counts, count_matrix

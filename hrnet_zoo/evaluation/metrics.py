@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from hrnet_zoo.datasets.rules import IGNORED
+from hrnet_zoo.datasets.label_rules import IGNORE_INDEX
 
 Counts = npt.NDArray[np.int64]
 Shares = npt.NDArray[np.float64]
@@ -33,8 +33,8 @@ def count_matrix(truth: npt.NDArray[np.uint8], mask: npt.NDArray[np.uint8], num_
     """
     # A row for every possible label, to be cut off: ten times faster than leaving pixels out before the count.
     pairs = torch.from_numpy(truth).to(torch.int32).mul_(num_classes).add_(torch.from_numpy(mask))
-    rows = torch.bincount(pairs.flatten(), minlength=(IGNORED + 1) * num_classes).numpy()
-    if rows[num_classes**2 : IGNORED * num_classes].any() or mask.max(initial=0) >= num_classes:
+    rows = torch.bincount(pairs.flatten(), minlength=(IGNORE_INDEX + 1) * num_classes).numpy()
+    if rows[num_classes**2 : IGNORE_INDEX * num_classes].any() or mask.max(initial=0) >= num_classes:
         raise ValueError(f"truth or mask holds an index that is none of {num_classes} classes")
     counts: Counts = rows[: num_classes**2].reshape(num_classes, num_classes)
     return counts

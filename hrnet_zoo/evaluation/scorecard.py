@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from hrnet_zoo.datasets import CITYSCAPES, Dataset
-from hrnet_zoo.datasets.rules import CITYSCAPES_IDS
+from hrnet_zoo.datasets.label_rules import CITYSCAPES_IDS
 from hrnet_zoo.errors import printable
 from hrnet_zoo.evaluation.metrics import Counts, class_accuracy, class_iou, mean, pixel_accuracy
 from hrnet_zoo.images.atomic import atomic_write

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from hrnet_zoo.datasets.rules import IGNORED
+from hrnet_zoo.datasets.label_rules import IGNORE_INDEX
 from hrnet_zoo.images.read import RGB, keep_ratio_size, normalize, resize
 
 Labels = npt.NDArray[np.uint8]
@@ -70,7 +70,7 @@ def collate(pairs: Sequence[Pair], crop: tuple[int, int]) -> tuple[Tensor, Tenso
 
     """
     images = torch.zeros((len(pairs), *crop, 3), dtype=torch.float32, device="cpu").permute(0, 3, 1, 2)
-    truths = torch.full((len(pairs), *crop), IGNORED, dtype=torch.int64, device="cpu")
+    truths = torch.full((len(pairs), *crop), IGNORE_INDEX, dtype=torch.int64, device="cpu")
     for index, (image, labels) in enumerate(pairs):
         height, width = labels.shape
         images[index, :, :height, :width] = normalize(image)[0]
@@ -101,7 +101,7 @@ def _random_part(
 
 def _is_varied(labels: Labels) -> bool:
     """Tell whether there is a second class, and none has 75 % or more of the labeled pixels."""
-    counts = Image.fromarray(labels).histogram()[:IGNORED]  # three times as fast as np.bincount
+    counts = Image.fromarray(labels).histogram()[:IGNORE_INDEX]  # three times as fast as np.bincount
     return max(counts) < MOST_OF_ONE_CLASS * sum(counts)
 
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from hrnet_zoo.datasets import Dataset
-from hrnet_zoo.datasets.rules import IGNORED
+from hrnet_zoo.datasets.label_rules import IGNORE_INDEX
 from hrnet_zoo.evaluation.metrics import class_iou, count_matrix, mean
 from hrnet_zoo.images.read import RGB
 
@@ -75,7 +75,7 @@ def _drawn(
 ) -> Image.Image:
     height, width = row.truth.shape
     size = (side, max(1, min(2 * side, round(side * height / width))))  # a very high image is squeezed
-    ignored = row.truth == IGNORED
+    ignored = row.truth == IGNORE_INDEX
     images = [
         Image.fromarray(row.image).resize(size, Image.Resampling.BILINEAR),
         _colored(row.truth, ignored, dataset, size, 0.0),
@@ -115,9 +115,9 @@ def _legend(
     entries = [
         (dataset.palette[index], _shortened(dataset.classes[index], _LONGEST_NAME))
         for index in present
-        if index != IGNORED
+        if index != IGNORE_INDEX
     ]
-    entries += [(3 * (_IGNORED_GRAY,), "ignored")] if IGNORED in present else []
+    entries += [(3 * (_IGNORED_GRAY,), "ignored")] if IGNORE_INDEX in present else []
     places, x, y = [], _GAP, _GAP
     for color, name in entries:
         width = _FONT_SIZE + _GAP + math.ceil(font.getlength(name)) + 3 * _GAP

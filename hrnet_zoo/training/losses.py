@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hrnet_zoo.datasets.rules import IGNORED
+from hrnet_zoo.datasets.label_rules import IGNORE_INDEX
 from hrnet_zoo.errors import ConfigError
 
 Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
@@ -33,8 +33,8 @@ def cross_entropy(scores: Tensor, labels: Tensor, weights: Tensor | None = None)
     batch is the mean of its parts' losses by their numbers of labeled pixels, whatever the weights, and batches that
     are split over steps or processes give the same figure. The published checkpoints used no weights.
     """
-    total = F.cross_entropy(_exact(scores), labels, _like(weights, scores), ignore_index=IGNORED, reduction="sum")
-    return total / (labels != IGNORED).sum().clamp(min=1)
+    total = F.cross_entropy(_exact(scores), labels, _like(weights, scores), ignore_index=IGNORE_INDEX, reduction="sum")
+    return total / (labels != IGNORE_INDEX).sum().clamp(min=1)
 
 
 def ohem(scores: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -43,10 +43,10 @@ def ohem(scores: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tenso
     Hard are labeled pixels whose true class gets a probability below 0.7, and in any case the hardest 19 % of the
     labeled ones (100,000 of 512 x 1024), with what ties with these.
     """
-    place = (labels != IGNORED).flatten().nonzero().squeeze(1)
+    place = (labels != IGNORE_INDEX).flatten().nonzero().squeeze(1)
     if not len(place):
         return _zero(scores)
-    terms = F.cross_entropy(_exact(scores), labels, ignore_index=IGNORED, reduction="none").flatten()[place]
+    terms = F.cross_entropy(_exact(scores), labels, ignore_index=IGNORE_INDEX, reduction="none").flatten()[place]
     chances = torch.exp(-terms.detach())  # of the true class
     least = max(1, round(LEAST_KEPT * len(chances)))
     # What is not a number is hard too: it has to show in the loss.
@@ -147,7 +147,7 @@ def _like(weights: Tensor | None, scores: Tensor) -> Tensor | None:
 
 def _labeled(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Return the probabilities (K, P) of the labeled pixels, and their true classes (P,)."""
-    place = (labels != IGNORED).flatten().nonzero().squeeze(1)
+    place = (labels != IGNORE_INDEX).flatten().nonzero().squeeze(1)
     probabilities = _exact(scores).softmax(1).transpose(0, 1).flatten(1)
     return probabilities[:, place], labels.flatten()[place]
 

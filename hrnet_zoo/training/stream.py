@@ -15,8 +15,8 @@ from itertools import count, islice
 import numpy as np
 from torch import Tensor
 
+from hrnet_zoo.datasets.label_rules import LabelRule
 from hrnet_zoo.datasets.pairing import Sample
-from hrnet_zoo.datasets.rules import LabelRule
 from hrnet_zoo.errors import ConfigError, DatasetError
 from hrnet_zoo.images.label_maps import read_labels
 from hrnet_zoo.images.prefetch import read_ahead

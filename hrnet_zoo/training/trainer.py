@@ -13,7 +13,7 @@ from torch.nn.utils import get_total_norm
 from torch.optim import SGD
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from hrnet_zoo.datasets.rules import IGNORED
+from hrnet_zoo.datasets.label_rules import IGNORE_INDEX
 from hrnet_zoo.errors import TrainingError, raise_on_oom
 from hrnet_zoo.models.fcn import FCNHRNet
 from hrnet_zoo.training.losses import Loss
@@ -104,7 +104,7 @@ class Trainer:
             group["lr"] = rate * group["factor"]
         self.network.train()
         self.optimizer.zero_grad(set_to_none=True)
-        valid = self.team.sum((labels != IGNORED).sum().to(self.device, torch.float64))
+        valid = self.team.sum((labels != IGNORE_INDEX).sum().to(self.device, torch.float64))
         parts = list(zip(images.chunk(self.recipe.accumulate), labels.chunk(self.recipe.accumulate), strict=True))
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         for number, (x, truth) in enumerate(parts, start=1):
@@ -141,7 +141,7 @@ class Trainer:
         """
         images = images.to(self.device, non_blocking=True).contiguous(memory_format=torch.channels_last)
         labels = labels.to(self.device, non_blocking=True)
-        share = (labels != IGNORED).sum() / valid.clamp(min=1)
+        share = (labels != IGNORE_INDEX).sum() / valid.clamp(min=1)
         dtype = PRECISIONS[self.recipe.precision]
         with autocast(self.device.type, dtype=dtype, enabled=dtype != torch.float32):
             scores = [self.module(images)]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from hrnet_zoo.datasets import Dataset
-from hrnet_zoo.datasets.rules import identity
+from hrnet_zoo.datasets.label_rules import identity
 from hrnet_zoo.errors import ModelConfigError
 from hrnet_zoo.zoo.catalog import ARCHS
 

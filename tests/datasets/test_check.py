@@ -13,8 +13,8 @@ from PIL import Image
 from hrnet_zoo.cli import main
 from hrnet_zoo.datasets import ADE20K, CITYSCAPES, SCENES, VOC12AUG
 from hrnet_zoo.datasets.check import MOSTLY_ABSENT, Survey, check_data, judge, survey
+from hrnet_zoo.datasets.label_rules import CITYSCAPES_IDS, CITYSCAPES_TRAIN_IDS
 from hrnet_zoo.datasets.layouts import LabeledFolder, Problem, find_samples
-from hrnet_zoo.datasets.rules import CITYSCAPES_IDS, CITYSCAPES_TRAIN_IDS
 from hrnet_zoo.demo.scenes import scene
 from hrnet_zoo.errors import ConfigError, DatasetError
 from hrnet_zoo.images.read import read_image

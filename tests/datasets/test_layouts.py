@@ -11,8 +11,7 @@ import pytest
 
 from hrnet_zoo.datasets import ADE20K, CITYSCAPES, DATASETS, PASCAL_CONTEXT, SCENES, VOC12AUG, Dataset
 from hrnet_zoo.datasets import layouts as module
-from hrnet_zoo.datasets.layouts import find_samples
-from hrnet_zoo.datasets.rules import (
+from hrnet_zoo.datasets.label_rules import (
     ADE20K_VALUES,
     CITYSCAPES_IDS,
     CITYSCAPES_TRAIN_IDS,
@@ -21,6 +20,7 @@ from hrnet_zoo.datasets.rules import (
     LabelRule,
     identity,
 )
+from hrnet_zoo.datasets.layouts import find_samples
 from hrnet_zoo.errors import DatasetError
 from tests.support.label_folders import ade20k, cityscapes, image, labels, mask, own, pascal_context, voc12
 

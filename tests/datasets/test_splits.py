@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from hrnet_zoo.datasets import ADE20K, CITYSCAPES
+from hrnet_zoo.datasets.label_rules import identity
 from hrnet_zoo.datasets.layouts import LabeledFolder
-from hrnet_zoo.datasets.rules import identity
 from hrnet_zoo.datasets.splits import find_training_data
 from hrnet_zoo.demo.dataset import write_dataset
 from hrnet_zoo.errors import ConfigError, DatasetError

@@ -16,9 +16,9 @@ from PIL import Image
 
 from hrnet_zoo.datasets import CITYSCAPES
 from hrnet_zoo.datasets.check import check_data
+from hrnet_zoo.datasets.label_rules import CITYSCAPES_IDS
 from hrnet_zoo.datasets.layouts import find_samples
 from hrnet_zoo.datasets.pairing import UNREAD
-from hrnet_zoo.datasets.rules import CITYSCAPES_IDS
 from hrnet_zoo.demo.dataset import write_dataset
 from hrnet_zoo.demo.scenes import scene
 from hrnet_zoo.errors import ConfigError, DatasetError, UnreadableImageError

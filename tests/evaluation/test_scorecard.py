@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from hrnet_zoo.datasets import ADE20K, CITYSCAPES, VOC12AUG
-from hrnet_zoo.datasets.rules import CITYSCAPES_IDS, IGNORED
+from hrnet_zoo.datasets.label_rules import CITYSCAPES_IDS, IGNORE_INDEX
 from hrnet_zoo.errors import OutputError
 from hrnet_zoo.evaluation.metrics import Counts, count_matrix
 from hrnet_zoo.evaluation.scorecard import Evaluation, suspicion
@@ -78,13 +78,13 @@ def test_a_good_figure_is_not_suspected() -> None:
 
 def test_labels_that_begin_at_1() -> None:
     mask = labels(21)
-    truth = np.where(mask == 20, IGNORED, mask + 1).astype(np.uint8)
+    truth = np.where(mask == 20, IGNORE_INDEX, mask + 1).astype(np.uint8)
     assert "begin at 1" in str(suspicion(count_matrix(truth, mask, 21), VOC12AUG))
 
 
 def test_labels_reduced_once_too_often() -> None:
     mask = labels(150)
-    truth = np.where(mask == 0, IGNORED, mask - 1).astype(np.uint8)
+    truth = np.where(mask == 0, IGNORE_INDEX, mask - 1).astype(np.uint8)
     assert "reduced once too often" in str(suspicion(count_matrix(truth, mask, 150), ADE20K))
 
 
@@ -100,7 +100,7 @@ def test_train_ids_taken_for_official_ids() -> None:
     """Only the train ids that are official ids too are left: 7, 8, 11, 12, 13 and 17."""
     mask = labels(19)
     truth = CITYSCAPES_IDS.indices(mask)
-    assert set(truth.ravel().tolist()) == {0, 1, 2, 3, 4, 5, IGNORED}
+    assert set(truth.ravel().tolist()) == {0, 1, 2, 3, 4, 5, IGNORE_INDEX}
     assert "train ids, not official ids" in str(suspicion(count_matrix(truth, mask, 19), CITYSCAPES))
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from hrnet_zoo.datasets.rules import ADE20K_VALUES, CITYSCAPES_IDS, CITYSCAPES_TRAIN_IDS
+from hrnet_zoo.datasets.label_rules import ADE20K_VALUES, CITYSCAPES_IDS, CITYSCAPES_TRAIN_IDS
 
 
 def mask(count: int, size: tuple[int, int] = (12, 8), start: int = 0) -> npt.NDArray[np.uint8]:

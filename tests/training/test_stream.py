@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from hrnet_zoo.datasets.label_rules import CITYSCAPES_IDS, IGNORE_INDEX, identity
 from hrnet_zoo.datasets.pairing import Sample
-from hrnet_zoo.datasets.rules import CITYSCAPES_IDS, IGNORED, identity
 from hrnet_zoo.demo.dataset import write_dataset
 from hrnet_zoo.demo.scenes import scene
 from hrnet_zoo.errors import ConfigError, DatasetError, UnreadableImageError, WorkerError
@@ -59,7 +59,7 @@ def test_shapes(samples: tuple[Sample, ...]) -> None:
     ((images, labels),) = first(make(samples), 1)
     assert (images.shape, images.dtype) == ((4, 3, 32, 64), torch.float32)
     assert (labels.shape, labels.dtype) == ((4, 32, 64), torch.int64)
-    assert set(labels.flatten().tolist()) <= {*range(19), IGNORED}
+    assert set(labels.flatten().tolist()) <= {*range(19), IGNORE_INDEX}
     assert make(samples).steps_per_epoch == 5 / 4
 
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from hrnet_zoo.datasets import ADE20K, CITYSCAPES, PASCAL_CONTEXT, VOC12AUG
-from hrnet_zoo.datasets.rules import (
+from hrnet_zoo.datasets.label_rules import (
     ADE20K_VALUES,
     CITYSCAPES_IDS,
     CITYSCAPES_TRAIN_IDS,
-    IGNORED,
+    IGNORE_INDEX,
     PASCAL_CONTEXT_VALUES,
     VOC_VALUES,
     LabelRule,
@@ -32,7 +32,7 @@ every_rule = pytest.mark.parametrize(("rule", "count"), RULES, ids=[rule.title f
 
 @every_rule
 def test_indices_survive_the_way_to_a_file_and_back(rule: LabelRule, count: int) -> None:
-    indices = np.array([*range(count), IGNORED], np.uint8)
+    indices = np.array([*range(count), IGNORE_INDEX], np.uint8)
     values = rule.values(indices)
     assert values.dtype == np.uint8
     assert not rule.unknown(values.tolist())
@@ -54,8 +54,8 @@ def test_known_values_survive_the_way_to_indices_and_back(rule: LabelRule, count
 def test_each_value_is_a_class_or_ignored_or_unknown(rule: LabelRule, count: int) -> None:
     unknown = rule.unknown(range(256))
     assert sorted((*rule.of_class, *rule.ignored, *unknown)) == list(range(256))
-    assert IGNORED not in unknown
-    np.testing.assert_array_equal(rule.indices(np.array(unknown, np.uint8)), np.full(len(unknown), IGNORED))
+    assert IGNORE_INDEX not in unknown
+    np.testing.assert_array_equal(rule.indices(np.array(unknown, np.uint8)), np.full(len(unknown), IGNORE_INDEX))
 
 
 def test_as_many_values_as_classes() -> None:
@@ -74,7 +74,7 @@ def test_cityscapes_ids() -> None:
     names = dict(zip(CITYSCAPES.classes, CITYSCAPES_IDS.of_class, strict=True))
     assert (names["road"], names["sky"], names["car"], names["train"], names["bicycle"]) == (7, 23, 26, 31, 33)
     assert CITYSCAPES_IDS.unknown(range(256)) == list(range(34, 255))
-    assert CITYSCAPES_IDS.values(np.array([IGNORED], np.uint8)) == [0]
+    assert CITYSCAPES_IDS.values(np.array([IGNORE_INDEX], np.uint8)) == [0]
 
 
 def test_real_labels_both_ways(shared: Path) -> None:
