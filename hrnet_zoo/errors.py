@@ -131,12 +131,12 @@ class FidelityError(HRNetZooError):
 
     Attributes:
         pixels: share of a street scene's pixels that have the same class, 0 to 1.
-        worst_score: largest difference of a score relative to the largest score; None: a score is not finite.
+        worst_logit: largest difference of a logit, relative to the largest logit; None: a logit is not finite.
 
     """
 
     pixels: float
-    worst_score: float | None
+    worst_logit: float | None
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

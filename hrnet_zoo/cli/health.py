@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from hrnet_zoo.cli.options import as_json, leave, model_options, say, say_errors, say_json
-from hrnet_zoo.zoo.catalog import is_saved, list_models
 
 if TYPE_CHECKING:
     from hrnet_zoo.evaluation.benchmark import TableTiming, Timing
     from hrnet_zoo.evaluation.comparison import Comparison
     from hrnet_zoo.evaluation.costs import Cost
-    from hrnet_zoo.evaluation.doctor import Health, Report
+    from hrnet_zoo.evaluation.doctor import Report
 
 
 def _size(_: click.Context, option: click.Parameter, text: str | None) -> tuple[int, int] | None:
@@ -136,32 +134,15 @@ def _gb(number: int | None) -> str:
 @click.command()
 @click.argument("name", required=False)
 @click.option("--network", is_flag=True, help="Also ask all hosts and mirrors for the files of all models, or of NAME.")
-@click.option(
-    "--record",
-    "target",
-    is_flag=False,
-    flag_value="-",
-    metavar="[FILE]",
-    help="Instead, record the fingerprints of all cached models, or of NAME (before this option); into FILE, or print.",
-)
 @model_options
 @as_json
-def doctor(
-    name: str | None, network: bool, target: str | None, device: str | None, dtype: str | None, as_json: bool
-) -> None:
-    """Check this machine, and what the model NAME computes here.
+def doctor(name: str | None, network: bool, device: str | None, dtype: str | None, as_json: bool) -> None:
+    """Check this machine, and how far its results for the model NAME stray.
 
-    Its weights against their digest, its device and dtype against float32 on the CPU.
+    The weights are checked against their digest; the device and dtype against float32 on the CPU.
 
-    The exit code is that of the first thing that is wrong.
+    The exit code is that of the first error.
     """
-    if target is not None:
-        if network or device or dtype:
-            raise click.UsageError("--record is in float32 on the CPU, and goes without --network, --device, --dtype")
-        if name is None and target in (*list_models(), "demo"):
-            raise click.UsageError(f"the name comes first: hrnet-zoo doctor {target} --record")
-        _record(name, target)
-        return
     from hrnet_zoo.evaluation.doctor import doctor
 
     report = doctor(name, device=device, dtype=dtype, network=network)
@@ -172,17 +153,6 @@ def doctor(
     say_errors(report.errors)
     if report.errors:
         leave(report.errors[0].exit_code)
-
-
-def _record(name: str | None, target: str) -> None:
-    from hrnet_zoo.evaluation.fingerprints import record, save, to_json
-
-    fingerprints = record(name)
-    if target == "-":
-        click.echo(to_json(fingerprints), nl=False)
-    else:
-        save(fingerprints, Path(target))
-        say(f"recorded {', '.join(fingerprints)} in {target}")
 
 
 def _show(report: Report) -> None:
@@ -208,39 +178,23 @@ def _show(report: Report) -> None:
     if report.health is not None:
         say(report.health.model)
         _line("weights", f"SHA-256 {report.health.data_sha256}")
-        _line("fingerprint", _fingerprint(report.health))
         for fidelity in filter(None, (report.health.fidelity, report.health.fast)):
-            score = "not finite" if fidelity.worst_score is None else f"{fidelity.worst_score:.2g} of the largest"
+            score = "not finite" if fidelity.worst_logit is None else f"{fidelity.worst_logit:.2g} of the largest"
+            name = fidelity.device if fidelity.engine is None else f"fast: {fidelity.engine}"
             _line(
-                f"fast: {fidelity.engine} {fidelity.dtype}"
-                if fidelity.engine
-                else f"{fidelity.device} {fidelity.dtype}",
-                f"{'fine' if fidelity.fine else 'NOT FINE'}: {fidelity.pixels:.3%} of a street scene's pixels as "
-                f"float32 on the CPU has them (fine: from {FINE_PIXELS:.1%}); worst score off by {score}",
+                f"{name} {fidelity.dtype}",
+                f"{'fine' if fidelity.fine else 'NOT FINE'}: {fidelity.pixels:.3%} of a street scene's pixels agree "
+                f"with float32 on the CPU (fine: from {FINE_PIXELS:.1%}); worst logit off by {score}",
             )
     if busy := report.environment.get("busy"):
         say(f"note: {busy}")
     if count := len(report.errors):
         verdict = f"NOT FINE: {count} {'error' if count == 1 else 'errors'}, each with what to do"
     elif report.health:
-        verdict = f"fine: {report.health.model} computes here what it should"
+        verdict = f"fine: {report.health.model} computes what it should"
     else:
-        verdict = "fine: nothing is wrong here (to check what a model computes: hrnet-zoo doctor NAME)"
+        verdict = "fine: nothing is wrong (to check what a model computes: hrnet-zoo doctor NAME)"
     say(f"verdict: {verdict}")
-
-
-def _fingerprint(health: Health) -> str:
-    deviation = health.deviation
-    if deviation is None and is_saved(health.model):
-        return "recorded of published models only"
-    if deviation is None:
-        return f"none recorded for this row yet; to record it: hrnet-zoo doctor {health.model} --record FILE"
-    verdict = "as recorded" if deviation.fine else "NOT AS RECORDED"
-    weights = "the recorded weights" if health.same_data else "other weights than the recorded"
-    return (
-        f"{verdict}, from {weights}: the largest deviation is {deviation.relative:.1e}, of the {deviation.statistic} "
-        f"(fine: up to {deviation.tolerance:.0e})"
-    )
 
 
 def _line(key: str, value: Any) -> None:  # noqa: ANN401 - whatever a report holds

@@ -1,6 +1,6 @@
-"""What works here and what does not: environment, cache, hosts, and one model against its record.
+"""Report what works here: environment, cache, hosts, and how far one model strays on a device and dtype.
 
-What is broken is reported and not raised, so this module imports no torch before it is asked for.
+What is broken is reported, not raised. A broken torch too: it is imported only where it is needed.
 """
 
 from __future__ import annotations
@@ -18,29 +18,28 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from hrnet_zoo import __version__
 from hrnet_zoo.errors import (
     CacheError,
-    CheckpointError,
     ConfigError,
     DeviceError,
     FidelityError,
     HRNetZooError,
     LogitsError,
+    raise_on_oom,
 )
 from hrnet_zoo.weights import cache
 from hrnet_zoo.weights.addresses import without_passwords
-from hrnet_zoo.zoo.catalog import ModelInfo, is_saved, list_models, model_info
+from hrnet_zoo.zoo.catalog import is_saved, list_models, model_info
 from hrnet_zoo.zoo.reachability import Reach, reach, require_all
 
 if TYPE_CHECKING:
     import torch
 
-    from hrnet_zoo.evaluation.fingerprints import Deviation
     from hrnet_zoo.images.read import RGB
     from hrnet_zoo.models.fcn import FCNHRNet
     from hrnet_zoo.models.predictor import Predictor
 
 T = TypeVar("T")
 
-FINE_PIXELS = 0.995  # of a scene's pixels have the class that float32 on the CPU gives them
+FINE_PIXELS = 0.995  # share of pixels that must agree with float32 on the CPU
 OTHERS = "the other findings are in the report"
 PACKAGES = ("torch", "numpy", "pillow", "safetensors", "huggingface_hub", "requests", "matplotlib")
 SETTINGS = ("HRNET_ZOO_CACHE", "HRNET_ZOO_MIRRORS", "HRNET_ZOO_OFFLINE", "HF_HUB_OFFLINE")
@@ -53,22 +52,22 @@ class Fidelity:
     Attributes:
         device: as torch names it.
         dtype: without "torch.".
-        pixels: share of the scene's pixels with the same class, 0 to 1.
-        worst_score: largest difference of a score relative to the largest score; None: a score is not finite.
-        engine: of `optimize`; None: the network itself.
+        pixels: share of pixels with the same class, 0 to 1.
+        worst_logit: largest difference of a logit, relative to the largest logit; None: a logit is not finite.
+        engine: the engine of `optimize`; None: the network itself.
 
     """
 
     device: str
     dtype: str
     pixels: float
-    worst_score: float | None
+    worst_logit: float | None
     engine: str | None = None
 
     @property
     def fine(self) -> bool:
-        """Whether all scores are finite and at least `FINE_PIXELS` agree."""
-        return self.worst_score is not None and self.pixels >= FINE_PIXELS
+        """Whether all logits are finite and at least `FINE_PIXELS` agree."""
+        return self.worst_logit is not None and self.pixels >= FINE_PIXELS
 
 
 @dataclass(frozen=True)
@@ -77,19 +76,15 @@ class Health:
 
     Attributes:
         model: its name.
-        data_sha256: of the converted weights.
-        same_data: whether that is the recorded one; None: nothing is recorded of this model.
-        deviation: from the recorded fingerprint; None: nothing is recorded of this model.
+        data_sha256: digest of the converted weights.
         fidelity: of the device and dtype asked for; None: they cannot be used, and `Report.errors` says why.
-        fast: the same of what `optimize` makes of the network there, in its own dtype; it is for the user to judge, who
-            can do without or ask for float32, and no error.
+        fast: the same of the model that `optimize` makes there, in its own dtype. A low figure is no error: float32 or
+            the network itself are there instead.
 
     """
 
     model: str
     data_sha256: str
-    same_data: bool | None
-    deviation: Deviation | None
     fidelity: Fidelity | None
     fast: Fidelity | None
 
@@ -101,9 +96,9 @@ class Report:
     Attributes:
         environment: versions, processor, devices.
         settings: environment variables that hrnet-zoo reads, secrets blanked; None: unset.
-        cache: its folder, what may be done there and what is in it.
+        cache: its folder, whether it can be written, and what is in it.
         network: each address of each file; None: not asked for.
-        health: of the model that was named; None: none was, or it cannot be loaded and `errors` says why.
+        health: of the named model; None: none was named, or it cannot be loaded and `errors` says why.
         errors: what is wrong.
 
     """
@@ -116,14 +111,11 @@ class Report:
     errors: tuple[HRNetZooError, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Return the report, ready for JSON."""
         facts = asdict(self)
-        if self.health and self.health.deviation:
-            values = {name: _finite(value) for name, value in facts["health"]["deviation"].items()}
-            facts["health"]["deviation"] = {**values, "fine": self.health.deviation.fine}
         for form in ("fidelity", "fast") if self.health else ():
-            if facts["health"][form]:
-                facts["health"][form]["fine"] = getattr(self.health, form).fine
+            if fidelity := getattr(self.health, form):
+                facts["health"][form]["fine"] = fidelity.fine
         return {**facts, "errors": [{"kind": type(error).__name__, "message": str(error)} for error in self.errors]}
 
 
@@ -138,9 +130,8 @@ def doctor(
     """Find out what works here and what does not.
 
     Args:
-        name: also look at this model, published or saved: its file against its digest, its fingerprint against the
-            recorded one (of a published one), and `device` and `dtype`, and the fast form there, against float32 on
-            the CPU. It is fetched if it is not in the cache.
+        name: also check this model, published or saved: its file against its digest; `device` and `dtype`, and the fast
+            form there, against float32 on the CPU. It is fetched if it is not in the cache.
         device: as in `create_model`.
         dtype: as in `create_model`.
         network: also ask for the checkpoint and the log of this model, or of all, at all their addresses.
@@ -163,13 +154,8 @@ def doctor(
     return Report(_environment(), settings, cached, reached, health, tuple(errors))
 
 
-def _finite(value: object) -> object:
-    """JSON has no NaN and no infinity."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def _attempt(errors: list[HRNetZooError], step: Callable[[], T]) -> T | None:
-    """Take a step; an error goes to the others."""
+    """Run a step; collect its error."""
     try:
         return step()
     except HRNetZooError as error:
@@ -177,10 +163,10 @@ def _attempt(errors: list[HRNetZooError], step: Callable[[], T]) -> T | None:
     except (ImportError, OSError) as error:  # OSError too: a library that torch needs is missing
         errors.append(
             ConfigError(
-                asked="look at everything that hrnet-zoo uses",
-                found=f"something of it is missing or broken: {type(error).__name__}: {error}",
-                done="what could be found out without it is in the report",
-                advice="install hrnet-zoo anew with all that it needs; torch as https://pytorch.org says",
+                asked="import what hrnet-zoo needs",
+                found=f"something is missing or broken: {type(error).__name__}: {error}",
+                done=OTHERS,
+                advice="install hrnet-zoo again; for torch, follow https://pytorch.org",
             )
         )
     return None
@@ -277,102 +263,77 @@ def _health(
     progress: bool,
     errors: list[HRNetZooError],
 ) -> Health:
-    from hrnet_zoo.errors import raise_on_oom
-    from hrnet_zoo.evaluation.fingerprints import compare, fingerprint, recorded, reference
+    import torch
+
+    from hrnet_zoo.zoo.create import create_model
     from hrnet_zoo.zoo.origin import find
 
+    def created(device: str | torch.device | None, dtype: torch.dtype | str | None) -> FCNHRNet:
+        with raise_on_oom(f"load {origin.name}", done=OTHERS):
+            return create_model(origin.name, device=device, dtype=dtype, progress=progress)
+
     origin = find(name, progress=progress)
-    with raise_on_oom(f"load {origin.name} in float32 on the CPU", done=OTHERS):
-        model = reference(origin.name, progress=progress)
+    reference = created("cpu", torch.float32)
     if not any(isinstance(error, CacheError) for error in errors):  # without a cache the demo is converted in memory
         origin.verify()
-    same, deviation = None, None
-    if info := origin.info:
-        with raise_on_oom(f"the fingerprint of {origin.name}", done=OTHERS):
-            found, known = fingerprint(model), recorded(info.name)
-        same = known.data_sha256 == found.data_sha256 if known else None
-        deviation = compare(found, known, info.classes) if known else None
-        if deviation and not deviation.fine:
-            errors.append(_mismatch(info, deviation, same=bool(same)))
-    asked = _attempt(errors, lambda: _created(origin.name, device, dtype, progress))
-    exact = _attempt(errors, lambda: _fidelity(model, asked, fast=False)) if asked else None
-    fast = _attempt(errors, lambda: _fidelity(model, asked, fast=True)) if asked and exact else None
+    model = _attempt(errors, lambda: created(device, dtype))
+    exact = _attempt(errors, lambda: _fidelity(reference, model, fast=False)) if model else None
+    fast = _attempt(errors, lambda: _fidelity(reference, model, fast=True)) if model and exact else None
     if exact and not exact.fine:
-        errors.append(_astray(origin.name, exact))
-    return Health(origin.name, model.provenance["data_sha256"], same, deviation, exact, fast)
-
-
-def _mismatch(info: ModelInfo, deviation: Deviation, *, same: bool) -> CheckpointError:
-    return CheckpointError(
-        asked=f"the fingerprint of {info.name}",
-        found=f"{deviation.statistic} is {deviation.found:.7g}, recorded {deviation.recorded:.7g}: off by "
-        f"{deviation.relative:.1e}, allowed {deviation.tolerance:.0e}; the weights are "
-        + ("those of the record" if same else "not those of the record"),
-        done="nothing was changed",
-        advice="another version of torch, or another machine: this one computes differently"
-        if same
-        else f"fetch them anew: hrnet-zoo cache clear {info.name} && hrnet-zoo download {info.name}",
-        source=info.name,
-    )
-
-
-def _astray(name: str, fidelity: Fidelity) -> FidelityError:
-    finite = "" if fidelity.worst_score is not None else ", and scores that are not finite"
-    return FidelityError(
-        asked=f"{name} on {fidelity.device} in {fidelity.dtype}",
-        found=f"{fidelity.pixels:.3%} of a street scene's pixels as float32 on the CPU has them{finite}; "
-        f"from {FINE_PIXELS:.1%} on it is fine",
-        done=OTHERS,
-        advice="do not use this device in this dtype; try another dtype (float32), another device, another torch",
-        pixels=fidelity.pixels,
-        worst_score=fidelity.worst_score,
-    )
-
-
-def _created(name: str, device: str | torch.device | None, dtype: torch.dtype | str | None, progress: bool) -> FCNHRNet:
-    from hrnet_zoo.errors import raise_on_oom
-    from hrnet_zoo.zoo.create import create_model
-
-    with raise_on_oom(f"load {name} on the device asked for", done=OTHERS):
-        return create_model(name, device=device, dtype=dtype, progress=progress)
+        finite = "" if exact.worst_logit is not None else ", and logits that are not finite"
+        errors.append(
+            FidelityError(
+                asked=f"{origin.name} on {exact.device} in {exact.dtype}",
+                found=f"{exact.pixels:.3%} of a street scene's pixels agree with float32 on the CPU{finite}; "
+                f"at least {FINE_PIXELS:.1%} are expected",
+                done=OTHERS,
+                advice="do not use this device in this dtype; try float32, another device, or another release of torch",
+                pixels=exact.pixels,
+                worst_logit=exact.worst_logit,
+            )
+        )
+    return Health(origin.name, reference.provenance["data_sha256"], exact, fast)
 
 
 def _fidelity(reference: FCNHRNet, model: FCNHRNet, *, fast: bool) -> Fidelity:
     from hrnet_zoo.demo.scenes import scene
     from hrnet_zoo.engines.optimize import agreement, optimize
-    from hrnet_zoo.errors import raise_on_oom
 
     image = scene(0).image
-    where, precision = str(model.device), str(model.dtype).removeprefix("torch.")
+    asked = f"check {model.name} on {model.device} in {str(model.dtype).removeprefix('torch.')}"
     try:
-        with raise_on_oom(f"check {model.name} on {where} in {precision}", done=OTHERS):
+        with raise_on_oom(asked, done=OTHERS):
             form = optimize(model) if fast else model
             try:
                 pixels = agreement(reference, form, [image])
-            except LogitsError:  # none can be labeled; `worst_score` says why
+            except LogitsError:  # no pixel can be labeled; `worst_logit` says why
                 pixels = 0.0
-            scores = [_scores(each, image) for each in (reference, form)]
-    except RuntimeError as error:  # a kernel or memory that this device lacks: torch has no class for it
+            exact, found = (_logits(each, image) for each in (reference, form))
+    except RuntimeError as error:  # the device lacks a kernel or memory: torch has no class for it
         raise DeviceError(
-            asked=f"check {model.name} on {where} in {precision}",
+            asked=asked,
             found=f"torch cannot compute it: {str(error).splitlines()[0][:200]}",
             done=OTHERS,
-            advice="another dtype or device; a build of torch that knows this device",
+            advice="try another dtype or device, or a build of torch for this device",
         ) from error
-    worst = float((scores[1] - scores[0]).abs().max() / scores[0].abs().max())
-    engine = getattr(form, "engine", None)
-    precision = str(form.dtype).removeprefix("torch.")
-    return Fidelity(where, precision, pixels, worst if math.isfinite(worst) else None, engine)
+    worst = float((found - exact).abs().max() / exact.abs().max())
+    return Fidelity(
+        device=str(model.device),
+        dtype=str(form.dtype).removeprefix("torch."),
+        pixels=pixels,
+        worst_logit=worst if math.isfinite(worst) else None,
+        engine=getattr(form, "engine", None),
+    )
 
 
-def _scores(form: Predictor, image: RGB) -> torch.Tensor:
+def _logits(form: Predictor, image: RGB) -> torch.Tensor:
     """Return the logits at stride 4 of the resized image, float32 on the CPU."""
     import torch
 
     from hrnet_zoo.images.read import normalize
     from hrnet_zoo.inference.predict import resized
 
-    (resized_image,) = resized(image, form.dataset.resize_to, ms_flip=False)
+    (view,) = resized(image, form.dataset.resize_to, ms_flip=False)
     with torch.inference_mode():
-        x = normalize(resized_image).to(form.device, form.dtype, memory_format=torch.channels_last)
+        x = normalize(view).to(form.device, form.dtype, memory_format=torch.channels_last)
         return form.logits_stride4(x).float().cpu()

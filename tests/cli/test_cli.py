@@ -376,7 +376,7 @@ def test_demo(run: Run, tmp_path: Path) -> None:
 
 
 def test_evaluate_generated_scenes(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(DEMO.__dict__, "data", dataclasses.replace(SCENES, val_images=2))
+    monkeypatch.setitem(DEMO.__dict__, "dataset", dataclasses.replace(SCENES, val_images=2))
     data = tmp_path / "scenes"
     assert run("demo", "--as-dataset", "--scenes", "2", "--out", data) == f"2 scenes in {data}\n"
     options = ("--device", "cpu", "--workers", "0")
