@@ -1,5 +1,10 @@
 """What every test shares: no connection beyond this machine, a cache of its own, no settings of the user's."""
 
+import os
+
+# Each worker of pytest-xdist takes one core, and so does every process that a test starts; torch reads it when imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import socket
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The tables of README.md and MODEL_CARD.md, from the catalog.
+"""The tables of README.md, MODEL_CARD.md and a guide, from the catalog.
 
 `python -m tests.support.tables` writes them; `tests/test_docs.py` fails when they are stale.
 """
@@ -96,7 +96,7 @@ def demo_table() -> str:
 
 
 def demo_figures() -> str:
-    """Return README's sentence about what the demo network scores."""
+    """Return the sentence about what the demo network scores."""
     return (
         "On 50 scenes (`--scenes 50`), none of them seen in training, the demo network scores\n"
         f"**{DEMO.miou:.2f} %** mIoU at one scale and **{DEMO.miou_ms_flip:.2f} %** with six scales and mirroring."
@@ -104,7 +104,8 @@ def demo_figures() -> str:
 
 
 TABLES = {
-    "README.md": {"models": models_table, "demo": demo_figures},
+    "README.md": {"models": models_table},
+    "examples/guide_evaluation.md": {"demo": demo_figures},
     "MODEL_CARD.md": {"rows": rows_table, "data": data_table, "demo": demo_table},
 }
 
