@@ -7,7 +7,7 @@
     model = hrnet_zoo.create_model("fcn_hr48_cityscapes_160k")
     model.predict("street.jpg").overlay()
 
-Importing this package imports no torch, opens no connection and touches no file: names resolve on first use.
+Importing this package does not import torch, open a connection or touch a file: names resolve on first use.
 """
 
 import importlib
@@ -75,7 +75,7 @@ _HOMES = {
     "doctor": "evaluation.doctor",
 }
 
-_INSTEAD = {  # what people of other libraries type
+_INSTEAD = {  # names in other libraries
     **dict.fromkeys(("from_pretrained", "load_model", "load", "get_model", "init_model", "AutoModel"), "create_model"),
     **dict.fromkeys(("predict", "inference_model", "pipeline"), "create_model(name).predict(image)"),
     **dict.fromkeys(("train", "fit"), "finetune"),
@@ -84,7 +84,7 @@ _INSTEAD = {  # what people of other libraries type
 }
 
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - what a module holds
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - any public name
     if name not in _HOMES:
         hint = f"; use hrnet_zoo.{_INSTEAD[name]}" if name in _INSTEAD else ""
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}{hint}")

@@ -1,6 +1,6 @@
-"""The command line: one subcommand per verb, and no logic of its own.
+"""Command-line arguments -> calls of the library: data on stdout, progress and errors on stderr.
 
-Data goes to stdout, progress and errors to stderr. Everything heavy is imported by the command that needs it.
+Each command imports what is slow to import when it runs.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 import click
 
@@ -24,11 +25,10 @@ from hrnet_zoo.cli import data, evaluating, files, finetuning, health, labeling,
 from hrnet_zoo.cli.options import say, say_errors
 from hrnet_zoo.errors import HRNetZooError, printable
 
-INTERRUPTED, TERMINATED = 130, 143  # 128 + SIGINT and SIGTERM, as shells have it
-NO_READER = 1  # what stdout leads to takes nothing more
+INTERRUPTED, TERMINATED = 130, 143  # 128 + SIGINT and SIGTERM, as in shells
+UNWRITTEN = 1  # stdout takes nothing more
 
-
-_INSTEAD = {  # what people of other tools type
+_INSTEAD = {  # commands of other tools
     **dict.fromkeys(("train", "fit", "fine-tune"), "hrnet-zoo finetune NAME --data DATA --out OUT"),
     **dict.fromkeys(("val", "validate", "test", "eval", "score"), "hrnet-zoo evaluate NAME DATA"),
     **dict.fromkeys(("segment", "infer", "inference", "label", "run"), "hrnet-zoo predict NAME IMAGES"),
@@ -74,14 +74,13 @@ for command in (
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run the command line and exit with the code of what happened (`hrnet_zoo.errors` lists them)."""
+    """Run the command line and exit (`hrnet_zoo.errors` lists the exit codes)."""
     with _streams(), _termination():
         code = _run(arguments)
-        if code != NO_READER:
-            try:
-                sys.stdout.flush()
-            except OSError as error:
-                code = _unwritten(error)
+        try:
+            sys.stdout.flush()
+        except OSError as error:
+            code = _unwritten(error)
     sys.exit(code)
 
 
@@ -89,54 +88,51 @@ def _run(arguments: Sequence[str] | None) -> int:
     try:
         return cli.main(args=arguments, prog_name="hrnet-zoo", standalone_mode=False) or 0
     except HRNetZooError as error:
-        with _heard():
+        with _if_stderr_takes_it():
             say_errors([error])
         return error.exit_code
     except click.ClickException as error:
         if not isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):  # whose message is the help
             error.message = printable(error.message)  # type: ignore[misc]  # final; it may quote what was typed
-        with _heard():
+        with _if_stderr_takes_it():
             error.show()
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
-        _say("interrupted")
+        with _if_stderr_takes_it():
+            say("interrupted", err=True)
         return INTERRUPTED
     except OSError as error:
-        last = error.__traceback__
-        while last and last.tb_next:
-            last = last.tb_next
-        # Where files fail there are errors of their own; what click was doing is writing to stdout.
-        if last is None or last.tb_frame.f_globals["__name__"].partition(".")[0] != "click":
+        # Failing files raise errors of ours; click writes to stdout alone.
+        if Path(traceback.extract_tb(error.__traceback__)[-1].filename).parent.name != "click":
             raise
         return _unwritten(error)
 
 
 def _unwritten(error: OSError) -> int:
-    """Answer for output that stdout does not take: the reader (`| head`) has left, or the disk behind it is full."""
+    """Report output that stdout does not take: its reader (`| head`) has left, or the disk is full."""
     if not isinstance(error, BrokenPipeError):
-        _say(f"error: the output could not be written: {error.strerror or error}")
-    # Nothing more can get there, not even at exit.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return NO_READER
-
-
-def _say(text: str) -> None:
-    with _heard():
-        say(text, err=True)
+        with _if_stderr_takes_it():
+            say(f"error: the output could not be written: {error.strerror or error}", err=True)
+    _discard(sys.stdout)
+    return UNWRITTEN
 
 
 @contextmanager
-def _heard() -> Iterator[None]:
-    """Tell people something on stderr, if anybody listens."""
+def _if_stderr_takes_it() -> Iterator[None]:
     try:
         yield
     except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+        _discard(sys.stderr)
+
+
+def _discard(stream: TextIO) -> None:
+    """Send what a stream still holds, or gets later, nowhere: not even the flush at exit may fail."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 @contextmanager
 def _streams() -> Iterator[None]:
-    """Let every text be written anywhere: to a console of few letters, and where stdout or stderr was closed."""
+    """Make stdout and stderr take every text: escape what the encoding lacks; replace closed ones."""
     with ExitStack() as stack:
         for name, redirect in (("stdout", redirect_stdout), ("stderr", redirect_stderr)):
             stream = getattr(sys, name)
@@ -149,7 +145,7 @@ def _streams() -> Iterator[None]:
 
 @contextmanager
 def _termination() -> Iterator[None]:
-    """Let SIGTERM unwind like Ctrl-C, so that nothing half-written stays; then it ends the process as ever."""
+    """Make SIGTERM unwind the stack like Ctrl-C, so that nothing half-written stays."""
 
     def end(number: int, frame: FrameType | None) -> NoReturn:
         raise SystemExit(TERMINATED)
