@@ -37,7 +37,7 @@ from torch import Tensor, nn
 
 from hrnet_zoo import create_model, optimize
 from hrnet_zoo.engines import heap
-from hrnet_zoo.engines.openvino import unreported
+from hrnet_zoo.engines.openvino import import_extra
 from hrnet_zoo.errors import ConfigError
 from hrnet_zoo.evaluation.costs import measure, processor
 from hrnet_zoo.evaluation.metrics import count_matrix
@@ -184,8 +184,7 @@ def onnx_runtime(path: Path) -> Callable[[Tensor], Tensor]:
 
 def open_vino(path: Path, precision: str) -> Callable[[Tensor], Tensor]:
     """Return what scores with OpenVINO as its own documentation would have it."""
-    with unreported("openvino"):
-        openvino = importlib.import_module("openvino")
+    openvino = import_extra("openvino", "openvino", "engine='openvino'")
     settings = {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_PRECISION_HINT": precision,
@@ -346,7 +345,7 @@ def table(title: str, contenders: list[Contender], seconds: float) -> Iterator[s
     """Measure a row's contenders in turns, and yield its lines of the table."""
     results = [each.run() for each in contenders]
     costs = measure(
-        {each.name: each.run if ours(each) else heap.as_usual()(each.run) for each in contenders},
+        {each.name: each.run if ours(each) else heap.default_malloc()(each.run) for each in contenders},
         torch.device("cpu"),
         seconds,
         progress=True,

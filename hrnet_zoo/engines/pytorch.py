@@ -1,4 +1,4 @@
-"""The plan as it is: runs wherever PyTorch does."""
+"""Plan -> engine in PyTorch's own operations, which runs on every device and in every dtype."""
 
 import torch
 from torch import Tensor
@@ -7,11 +7,11 @@ from hrnet_zoo.engines.plan import Plan
 
 
 class PyTorchEngine:
-    """A plan in PyTorch's own operations.
+    """Runs a plan with PyTorch.
 
     Args:
-        plan: it is taken over.
-        device: where it is to run.
+        plan: belongs to the engine from then on.
+        device: where to run it.
         dtype: of the arithmetic.
 
     """
@@ -24,6 +24,11 @@ class PyTorchEngine:
         self._plan = plan.to(device=device, dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Score normalized RGB images (N, 3, H, W): (N, ceil(H/4), ceil(W/4), classes)."""
-        scores: Tensor = self._plan(x)
-        return scores.permute(0, 2, 3, 1)
+        """Return the logits at stride 4 of normalized images (N, 3, H, W): (N, ceil(H/4), ceil(W/4), classes)."""
+        logits: Tensor = self._plan(x)
+        return logits.permute(0, 2, 3, 1)
+
+    @staticmethod
+    def runs(device: torch.device, dtype: torch.dtype) -> bool:
+        """Tell whether the engine runs on a device in a dtype."""
+        return True

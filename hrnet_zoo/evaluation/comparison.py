@@ -123,7 +123,7 @@ def compare(
             skipped["torch.compile"] = "it takes a minute before it runs; --compile includes it"
         for name, run in runs.items():
             if name.endswith((" exact", " torch.compile")):
-                runs[name] = heap.as_usual()(run)
+                runs[name] = heap.default_malloc()(run)
         costs = measure(runs, weight.device, seconds, progress)
     contenders = tuple(
         Contender(
@@ -142,7 +142,7 @@ def _fast(model: FCNHRNet, skipped: dict[str, str]) -> Iterator[OptimizedModel]:
     """Yield the network's fast forms that this machine can do; note which it cannot, and why."""
     on_cpu = model.device.type == "cpu"
     yield optimize(model, dtype=torch.float32)
-    if on_cpu and not onednn.native(torch.bfloat16):
+    if on_cpu and not onednn.has_native_bfloat16():
         skipped["bfloat16"] = "this processor does not multiply in it"
     else:
         yield optimize(model, dtype=torch.bfloat16 if on_cpu else torch.float16)

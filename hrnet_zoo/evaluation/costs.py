@@ -125,7 +125,7 @@ def _cost(times: Sequence[float], peak: int | None) -> Cost:
 
 def _forget_resident_peak() -> int | None:
     """Set this process's peak of resident memory to what is resident now, and return that."""
-    heap.give_back()  # what malloc keeps of freed memory is resident, and would be used again unseen
+    heap.trim()  # what malloc keeps of freed memory is resident, and would be used again unseen
     try:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # proc(5)
     except OSError:  # no Linux, or a sandbox that forbids it

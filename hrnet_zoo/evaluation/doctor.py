@@ -297,7 +297,7 @@ def _health(
 
 def _fidelity(reference: FCNHRNet, model: FCNHRNet, *, fast: bool) -> Fidelity:
     from hrnet_zoo.demo.scenes import scene
-    from hrnet_zoo.engines.optimize import agreement, optimize
+    from hrnet_zoo.engines.optimize import optimize, pixel_agreement
 
     image = scene(0).image
     asked = f"check {model.name} on {model.device} in {str(model.dtype).removeprefix('torch.')}"
@@ -305,7 +305,7 @@ def _fidelity(reference: FCNHRNet, model: FCNHRNet, *, fast: bool) -> Fidelity:
         with raise_on_oom(asked, done=OTHERS):
             form = optimize(model) if fast else model
             try:
-                pixels = agreement(reference, form, [image])
+                pixels = pixel_agreement(reference, form, [image])
             except LogitsError:  # no pixel can be labeled; `worst_logit` says why
                 pixels = 0.0
             exact, found = (_logits(each, image) for each in (reference, form))

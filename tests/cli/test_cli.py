@@ -410,7 +410,7 @@ def test_fast_is_the_same_in_python_and_in_the_commands(
         return real(self, x)
 
     monkeypatch.setattr(OptimizedModel, "logits_stride4", spied)
-    monkeypatch.setattr("hrnet_zoo.engines.onednn.native", lambda dtype: native)
+    monkeypatch.setattr("hrnet_zoo.engines.onednn.has_native_bfloat16", lambda: native)
     data = tmp_path / "scenes"
     run("demo", "--as-dataset", "--scenes", "1", "--out", data)
     image = next(data.rglob("*_leftImg8bit.png"))

@@ -22,7 +22,7 @@ import hrnet_zoo
 from hrnet_zoo.datasets import CITYSCAPES
 from hrnet_zoo.demo.scenes import scene
 from hrnet_zoo.engines import onednn
-from hrnet_zoo.engines.optimize import OptimizedModel, agreement, optimize, optimized
+from hrnet_zoo.engines.optimize import OptimizedModel, optimize, optimized, pixel_agreement
 from hrnet_zoo.engines.plan import Plan
 from hrnet_zoo.errors import ConfigError
 from hrnet_zoo.models.fcn import FCNHRNet
@@ -52,7 +52,7 @@ def test_pixels_agree(demo: FCNHRNet, engine: str, dtype: torch.dtype) -> None:
     """Shares of pixels: float32 all but one in a hundred thousand, half precision all but one in two hundred."""
     fast = made(demo, engine, dtype)
     images = [scene(seed, *size).image for seed, size in enumerate([(128, 256), (97, 131), (64, 70)])]
-    assert agreement(demo, fast, images) >= (0.99999 if dtype == torch.float32 else 0.995)
+    assert pixel_agreement(demo, fast, images) >= (0.99999 if dtype == torch.float32 else 0.995)
 
 
 @pytest.mark.parametrize("options", [{"ms_flip": True}, {"mode": "slide"}, {"probabilities": True}, {"max_memory": 1}])
@@ -136,7 +136,7 @@ def test_a_hook_is_noticed(demo: FCNHRNet, part: str) -> None:
     expected = demo.predict(image, fast=True).mask
     hook = demo.get_submodule(part).register_forward_hook(lambda module, inputs, output: output)
     for _ in range(2):
-        with pytest.raises(ConfigError, match=f"{part} has a forward hook, which would not be called"):
+        with pytest.raises(ConfigError, match=f"{part} is a .* with a forward hook, which would not be called"):
             demo.predict(image, fast=True)
     assert demo.predict(image).mask.shape == (64, 96)
     hook.remove()
@@ -219,15 +219,15 @@ torch.set_num_threads(1)
 sys.setswitchinterval(1e-4)
 random = np.random.default_rng(0)
 images = [random.integers(0, 255, (32 + number, 48, 3), dtype=np.uint8) for number in range(8)]
-models = [hrnet_zoo.create_model("demo", device="cpu") for _ in range(9)]
+models = [hrnet_zoo.create_model("demo", device="cpu") for _ in range(4)]
 for model in models:
-    model.dataset = dataclasses.replace(model.dataset, resize_to=(96, 64))
+    model.dataset = dataclasses.replace(model.dataset, resize_to=(64, 48))
 linear, stop, wrong = torch.nn.Linear(2, 2), threading.Event(), []
 
 def beside():
     while not stop.is_set():
         try:
-            linear(torch.ones(1, 2)), models[8].predict(images[0])
+            linear(torch.ones(1, 2)), models[3].predict(images[0])
         except Exception as error:
             wrong.append(repr(error))
 
@@ -239,19 +239,19 @@ other = threading.Thread(target=beside)
 other.start()
 masks = []
 with ThreadPoolExecutor(8) as threads:
-    for turn in range(8):  # one model at a time, its first call by all threads at once
+    for turn in range(3):  # one model at a time, its first call by all threads at once
         start = threading.Barrier(8)
         masks += threads.map(first, range(8 * turn, 8 * turn + 8))
 stop.set()
 other.join()
-expected = [models[8].predict(image, fast=True).mask for image in images]
+expected = [models[3].predict(image, fast=True).mask for image in images]
 print(wrong, sum(not np.array_equal(mask, expected[number % 8]) for number, mask in enumerate(masks)), len(masks))
 """
 
 
 def test_first_calls_of_many_threads() -> None:
     done = subprocess.run([sys.executable, "-c", FIRST_CALLS], capture_output=True, text=True, check=False)  # noqa: S603
-    assert (done.stdout, done.returncode) == ("[] 0 64\n", 0), done.stderr
+    assert (done.stdout, done.returncode) == ("[] 0 24\n", 0), done.stderr
 
 
 def test_one_plan_for_all_threads(demo: FCNHRNet, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -305,7 +305,7 @@ def test_what_it_is(demo: FCNHRNet) -> None:
 
 @pytest.mark.parametrize("bfloat16", [True, False])
 def test_default_dtype(demo: FCNHRNet, bfloat16: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onednn, "native", lambda _: bfloat16)
+    monkeypatch.setattr(onednn, "has_native_bfloat16", lambda: bfloat16)
     assert optimize(demo).dtype == (torch.bfloat16 if bfloat16 else torch.float32)
 
 
@@ -319,7 +319,7 @@ def test_falls_back_to_pytorch(demo: FCNHRNet, monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"engine": "tensorrt"}, "the engines are 'cuda', 'onednn', 'openvino', 'pytorch'"),
+        ({"engine": "tensorrt"}, "the engines that compute in torch.* on cpu are 'onednn', 'pytorch', 'openvino'"),
         ({"dtype": torch.float64}, "dtype is one of"),
         ({"dtype": torch.int8}, "dtype is one of"),
     ],
@@ -329,24 +329,17 @@ def test_refused(demo: FCNHRNet, options: dict[str, object], words: str) -> None
         optimize(demo, **options)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({"engine": "openvino"}, "it computes on CPUs, not on meta"),
-        ({"engine": "onednn"}, "it computes on CPUs whose oneDNN can do torch.float32, not on meta"),
-        ({"engine": "cuda"}, "it computes on NVIDIA's GPUs, and the network is on meta"),
-    ],
-)
-def test_engines_of_another_device(demo: FCNHRNet, options: dict[str, Any], words: str) -> None:
-    with pytest.raises(ConfigError, match=words):
-        optimize(demo.to("meta"), **options)
+@pytest.mark.parametrize("engine", ["openvino", "onednn", "cuda"])
+def test_engines_of_another_device(demo: FCNHRNet, engine: str) -> None:
+    with pytest.raises(ConfigError, match=r"compute in torch\.float32 on meta are 'pytorch'"):
+        optimize(demo.to("meta"), engine=engine)
 
 
 def test_what_engines_cannot_do(demo: FCNHRNet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hrnet_zoo.engines.openvino.dtypes", lambda: (torch.float32,))
     with pytest.raises(ConfigError, match=r"OpenVINO computes in torch\.float32 on this processor"):
         optimize(demo, engine="openvino", dtype=torch.bfloat16)
-    with pytest.raises(ConfigError, match="8 bits are what engine='openvino' can do"):
+    with pytest.raises(ConfigError, match="only engine='openvino' computes in 8 bits"):
         optimize(demo, engine="onednn", dtype=torch.float32, calibration="photos")
 
 

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.utils.parametrize import register_parametrization
 
 from hrnet_zoo.datasets import CITYSCAPES, Dataset
-from hrnet_zoo.engines.plan import Convolution, Exchange, Plan, folded, lower
+from hrnet_zoo.engines.plan import Convolution, Plan, UpsampleSum, fold, replace_steps
 from hrnet_zoo.errors import ConfigError
 from hrnet_zoo.models.fcn import FCNHRNet
 from hrnet_zoo.models.hrnet import SPECS
@@ -60,11 +60,13 @@ def test_it_reads_and_writes_its_own_memory_alone(network: FCNHRNet) -> None:
 
 
 def test_steps(network: FCNHRNet) -> None:
-    """All work is done by steps, one for each convolution, one for each sum with something enlarged, and the head."""
+    """All work is done by steps: one for each convolution, one for each sum with upsampled maps, and the head."""
     spec = SPECS[network.arch]
     kinds = Counter(type(step) for step in Plan(network).modules() if not list(step.children()))
-    assert set(kinds) <= {Convolution, Exchange, nn.Identity, nn.Sequential, nn.ModuleList}  # the latter ones empty
-    assert kinds[Exchange] == sum(modules * branches for modules, branches in zip(spec.modules, (1, 2, 3), strict=True))
+    assert set(kinds) <= {Convolution, UpsampleSum, nn.Identity, nn.Sequential, nn.ModuleList}  # the latter ones empty
+    assert kinds[UpsampleSum] == sum(
+        modules * branches for modules, branches in zip(spec.modules, (1, 2, 3), strict=True)
+    )
     assert kinds[Convolution] == sum(isinstance(module, nn.Conv2d) for module in network.modules())
 
 
@@ -133,22 +135,28 @@ def last_conv(model: FCNHRNet) -> nn.Conv2d:
 
 
 REFUSED: dict[str, Callable[[FCNHRNet], object]] = {
-    r"convs\.0\.conv is a Lora, where the published network has a Conv2d": lambda model: setattr(
+    r"convs\.0\.conv is a Lora, where the published network has Conv2d": lambda model: setattr(
         cast(Any, model.decode_head.convs)[0], "conv", Lora(last_conv(model))
     ),
     r"backbone\.bn1 is a GroupNorm, where": lambda model: setattr(model.backbone, "bn1", nn.GroupNorm(8, 64)),
-    r"backbone\.bn1 normalizes by each batch's own": lambda model: setattr(
+    r"backbone\.bn1 is a batch norm of 64 channels that normalizes by each batch's own": lambda model: setattr(
         model.backbone, "bn1", nn.BatchNorm2d(64, track_running_stats=False)
     ),
-    r"backbone\.bn1 is BatchNorm2d\(32": lambda model: setattr(model.backbone, "bn1", nn.BatchNorm2d(32)),
-    r"decode_head\.convs\.0 has a forward hook": lambda model: cast(Any, model.decode_head.convs)[
+    r"backbone\.bn1 is a batch norm of 32 channels": lambda model: setattr(model.backbone, "bn1", nn.BatchNorm2d(32)),
+    r"decode_head\.convs\.0 is a ConvModule with a forward hook": lambda model: cast(Any, model.decode_head.convs)[
         0
     ].register_forward_hook(lambda *_: None),
-    r"backbone has a forward hook": lambda model: model.backbone.register_forward_pre_hook(lambda *_: None),
-    r"backbone\.stage4 has a forward of its own": lambda model: setattr(model.backbone.stage4, "forward", lambda x: x),
-    r"it has a logits_stride4 of its own": lambda model: setattr(model, "logits_stride4", lambda x: x),
-    r"convs\.1 is a Dropout2d too many": lambda model: model.decode_head.convs.append(nn.Dropout2d()),
-    r"convs\.0 is missing": lambda model: setattr(model.decode_head, "convs", nn.Sequential()),
+    r"backbone is a HRNet with a forward hook": lambda model: model.backbone.register_forward_pre_hook(lambda *_: None),
+    r"backbone\.stage4 is a Sequential with a forward of its own": lambda model: setattr(
+        model.backbone.stage4, "forward", lambda x: x
+    ),
+    r"logits_stride4 is another function": lambda model: setattr(model, "logits_stride4", lambda x: x),
+    r"convs\.1 is a Dropout2d, where the published network has nothing": lambda model: model.decode_head.convs.append(
+        nn.Dropout2d()
+    ),
+    r"convs\.0 is nothing, where the published network has a ConvModule": lambda model: setattr(
+        model.decode_head, "convs", nn.Sequential()
+    ),
     r"convs\.0\.conv is a ParametrizedConv2d": lambda model: register_parametrization(
         last_conv(model), "weight", nn.Identity()
     ),
@@ -165,22 +173,21 @@ def test_another_architecture_is_refused_in_words(words: str) -> None:
         Plan(network)
 
 
-@pytest.mark.parametrize("bias", [False, True])
-def test_folded(bias: bool) -> None:
+def test_fold() -> None:
     random = torch.Generator().manual_seed(0)
-    convolution, norm = nn.Conv2d(3, 4, 3, 2, 1, bias=bias), nn.BatchNorm2d(4).eval()
+    convolution, norm = nn.Conv2d(3, 4, 3, 2, 1), nn.BatchNorm2d(4).eval()
     for tensor in (norm.weight.data, norm.bias.data, norm.running_mean, norm.running_var):
         assert tensor is not None
         tensor.uniform_(0.5, 2, generator=random)
     x = torch.randn(2, 3, 9, 8, generator=random)
     with torch.inference_mode():
-        torch.testing.assert_close(folded(convolution, norm)(x), norm(convolution(x)))
-        torch.testing.assert_close(folded(convolution, None)(x), convolution(x))
+        torch.testing.assert_close(fold(convolution, norm)(x), norm(convolution(x)))
+        torch.testing.assert_close(fold(convolution)(x), convolution(x))
 
 
-def test_lowering_reaches_steps_within_steps() -> None:
+def test_steps_within_steps_are_replaced() -> None:
     plan = Plan(FCNHRNet("hr18s", CITYSCAPES))
     seen = []
-    lower(plan, Convolution, lambda step: seen.append(step) or nn.Identity())  # type: ignore[func-returns-value]
+    replace_steps(plan, Convolution, lambda step: seen.append(step) or nn.Identity())  # type: ignore[func-returns-value]
     assert len(seen) > 100
     assert not any(isinstance(step, Convolution) for step in plan.modules())

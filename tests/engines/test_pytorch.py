@@ -9,7 +9,7 @@ from tests.support.reference_cases import random_network
 
 
 @pytest.mark.parametrize(("dtype", "most"), [(torch.float32, 5e-6), (torch.float16, 0.02), (torch.bfloat16, 0.1)])
-def test_scores(dtype: torch.dtype, most: float) -> None:
+def test_logits(dtype: torch.dtype, most: float) -> None:
     network = random_network("hr18s")
     engine = PyTorchEngine(Plan(network), torch.device("cpu"), dtype)
     for size in ((65, 33), (32, 64), (1, 1)):
