@@ -313,11 +313,21 @@ class UnsupportedImageError(ImageError):
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class DatasetError(HRNetZooError):
-    """A folder of labeled images at `path`, or a file in it, has `problems`."""
+    """A folder of labeled images, or a file in it, cannot be used.
+
+    Attributes:
+        path: of the folder or file.
+        problems: a text for each problem; by default `found` alone.
+
+    """
 
     exit_code: ClassVar[int] = 5
+    done: str = "no image was opened"
     path: Path
-    problems: tuple[str, ...]
+    problems: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        self.problems = self.problems or (self.found,)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

@@ -1,182 +1,25 @@
-"""The datasets of the published checkpoints: class names and colors, and how images reach the network.
+"""A folder of labeled images in; its pairs, class names, colors and label rule, and everything wrong with it, out."""
 
-Names and colors belong here and to nothing else: what a checkpoint's own metadata says of them is not used. (The two
-published Pascal Context files very probably carry names in another order than their labels were numbered in.)
-"""
-
-from __future__ import annotations
-
-import csv
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
-from pathlib import Path
-
-Color = tuple[int, int, int]
-
-BLACK: Color = (0, 0, 0)
-# The seven colors of Okabe and Ito, then each the one of a grid that is farthest from black and from all before it, in
-# OKLab, as seen normally and (weighing 1.6 times as much) with deuteranopia and protanopia (Machado and others, 2009).
-_TOLD_APART: tuple[Color, ...] = tuple(
-    (number >> 16, number >> 8 & 255, number & 255)
-    for number in (
-        *(0xE69F00, 0x56B4E9, 0x009E73, 0xCC79A7, 0xF0E442, 0x0072B2, 0xD55E00, 0x780F4B, 0xFFD2F0, 0x0000FF, 0x3C2D96),
-        *(0x9669FF, 0x694B00, 0x00E196, 0x875A78, 0xD200B4, 0xC31E4B, 0xFF4B69, 0x96FFB4, 0x2D694B, 0x5A5AE1, 0xB4C3E1),
-        *(0x5A00D2, 0x96B496, 0x9687D2, 0x004B69, 0xB4D25A, 0xB4E1C3, 0x00961E, 0xFF87FF, 0x5A4B87, 0xC378FF, 0x78C369),
-        *(0x69FF78, 0xA5A5C3, 0x965A00, 0x7800B4, 0x781E1E, 0x5A78D2, 0x5A8787, 0x960069, 0x2D4BFF, 0xB4784B, 0x5AD2B4),
-        *(0x4BC31E, 0xA51E2D, 0x5A6996, 0xFFB4FF, 0xF000A5, 0xFFB496, 0x4B96F0, 0xFF9669, 0x5AF0E1, 0xFF4B96, 0xF0B4C3),
-        *(0x693CD2, 0xB4963C, 0xD269C3, 0xD296E1, 0xE1F096, 0x783CA5, 0x96E100, 0xE10F5A, 0xA55A69),
-    )
-)
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """What the network of a row has to know of the data it was trained on.
-
-    Attributes:
-        key: short name, as in model names.
-        title: name as in the published table.
-        crop: training crop (height, width) in pixels.
-        batch_per_gpu: training batch of each of the four GPUs.
-        resize_to: keep-ratio resize at test time fits an image into (long side, short side) pixels.
-        sliding_window: test-time inference slides a window; else the whole image at once.
-        data_license: terms of use of the dataset itself.
-        labels: names and RGB colors by index; empty: those of `<key>.csv` beside this file.
-        val_images: how many images the published figures are of; 0: none are published.
-
-    """
-
-    key: str
-    title: str
-    crop: tuple[int, int]
-    batch_per_gpu: int
-    resize_to: tuple[int, int]
-    sliding_window: bool
-    data_license: str
-    labels: tuple[tuple[str, Color], ...] = ()
-    val_images: int = 0
-
-    @cached_property
-    def _labels(self) -> tuple[tuple[str, Color], ...]:
-        if self.labels:
-            return self.labels
-        with (Path(__file__).parent / f"{self.key}.csv").open(encoding="utf-8", newline="") as file:
-            return tuple(
-                (row["name"], (int(row["red"]), int(row["green"]), int(row["blue"]))) for row in csv.DictReader(file)
-            )
-
-    @property
-    def window(self) -> tuple[int, int]:
-        """Side and stride in pixels of the sliding window: the training crop's short side and two thirds of it."""
-        side = min(self.crop)
-        return side, side * 2 // 3
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Class names by index."""
-        return tuple(name for name, _ in self._labels)
-
-    @property
-    def palette(self) -> tuple[Color, ...]:
-        """Colors (RGB, 0 to 255) by index."""
-        return tuple(color for _, color in self._labels)
-
-    def with_classes(self, names: Sequence[str], colors: Mapping[str, Color] | None = None) -> Dataset:
-        """Return the same way of bringing images to the network, for other classes.
-
-        Classes for which `colors` states none keep the color that their name has here; class 0 called "background" is
-        black, which overlays leave out; the others get colors that are told apart easily, also by color-blind readers.
-        No figures are published for them.
-        """
-        stated, known = dict(colors or {}), dict(self._labels)
-        if not stated and tuple(names) == self.classes:
-            return replace(self, labels=self._labels, val_images=0)
-        if names and is_background(names[0]):
-            stated.setdefault(names[0], BLACK)
-        stated |= {
-            name: known[name]
-            for name in names
-            if name in known and name not in stated and known[name] not in stated.values()
-        }
-        taken = set(stated.values())
-        every = dict.fromkeys(color for color in (*_TOLD_APART, *map(voc_color, range(1, 4097))) if color not in taken)
-        # Colors like a taken one come last: very many classes need them.
-        free = iter(sorted(every, key=lambda color: any(_is_near(color, each) for each in taken)))
-        return replace(self, labels=tuple((name, stated.get(name) or next(free)) for name in names), val_images=0)
-
-
-def is_background(name: str) -> bool:
-    """Tell whether a class is called "background", in any of the usual spellings."""
-    return name.strip(" _").casefold() == "background"
-
-
-def _is_near(one: Color, other: Color) -> bool:
-    return sum(abs(a - b) for a, b in zip(one, other, strict=True)) < 60
-
-
-def voc_color(index: int) -> Color:
-    """Color of the Pascal VOC color map: the index's bits, dealt in turn to red, green and blue, highest first."""
-    red = green = blue = 0
-    for bit in range(8):
-        red |= (index >> (3 * bit) & 1) << (7 - bit)
-        green |= (index >> (3 * bit + 1) & 1) << (7 - bit)
-        blue |= (index >> (3 * bit + 2) & 1) << (7 - bit)
-    return red, green, blue
-
-
-# Crops, batches, boxes and windows: configs/_base_/datasets and configs/hrnet of mmsegmentation 0.x. Numbers of
-# images: the official validation lists; of Pascal Context that of 59 classes, 4998 to train and 5105 to validate.
-CITYSCAPES = Dataset(
-    key="cityscapes",
-    title="Cityscapes",
-    crop=(512, 1024),
-    batch_per_gpu=2,
-    resize_to=(2048, 1024),
-    sliding_window=False,
-    data_license="Cityscapes: non-commercial use only, see https://www.cityscapes-dataset.com/license/",
-    val_images=500,
-)
-ADE20K = Dataset(
-    key="ade20k",
-    title="ADE20K",
-    crop=(512, 512),
-    batch_per_gpu=4,
-    resize_to=(2048, 512),
-    sliding_window=False,
-    data_license="ADE20K: non-commercial research and education only, see https://ade20k.csail.mit.edu/terms/",
-    val_images=2000,
-)
-VOC12AUG = Dataset(
-    key="voc12aug",
-    title="Pascal VOC 2012 + Aug",
-    crop=(512, 512),
-    batch_per_gpu=4,
-    resize_to=(2048, 512),
-    sliding_window=False,
-    data_license="Pascal VOC 2012: images from Flickr under Flickr's terms, see http://host.robots.ox.ac.uk/pascal/VOC/",
-    val_images=1449,
-)
-PASCAL_CONTEXT = Dataset(
-    key="pascal_context",
-    title="Pascal Context",
-    crop=(480, 480),
-    batch_per_gpu=4,
-    resize_to=(520, 520),
-    sliding_window=True,
-    data_license="Pascal Context: images of Pascal VOC 2010 from Flickr under Flickr's terms, "
-    "see https://cs.stanford.edu/~roozbeh/pascal-context/",
-    val_images=5105,
-)
-DATASETS = {dataset.key: dataset for dataset in (CITYSCAPES, ADE20K, VOC12AUG, PASCAL_CONTEXT)}
-
-# The generated street scenes of `hrnet_zoo.demo`, with the classes of Cityscapes.
-SCENES = replace(
+from hrnet_zoo.datasets.dataset import (
+    ADE20K,
+    BLACK,
     CITYSCAPES,
-    title="generated street scenes",
-    crop=(256, 256),
-    batch_per_gpu=8,
-    resize_to=(768, 384),  # the size that scenes are drawn at
-    data_license="generated by hrnet_zoo.demo.scenes, Apache-2.0",
-    val_images=50,
+    DATASETS,
+    PASCAL_CONTEXT,
+    SCENES,
+    VOC12AUG,
+    Color,
+    Dataset,
 )
+
+__all__ = [
+    "ADE20K",
+    "BLACK",
+    "CITYSCAPES",
+    "DATASETS",
+    "PASCAL_CONTEXT",
+    "SCENES",
+    "VOC12AUG",
+    "Color",
+    "Dataset",
+]

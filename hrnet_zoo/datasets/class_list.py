@@ -1,8 +1,8 @@
-"""`classes.txt`: the names of a folder's classes, and colors where it states them.
+"""Read `classes.txt`: the class names of a folder, and their colors if given.
 
-One name a line, in the order of the label values; `name #rrggbb` also states a color. Lines that begin with `#` are
-comments. Other spellings are read where they mean one thing: `0: name` or `name: 0` (in order), a list of YAML or JSON,
-names in one line with commas between them, a byte order mark, invisible characters. Everything else is refused.
+One name per line, in the order of the label values; `name #rrggbb` also sets its color. Lines that start with `#` are
+comments. Unambiguous variants are accepted: `0: name` or `name: 0` (in order), a YAML or JSON list, comma-separated
+names on one line, a byte order mark, invisible characters. Anything else is refused.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from pathlib import Path
 from hrnet_zoo.datasets import Color
 from hrnet_zoo.errors import DatasetError
 
-_FORM = "one name a line, in the order of the label values, as UTF-8"
+_FORM = "write one name per line, in the order of the label values, as UTF-8"
 _INVISIBLE = "\u00ad\u200b\u200c\u200d\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2060\ufeff"
 _NUMBERED = re.compile(r"""(?P<quote>["']?)(?P<number>\d+)(?P=quote)(?:\s*[:=,;.)]\s*|\s+)(?P<name>\S.*)""")
-_NUMBER_BEHIND = re.compile(r"(?P<name>[^:=,;\t]+?)\s*[:=,;\t]\s*(?P<number>\d+)")
+_NUMBER_AFTER = re.compile(r"(?P<name>[^:=,;\t]+?)\s*[:=,;\t]\s*(?P<number>\d+)")
 _COLOR = re.compile(r"\s#([0-9a-fA-F]{6})$")
 _RGB = re.compile(r"[,;\s]\s*\d{1,3}\s*[,;\s]\s*\d{1,3}\s*[,;\s]\s*\d{1,3}$")
 
 
 @dataclass(frozen=True)
 class ClassList:
-    """What a class list says.
+    """The classes that a file lists.
 
     Attributes:
-        file: that says it.
-        names: by index, all different.
-        colors: RGB by name, of those classes for which it states one.
+        file: path of the file.
+        names: class names by index, all different.
+        colors: RGB by class name, where the file gives a color.
 
     """
 
@@ -44,7 +44,7 @@ def read_class_list(file: Path) -> ClassList:
     """Read a class list.
 
     Raises:
-        DatasetError: it cannot be read, holds no names or one twice, or can be understood in more than one way.
+        DatasetError: it cannot be read, has no names or one twice, or is ambiguous.
 
     """
     lines = [_clean(file, number, line) for number, line in enumerate(read_text(file).splitlines(), start=1)]
@@ -59,7 +59,9 @@ def read_class_list(file: Path) -> ClassList:
         if "\t" in name:
             raise _refusal(file, f"{name!r} holds a tab", _FORM)
         if _RGB.search(name):
-            raise _refusal(file, f"{name!r} seems to state a color", "write colors as #rrggbb: road #804080")
+            raise _refusal(
+                file, f"{name!r} seems to state a color", "write colors as #rrggbb: road #804080"
+            )
         if found:
             red, green, blue = bytes.fromhex(found[1])
             colors[name] = red, green, blue
@@ -67,19 +69,19 @@ def read_class_list(file: Path) -> ClassList:
     if not names:
         raise _refusal(file, "no names", _FORM)
     if twice := next((name for name in names if names.count(name) > 1), None):
-        raise _refusal(file, f"{twice!r} stands there more than once", _FORM)
+        raise _refusal(file, f"{twice!r} appears more than once", _FORM)
     if "__ignore__" in names:
-        raise _refusal(file, "'__ignore__' is no class, but labelme's name of what is 255 here", "take the line away")
+        raise _refusal(file, "'__ignore__' is labelme's name for ignored pixels, not a class", "remove the line")
     if "" in names:
         raise _refusal(file, "an empty name", _FORM)
     return ClassList(file, tuple(names), colors)
 
 
 def read_text(file: Path) -> str:
-    """Return a text in UTF-8, or in UTF-16 with a byte order mark (as Notepad may write it).
+    """Return the text of a file in UTF-8, or in UTF-16 with a byte order mark, as Notepad may write it.
 
     Raises:
-        DatasetError: it cannot be read, or is neither.
+        DatasetError: it cannot be read or decoded.
 
     """
     try:
@@ -93,15 +95,15 @@ def read_text(file: Path) -> str:
 
 
 def _clean(file: Path, number: int, line: str) -> str:
-    """Return a line without what nobody sees, and without a comma at its end."""
+    """Strip blanks, invisible characters, and commas at the end."""
     line = line.strip().strip(_INVISIBLE + " \t").rstrip(",; \t")
     if bad := next((letter for letter in line if ord(letter) < 32 and letter != "\t"), None):
-        raise _refusal(file, f"line {number} holds the control character {bad!r}", f"take it away: {_FORM}")
+        raise _refusal(file, f"line {number} holds the control character {bad!r}", f"remove it; {_FORM}")
     return line
 
 
 def _entries(lines: Sequence[str]) -> list[str]:
-    """Return one entry for each class: of a YAML list, of names in one line, else the lines themselves."""
+    """Split the lines into one entry per class: a YAML or JSON list, names on one line, or one name per line."""
     if lines and re.match(r"(names|classes)\s*:", lines[0]):
         rest = lines[0].partition(":")[2].strip()
         lines = [*([rest] if rest else []), *lines[1:]]
@@ -109,22 +111,22 @@ def _entries(lines: Sequence[str]) -> list[str]:
         return [line[2:].strip() for line in lines]
     if lines and lines[0][0] in "[{" and lines[-1][-1] in "]}":
         lines = [",".join(lines)[1:-1]]
-    if len(lines) == 1 and not _RGB.search(lines[0]):  # one class alone is of no use
+    if len(lines) == 1 and not _RGB.search(lines[0]):  # a single class would be useless
         return [entry.strip() for entry in lines[0].strip(", ").split(",")]
     return list(lines)
 
 
 def _unnumbered(file: Path, entries: Sequence[str]) -> list[str]:
-    """Return entries without the numbers 0, 1, 2, ... before or behind them, if all have them."""
-    ways = ([pattern.fullmatch(entry) for entry in entries] for pattern in (_NUMBERED, _NUMBER_BEHIND))
+    """Remove the numbers 0, 1, 2, ... before or after the names, if all entries have one."""
+    ways = ([pattern.fullmatch(entry) for entry in entries] for pattern in (_NUMBERED, _NUMBER_AFTER))
     found = next((way for way in ways if all(way)), [])
     if not found:
         return list(entries)
     numbers = [int(match["number"]) for match in found if match]
     if numbers != list(range(len(numbers))):
         place = next(index for index, number in enumerate(numbers) if number != index)
-        text = f"{entries[place]!r} stands where the number {place} is expected"
-        raise _refusal(file, text, "number the names 0, 1, 2, ... in order, or leave the numbers out")
+        text = f"{entries[place]!r} where the number {place} is expected"
+        raise _refusal(file, text, "number the names 0, 1, 2, ... in order, or remove the numbers")
     return [match["name"] for match in found if match]
 
 
@@ -134,11 +136,4 @@ def _unquoted(name: str) -> str:
 
 
 def _refusal(file: Path, found: str, advice: str) -> DatasetError:
-    return DatasetError(
-        asked=f"read the class list {file}",
-        found=found,
-        done="no image was opened",
-        advice=advice,
-        path=file,
-        problems=(found,),
-    )
+    return DatasetError(asked=f"read the class list {file}", found=found, advice=advice, path=file)

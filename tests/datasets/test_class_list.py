@@ -1,4 +1,4 @@
-"""`classes.txt`, in all the ways in which people write it."""
+"""`classes.txt`, in every form in which people write it."""
 
 from pathlib import Path
 
@@ -77,10 +77,10 @@ def test_colors(tmp_path: Path) -> None:
     [
         (b"", "no names"),
         (b"# only\n# comments\n", "no names"),
-        (b"road\nsky\nroad\n", "'road' stands there more than once"),
-        (b"road\n\xe2\x80\x8broad\n", "'road' stands there more than once"),
-        (b"1: road\n2: sky\n", "'1: road' stands where the number 0 is expected"),
-        (b"0: road\n2: sky\n", "'2: sky' stands where the number 1 is expected"),
+        (b"road\nsky\nroad\n", "'road' appears more than once"),
+        (b"road\n\xe2\x80\x8broad\n", "'road' appears more than once"),
+        (b"1: road\n2: sky\n", "'1: road' where the number 0 is expected"),
+        (b"0: road\n2: sky\n", "'2: sky' where the number 1 is expected"),
         (b"1 euro\n2 euro\n", "number the names 0, 1, 2"),
         (b"128 64 128 road\n0 0 0 sky", "the number 0 is expected"),
         (b"road,128,64,128\nsky,0,0,0\n", "write colors as #rrggbb"),
@@ -90,12 +90,12 @@ def test_colors(tmp_path: Path) -> None:
         (b"ro\x1b[31mad\nsky\n", "line 1 holds the control character"),
         (b"road\tstreet\nsky\n", "holds a tab"),
         (b"nc: 2\nnames: [road, sky]\n", "'nc: 2' is a setting"),
-        (b"sky: 1\nroad: 0\n", "'sky: 1' stands where the number 0 is expected"),
+        (b"sky: 1\nroad: 0\n", "'sky: 1' where the number 0 is expected"),
         (b"train: ../a\nnames:\n- a\n", "'train: ../a' is a setting"),
         ("stra\u00dfe\n".encode("cp1252"), "save it as UTF-8"),
         ("road\n".encode("utf-16")[:-1], "not UTF-8"),
         (b"road\n''\n", "an empty name"),
-        (b"__ignore__\n_background_\nroad\n", "no class, but labelme's name"),
+        (b"__ignore__\n_background_\nroad\n", "not a class"),
     ],
 )
 def test_what_is_refused(data: bytes, words: str, tmp_path: Path) -> None:

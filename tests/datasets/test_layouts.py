@@ -324,7 +324,7 @@ def test_class_lists(tmp_path: Path) -> None:
         find_samples(tmp_path, CITYSCAPES.with_classes(["wood", "stone"]))
     with pytest.raises(DatasetError, match="name 1 is 'wood' where 'road' is expected"):
         find_samples(tmp_path, CITYSCAPES)
-    for text, found in (("a\nb\na\n", "'a' stands there more than once"), ("\n \n", "no names")):
+    for text, found in (("a\nb\na\n", "'a' appears more than once"), ("\n \n", "no names")):
         (tmp_path / "classes.txt").write_text(text)
         with pytest.raises(DatasetError, match=found):
             find_samples(tmp_path, None)

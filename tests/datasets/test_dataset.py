@@ -1,4 +1,4 @@
-"""Names, colors and boxes of the four datasets."""
+"""Class names, colors and sizes of the four datasets."""
 
 import numpy as np
 import numpy.typing as npt
@@ -14,8 +14,8 @@ from hrnet_zoo.datasets import (
     VOC12AUG,
     Color,
     Dataset,
-    voc_color,
 )
+from hrnet_zoo.datasets.dataset import voc_color
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_voc_colors_are_the_published_ones() -> None:
     assert tuple(voc_color(index) for index in range(21)) == VOC12AUG.palette
 
 
-def test_boxes_and_windows() -> None:
+def test_resize_and_window() -> None:
     assert [dataset.resize_to for dataset in DATASETS.values()] == [(2048, 1024), (2048, 512), (2048, 512), (520, 520)]
     assert [dataset.sliding_window for dataset in DATASETS.values()] == [False, False, False, True]
     assert PASCAL_CONTEXT.window == (480, 320)
@@ -82,7 +82,7 @@ def seen(colors: tuple[Color, ...]) -> list[npt.NDArray[np.float64]]:
 @pytest.mark.parametrize(
     ("count", "normal", "blind"), [(8, 0.15, 0.07), (16, 0.15, 0.07), (32, 0.08, 0.05), (64, 0.05, 0.03)]
 )
-def test_colors_of_ones_own_classes_are_told_apart(count: int, normal: float, blind: float) -> None:
+def test_colors_of_custom_classes_are_easy_to_tell_apart(count: int, normal: float, blind: float) -> None:
     """An OKLab distance of 0.02 is just noticeable; black is the background's."""
     names = ["background", *(f"class {index}" for index in range(1, count))]
     palette = CITYSCAPES.with_classes(names).palette
