@@ -14,9 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hrnet_zoo.datasets import Color
-from hrnet_zoo.errors import DatasetError
+from hrnet_zoo.errors import ConfigError, DatasetError
 
 _FORM = "write one name per line, in the order of the label values, as UTF-8"
+MAX_CLASSES = 255  # in 8-bit labels, which keep 255 for ignored pixels
+TWO_CLASSES = "at least two classes are required: add a background class"
+
 _INVISIBLE = "\u00ad\u200b\u200c\u200d\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2060\ufeff"
 _NUMBERED = re.compile(r"""(?P<quote>["']?)(?P<number>\d+)(?P=quote)(?:\s*[:=,;.)]\s*|\s+)(?P<name>\S.*)""")
 _NUMBER_AFTER = re.compile(r"(?P<name>[^:=,;\t]+?)\s*[:=,;\t]\s*(?P<number>\d+)")
@@ -59,9 +62,7 @@ def read_class_list(file: Path) -> ClassList:
         if "\t" in name:
             raise _refusal(file, f"{name!r} holds a tab", _FORM)
         if _RGB.search(name):
-            raise _refusal(
-                file, f"{name!r} seems to state a color", "write colors as #rrggbb: road #804080"
-            )
+            raise _refusal(file, f"{name!r} seems to state a color", "write colors as #rrggbb: road #804080")
         if found:
             red, green, blue = bytes.fromhex(found[1])
             colors[name] = red, green, blue
@@ -75,6 +76,28 @@ def read_class_list(file: Path) -> ClassList:
     if "" in names:
         raise _refusal(file, "an empty name", _FORM)
     return ClassList(file, tuple(names), colors)
+
+
+def class_names(classes: int | Sequence[str], asked: str) -> tuple[str, ...]:
+    """Return the names of `classes`, which are given as names or as their number.
+
+    Raises:
+        ConfigError: they are not 2 to 255 different names.
+
+    """
+    if isinstance(classes, int):
+        names = [f"class {index}" for index in range(min(classes, MAX_CLASSES + 1))]
+    else:
+        names = [] if isinstance(classes, str) else list(classes)
+    valid = all(isinstance(name, str) and name.strip() for name in names) and len(set(names)) == len(names)
+    if not valid or not 2 <= len(names) <= MAX_CLASSES:
+        raise ConfigError(
+            asked=f"{asked} classes={classes!r:.100}",
+            found=f"classes must be 2 to {MAX_CLASSES} different names, or their number",
+            done="no image was opened",
+            advice=TWO_CLASSES,
+        )
+    return tuple(names)
 
 
 def read_text(file: Path) -> str:

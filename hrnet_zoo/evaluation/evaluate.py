@@ -19,7 +19,7 @@ import PIL
 import torch
 
 from hrnet_zoo import __version__
-from hrnet_zoo.datasets.check import MOSTLY_ABSENT, Survey, judge, require_sound, survey
+from hrnet_zoo.datasets.check import MOSTLY_ABSENT, inspect_pairs, judge, require_sound
 from hrnet_zoo.datasets.label_rules import LabelRule
 from hrnet_zoo.datasets.layouts import LabeledFolder, find_samples
 from hrnet_zoo.datasets.pairing import Sample
@@ -180,11 +180,10 @@ def _same_everywhere(ranks: Ranks, find: Callable[[], LabeledFolder]) -> Labeled
 def _refuse_faults(folder: LabeledFolder, ranks: Ranks, progress: bool, *, limited: bool) -> None:
     """Find what can be known to be wrong before the network runs; each rank looks at its share."""
     mine = replace(folder, samples=tuple(ranks.share(folder.samples)))
-    seen = Survey()
-    for share in ranks.together(lambda: survey(mine, decode=False, progress=progress and ranks.rank == 0)):
-        seen.merge(share)
+    shares = ranks.together(lambda: inspect_pairs(mine, decode=False, progress=progress and ranks.rank == 0))
+    inspections = [inspection for share in shares for inspection in share]
     # Of a few images, it is no wonder that most classes are absent.
-    problems = [problem for problem in judge(folder, seen) if not (limited and problem.kind == MOSTLY_ABSENT)]
+    problems = [problem for problem in judge(folder, inspections) if not (limited and problem.kind == MOSTLY_ABSENT)]
     require_sound("evaluate on", [(folder, problems)], tell=ranks.rank == 0)
 
 

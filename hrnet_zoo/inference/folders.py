@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from hrnet_zoo.datasets.pairing import SUFFIXES, UNREAD, find_images
+from hrnet_zoo.datasets.pairing import SUFFIXES, UNSUPPORTED, find_images
 from hrnet_zoo.errors import HRNetZooError, ImageError, OutputError, UnreadableImageError, printable
 from hrnet_zoo.images.atomic import atomic_write, make_folder, png, refuse_address, refuse_existing
 from hrnet_zoo.images.prefetch import beside
@@ -154,7 +154,7 @@ def _images(text: str, out: Path) -> Generator[tuple[Path, Path], None, None]:
     if text and os.path.isdir(text):  # noqa: PTH112 - never raises, as Path.is_dir does for a name too long
         found, problems = find_images(path, path)
         files = [file for file in found if not _is_result(file, path, out)]
-        told = [problem for problem in problems if problem.error or problem.kind == UNREAD]
+        told = [problem for problem in problems if problem.error or problem.kind == UNSUPPORTED]
         if not files:
             endings = f"no file with one of the endings {', '.join(sorted(SUFFIXES))}"
             raise UnreadableImageError(

@@ -15,7 +15,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from hrnet_zoo.datasets import DATASETS
-from hrnet_zoo.datasets.check import DataReport, check_parts, require_sound
+from hrnet_zoo.datasets.check import DataReport, check_splits, require_sound
 from hrnet_zoo.datasets.layouts import LabeledFolder
 from hrnet_zoo.datasets.splits import find_training_data
 from hrnet_zoo.errors import OutputSpaceError
@@ -323,7 +323,7 @@ def _claimed(out: Path, resume: bool, team: Team) -> Iterator[None]:
 def _checked(train: LabeledFolder, held_out: LabeledFolder | None, progress: bool) -> DataReport:
     """Read all data once, before a night is spent on it; return what the training images hold."""
     parts = [part for part in (train, held_out) if part]
-    reports = check_parts(*parts, progress=progress)
+    reports = check_splits(*parts, progress=progress)
     require_sound("fine-tune on", [(part, report.problems) for part, report in zip(parts, reports, strict=True)])
     return reports[0]
 

@@ -1,4 +1,4 @@
-"""Everything that is wrong with a folder, in one report."""
+"""Everything that is wrong with a folder of labeled images, in one report."""
 
 import json
 import os
@@ -12,9 +12,10 @@ from PIL import Image
 
 from hrnet_zoo.cli import main
 from hrnet_zoo.datasets import ADE20K, CITYSCAPES, SCENES, VOC12AUG
-from hrnet_zoo.datasets.check import MOSTLY_ABSENT, Survey, check_data, judge, survey
+from hrnet_zoo.datasets.check import MOSTLY_ABSENT, check_data, inspect_pairs, judge
 from hrnet_zoo.datasets.label_rules import CITYSCAPES_IDS, CITYSCAPES_TRAIN_IDS
-from hrnet_zoo.datasets.layouts import LabeledFolder, Problem, find_samples
+from hrnet_zoo.datasets.layouts import LabeledFolder, find_samples
+from hrnet_zoo.datasets.pairing import Problem
 from hrnet_zoo.demo.scenes import scene
 from hrnet_zoo.errors import ConfigError, DatasetError
 from hrnet_zoo.images.read import read_image
@@ -31,15 +32,13 @@ def kinds(problems: tuple[Problem, ...] | list[Problem], error: bool = True) -> 
 
 
 def quick(folder: LabeledFolder) -> list[Problem]:
-    """Return what is found without decoding images, by two processes that share the pairs."""
-    seen = Survey()
-    for share in (folder.samples[::2], folder.samples[1::2]):
-        seen.merge(survey(replace(folder, samples=share), decode=False, progress=False))
-    return judge(folder, seen)
+    """Return what is found without decoding images, by two ranks that share the pairs."""
+    halves = [replace(folder, samples=samples) for samples in (folder.samples[::2], folder.samples[1::2])]
+    return judge(folder, [each for half in halves for each in inspect_pairs(half, decode=False, progress=False)])
 
 
 def faulty(home: Path) -> Path:
-    """Make a folder with twelve kinds of errors, and three of notes, among sound pairs."""
+    """Make a folder with twelve kinds of errors, and two of notes, among sound pairs."""
     own(home, ["sound", "turned_right"], NAMES)
 
     def pair(name: str, size: tuple[int, int] = (12, 8), mask_size: tuple[int, int] = (12, 8)) -> tuple[Path, Path]:
@@ -86,7 +85,6 @@ ERRORS = {
     "unreadable mask": ("masks/torn_mask.png",),
 }
 NOTES = {
-    "hidden file": ("images/._sound.jpg", "masks/.DS_Store", "masks/Thumbs.db"),
     "not an image": ("images/notes.txt",),
     "wholly ignored mask": ("masks/ignored.png",),
 }
@@ -102,7 +100,7 @@ def test_twelve_faults_in_one_report(tmp_path: Path) -> None:
         assert len(found[kind]) == len(files), kind
         assert all(each.startswith(file) for each, file in zip(found[kind], files, strict=True)), kind
     assert kinds(report.problems, error=False) == NOTES
-    assert [problem.error for problem in report.problems] == [True] * 12 + [False] * 3
+    assert [problem.error for problem in report.problems] == [True] * 12 + [False] * 2
     assert all(problem.advice for problem in report.problems)
     outside = next(problem for problem in report.problems if problem.kind == "value outside the classes")
     assert outside.text == "3 (32 pixels), 77 (96 pixels)"
@@ -157,7 +155,7 @@ def test_a_folder_whose_classes_nothing_names(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("wrong", [0, -1, 256, 10**12, [], "ab", ["a", "a"], [str(index) for index in range(5000)]])
-def test_unusable_classes_and_data_sets(wrong: int | list[str] | str, tmp_path: Path) -> None:
+def test_unusable_classes_and_datasets(wrong: int | list[str] | str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="different names"):
         check_data(tmp_path, classes=wrong)
     with pytest.raises(ConfigError, match=r"classes=\[1, 2\][\s\S]*different names"):
@@ -273,7 +271,7 @@ def test_no_scene_is_suspected_of_the_wrong_ids(tmp_path: Path) -> None:
     )
 
 
-def test_official_ids_in_a_folder_of_ones_own(tmp_path: Path) -> None:
+def test_official_ids_in_a_custom_folder(tmp_path: Path) -> None:
     for seed in range(2):
         image(tmp_path / f"images/{seed}.png", (192, 96))
         labels(tmp_path / f"masks/{seed}.png", CITYSCAPES_IDS.values(scene(seed, 96, 192).mask))
@@ -282,11 +280,11 @@ def test_official_ids_in_a_folder_of_ones_own(tmp_path: Path) -> None:
     assert "ids mixed with train ids" not in kinds(check_data(tmp_path, classes=19, progress=False).problems)
 
 
-def test_mixed_kinds_are_named_and_the_rest_is_read(tmp_path: Path) -> None:
+def test_images_that_have_only_the_other_kind_of_labels(tmp_path: Path) -> None:
     cityscapes(tmp_path, ["x/a"])
     cityscapes(tmp_path, ["x/b"], kind="TrainIds")
     report = check_data(tmp_path, dataset="cityscapes", progress=False)
-    assert kinds(report.problems) == {"mixed label kinds": ("gtFine/val/x/b_gtFine_labelTrainIds.png",)}
+    assert kinds(report.problems) == {"image without mask": ("leftImg8bit/val/x/b_leftImg8bit.png",)}
     assert report.pairs == 1
 
 
@@ -390,7 +388,7 @@ def test_labels_without_the_first_class(tmp_path: Path) -> None:
         labels(tmp_path / f"masks/{name}.png", np.array([1, 2], np.uint8)[mask(2)])
     (problem,) = check_data(tmp_path, progress=False).problems
     assert (problem.kind, problem.files, problem.error) == ("class that never occurs", ("wood",), False)
-    assert "the labels begin at 1" in problem.advice
+    assert "labels start at 1" in problem.advice
 
 
 @pytest.mark.parametrize(("make", "count"), [(ade20k, "147 of 150"), (voc12, "18 of 21")])
@@ -405,7 +403,7 @@ def test_own_labels_in_official_folders_without_a_class_list(
     report = check_data(home, progress=False)
     (problem,) = report.problems
     assert (problem.kind, problem.text, report.ok) == (MOSTLY_ABSENT, count, True)
-    assert "name them in classes.txt" in problem.advice
+    assert "list its classes in classes.txt" in problem.advice
 
 
 def test_palettes_that_disagree(tmp_path: Path) -> None:

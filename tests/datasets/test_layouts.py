@@ -114,7 +114,7 @@ def test_the_other_split(key: str, split: str, tmp_path: Path) -> None:
     assert len(find_samples(tmp_path, dataset).samples) == 2
 
 
-def test_splits_of_a_folder_of_ones_own(tmp_path: Path) -> None:
+def test_splits_of_a_custom_folder(tmp_path: Path) -> None:
     for split, name in (("train", "a"), ("val", "b")):
         own(tmp_path / "prefix" / split, [name])
         own(tmp_path / "within", [f"{split}/{name}"])
@@ -133,11 +133,11 @@ def test_a_wrong_split(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"split 'val'[\s\S]*Cityscapes in .*, with the splits train"):
         find_samples(tmp_path / "c", CITYSCAPES)
     cityscapes(tmp_path / "c")
-    with pytest.raises(DatasetError, match="with the splits val, train; the folder given lies outside 'val'"):
+    with pytest.raises(DatasetError, match="with the splits val, train; the given folder is outside 'val'"):
         find_samples(tmp_path / "c/leftImg8bit/train", CITYSCAPES)
     assert find_samples(tmp_path / "c/leftImg8bit/train", CITYSCAPES, "train").split == "train"
     for wrong in ("", "..", "/", "a/b"):
-        with pytest.raises(DatasetError, match="is no name of a split"):
+        with pytest.raises(DatasetError, match="is not the name of a split"):
             find_samples(tmp_path / "c", CITYSCAPES, wrong)
     voc12(tmp_path / "VOC2012", split="trainval")
     with pytest.raises(DatasetError, match="with the splits trainval"):
@@ -167,8 +167,8 @@ def test_kinds_of_cityscapes_labels(tmp_path: Path) -> None:
     assert (train_ids.rule, len(train_ids.samples), train_ids.problems) == (CITYSCAPES_TRAIN_IDS, 2, ())
     (tmp_path / "gtFine/val/a/a_0_2_gtFine_labelTrainIds.png").unlink()
     mixed = find_samples(tmp_path, CITYSCAPES)
-    assert [problem.kind for problem in mixed.problems] == ["mixed label kinds"]
-    assert mixed.problems[0].files == ("gtFine/val/a/a_0_1_gtFine_labelTrainIds.png",)
+    assert [problem.kind for problem in mixed.problems] == ["image without mask"]
+    assert mixed.problems[0].files == ("leftImg8bit/val/a/a_0_1_leftImg8bit.png",)
     assert [sample.name for sample in mixed.samples] == ["a/a_0_2"]  # what one rule can read
 
 
@@ -224,7 +224,7 @@ def test_several_homes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("key", list(DATASETS))
-def test_another_data_set(key: str, tmp_path: Path) -> None:
+def test_another_dataset(key: str, tmp_path: Path) -> None:
     for other in CASES:
         if other in (key, "own"):
             continue
@@ -290,7 +290,7 @@ def test_the_search_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(DatasetError):  # four levels above
         find_samples(tmp_path, None)
     assert find_samples(tmp_path / "1", None).root == tmp_path / "1/2/3/4"
-    monkeypatch.setattr(module, "_MOST_FOLDERS", 5)
+    monkeypatch.setattr(module, "_MAX_FOLDERS", 5)
     for index in range(5):
         (tmp_path / "1" / "2" / f"{index}" / "x").mkdir(parents=True)
     with pytest.raises(DatasetError):
@@ -346,14 +346,14 @@ def test_class_lists_of_splits(place: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("key", list(DATASETS))
-def test_a_class_list_makes_any_layout_ones_own(key: str, tmp_path: Path) -> None:
+def test_a_class_list_makes_any_layout_custom(key: str, tmp_path: Path) -> None:
     official, make, *_, rule, names = CASES[key]
     home = make(tmp_path / "data")
     (home / "classes.txt").write_text("\n".join(NAMES))
     for dataset in (None, CITYSCAPES.with_classes(NAMES)):
         folder = find_samples(home, dataset)
         assert (folder.key, folder.classes, folder.rule) == ("", tuple(NAMES), identity(3))
-        assert folder.title == f"your own classes in the folders of {DATASETS[key].title}".replace(" + Aug", "")
+        assert folder.title == f"custom classes in the layout of {DATASETS[key].title}".replace(" + Aug", "")
         assert tuple(sample.name for sample in folder.samples) == names
     for dataset in (official, next(each for each in DATASETS.values() if each is not official)):
         with pytest.raises(DatasetError, match="name 1 is 'wood' where"):
@@ -367,26 +367,25 @@ def test_a_class_list_makes_any_layout_ones_own(key: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("key", list(DATASETS))
-def test_classes_stated_for_a_folder_make_it_ones_own(key: str, tmp_path: Path) -> None:
+def test_stated_classes_make_any_layout_custom(key: str, tmp_path: Path) -> None:
     official, make, *_, rule, _ = CASES[key]
     home, few = make(tmp_path / "data"), CITYSCAPES.with_classes(NAMES)
-    folder = find_samples(home, few, own=True)
+    folder = find_samples(home, None, classes=NAMES)
     assert (folder.key, folder.classes, folder.rule) == ("", tuple(NAMES), identity(3))
     with pytest.raises(DatasetError, match="another dataset") as caught:
         find_samples(home, few)
-    assert "name these in classes.txt" in caught.value.advice
-    assert find_samples(home, official, own=True).rule == rule
+    assert "list these in classes.txt" in caught.value.advice
+    assert find_samples(home, None, classes=official.classes).rule == rule
 
 
-def test_own_classes_in_cityscapes_folders_are_read_from_train_ids_or_plain_names(tmp_path: Path) -> None:
-    few = CITYSCAPES.with_classes(NAMES)
+def test_custom_classes_in_cityscapes_folders_are_read_from_train_ids_or_plain_names(tmp_path: Path) -> None:
     for kind in ("Ids", "TrainIds"):
         cityscapes(tmp_path / "both", kind=kind)
-    ends = {sample.labels.stem[-13:] for sample in find_samples(tmp_path / "both", few, own=True).samples}
+    ends = {sample.labels.stem[-13:] for sample in find_samples(tmp_path / "both", None, classes=NAMES).samples}
     assert ends == {"labelTrainIds"}  # those that mmsegmentation trains on
     image(tmp_path / "plain/leftImg8bit/val/a.png")
     labels(tmp_path / "plain/gtFine/val/a.png", mask(3))
-    assert [sample.name for sample in find_samples(tmp_path / "plain", few, own=True).samples] == ["a"]
+    assert [sample.name for sample in find_samples(tmp_path / "plain", None, classes=NAMES).samples] == ["a"]
 
 
 @pytest.mark.parametrize("word", ["valid", "validation", "val"])

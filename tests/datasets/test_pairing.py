@@ -1,11 +1,11 @@
-"""Which label file belongs to which image, by their names alone."""
+"""Image files of a folder, and which mask belongs to which image."""
 
 import unicodedata
 from pathlib import Path
 
 import pytest
 
-from hrnet_zoo.datasets.pairing import Problem, find_images, pair
+from hrnet_zoo.datasets.pairing import Problem, find_images, pair, stem
 
 
 def paired(home: Path, images: list[str], labels: list[str]) -> tuple[dict[str, str], list[tuple[str, list[str]]]]:
@@ -17,7 +17,11 @@ def paired(home: Path, images: list[str], labels: list[str]) -> tuple[dict[str, 
             path.touch()
     folders = home / "images", home / "masks"
     (found_images, _), (masks, _) = (find_images(folder, home) for folder in folders)
-    samples, problems = pair(found_images, masks, folders, home)
+    named = [
+        [(stem(path, folder), path) for path in paths]
+        for paths, folder in zip((found_images, masks), folders, strict=True)
+    ]
+    samples, problems = pair(named[0], named[1], home)
     found = {str(s.image.relative_to(folders[0])): str(s.labels.relative_to(folders[1])) for s in samples}
     assert [sample.name for sample in samples] == sorted(sample.name for sample in samples)
     return found, [(problem.kind, list(problem.files)) for problem in problems]
@@ -93,7 +97,7 @@ def test_several_candidates_are_never_guessed_between(images: list[str], masks: 
         ]
 
 
-def test_what_is_left_out_is_told(tmp_path: Path) -> None:
+def test_skipped_files_are_reported(tmp_path: Path) -> None:
     names = [".DS_Store", "._a.png", "Thumbs.db", "a.png", "b.PNG", "notes.txt", "__MACOSX/a.png", ".cache/a.png"]
     names += ["c.jfif", "IMG_1.HEIC", "d.nef"]
     for name in names:
@@ -101,14 +105,10 @@ def test_what_is_left_out_is_told(tmp_path: Path) -> None:
         (tmp_path / "images" / name).touch()
     images, problems = find_images(tmp_path / "images", tmp_path)
     assert [path.name for path in images] == ["a.png", "b.PNG", "c.jfif"]
-    unread, hidden, others = problems
-    assert str(unread).startswith(
-        "photograph of a format that is not read: left out (2: images/IMG_1.HEIC, images/d.nef)"
-    )
-    assert not unread.error
-    assert hidden.files == tuple(f"images/{n}" for n in (".DS_Store", "._a.png", ".cache", "Thumbs.db", "__MACOSX"))
+    unsupported, others = problems
+    assert str(unsupported).startswith("unsupported photograph format: skipped (2: images/IMG_1.HEIC, images/d.nef)")
     assert others.files == ("images/notes.txt",)
-    assert not hidden.error
+    assert not unsupported.error
     assert not others.error
 
 

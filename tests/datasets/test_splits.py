@@ -136,10 +136,10 @@ def test_val_by_a_list_of_names(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (b"a\nx\ny\n", "has the name x, y"),
+        (b"a\nx\ny\n", "is named x, y"),
         (b"\n", "no names"),
         (b"a\ndeep/b", "none is left to train on"),
-        (b"\xff\xfe\x00", "no UTF-8"),
+        (b"\xff\xfe\x00", "not UTF-8"),
         (None, "No such file"),
     ],
 )
@@ -165,7 +165,7 @@ def test_val_by_another_folder(forty: Path, tmp_path: Path) -> None:
         find_training_data(forty, val=other)
 
 
-def test_val_of_another_data_set(forty: Path, tmp_path: Path) -> None:
+def test_val_of_another_dataset(forty: Path, tmp_path: Path) -> None:
     write_dataset(tmp_path / "scenes", seeds=[0], progress=False)
     with pytest.raises(DatasetError, match="which is another dataset than the classes asked for"):
         find_training_data(forty, val=tmp_path / "scenes")
@@ -175,16 +175,16 @@ def test_val_of_other_classes_than_an_official_part(tmp_path: Path) -> None:
     home = cityscapes(tmp_path / "streets", split="train")
     with pytest.raises(DatasetError, match="its 0 classes are not the 19 of") as caught:
         find_training_data(home, val=own(tmp_path / "other", ("x",)))
-    assert "labeled with the classes of the training" in caught.value.advice
+    assert "labeled with the training classes" in caught.value.advice
 
 
-def test_a_image_in_both_parts(forty: Path, tmp_path: Path) -> None:
+def test_an_image_in_both_splits(forty: Path, tmp_path: Path) -> None:
     other = own(tmp_path / "other", ("x",))
     (other / "images/y.jpg").symlink_to(forty / "images/003.jpg")
     shutil.copy(other / "masks/x.png", other / "masks/y.png")
-    with pytest.raises(DatasetError, match=r"(?s)1 of the images to train on.*y\.jpg"):
+    with pytest.raises(DatasetError, match=r"(?s)1 of the training images.*y\.jpg"):
         find_training_data(forty, val=other)
-    with pytest.raises(DatasetError, match="40 of the images"):
+    with pytest.raises(DatasetError, match="40 of the training images"):
         find_training_data(forty, val=forty)
 
 
@@ -242,10 +242,10 @@ def test_nothing_to_train_on(tmp_path: Path) -> None:
         find_training_data(tmp_path)
     for kind in ("images", "masks"):
         (tmp_path / "empty" / kind).mkdir(parents=True)
-    with pytest.raises(DatasetError, match="no image with a label file"):
+    with pytest.raises(DatasetError, match="no image with a mask"):
         find_training_data(tmp_path / "empty", classes=NAMES)
     one = own(tmp_path / "one", ("a",), NAMES)
-    with pytest.raises(DatasetError, match="none can be held back"):
+    with pytest.raises(DatasetError, match="cannot be held out"):
         find_training_data(one)
     assert parts(one, val=0) == (["a"], [])
 

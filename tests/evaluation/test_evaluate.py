@@ -18,7 +18,7 @@ from hrnet_zoo.datasets import CITYSCAPES
 from hrnet_zoo.datasets.check import check_data
 from hrnet_zoo.datasets.label_rules import CITYSCAPES_IDS
 from hrnet_zoo.datasets.layouts import find_samples
-from hrnet_zoo.datasets.pairing import UNREAD
+from hrnet_zoo.datasets.pairing import UNSUPPORTED
 from hrnet_zoo.demo.dataset import write_dataset
 from hrnet_zoo.demo.scenes import scene
 from hrnet_zoo.errors import ConfigError, DatasetError, UnreadableImageError
@@ -189,7 +189,7 @@ def test_photographs_of_formats_that_are_not_read_are_told_of(
         for problem in check_data(copy, dataset=small.dataset, progress=False).problems
         if "HEIC" in str(problem)
     ]
-    assert [problem.kind for problem in notes] == [UNREAD]
+    assert [problem.kind for problem in notes] == [UNSUPPORTED]
     caplog.clear()
     _checked(folder, None, progress=False)
     assert [record.getMessage().count("IMG_1.HEIC") for record in caplog.records] == [1]

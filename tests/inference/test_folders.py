@@ -80,11 +80,11 @@ def test_photographs_that_are_not_read_are_told_of(
         (images / name).write_bytes(b"x")
     assert len(planned([images], tmp_path / "out")) == 3
     (record,) = caplog.records
-    message = "photograph of a format that is not read: left out (3: IMG_1.HEIC, deep/IMG_2.CR2, scan.jp2); export it"
+    message = "unsupported photograph format: skipped (3: IMG_1.HEIC, deep/IMG_2.CR2, scan.jp2); export it"
     assert message in record.getMessage()
     (tmp_path / "phone").mkdir()
     (tmp_path / "phone" / "IMG_1.HEIC").write_bytes(b"x")
-    with pytest.raises(UnreadableImageError, match=r"not read: left out \(1: IMG_1\.HEIC\)"):
+    with pytest.raises(UnreadableImageError, match=r"format: skipped \(1: IMG_1\.HEIC\)"):
         planned([tmp_path / "phone"], tmp_path / "out")
 
 

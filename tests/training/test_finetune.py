@@ -23,7 +23,7 @@ from torch import Tensor
 import hrnet_zoo
 from hrnet_zoo.cli import main
 from hrnet_zoo.datasets import DATASETS
-from hrnet_zoo.datasets.check import check_data, check_parts
+from hrnet_zoo.datasets.check import check_data, check_splits
 from hrnet_zoo.datasets.splits import find_training_data
 from hrnet_zoo.errors import (
     ConfigError,
@@ -328,8 +328,8 @@ def test_a_background_that_is_partly_ignored_is_no_fault(tmp_path: Path) -> None
     labels(root / "masks/val/c.png", mask(2) * np.uint8(255))
     train_part, val_part, _ = find_training_data(root)
     assert val_part
-    assert [report.ok for report in check_parts(train_part, val_part, progress=False)] == [True, True]
-    assert not check_parts(val_part, progress=False)[0].ok
+    assert [report.ok for report in check_splits(train_part, val_part, progress=False)] == [True, True]
+    assert not check_splits(val_part, progress=False)[0].ok
 
 
 @pytest.mark.parametrize(
