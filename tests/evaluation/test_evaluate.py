@@ -349,7 +349,7 @@ def test_masks_that_hold_nothing_but_ignored_pixels(small: FCNHRNet, copy: Path)
         Image.new("L", (768, 384)).save(labels_of(copy, seed))  # 0 is "unlabeled"
         if seed == 1:
             assert score(small, copy).images == 3  # one mask that holds something is enough
-    with pytest.raises(DatasetError, match="no pixel of its 3 masks is of a class"):
+    with pytest.raises(DatasetError, match="no pixel of its 3 masks belongs to a class"):
         score(small, copy)
 
 
