@@ -54,22 +54,13 @@ logger = logging.getLogger("hrnet_zoo")
 
 @dataclass(frozen=True)
 class Repository:
-    """A model on the Hub at one commit, its configuration fetched.
+    """A model on the Hub at one commit, its configuration fetched."""
 
-    Attributes:
-        repo: "org/name".
-        commit: 40 hex digits.
-        folder: its files in the Hub's cache.
-        config: the content of `config.json`.
-        progress: show a bar for the download of the weights.
-
-    """
-
-    repo: str
-    commit: str
-    folder: Path
+    repo: str  # "org/name"
+    commit: str  # 40 hex digits
+    folder: Path  # in the Hub's cache
     config: ModelConfig
-    progress: bool
+    progress: bool  # show a bar for the download of the weights
 
     @property
     def name(self) -> str:
@@ -103,14 +94,10 @@ class Repository:
 
 
 def find_repository(name: str, *, progress: bool) -> Repository:
-    """Return a model on the Hub, with its configuration fetched unless it is cached.
+    """Return the model "org/name" or "org/name@revision" on the Hub, with its configuration fetched unless cached.
 
     A full commit hash whose files are cached needs no connection. Otherwise the Hub is asked; if it cannot be reached,
     the cached copy is used, with a warning.
-
-    Args:
-        name: "org/name", or "org/name@revision".
-        progress: show bars for downloads on a terminal.
 
     Raises:
         ConfigError: the name is impossible.

@@ -131,12 +131,7 @@ class ModelConfig:
 
 
 def read_config(path: Path) -> ModelConfig:
-    """Read a `config.json`.
-
-    Raises:
-        ModelConfigError: there is no such file, or it is not what `ModelConfig.to_json` writes.
-
-    """
+    """Read a `config.json`, or raise ModelConfigError."""
     try:
         if not path.is_file():  # before open(), which would wait for the writer of a pipe
             raise refusal(str(path), "$", "no such file")
@@ -151,12 +146,9 @@ def parse_config(text: bytes | str, source: str, data_sha256: str | None = None)
     """Return the configuration in a JSON text.
 
     Args:
-        text: what `ModelConfig.to_json` or `to_header` returned.
+        text: what `ModelConfig.to_json` or `to_header` returned; anything else raises ModelConfigError.
         source: where it comes from, for messages.
         data_sha256: of the weights, for a text that lacks it (`to_header`).
-
-    Raises:
-        ModelConfigError: the text is anything else; `json_path` names the place.
 
     """
     if len(text) > MAX_BYTES:

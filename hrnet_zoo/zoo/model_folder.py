@@ -80,7 +80,7 @@ def load_folder(folder: Path, config: ModelConfig, expected: Entries, *, rewrita
         rewritable: whether others may rewrite the file while the network runs (see `map_safetensors`).
 
     Returns:
-        Float32 tensors, and the header's metadata, which holds the configuration under "config".
+        Float32 tensors, and the header's metadata.
 
     Raises:
         CheckpointError: the file is damaged, does not fit, or another network was saved there since.

@@ -75,9 +75,7 @@ def push(
     Raises:
         CheckpointError: the folder is not a complete, intact model.
         ConfigError: the repository's name is impossible, or the card belongs to other weights.
-        HubAuthError: there is no token, or it has no right to write there.
-        HubError: the network, or the Hub, failed.
-        OfflineError: an offline switch is on.
+        HubError, OfflineError: the Hub cannot be reached, or refuses.
 
     """
     folder, asked = Path(folder), f"push {folder} to {repo}"
@@ -125,18 +123,13 @@ def push_published(
     """Mirror published checkpoints in your own organization, each in a repository `ORG/<name of the row>`.
 
     Each is fetched unless cached, verified, saved as a model folder and pushed, one after the other, as the iterator is
-    consumed. `create_model("hf-hub:ORG/<name>")` loads them.
+    consumed. `create_model("hf-hub:ORG/<name>")` loads them. The errors are those of `create_model` and `push`.
 
     Args:
         organization: the account on the Hub.
         names: catalog names; empty: all published ones.
         public: make new repositories visible to everybody; the datasets' licenses are in the cards.
         progress: show bars on a terminal.
-
-    Raises:
-        UnknownModelError: a name is not in the catalog; nothing was pushed.
-        DownloadError, CheckpointError, CacheError: as `create_model`.
-        ConfigError, HubError, OfflineError: as `push`.
 
     """
     rows = [model_info(name) for name in (names or list_models())]
