@@ -2,7 +2,7 @@
 
 import os
 
-# Each worker of pytest-xdist takes one core, and so does every process that a test starts; torch reads it when imported.
+# Each worker of pytest-xdist, and each process that a test starts, takes one core; torch reads this when imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import socket
