@@ -18,14 +18,14 @@ from hrnet_zoo import create_model, optimize
 from hrnet_zoo.engines import heap
 
 model = create_model("demo")
-model.dataset = dataclasses.replace(model.dataset, resize_to=(768, 768))
-image = np.random.default_rng(0).integers(0, 256, (768, 768, 3), np.uint8)
+model.dataset = dataclasses.replace(model.dataset, resize_to=(1024, 1024))
+image = np.random.default_rng(0).integers(0, 256, (1024, 1024, 3), np.uint8)
 predict = optimize(model, dtype=torch.float32).predict
 
 def faults(run):
-    """The fewest of five calls: how soon the heap has its final size depends on the machine's threads."""
+    """The fewest of three calls: how soon the heap has its final size depends on the machine's threads."""
     seen = []
-    for _ in range(5):
+    for _ in range(3):
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
         run(image)
         seen.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
@@ -95,28 +95,30 @@ def test_other_c_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
 
 # Memory in use: what is free is trimmed before each look.
 GROWTH = """
-import dataclasses, sys
+import dataclasses
 import numpy as np
 from hrnet_zoo import create_model, optimize
 from hrnet_zoo.evaluation.costs import resident
 from hrnet_zoo.engines import heap
 
-model = create_model("demo")
-model.dataset = dataclasses.replace(model.dataset, resize_to=(192, 128))
-form = optimize(model) if sys.argv[1] == "fast" else model
+model = create_model("demo", device="cpu")
+model.dataset = dataclasses.replace(model.dataset, resize_to=(96, 64))
 random = np.random.default_rng(0)
-for number in range(251):
-    if number in (100, 250):
-        heap.trim()
-        print(resident("VmRSS"))
-    form.predict(random.integers(0, 256, (*random.integers(32, 200, 2), 3), np.uint8))
+images = [random.integers(0, 256, (*random.integers(32, 200, 2), 3), np.uint8) for _ in range(8)]
+for form in (model, optimize(model)):
+    for number in range(81):
+        if number in (24, 80):
+            heap.trim()
+            print(resident("VmRSS"))
+        form.predict(images[number % 8])
 """
 
 
 @pytest.mark.skipif(not GLIBC, reason="not glibc's malloc")
-@pytest.mark.parametrize("form", ["exact", "fast"])
-def test_memory_stays_flat_over_mixed_sizes(form: str) -> None:
-    run = subprocess.run([sys.executable, "-c", GROWTH, form], capture_output=True, text=True, check=False)  # noqa: S603
+def test_memory_stays_flat_over_mixed_sizes() -> None:
+    """Of the network and of its optimized form, once the caches of oneDNN know all sizes."""
+    run = subprocess.run([sys.executable, "-c", GROWTH], capture_output=True, text=True, check=False)  # noqa: S603
     assert run.returncode == 0, run.stderr
-    early, late = map(int, run.stdout.split())
-    assert late < 1.06 * early  # by 250 the caches of oneDNN are full; measured: 4 % and 2 %, and 1 % more by 1,000
+    exact_early, exact_late, fast_early, fast_late = map(int, run.stdout.split())
+    assert exact_late < 1.03 * exact_early
+    assert fast_late < 1.03 * fast_early

@@ -30,7 +30,7 @@ def _without_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("_without_openvino")
 def test_figures(demo: FCNHRNet, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onednn, "native", lambda dtype: dtype == torch.float32)
+    monkeypatch.setattr(onednn, "has_native_bfloat16", lambda: False)
     found = compare(demo, size=(48, 96), seconds=0, progress=False)
     assert [(each.name, each.dtype) for each in found.contenders] == [("exact", "float32"), ("onednn", "float32")]
     assert (found.model, found.height, found.width, found.random_weights) == ("demo", 48, 96, False)
@@ -61,7 +61,7 @@ def test_what_goes_through_the_forms(demo: FCNHRNet, monkeypatch: pytest.MonkeyP
             return real(self, x)  # type: ignore[no-any-return, operator]
 
         monkeypatch.setattr(kind, "logits_stride4", spied)
-    monkeypatch.setattr(onednn, "native", lambda dtype: True)
+    monkeypatch.setattr(onednn, "has_native_bfloat16", lambda: True)
     monkeypatch.setattr("hrnet_zoo.evaluation.comparison.torch.compile", lambda run: run)
     demo.train()
     found = compare(demo, size=(32, 96), compiled=True, seconds=0, progress=False)
