@@ -11,19 +11,18 @@ from hrnet_zoo.cli.options import as_json, say, say_json
 
 @click.command()
 @click.argument("what", nargs=-1, required=True, metavar="DIR ORG/NAME | ORG [NAMES]...")
-@click.option("--published", is_flag=True, help="Published checkpoints, into repositories ORG/NAME: all, or NAMES.")
-@click.option("--public", is_flag=True, help="Make new repositories visible to everybody; default: private.")
+@click.option("--published", is_flag=True, help="Mirror published checkpoints in ORG/NAME: all, or NAMES.")
+@click.option("--public", is_flag=True, help="Make new repositories public; default: private.")
 @click.option("--revision", help="Branch to commit to; default: main.")
 @as_json
 def push(what: tuple[str, ...], published: bool, public: bool, revision: str | None, as_json: bool) -> None:
-    """Share a model folder on the Hub of Hugging Face.
+    """Share a model folder on the Hugging Face Hub.
 
-    hrnet-zoo push DIR ORG/NAME shares what save_pretrained or finetune wrote into DIR. hrnet-zoo push --published ORG
-    mirrors the published checkpoints into an organization's own repositories. HF_TOKEN, or `hf auth login`, says who
-    you are.
+    hrnet-zoo push DIR ORG/NAME shares what save_pretrained or finetune wrote to DIR. hrnet-zoo push --published ORG
+    mirrors the published checkpoints in your organization. Log in with HF_TOKEN or `hf auth login`.
     """
     if published and revision:
-        raise click.UsageError("--revision goes with a folder")
+        raise click.UsageError("--revision cannot be combined with --published")
     if not published and len(what) != 2:
         raise click.UsageError("give a folder and a repository: hrnet-zoo push DIR ORG/NAME")
     from hrnet_zoo.zoo import push as publishing

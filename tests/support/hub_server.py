@@ -1,4 +1,4 @@
-"""A Hub on this machine: what huggingface_hub asks of one, with commits on record, and with faults as told."""
+"""A local server that speaks as much of the Hub's API as huggingface_hub needs, with faults on demand."""
 
 import base64
 import contextlib
@@ -37,11 +37,11 @@ class Hub:
         url: its address.
         repos: by name.
         requests: method and path of each, in order.
-        corrupt: so many of the next bodies of weights are sent damaged.
-        damage: how; by default one byte of the last value is flipped.
-        break_at: a request whose path has this in it loses its connection.
-        forbid: whether the token has no right to write.
-        fail: what every question is answered, if anything.
+        corrupt: how many of the next downloads of weights are damaged.
+        damage: damages them; by default it flips a bit of the last byte.
+        break_at: requests whose path contains this lose their connection.
+        forbid: whether the token lacks the right to write.
+        fail: the answer to every request, if not None.
 
     """
 
@@ -67,7 +67,7 @@ class Hub:
 
 
 class Reply(NamedTuple):
-    """What the Hub answers: bytes as they are, all else as JSON."""
+    """An answer of the Hub: bytes as they are, anything else as JSON."""
 
     status: int
     content: Any = None
@@ -76,11 +76,11 @@ class Reply(NamedTuple):
 
 @contextlib.contextmanager
 def connected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    """Run a Hub, and let huggingface_hub know of no other, with a cache below `tmp_path` and no token but TOKEN."""
+    """Run a Hub, the only one that huggingface_hub knows, with a cache in `tmp_path` and the token TOKEN."""
     with serve_hub() as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         monkeypatch.setenv("HF_TOKEN", TOKEN)
-        # Read from the environment when huggingface_hub is imported, so that setting it now would be too late.
+        # huggingface_hub reads the environment when it is imported, so setting it now would be too late.
         for name, value in {
             "HF_HUB_CACHE": str(tmp_path / "hub"),
             "HF_TOKEN_PATH": str(tmp_path / "no-token"),
