@@ -13,7 +13,7 @@ import torch
 import hrnet_zoo
 from hrnet_zoo.cli import main
 from hrnet_zoo.weights import transfer
-from hrnet_zoo.zoo.custom import load_own
+from hrnet_zoo.zoo.custom import load_custom
 from tests.support.http_server import FaultServer, status, whole
 from tests.zoo.test_custom import NETWORK
 
@@ -161,7 +161,7 @@ def test_what_a_success_leaves(
         for place in (path, "/moved?sig=S3cret"):
             host.play(place, whole(hr18s))
             address = host.url.replace("//", "//user:Pa55@") + place
-            state, provenance = load_own(address, "hr18s", NETWORK, progress=True)
+            state, provenance = load_custom(address, "hr18s", NETWORK, progress=True)
             assert torch.isfinite(state["backbone.conv1.weight"]).all()
             model = hrnet_zoo.create_model(ROW, checkpoint=address, device="cpu")
             assert "127.0.0.1" in model.provenance["source_url"]

@@ -21,7 +21,7 @@ from typing import NoReturn, TextIO
 import click
 
 from hrnet_zoo import __version__
-from hrnet_zoo.cli import data, evaluating, files, finetuning, health, labeling, listing, locking, logs, sharing
+from hrnet_zoo.cli import data, evaluating, files, finetuning, health, labeling, listing, logs, sharing
 from hrnet_zoo.cli.options import say, say_errors
 from hrnet_zoo.errors import HRNetZooError, printable
 
@@ -63,7 +63,7 @@ def cli() -> None:
 
 for command in (
     *(listing.list_, listing.info, logs.log),
-    *(files.download, files.import_, locking.lock, files.cache, files.verify),
+    *(files.download, files.import_, files.cache, files.verify),
     *(labeling.predict, labeling.demo, evaluating.evaluate),
     data.check_data,
     finetuning.finetune,

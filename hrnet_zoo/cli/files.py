@@ -1,4 +1,4 @@
-"""Commands that bring checkpoints here, and show and clear what is here."""
+"""Commands that download, import and verify checkpoints, and look after the cache."""
 
 from __future__ import annotations
 
@@ -25,34 +25,36 @@ T = TypeVar("T")
     "--to",
     "folder",
     type=click.Path(path_type=Path, file_okay=False),
-    help="A mirror folder for the original files, to be served or named in HRNET_ZOO_MIRRORS; else the cache.",
+    help="Save the original files in this mirror folder, for HRNET_ZOO_MIRRORS, instead of the cache.",
 )
 @as_json
 def download(names: tuple[str, ...], everything: bool, folder: Path | None, as_json: bool) -> None:
-    """Fetch and verify checkpoints, and print where they lie.
+    """Download and verify checkpoints, and print their paths.
 
-    One that cannot be had does not stop the others; the exit code is that of the first failure.
+    A failure does not stop the others; the exit code is that of the first failure.
     """
     if bool(names) == everything:
         raise click.UsageError("give names, or --all")
     rows = [model_info(name) for name in (list_models() if everything else names)]
     from hrnet_zoo.weights.build import entries
-    from hrnet_zoo.zoo.published import mirror, prefetch
+    from hrnet_zoo.zoo import published
 
-    def fetched(row: ModelInfo) -> tuple[ModelInfo, Path]:
+    def fetch(row: ModelInfo) -> tuple[ModelInfo, Path]:
         expected = entries(row.arch, row.num_classes)
-        return row, mirror(row, folder, expected, progress=True) if folder else prefetch(row, expected, progress=True)
+        if folder:
+            return row, published.mirror(row, folder, expected, progress=True)
+        return row, published.download(row, expected, progress=True)
 
-    _for_each(fetched, rows, as_json)
+    _for_each(fetch, rows, as_json)
 
 
 @click.command("import")
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @as_json
 def import_(files: tuple[Path, ...], as_json: bool) -> None:
-    """Take published .pth files fetched by hand into the cache.
+    """Import published .pth files that were downloaded by hand into the cache.
 
-    One that cannot be used does not stop the others; the exit code is that of the first failure.
+    A failure does not stop the others; the exit code is that of the first failure.
     """
     from hrnet_zoo.zoo.published import import_file
 
@@ -75,7 +77,7 @@ def cache_path() -> None:
 @cache.command("show")
 @as_json
 def cache_show(as_json: bool) -> None:
-    """List what is in the cache."""
+    """List the files in the cache."""
     from hrnet_zoo.weights.cache import entries, root
 
     found = entries()
@@ -94,37 +96,34 @@ def cache_show(as_json: bool) -> None:
 def cache_clear(name: str | None, everything: bool) -> None:
     """Remove a model, a file or everything from the cache.
 
-    NAME is a model, whose training log goes too, or a file that `cache show` lists.
+    NAME is a model (its training log is removed too), or a file that `cache show` lists.
     """
     if bool(name) == everything:
         raise click.UsageError("give a name, or --all")
     from hrnet_zoo.weights.cache import clear, entries
-    from hrnet_zoo.zoo.upkeep import forget
+    from hrnet_zoo.zoo.maintenance import clear_model
 
     files = {entry.path.name: entry.stem for entry in entries()}
     stem = files.get(name) if name else None
-    _say_removed(forget(model_info(name)) if name and not stem else clear(stem))
+    _say_removed(clear_model(model_info(name)) if name and not stem else clear(stem))
 
 
 @cache.command("prune")
 def cache_prune() -> None:
-    """Remove leftovers, unfinished downloads, old conversions.
-
-    Leftovers are those of killed processes; old conversions, those of older versions.
-    """
-    from hrnet_zoo.zoo.upkeep import prune
+    """Remove unfinished downloads, leftovers of killed processes and conversions by older versions."""
+    from hrnet_zoo.zoo.maintenance import prune
 
     _say_removed(prune())
 
 
 @cache.command("repair")
 def cache_repair() -> None:
-    """Remove damaged files, and fetch published ones again."""
-    from hrnet_zoo.zoo.upkeep import repair
+    """Remove damaged files, and download published ones again."""
+    from hrnet_zoo.zoo.maintenance import repair
 
     verdicts = repair(progress=True)
     for each in verdicts:
-        say(f"{each.name}: was damaged; {'removed' if each.error else 'removed or made anew'}")
+        say(f"{each.name}: was damaged; {'not repaired' if each.error else 'removed or downloaded again'}")
     if not verdicts:
         say("nothing is damaged")
     _fail_with([each.error for each in verdicts if each.error])
@@ -132,16 +131,26 @@ def cache_repair() -> None:
 
 @click.command()
 @click.argument("names", nargs=-1)
-@click.option("--all", "everything", is_flag=True, help="All that is in the cache.")
+@click.option("--all", "everything", is_flag=True, help="All files in the cache.")
+@click.option("--sha256sum", is_flag=True, help="Print the SHA-256 of the published files, as `sha256sum` does.")
 @as_json
-def verify(names: tuple[str, ...], everything: bool, as_json: bool) -> None:
-    """Hash cached models again, and tell which are damaged."""
-    if bool(names) == everything:
+def verify(names: tuple[str, ...], everything: bool, sha256sum: bool, as_json: bool) -> None:
+    """Hash cached models again, and report which are damaged.
+
+    With --sha256sum, print the digests of the published files that the intact models were converted from; without
+    names, of all in the cache.
+    """
+    if (names and everything) or not (names or everything or sha256sum):
         raise click.UsageError("give names, or --all")
-    from hrnet_zoo.zoo.upkeep import verify
+    if sha256sum and as_json:
+        raise click.UsageError("--sha256sum and --json exclude each other")
+    from hrnet_zoo.zoo.maintenance import source_digests, verify
 
     verdicts = verify(names)
-    if as_json:
+    if sha256sum:
+        for line in source_digests(verdicts):
+            say(line)
+    elif as_json:
         facts = [
             {"name": v.name, "path": str(v.path) if v.path else None, "found": v.error.found if v.error else "whole"}
             for v in verdicts

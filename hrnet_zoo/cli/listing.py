@@ -46,11 +46,11 @@ def info(name: str, as_json: bool) -> None:
     NAME is that of a published model, a model folder's path, or hf-hub:ORG/NAME.
     """
     if is_saved(name):
-        from hrnet_zoo.zoo.origin import find
+        from hrnet_zoo.zoo.resolve import resolve
 
-        origin = find(name)
-        if origin.config:
-            _show_saved(origin.config, origin.name, as_json)
+        model = resolve(name)
+        if model.config:
+            _show_saved(model.config, model.name, as_json)
         return
     row = model_info(name)
     facts = {**row.to_dict(), "aliases": row.aliases, "classes": row.classes, "palette": row.palette}

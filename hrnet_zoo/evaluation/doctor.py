@@ -25,10 +25,10 @@ from hrnet_zoo.errors import (
     LogitsError,
     raise_on_oom,
 )
+from hrnet_zoo.evaluation.reachability import Reach, reach, require_all
 from hrnet_zoo.weights import cache
 from hrnet_zoo.weights.addresses import without_passwords
 from hrnet_zoo.zoo.catalog import is_saved, list_models, model_info
-from hrnet_zoo.zoo.reachability import Reach, reach, require_all
 
 if TYPE_CHECKING:
     import torch
@@ -266,13 +266,13 @@ def _health(
     import torch
 
     from hrnet_zoo.zoo.create import create_model
-    from hrnet_zoo.zoo.origin import find
+    from hrnet_zoo.zoo.resolve import resolve
 
     def created(device: str | torch.device | None, dtype: torch.dtype | str | None) -> FCNHRNet:
         with raise_on_oom(f"load {origin.name}", done=OTHERS):
             return create_model(origin.name, device=device, dtype=dtype, progress=progress)
 
-    origin = find(name, progress=progress)
+    origin = resolve(name, progress=progress)
     reference = created("cpu", torch.float32)
     if not any(isinstance(error, CacheError) for error in errors):  # without a cache the demo is converted in memory
         origin.verify()

@@ -21,7 +21,7 @@ from hrnet_zoo.errors import ConfigError, UnknownModelError
 
 PUBLISHED_FOLDER = "https://download.openmmlab.com/mmsegmentation/v0.5/hrnet"
 
-LOCAL, HUB = "local-dir:", "hf-hub:"  # what names of saved models begin with; `hrnet_zoo.zoo.origin` reads them
+LOCAL, HUB = "local-dir:", "hf-hub:"  # what names of saved models begin with; `hrnet_zoo.zoo.resolve` reads them
 
 # name in the published table; parameters without the classifier; channels that enter the classifier
 ARCHS = {
@@ -112,6 +112,11 @@ class ModelInfo:
     def checkpoint_url(self) -> str:
         """Published address of the checkpoint."""
         return f"{PUBLISHED_FOLDER}/{self.config}/{self.file_name}"
+
+    @property
+    def stated_sha256(self) -> str:
+        """The file's SHA-256, as far as it is known: the whole digest, or the beginning in the file's name."""
+        return self.sha256 or self.sha256_prefix
 
     @property
     def stored_dtype(self) -> str:
@@ -336,15 +341,15 @@ def is_saved(name: str) -> bool:
 
 
 def recognize(sha256: str) -> ModelInfo | None:
-    """Find the row whose file has this SHA-256 (64 hex digits), by its first eight where the row knows no more."""
-    return next((row for row in _all_rows() if sha256.startswith(row.sha256 or row.sha256_prefix)), None)
+    """Return the row whose file has this SHA-256 (64 hex digits), by its first eight where no more is known."""
+    return next((row for row in _all_rows() if sha256.startswith(row.stated_sha256)), None)
 
 
 def stated_digests(path: Path = Path(__file__).parent / "digests.sha256") -> dict[str, str]:
-    """Read `digests.sha256` beside this file: whole digests by file name, as `sha256sum` writes them.
+    """Read `digests.sha256` beside this file: whole digests by file name, in the format of `sha256sum`.
 
-    A maintainer who has the files fills it: `hrnet-zoo lock --export hrnet_zoo/zoo/digests.sha256 --force`. A digest
-    that does not begin with the digits in the file's name overrules them.
+    A maintainer who has the files fills it: `hrnet-zoo verify --sha256sum > hrnet_zoo/zoo/digests.sha256`. A whole
+    digest takes precedence over the digits in the file's name.
     """
     lines = path.read_text(encoding="ascii").splitlines()
     return {name: digest for digest, name in (line.split("  ") for line in lines)}

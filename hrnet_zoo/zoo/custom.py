@@ -1,4 +1,4 @@
-"""A user's own checkpoint, by path or address -> state dict."""
+"""Path or address of a custom checkpoint -> state dict."""
 
 import functools
 import hashlib
@@ -33,33 +33,33 @@ from hrnet_zoo.weights.mapping import map_safetensors
 from hrnet_zoo.weights.state_dict import CLASSIFIER
 from hrnet_zoo.zoo.model_config import CONFIG_KEY
 
-# A training checkpoint of the reference holds two more copies of the weights (momentum) beside them.
+# Training checkpoints hold up to two more copies of the weights, in the optimizer's state.
 SIZE_FACTOR = 4
-# Eight or more hex digits before the ending state a file's hash; without a letter they are a date or a number of steps
-# (1 of 43 hashes begins so, and goes unchecked).
+# Eight or more hex digits before the extension are a file's hash; without a letter, a date or a number of steps
+# (1 of 43 hashes has no letter, and is not checked).
 STATED_HASH = re.compile(r"-((?=\d*[a-f])[0-9a-f]{8,64})\.\w+$")
 
 logger = logging.getLogger("hrnet_zoo")
 
 
-def load_own(source: str, arch: str, network: Entries, *, progress: bool) -> Weights:
-    """Load a user's own checkpoint; one log line says which of its tensors were taken, where there is something to say.
+def load_custom(source: str, arch: str, network: Entries, *, progress: bool) -> Weights:
+    """Load a custom checkpoint; where tensors were renamed or ignored, one log line says which.
 
     Args:
-        source: path or address of a checkpoint: what `torch.save` wrote (either serialization, with whatever lies
-            beside the weights) or safetensors; the content tells which. Eight or more hex digits before an address's
-            ending, a letter among them, are taken as the beginning of the file's SHA-256.
-        arch: the network's, to tell cached files apart.
+        source: path or address of a checkpoint: written by `torch.save` (either serialization, with whatever lies
+            beside the weights) or safetensors; the content decides which. Eight or more hex digits before an address's
+            extension, at least one of them a letter, are taken for the beginning of the file's SHA-256.
+        arch: the network's; part of the cache key.
         network: names and shapes that the file must have.
         progress: show a bar for a download on a terminal.
 
     Returns:
-        Float32 tensors, memory-mapped where the file comes from the cache; and what its header says of itself.
+        Float32 tensors, memory-mapped where the file is in the cache; and the provenance in its header.
 
     Raises:
         CheckpointNotFoundError: there is no such file.
         CheckpointError: it is damaged, unsafe, or does not fit the network.
-        DownloadError: it cannot be fetched.
+        DownloadError: it cannot be downloaded.
         CacheError: the cache cannot be used.
 
     """
@@ -79,26 +79,27 @@ def load_own(source: str, arch: str, network: Entries, *, progress: bool) -> Wei
 
     if "://" in source:
         max_bytes = SIZE_FACTOR * size_limit(network)
-        build = functools.partial(_from_address, source, arch, expected, max_bytes=max_bytes, progress=progress)
+        build = functools.partial(_download, source, arch, expected, max_bytes=max_bytes, progress=progress)
         state, provenance = load(build, expected)
-    elif _holds_safetensors(Path(source)):
-        state, provenance = _from_safetensors(Path(source), expected)
+    elif _is_safetensors(Path(source)):
+        state, provenance = _load_safetensors(Path(source), expected)
     else:
-        state, provenance = load(functools.partial(_from_file, Path(source), arch, expected), expected)
+        state, provenance = load(functools.partial(_convert_file, Path(source), arch, expected), expected)
     if notes := provenance.get("file_notes"):
         logger.warning("%s: %s", redact(source), notes)
     return state, provenance
 
 
-def _from_address(address: str, arch: str, expected: EntriesOf, *, max_bytes: int, progress: bool) -> Path:
-    """Return the cached file of an address; fetch and convert it if it is not there."""
+def _download(address: str, arch: str, expected: EntriesOf, *, max_bytes: int, progress: bool) -> Path:
+    """Return the cached file of an address, after downloading and converting it if need be."""
     name = PurePosixPath(urlsplit(address).path).name
-    stated = STATED_HASH.search(name)
+    match = STATED_HASH.search(name)
+    stated = match[1] if match else ""
     provenance = {"source_url": redact(address)}
 
     def convert(bodies: list[bytes], part: Path) -> bytes:
         if not stated:
-            logger.warning("%s states no SHA-256 in its name: what was fetched could not be checked", redact(address))
+            logger.warning("%s has no SHA-256 in its name: the download could not be verified", redact(address))
         if not is_safetensors(bodies[0]):
             return convert_checkpoint(bodies, redact(address), expected, provenance)
         claimed = claimed_classes(inspect_safetensors(part, redact(address)).metadata)
@@ -107,34 +108,34 @@ def _from_address(address: str, arch: str, expected: EntriesOf, *, max_bytes: in
         fitted = fit(state, expected(class_count(state, redact(address))), redact(address))
         return to_safetensors(fitted, {**provenance, **provenance_of(bodies.pop(), claimed, notes)})
 
-    # A few digits of a hash are forged in minutes: what one host served under them is not another's file.
-    mark = stated[1] if stated and len(stated[1]) == 64 else hashlib.sha256(address.encode()).hexdigest()
+    # Another file with the same few digits is found in minutes: only a whole digest is shared between addresses.
+    digest = stated if len(stated) == 64 else hashlib.sha256(address.encode()).hexdigest()
     return fetch_into_cache(
-        _stem(name.partition(";")[0], arch, mark),
+        _cache_key(name.partition(";")[0], arch, digest),
         addresses(address),
-        stated[1] if stated else "",
+        stated,
         convert,
         max_bytes=max_bytes,
         progress=progress,
     )
 
 
-def _from_file(path: Path, arch: str, expected: EntriesOf) -> Path:
-    """Return the cached file of a .pth with these very bytes; convert it if it is not there."""
+def _convert_file(path: Path, arch: str, expected: EntriesOf) -> Path:
+    """Return the cached file of a local .pth with exactly these bytes, after converting it if need be."""
     with raise_on_oom(f"convert {path}", done="nothing was loaded", advice=ROOM):
         bodies = [read_file(path)]
-        stem = _stem(path.name, arch, hashlib.sha256(bodies[0]).hexdigest())
-        with cache.lock(stem):
-            if not cache.is_cached(stem):
-                # Only the name: a header that travels with the weights tells nobody the user's folders.
-                publish(stem, convert_checkpoint(bodies, str(path), expected, {"source_url": path.name}))
-    return cache.model_path(stem)
+        key = _cache_key(path.name, arch, hashlib.sha256(bodies[0]).hexdigest())
+        with cache.lock(key):
+            if not cache.is_cached(key):
+                # The name alone: the header travels with the weights, and must not tell the user's folders.
+                publish(key, convert_checkpoint(bodies, str(path), expected, {"source_url": path.name}))
+    return cache.model_path(key)
 
 
-def _holds_safetensors(path: Path) -> bool:
-    """Look into a file, whatever its name; what cannot be read is for the reader to say."""
+def _is_safetensors(path: Path) -> bool:
+    """Look into a local file, whatever its name; errors are left to its reader."""
     try:
-        if path.is_file():  # before open(), which would wait for the writer of a pipe
+        if path.is_file():  # before open(), which would block on a pipe
             with path.open("rb") as file:
                 return is_safetensors(file.read(512))
     except (OSError, ValueError):  # ValueError: a null character in the path
@@ -142,20 +143,18 @@ def _holds_safetensors(path: Path) -> bool:
     return path.suffix == ".safetensors"
 
 
-def _from_safetensors(path: Path, expected: EntriesOf) -> Weights:
-    """Load a local safetensors file as it is."""
-
-    def as_found(header: SafetensorsHeader) -> Entries:
+def _load_safetensors(path: Path, expected: EntriesOf) -> Weights:
+    def shapes_in(header: SafetensorsHeader) -> Entries:
         require_size(header.size, path)
         return {name: torch.Size(shape) for name, (_, shape) in header.entries.items()}
 
-    stored, metadata = map_safetensors(path, as_found, str(path), rewritable=True)
+    stored, metadata = map_safetensors(path, shapes_in, str(path), rewritable=True)
     state, notes = unwrapped(stored, stored.__getitem__)
-    foreign = {key: value for key, value in metadata.items() if key != CONFIG_KEY}  # which nobody has checked
-    return fit(state, expected(class_count(state, str(path))), str(path)), {**foreign, "file_notes": notes}
+    unverified = {key: value for key, value in metadata.items() if key != CONFIG_KEY}
+    return fit(state, expected(class_count(state, str(path))), str(path)), {**unverified, "file_notes": notes}
 
 
-def _stem(name: str, arch: str, mark: str) -> str:
-    """Name a file in the cache after a foreign one, in the characters that the cache allows."""
+def _cache_key(name: str, arch: str, digest: str) -> str:
+    """Return a cache key that begins like the file's name, in the characters that keys allow."""
     plain = re.sub(r"[^A-Za-z0-9_-]+", "_", PurePosixPath(name).stem)[:60].lstrip("-") or "checkpoint"
-    return f"{plain}-{arch}-{mark[:16]}-c{CONVERTER_VERSION}"
+    return f"{plain}-{arch}-{digest[:16]}-c{CONVERTER_VERSION}"

@@ -1,12 +1,11 @@
-"""row -> state dict: the published files, and the bundled one."""
+"""Catalog row -> state dict: download, verify, convert, cache and load the published files, and the bundled one."""
 
-import contextlib
 import functools
 import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
@@ -33,17 +32,14 @@ from hrnet_zoo.weights.build import (
     size_limit,
 )
 from hrnet_zoo.weights.convert import CONVERTER_VERSION, read_checkpoint
-from hrnet_zoo.weights.gate import inspect_safetensors
 from hrnet_zoo.weights.part import discard
-from hrnet_zoo.zoo import first_seen
-from hrnet_zoo.zoo.catalog import DEMO, ModelInfo, list_models, model_info, recognize
-from hrnet_zoo.zoo.first_seen import Digest
+from hrnet_zoo.zoo.catalog import DEMO, ModelInfo, model_info, recognize
 
 logger = logging.getLogger("hrnet_zoo")
 
 
 def load_published(info: ModelInfo, expected: Entries, *, progress: bool) -> Weights:
-    """Load a row's weights from the cache, into which they are brought first if need be.
+    """Load a row's weights from the cache, after downloading them if need be.
 
     Args:
         info: the row.
@@ -55,167 +51,136 @@ def load_published(info: ModelInfo, expected: Entries, *, progress: bool) -> Wei
 
     Raises:
         DownloadError: the file cannot be had.
-        CheckpointError: it is not the file that the row states, or does not fit the network.
+        CheckpointError: it is not the file that the catalog states, or does not fit the network.
         CacheError: the cache cannot be used; the bundled file needs none.
 
     """
     try:
-        state, header = load(functools.partial(prefetch, info, expected, progress=progress), lambda _: expected)
+        state, header = load(functools.partial(download, info, expected, progress=progress), lambda _: expected)
     except CacheError as error:
         if info is not DEMO:
             raise
         logger.warning("%s is converted in memory: the cache cannot be used (%s)", info.name, error.found)
-        return _converted_in_memory(info, expected)
-    # A cached file may be older than the digest that is known now.
-    path = cache.model_path(cached_stem(info))
-    first_seen.require(first_seen.known(info), header.get("source_sha256", ""), str(path))
+        path = Path(url2pathname(urlsplit(info.checkpoint_url).path))
+        body = read_file(path)
+        check_hash(body, info.stated_sha256, str(path))
+        blob = _convert([body], str(path), info, expected)
+        metadata = json.loads(blob[8 : 8 + int.from_bytes(blob[:8], "little")])["__metadata__"]
+        return safetensors.torch.load(blob), metadata
+    require_source(info, header, cache.model_path(cache_key(info)))
     return state, header
 
 
-def _converted_in_memory(info: ModelInfo, expected: Entries) -> Weights:
-    path = Path(url2pathname(urlsplit(info.checkpoint_url).path))
-    body = read_file(path)
-    check_hash(body, info.sha256 or info.sha256_prefix, str(path))
-    blob = _convert([body], str(path), info, expected)
-    return safetensors.torch.load(blob), _header(blob)
+def require_source(info: ModelInfo, header: Mapping[str, str], path: Path) -> None:
+    """Check that a cached file was converted from the file that the catalog states, which may know more by now.
 
+    Raises:
+        HashMismatchError: it was converted from another file.
 
-def prefetch(info: ModelInfo, expected: Entries, *, progress: bool) -> Path:
-    """Bring a row's weights into the cache, if they are not there yet; return the path of the safetensors."""
-    if cache.is_cached(cached_stem(info)):
-        return cache.model_path(cached_stem(info))
-    with _stated(info) as stated:
-        return fetch_into_cache(
-            cached_stem(info),
-            addresses(info.checkpoint_url),
-            stated,
-            lambda bodies, _: _convert(bodies, info.checkpoint_url, info, expected),
-            max_bytes=size_limit(expected),
-            progress=progress,
+    """
+    found = header.get("source_sha256", "")
+    if not found.startswith(info.stated_sha256):
+        raise HashMismatchError(
+            asked=f"use {path}",
+            found=f"it was converted from a file with SHA-256 {found or 'unknown'}; the catalog states "
+            f"{info.stated_sha256}",
+            done="nothing was loaded or changed",
+            advice="hrnet-zoo cache repair",
+            source=str(path),
+            expected=info.stated_sha256,
+            actual=found,
+            size=path.stat().st_size,
         )
+
+
+def download(info: ModelInfo, expected: Entries, *, progress: bool) -> Path:
+    """Return the path of a row's converted weights in the cache, after downloading them if need be."""
+    if cache.is_cached(cache_key(info)):  # then the settings of mirrors do not matter
+        return cache.model_path(cache_key(info))
+    return fetch_into_cache(
+        cache_key(info),
+        addresses(info.checkpoint_url),
+        info.stated_sha256,
+        lambda bodies, _: _convert(bodies, info.checkpoint_url, info, expected),
+        max_bytes=size_limit(expected),
+        progress=progress,
+    )
 
 
 def import_file(path: Path) -> tuple[ModelInfo, Path]:
-    """Take a published file that was fetched by hand through the same steps; return its row and the cached path.
+    """Verify and convert a published file that was downloaded by hand; return its row and its path in the cache.
 
     Raises:
         CheckpointNotFoundError: there is no such file.
-        CheckpointFormatError, UnsafeCheckpointError: it is no checkpoint, or one that nobody should load.
-        HashMismatchError: its name is that of a row, its content is not; or another file was accepted before.
+        CheckpointFormatError, UnsafeCheckpointError: it is no checkpoint, or not safe to load.
+        HashMismatchError: it has the name of a published file, but other content.
         UnknownModelError: it is none of the published files.
-        ConfigError: there is too little memory.
+        ConfigError: out of memory.
 
     """
     with raise_on_oom(f"import {path}", done="nothing was imported", advice=ROOM):
-        return _import(path, [read_file(path)])
-
-
-def _import(path: Path, bodies: list[bytes]) -> tuple[ModelInfo, Path]:
-    digest = hashlib.sha256(bodies[0]).hexdigest()
-    info = recognize(digest)
-    if info is None:
-        read_checkpoint(bodies[0], str(path))  # a page, a torso or a trap is called by its name
-        info = _row_named(path, digest)
-    with _stated(info) as stated:
-        check_hash(bodies[0], stated, str(path))
-    stem = cached_stem(info)
-    with cache.lock(stem):  # always anew, whatever the state of what lies there
-        publish(stem, _convert(bodies, str(path), info, entries(info.arch, info.num_classes)))
-    return info, cache.model_path(stem)
+        bodies = [read_file(path)]
+        digest = hashlib.sha256(bodies[0]).hexdigest()
+        info = recognize(digest)
+        if info is None:
+            read_checkpoint(bodies[0], str(path))  # a web page, a truncated or an unsafe file is reported as such
+            try:
+                info = model_info(path.name)
+            except UnknownModelError as error:
+                raise UnknownModelError(
+                    asked=f"import {path}",
+                    found=f"its SHA-256 is {digest}, which is that of no published file",
+                    done="nothing was imported",
+                    advice=f"load it into a network of your choice: create_model(NAME, checkpoint={str(path)!r})",
+                    name=path.name,
+                    nearest=(),
+                ) from error
+        check_hash(bodies[0], info.stated_sha256, str(path))
+        key = cache_key(info)
+        with cache.lock(key):
+            publish(key, _convert(bodies, str(path), info, entries(info.arch, info.num_classes)))
+        return info, cache.model_path(key)
 
 
 def mirror(info: ModelInfo, folder: Path, expected: Entries, *, progress: bool) -> Path:
-    """Fetch a row's published file, verified and unconverted, to its place below a mirror folder; return its path.
+    """Download a row's original file, verified and unconverted, into a mirror folder; return its path there.
 
-    The folder can be served as it is by any web server, or named as `file://...`, in HRNET_ZOO_MIRRORS.
+    Any web server can serve the folder as it is; `file://FOLDER` in HRNET_ZOO_MIRRORS works too.
 
     Raises:
         DownloadError: the file cannot be had.
-        CheckpointError: what was fetched, or lies in its place already, is not the file that the row states.
+        CheckpointError: the file downloaded, or already there, is not the one that the catalog states.
         OutputError: the folder cannot be written.
-        CacheError: the cache, where a download begins, cannot be used.
+        CacheError: the cache, where downloads begin, cannot be used.
 
     """
-    final = folder / urlsplit(_public_address(info)).path.lstrip("/")
-    with _stated(info) as stated:
-        if os.path.lexists(final):  # never raises, as Path.is_file does for a name too long
-            check_hash(read_file(final), stated, str(final))
-            return final
-        bodies, part = fetch_verified(
-            cached_stem(info),
-            addresses(info.checkpoint_url),
-            stated,
-            max_bytes=size_limit(expected),
-            progress=progress,
-        )
+    final = folder / urlsplit(_published_address(info)).path.lstrip("/")
+    if os.path.lexists(final):  # unlike Path.is_file, never raises, even for a name that is too long
+        check_hash(read_file(final), info.stated_sha256, str(final))
+        return final
+    bodies, part = fetch_verified(
+        cache_key(info),
+        addresses(info.checkpoint_url),
+        info.stated_sha256,
+        max_bytes=size_limit(expected),
+        progress=progress,
+    )
     make_folder(final.parent)
     atomic_write(final, bodies.pop())
     discard(part)
     return final
 
 
-def record_cached() -> list[Digest]:
-    """Record the digests of published files that were converted before there were records; tell what is known of all.
-
-    Raises:
-        CheckpointFormatError: a cached file is damaged.
-        CacheError: the cache cannot be read or written.
-
-    """
-    for info in map(model_info, list_models()):
-        path = cache.model_path(cached_stem(info))
-        if cache.is_cached(cached_stem(info)) and first_seen.known(info).authority == "prefix":
-            first_seen.record(info, inspect_safetensors(path, str(path)).metadata.get("source_sha256", ""), str(path))
-    return first_seen.every()
-
-
-def cached_stem(info: ModelInfo) -> str:
-    """Name of a row's file in the cache: new content, or a new conversion, has a new name."""
+def cache_key(info: ModelInfo) -> str:
+    """Return the name of a row's file in the cache: another file or another conversion has another key."""
     return f"{PurePosixPath(info.file_name).stem}-c{CONVERTER_VERSION}"
 
 
 def _convert(bodies: list[bytes], source: str, info: ModelInfo, expected: Entries) -> bytes:
-    provenance = {"model": info.name, "source_url": _public_address(info)}
-    dtype = getattr(torch, info.stored_dtype)
-    blob = convert_checkpoint(bodies, source, lambda _: expected, provenance, dtype)
-    # It is accepted: from now on, this is the file.
-    first_seen.record(info, _header(blob)["source_sha256"], source)
-    return blob
+    provenance = {"model": info.name, "source_url": _published_address(info)}
+    return convert_checkpoint(bodies, source, lambda _: expected, provenance, getattr(torch, info.stored_dtype))
 
 
-def _header(blob: bytes) -> dict[str, str]:
-    metadata: dict[str, str] = json.loads(blob[8 : 8 + int.from_bytes(blob[:8], "little")])["__metadata__"]
-    return metadata
-
-
-@contextlib.contextmanager
-def _stated(info: ModelInfo) -> Iterator[str]:
-    """Give what a row's file must hash to; a mismatch says so if that is what was recorded here."""
-    known = first_seen.known(info)
-    try:
-        yield known.sha256
-    except HashMismatchError as error:
-        if known.authority == "recorded" and error.expected == known.sha256:
-            error.found += " (recorded when such a file was first accepted here)"
-            error.advice = first_seen.advice_for(known)
-        raise
-
-
-def _public_address(info: ModelInfo) -> str:
-    """Where the file was published; for the bundled one its name, not the user's folders."""
+def _published_address(info: ModelInfo) -> str:
+    """Return where the file was published; for the bundled file its name, not a path of this machine."""
     return info.checkpoint_url if info.checkpoint_url.startswith("https:") else info.file_name
-
-
-def _row_named(path: Path, digest: str) -> ModelInfo:
-    """Find the row whose file has the name of this one, for want of one with its digest."""
-    try:
-        return model_info(path.name)
-    except UnknownModelError as error:
-        raise UnknownModelError(
-            asked=f"import {path}",
-            found=f"its SHA-256 is {digest}, which is that of no published file",
-            done="the file was left as it is, nothing was imported",
-            advice=f"load it into a network of your choice: create_model(NAME, checkpoint={str(path)!r})",
-            name=path.name,
-            nearest=(),
-        ) from error

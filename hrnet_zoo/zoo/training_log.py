@@ -149,8 +149,8 @@ def training_log(name: str, *, progress: bool = True) -> TrainingLog:
         return parse_log(data, url, info.name)
     except UnexpectedContentError as error:
         # Damaged after it was published, by something else than this library: fetch it once more.
-        logger.warning("%s is damaged (%s); it is fetched again", cache.log_path(log_stem(url)), error.found)
-        cache.clear(log_stem(url))
+        logger.warning("%s is damaged (%s); it is fetched again", cache.log_path(log_key(url)), error.found)
+        cache.clear(log_key(url))
         return parse_log(_cached(url, progress=progress), url, info.name)
 
 
@@ -194,14 +194,14 @@ def _own_log(folder: Path) -> TrainingLog:
     return parse_log(data, str(file), folder.name)
 
 
-def log_stem(url: str) -> str:
+def log_key(url: str) -> str:
     """Name of a log's file in the cache."""
     return PurePosixPath(urlsplit(url).path).name.removesuffix(".log.json")
 
 
 def _cached(url: str, *, progress: bool) -> bytes:
     """Return the log of an address from the cache; fetch, verify and publish it first if it is not there."""
-    stem = log_stem(url)
+    stem = log_key(url)
     if not cache.is_cached(stem, "log"):
         with cache.lock(stem):
             if not cache.is_cached(stem, "log"):  # another process may have been faster

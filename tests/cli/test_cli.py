@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -134,7 +135,7 @@ def test_download_refused_and_offline(
 def published(hr18s: bytes, host: FaultServer, monkeypatch: pytest.MonkeyPatch) -> FaultServer:
     """Let the stand-in be what the row states, and serve it."""
     info = dataclasses.replace(model_info(NAME), sha256_prefix=hashlib.sha256(hr18s).hexdigest()[:8])
-    for module in ("cli.files", "zoo.origin", "zoo.upkeep"):
+    for module in ("cli.files", "zoo.resolve", "zoo.maintenance"):
         monkeypatch.setattr(f"hrnet_zoo.{module}.model_info", lambda _: info)
     monkeypatch.setattr("hrnet_zoo.zoo.catalog._ROWS", (info,))
     host.play(info.checkpoint_url.removeprefix("https://download.openmmlab.com"), whole(hr18s))
@@ -170,6 +171,11 @@ def test_verify_prune_repair(run: Run, published: FaultServer, cache: Path) -> N
     path = Path(run("download", NAME).split()[1])
     assert run("verify", NAME) == run("verify", "--all") == f"{NAME}: whole\n"
     assert json.loads(run("verify", "--all", "--json")) == [{"name": NAME, "path": str(path), "found": "whole"}]
+    digests = run("verify", "--sha256sum")
+    assert re.fullmatch(r"[0-9a-f]{64}  fcn_hr18s_512x1024_40k_cityscapes_20200601_014216-[0-9a-f]{8}\.pth\n", digests)
+    assert run("verify", NAME, "--sha256sum") == digests
+    run("verify", "--sha256sum", "--json", code=2)
+    run("verify", code=2)
     assert run("cache", "repair") == "nothing is damaged\n"
     body = bytearray(path.read_bytes())
     body[-1] ^= 1

@@ -49,7 +49,7 @@ def test_benchmark(run: Run) -> None:
 def test_benchmark_beside_the_table(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     row = model_info("fcn_hr18s_cityscapes_40k")
     row = dataclasses.replace(row, dataset=dataclasses.replace(row.dataset, crop=(64, 64), resize_to=(128, 64)))
-    for module in ("evaluation.benchmark", "zoo.origin"):
+    for module in ("evaluation.benchmark", "zoo.resolve"):
         monkeypatch.setattr(f"hrnet_zoo.{module}.model_info", lambda _: row)
     monkeypatch.setattr("hrnet_zoo.evaluation.benchmark.IMAGES", {"cityscapes": (96, 192)})
     lines = run("benchmark", row.name, "--table", "--device", "cpu").splitlines()

@@ -47,7 +47,7 @@ def _patch_row(patch: pytest.MonkeyPatch) -> ModelInfo:
     row = model_info("fcn_hr48_pascal_context_40k")
     data = dataclasses.replace(row.dataset, crop=(64, 64), resize_to=(96, 96), batch_per_gpu=2)
     row = dataclasses.replace(row, arch="hr18s", dataset=data)
-    for module in ("evaluation.benchmark", "zoo.origin"):
+    for module in ("evaluation.benchmark", "zoo.resolve"):
         patch.setattr(f"hrnet_zoo.{module}.model_info", lambda _: row)
     return row
 

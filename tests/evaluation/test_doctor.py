@@ -27,7 +27,7 @@ from hrnet_zoo.models.fcn import FCNHRNet
 from hrnet_zoo.weights.cache import model_path
 from hrnet_zoo.zoo.catalog import DEMO
 from hrnet_zoo.zoo.create import create_model
-from hrnet_zoo.zoo.published import cached_stem
+from hrnet_zoo.zoo.published import cache_key
 from tests.support.http_server import FaultServer
 
 
@@ -64,7 +64,7 @@ def test_what_is_in_the_cache(cache: Path) -> None:
     part.parent.mkdir(exist_ok=True)
     part.write_bytes(b"123")
     found = doctor().cache
-    assert [model["file"] for model in found["models"]] == [model_path(cached_stem(DEMO)).name]
+    assert [model["file"] for model in found["models"]] == [model_path(cache_key(DEMO)).name]
     assert found["models"][0]["bytes"] > 15_000_000
     assert found["leftovers"]["unknown"] == {"files": 1, "bytes": 3}
     assert found["leftovers"]["lock"]["files"] == 1
@@ -170,7 +170,7 @@ def test_too_little_memory(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("small")
 def test_a_damaged_file_in_the_cache() -> None:
     create_model("demo", device="cpu", progress=False)
-    path = model_path(cached_stem(DEMO))
+    path = model_path(cache_key(DEMO))
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.unlink()

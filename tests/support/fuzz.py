@@ -29,7 +29,7 @@ from hrnet_zoo.datasets import SCENES
 from hrnet_zoo.errors import HRNetZooError
 from hrnet_zoo.images.read import read_image
 from hrnet_zoo.weights.convert import fit, read_checkpoint, to_safetensors
-from hrnet_zoo.zoo.custom import load_own
+from hrnet_zoo.zoo.custom import load_custom
 from hrnet_zoo.zoo.model_config import Metrics, ModelConfig, Parent, parse_config
 from tests.support.checkpoints import (
     ATTACKS,
@@ -201,7 +201,7 @@ def _use_safetensors() -> Callable[[bytes], object]:
     def use(data: bytes) -> object:
         path.unlink(missing_ok=True)  # never in place: the last one may still be mapped
         path.write_bytes(data)
-        state, _ = load_own(str(path), "hr18s", EXPECTED, progress=False)
+        state, _ = load_custom(str(path), "hr18s", EXPECTED, progress=False)
         return [float(value.double().sum()) for value in state.values()]  # touches what is mapped
 
     return use

@@ -22,7 +22,7 @@ from hrnet_zoo.weights import opcodes
 from hrnet_zoo.weights.convert import read_checkpoint
 from hrnet_zoo.weights.gate import inspect_checkpoint
 from hrnet_zoo.zoo.create import create_model
-from hrnet_zoo.zoo.custom import load_own
+from hrnet_zoo.zoo.custom import load_custom
 from hrnet_zoo.zoo.model_folder import read_folder
 from tests.cli.test_cli import Run
 from tests.support.checkpoints import ATTACKS, HARMLESS, PROTO, VALUES, legacy_file
@@ -174,7 +174,7 @@ def test_safetensors(name: str, tmp_path: Path) -> None:
     """A user's own file and a model folder with such a file."""
     (tmp_path / "model.safetensors").write_bytes(BAD_HEADERS[name][0])
     with pytest.raises(CheckpointError):
-        load_own(str(tmp_path / "model.safetensors"), "hr18s", EXPECTED, progress=False)
+        load_custom(str(tmp_path / "model.safetensors"), "hr18s", EXPECTED, progress=False)
     with pytest.raises(CheckpointError):
         create_model(f"local-dir:{tmp_path}")
 

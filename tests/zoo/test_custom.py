@@ -31,7 +31,7 @@ from hrnet_zoo.weights import request, transfer
 from hrnet_zoo.weights.addresses import PUBLISHED_HOST
 from hrnet_zoo.weights.build import Entries, Weights, entries, with_classes
 from hrnet_zoo.weights.convert import read_checkpoint
-from hrnet_zoo.zoo.custom import load_own
+from hrnet_zoo.zoo.custom import load_custom
 from tests.support.checkpoints import legacy, zipped
 from tests.support.http_server import FaultServer, drip, serve, whole
 
@@ -39,7 +39,7 @@ NETWORK = entries("hr18s", 19)
 
 
 def own(source: str | Path, network: Entries = NETWORK) -> Weights:
-    return load_own(str(source), "hr18s", network, progress=False)
+    return load_custom(str(source), "hr18s", network, progress=False)
 
 
 def test_own_checkpoint_by_address_with_its_hash_in_the_name(hr18s: bytes, host: FaultServer) -> None:

@@ -28,7 +28,7 @@ from hrnet_zoo.weights.build import entries
 from hrnet_zoo.weights.convert import read_checkpoint
 from hrnet_zoo.weights.gate import inspect_safetensors
 from hrnet_zoo.zoo.catalog import ModelInfo, model_info
-from hrnet_zoo.zoo.published import cached_stem, import_file, load_published, mirror
+from hrnet_zoo.zoo.published import cache_key, import_file, load_published, mirror
 from tests.support.http_server import FaultServer, ranged, status, whole
 
 NAME = "fcn_hr18s_cityscapes_40k"
@@ -65,7 +65,7 @@ def test_published_file_through_a_mirror(
     assert json.loads(provenance["file_classes"]) == ["road", "sidewalk", "building"]
     assert "mmseg_version" not in str(provenance)  # nothing else of the file's own metadata travels on
     stem = f"fcn_hr18s_512x1024_40k_cityscapes_20200601_014216-{row.sha256_prefix}-c2"
-    assert files(cache) == ["CACHEDIR.TAG", f"{stem}.safetensors", f"{stem.removesuffix('-c2')}.sha256"]
+    assert files(cache) == ["CACHEDIR.TAG", f"{stem}.safetensors"]
     assert len(host.requests) == 1
 
 
@@ -133,6 +133,28 @@ def test_a_full_digest_in_the_row_is_compared_whole(
     monkeypatch.setenv("HRNET_ZOO_MIRRORS", host.url)
     with pytest.raises(HashMismatchError):
         load_published(forged, NETWORK, progress=False)
+
+
+def test_the_catalog_counts_more_than_what_was_cached_before(
+    row: ModelInfo, hr18s: bytes, host: FaultServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A forged file with the eight digits of the name was accepted before the catalog knew the whole digest."""
+    host.play(path_of(row), whole(hr18s))
+    monkeypatch.setenv("HRNET_ZOO_MIRRORS", host.url)
+    load_published(row, NETWORK, progress=False)
+    with pytest.raises(HashMismatchError, match=f"the catalog states {row.sha256_prefix}0") as caught:
+        load_published(dataclasses.replace(row, sha256=row.sha256_prefix + 56 * "0"), NETWORK, progress=False)
+    assert caught.value.actual == hashlib.sha256(hr18s).hexdigest()
+    assert "hrnet-zoo cache repair" in caught.value.advice
+
+
+def test_a_digest_overrules_the_digits_of_the_name(
+    row: ModelInfo, hr18s: bytes, host: FaultServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = dataclasses.replace(row, sha256_prefix="01234567", sha256=hashlib.sha256(hr18s).hexdigest())
+    host.play(path_of(info), whole(hr18s))
+    monkeypatch.setenv("HRNET_ZOO_MIRRORS", host.url)
+    load_published(info, NETWORK, progress=False)
 
 
 def test_next_mirror_when_one_fails(
@@ -239,7 +261,7 @@ def test_a_damaged_cached_file_is_built_again(
     host.play(path_of(row), whole(hr18s))
     monkeypatch.setenv("HRNET_ZOO_MIRRORS", host.url)
     load_published(row, NETWORK, progress=False)
-    damage(cache.model_path(cached_stem(row)))
+    damage(cache.model_path(cache_key(row)))
     state, _ = load_published(row, NETWORK, progress=False)
     assert torch.equal(state["backbone.conv1.weight"], read_checkpoint(hr18s, "").state["backbone.conv1.weight"])
     assert "is damaged or gone" in caplog.text

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from hrnet_zoo.errors import ConfigError, DownloadError
-from hrnet_zoo.zoo import reachability
+from hrnet_zoo.evaluation import reachability
+from hrnet_zoo.evaluation.reachability import AT_ONCE, Reach, reach, require_all
 from hrnet_zoo.zoo.catalog import DEMO, list_models, model_info
-from hrnet_zoo.zoo.reachability import AT_ONCE, Reach, reach, require_all
 from tests.support.http_server import FaultServer, drip, status
 
 ROW = model_info("fcn_hr18s_cityscapes_40k")

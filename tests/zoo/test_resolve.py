@@ -8,7 +8,7 @@ import torch
 from hrnet_zoo.errors import CheckpointNotFoundError, ConfigError, HashMismatchError, UnknownModelError
 from hrnet_zoo.zoo.catalog import DEMO, is_saved
 from hrnet_zoo.zoo.create import create_model
-from hrnet_zoo.zoo.origin import find
+from hrnet_zoo.zoo.resolve import resolve
 
 
 @pytest.fixture
@@ -17,20 +17,20 @@ def name(tmp_path: Path) -> str:
 
 
 def test_a_row() -> None:
-    origin = find(DEMO.file_name)
-    assert (origin.name, origin.info, origin.config, origin.file) == ("demo", DEMO, None, DEMO.file_name)
+    model = resolve(DEMO.file_name)
+    assert (model.name, model.info, model.config, model.source) == ("demo", DEMO, None, DEMO.file_name)
 
 
 def test_a_folder(name: str) -> None:
-    origin = find(name)
-    assert (origin.name, origin.arch, origin.info) == (name, "hr18s", None)
-    assert origin.config is not None
-    assert origin.dataset == origin.config.dataset
-    origin.verify()
-    path = Path(origin.file)
+    model = resolve(name)
+    assert (model.name, model.arch, model.info) == (name, "hr18s", None)
+    assert model.config is not None
+    assert model.dataset == model.config.dataset
+    model.verify()
+    path = Path(model.source)
     path.write_bytes(path.read_bytes()[:-1] + b"\1")
     with pytest.raises(HashMismatchError):
-        origin.verify()
+        model.verify()
 
 
 def test_prefixes_and_folders_make_a_saved_name(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,14 +56,14 @@ def test_a_path_is_the_name_of_its_folder(name: str, monkeypatch: pytest.MonkeyP
 
 def test_what_is_no_name(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no folder after the colon"):
-        find("local-dir:")
+        resolve("local-dir:")
     for wrong in (f"local-dir:{tmp_path}/absent", "local-dir:~nobody-of-this-name/x", "local-dir:a\0b"):
         with pytest.raises(CheckpointNotFoundError):
-            find(wrong)
+            resolve(wrong)
     with pytest.raises(CheckpointNotFoundError, match=r"no model\.safetensors there"):
-        find(str(tmp_path))
+        resolve(str(tmp_path))
     with pytest.raises(UnknownModelError):
-        find(f"{tmp_path}/absent")
+        resolve(f"{tmp_path}/absent")
 
 
 def test_a_folder_takes_every_argument_of_create_model(name: str, tmp_path: Path) -> None:

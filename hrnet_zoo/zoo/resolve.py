@@ -1,4 +1,4 @@
-"""A name, of whichever kind -> what network it stands for, and where its weights come from."""
+"""Model name, of any kind -> the network that it stands for, and where its weights come from."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from hrnet_zoo.weights.convert import verify_data
 from hrnet_zoo.zoo.catalog import HUB, LOCAL, ModelInfo, is_saved, model_info
 from hrnet_zoo.zoo.model_config import WEIGHTS_FILE, ModelConfig
 from hrnet_zoo.zoo.model_folder import load_folder, read_folder
-from hrnet_zoo.zoo.published import cached_stem, load_published
+from hrnet_zoo.zoo.published import cache_key, load_published
 
 
 @dataclass(frozen=True)
-class Origin:
-    """What a name stands for.
+class ResolvedModel:
+    """What a model name stands for.
 
     Attributes:
-        name: what to call the network.
+        name: the network's name.
         arch: "hr18s", "hr18" or "hr48".
-        data: the dataset, with the classes that the weights are for.
+        dataset: the dataset, with the classes of the weights.
         info: the catalog row; None for a model folder or a repository.
         config: of the model folder or repository; None for a row.
-        file: what log lines call the weights.
+        source: what log messages call the weights.
         load: returns the weights, given names and shapes of the network.
-        verify: raises CheckpointError unless the data of the weights, once loaded, is what was written.
+        verify: raises CheckpointError unless the downloaded or saved weights are intact.
 
     """
 
@@ -40,44 +40,48 @@ class Origin:
     dataset: Dataset
     info: ModelInfo | None
     config: ModelConfig | None
-    file: str
+    source: str
     load: Callable[[Entries], Weights]
     verify: Callable[[], object]
 
 
-def find(name: str, *, progress: bool = True) -> Origin:
-    """Find out what a name stands for; of a repository on the Hub, its configuration is fetched.
+def resolve(name: str, *, progress: bool = True) -> ResolvedModel:
+    """Resolve a model name; for a repository on the Hub, its configuration is downloaded.
 
     Args:
-        name: of the catalog; or "local-dir:PATH", or the path of a folder alone; or "hf-hub:ORG/NAME[@REVISION]".
+        name: catalog name or alias; "local-dir:PATH", or the path of a folder; or "hf-hub:ORG/NAME[@REVISION]".
         progress: show a bar for a download on a terminal.
 
     Raises:
-        UnknownModelError: no row has this name.
-        ConfigError: the name is no name of a folder or repository.
-        CheckpointError: the folder or repository is not what `save_pretrained` writes.
+        UnknownModelError: no model has this name.
+        ConfigError: it cannot be the name of a folder or repository.
+        CheckpointError: the folder or repository was not written by `save_pretrained`.
         HubError, OfflineError: the repository cannot be had.
 
     """
-    name = str(name)
-    if is_saved(name) and not name.startswith(HUB):
-        return _local(f"{LOCAL}{name.removeprefix(LOCAL)}")
     if name.startswith(HUB):
         from hrnet_zoo.zoo.hub import find_repository  # huggingface_hub is slow to import
 
         pulled = find_repository(name.removeprefix(HUB), progress=progress)
         config = pulled.config
-        return Origin(pulled.name, config.arch, config.dataset, None, config, pulled.name, pulled.load, pulled.verify)
+        return ResolvedModel(
+            *(pulled.name, config.arch, config.dataset, None, config),
+            source=pulled.name,
+            load=pulled.load,
+            verify=pulled.verify,
+        )
+    if is_saved(name):
+        return _resolve_folder(f"{LOCAL}{name.removeprefix(LOCAL)}")
     info = model_info(name)
-    load = functools.partial(load_published, info, progress=progress)
-    return Origin(
-        *(info.name, info.arch, info.dataset, info, None, info.file_name, load),
-        verify=lambda: verify_data(cache.model_path(cached_stem(info))),
+    return ResolvedModel(
+        *(info.name, info.arch, info.dataset, info, None),
+        source=info.file_name,
+        load=functools.partial(load_published, info, progress=progress),
+        verify=lambda: verify_data(cache.model_path(cache_key(info))),
     )
 
 
-def _local(name: str) -> Origin:
-    folder = Path(os.path.expanduser(name.removeprefix(LOCAL)))  # noqa: PTH111 - never raises, as Path.expanduser does
+def _resolve_folder(name: str) -> ResolvedModel:
     if name == LOCAL or "://" in name:
         raise ConfigError(
             asked=f"the model {name!r}",
@@ -85,11 +89,17 @@ def _local(name: str) -> Origin:
             done="nothing was loaded",
             advice="name it: local-dir:PATH",
         )
+    folder = Path(os.path.expanduser(name.removeprefix(LOCAL)))  # noqa: PTH111 - never raises, unlike Path.expanduser
     config, path = read_folder(folder), folder / WEIGHTS_FILE
 
     def load(expected: Entries) -> Weights:
         state, provenance = load_folder(folder, config, expected, rewritable=True)
-        # No path: what is loaded may be saved again, and shared.
+        # The path stays out: the loaded network may be saved again, and shared.
         return state, {**provenance, "model": LOCAL.rstrip(":"), "source_url": WEIGHTS_FILE}
 
-    return Origin(name, config.arch, config.dataset, None, config, str(path), load, lambda: verify_data(path))
+    return ResolvedModel(
+        *(name, config.arch, config.dataset, None, config),
+        source=str(path),
+        load=load,
+        verify=lambda: verify_data(path),
+    )

@@ -9,6 +9,7 @@ import pytest
 
 from hrnet_zoo.errors import (
     CacheError,
+    CheckpointFormatError,
     CheckpointNotFoundError,
     HashMismatchError,
     OfflineError,
@@ -18,12 +19,12 @@ from hrnet_zoo.errors import (
 )
 from hrnet_zoo.weights import cache
 from hrnet_zoo.weights.build import convert_checkpoint, entries, publish
-from hrnet_zoo.zoo import upkeep
-from hrnet_zoo.zoo.catalog import ModelInfo, model_info
+from hrnet_zoo.zoo import maintenance
+from hrnet_zoo.zoo.catalog import ModelInfo, model_info, stated_digests
 from hrnet_zoo.zoo.create import create_model
-from hrnet_zoo.zoo.published import cached_stem
-from hrnet_zoo.zoo.training_log import log_stem
-from hrnet_zoo.zoo.upkeep import forget, prune, repair, verify
+from hrnet_zoo.zoo.maintenance import clear_model, prune, repair, source_digests, verify
+from hrnet_zoo.zoo.published import cache_key
+from hrnet_zoo.zoo.training_log import log_key
 from tests.support.cache_fsck import fsck
 
 LOG = b'{"env_info": "x"}\n{"mode": "train", "iter": 50, "loss": 1.0}\n'
@@ -35,11 +36,11 @@ def row(hr18s: bytes, monkeypatch: pytest.MonkeyPatch) -> ModelInfo:
     info = dataclasses.replace(
         model_info("fcn_hr18s_cityscapes_40k"), sha256_prefix=hashlib.sha256(hr18s).hexdigest()[:8]
     )
-    for module in ("zoo.upkeep", "zoo.origin"):
+    for module in ("zoo.maintenance", "zoo.resolve"):
         monkeypatch.setattr(f"hrnet_zoo.{module}.model_info", lambda _: info)
-    put(cached_stem(info), hr18s)
+    put(cache_key(info), hr18s)
     assert info.log_url
-    cache.publish(log_stem(info.log_url), lambda file: (file.write(LOG), None)[1], lambda _: None, "log")
+    cache.publish(log_key(info.log_url), lambda file: (file.write(LOG), None)[1], lambda _: None, "log")
     return info
 
 
@@ -59,14 +60,14 @@ def spoil(path: Path) -> None:
 def test_verify(row: ModelInfo, hr18s: bytes, tmp_path: Path) -> None:
     own = put("mine-hr18s-0123456789abcdef-c2", hr18s)
     assert [(found.name, found.error) for found in verify()] == [
-        (log_stem(str(row.log_url)), None),
+        (log_key(str(row.log_url)), None),
         (row.name, None),
         (own.stem, None),
     ]
     assert verify([row.name])[0].error is None
     spoil(own)
-    spoil(cache.model_path(cached_stem(row)))
-    cache.log_path(log_stem(str(row.log_url))).write_bytes(b"<html>")
+    spoil(cache.model_path(cache_key(row)))
+    cache.log_path(log_key(str(row.log_url))).write_bytes(b"<html>")
     found = [type(each.error) for each in verify()]
     assert found == [UnexpectedContentError, HashMismatchError, HashMismatchError]
     assert isinstance(verify([row.name])[0].error, HashMismatchError)
@@ -86,16 +87,38 @@ def test_verify_what_is_not_in_the_catalog(tmp_path: Path) -> None:
         verify(["absent"])
 
 
+def test_a_damaged_folder_is_a_verdict(tmp_path: Path) -> None:
+    """Also where its header cannot be read, and so its network is not known."""
+    folder = create_model("demo", device="cpu").save_pretrained(tmp_path / "a")
+    os.truncate(folder / "model.safetensors", 1000)
+    whole, damaged = verify(["demo", f"local-dir:{folder}"])
+    assert whole.error is None
+    assert damaged.name == f"local-dir:{folder}"
+    assert isinstance(damaged.error, CheckpointFormatError)
+
+
+def test_digests_as_sha256sum_prints_them(row: ModelInfo, hr18s: bytes, tmp_path: Path) -> None:
+    """Of the published files that are whole: what the catalog reads."""
+    put("mine-hr18s-0123456789abcdef-c2", hr18s)
+    create_model("demo", device="cpu")
+    digest = hashlib.sha256(hr18s).hexdigest()
+    assert source_digests(verify()) == [f"{digest}  {row.file_name}"]
+    (tmp_path / "digests.sha256").write_text(f"{digest}  {row.file_name}\n")
+    assert stated_digests(tmp_path / "digests.sha256") == {row.file_name: digest}
+    spoil(cache.model_path(cache_key(row)))
+    assert source_digests(verify()) == []
+
+
 def test_a_file_under_anothers_name(row: ModelInfo, hr18s: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whole in itself, and not the file that the row states: of another source, or another network."""
     other = dataclasses.replace(row, sha256="0" * 64)
-    monkeypatch.setattr(upkeep, "model_info", lambda _: other)
+    monkeypatch.setattr(maintenance, "model_info", lambda _: other)
     (found,) = [each for each in verify() if each.name == row.name]
     assert isinstance(found.error, HashMismatchError)
     assert found.error.expected == "0" * 64
-    assert f"it was made of a file with SHA-256 {found.error.actual}; the row states {'0' * 64}" in found.error.found
-    monkeypatch.setattr(upkeep, "model_info", lambda _: row)
-    monkeypatch.setattr(upkeep, "entries", lambda arch, classes: entries("hr18", classes))
+    assert f"from a file with SHA-256 {found.error.actual}; the catalog states {'0' * 64}" in found.error.found
+    monkeypatch.setattr(maintenance, "model_info", lambda _: row)
+    monkeypatch.setattr(maintenance, "entries", lambda arch, classes: entries("hr18", classes))
     (found,) = [each for each in verify() if each.name == row.name]
     assert isinstance(found.error, StateDictMismatchError)
     assert found.error.found == "names or shapes that are not the network's"
@@ -104,7 +127,7 @@ def test_a_file_under_anothers_name(row: ModelInfo, hr18s: bytes, monkeypatch: p
 
 def test_repair(row: ModelInfo, hr18s: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert repair(progress=False) == []
-    own, model = put("mine-hr18s-0123456789abcdef-c2", hr18s), cache.model_path(cached_stem(row))
+    own, model = put("mine-hr18s-0123456789abcdef-c2", hr18s), cache.model_path(cache_key(row))
     spoil(own)
     spoil(model)
     monkeypatch.setenv("HRNET_ZOO_OFFLINE", "1")
@@ -112,7 +135,7 @@ def test_repair(row: ModelInfo, hr18s: bytes, tmp_path: Path, monkeypatch: pytes
     assert found == {own: type(None), model: OfflineError}
     assert not own.exists()
     assert not model.exists()
-    put(cached_stem(row), hr18s)
+    put(cache_key(row), hr18s)
     spoil(model)
     mirror = tmp_path / row.checkpoint_url.removeprefix("https://download.openmmlab.com/")
     mirror.parent.mkdir(parents=True)
@@ -124,7 +147,7 @@ def test_repair(row: ModelInfo, hr18s: bytes, tmp_path: Path, monkeypatch: pytes
 
 
 def test_what_cannot_be_read_is_not_removed(row: ModelInfo, monkeypatch: pytest.MonkeyPatch) -> None:
-    log = cache.log_path(log_stem(str(row.log_url)))
+    log = cache.log_path(log_key(str(row.log_url)))
 
     def fails(path: Path) -> bytes:
         raise OSError(5, os.strerror(5))
@@ -141,6 +164,6 @@ def test_prune_and_forget(row: ModelInfo, hr18s: bytes) -> None:
     cache.claim_part("begun").write_bytes(b"x")
     assert sorted(entry.stem for entry in prune()) == ["begun", "mine-hr18s-0123456789abcdef-c1"]
     assert prune() == []
-    assert {entry.stem for entry in forget(row)} == {cached_stem(row), log_stem(str(row.log_url))}
+    assert {entry.stem for entry in clear_model(row)} == {cache_key(row), log_key(str(row.log_url))}
     assert [entry.stem for entry in cache.entries() if entry.kind != "lock"] == ["a-model-of-mine"]
     fsck(settled=True)

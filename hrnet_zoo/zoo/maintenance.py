@@ -1,0 +1,187 @@
+"""Verify, repair, prune and clear the files of the cache.
+
+Loading reads a file's header only, which takes a millisecond; damage to the data behind it is found here.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from hrnet_zoo.errors import CheckpointError, CheckpointNotFoundError, HRNetZooError, StateDictMismatchError
+from hrnet_zoo.weights import cache
+from hrnet_zoo.weights.build import entries
+from hrnet_zoo.weights.convert import CONVERTER_VERSION, verify_data
+from hrnet_zoo.weights.gate import inspect_safetensors
+from hrnet_zoo.weights.part import disk_errors
+from hrnet_zoo.zoo.catalog import ModelInfo, list_models, model_info
+from hrnet_zoo.zoo.published import cache_key, download, require_source
+from hrnet_zoo.zoo.resolve import resolve
+from hrnet_zoo.zoo.training_log import log_key, parse_log
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Result of verifying one file: `error` is None if it is intact; `name` is the model's, or the file's."""
+
+    name: str
+    path: Path | None
+    error: HRNetZooError | None
+
+
+def verify(names: Sequence[str] = ()) -> list[Verdict]:
+    """Hash models again and compare them with what was written; without names, all finished files of the cache.
+
+    Args:
+        names: catalog names or aliases, "local-dir:PATH", "hf-hub:ORG/NAME[@REVISION]". Nothing is downloaded, except
+            the commit of a branch on the Hub.
+
+    Raises:
+        UnknownModelError, ConfigError: there is no such model.
+        CacheError: the cache cannot be read.
+
+    """
+    if not names:
+        return [Verdict(_name(entry.stem), entry.path, _error_in(entry)) for entry in _finished()]
+    verdicts = []
+    for name in names:
+        path, error = None, None
+        try:
+            model = resolve(name, progress=False)
+            name = model.name
+            if model.info is None:
+                model.verify()
+            else:
+                path = cache.model_path(cache_key(model.info))
+                _verify_published(model.info, path)
+        except CheckpointError as failure:
+            error = failure
+        verdicts.append(Verdict(name, path, error))
+    return verdicts
+
+
+def source_digests(verdicts: Sequence[Verdict]) -> list[str]:
+    """Return the SHA-256 of the published file behind each intact model, in the format of `sha256sum`."""
+    lines = []
+    for verdict in verdicts:
+        if verdict.error is None and verdict.path and verdict.name in list_models():
+            header = inspect_safetensors(verdict.path, str(verdict.path))
+            lines.append(f"{header.metadata['source_sha256']}  {model_info(verdict.name).file_name}")
+    return lines
+
+
+def repair(*, progress: bool) -> list[Verdict]:
+    """Remove every damaged file of the cache, and download published weights again.
+
+    Returns:
+        The damaged files, each with the error that prevented its repair. Where there is none, the file is intact again;
+        or, if it is no published one, it is converted again when next used.
+
+    Raises:
+        CacheError: the cache cannot be read or written.
+
+    """
+    damaged = []
+    rows = _rows_by_key()
+    for entry in _finished():
+        if _error_in(entry) is None:
+            continue
+        error, row = None, rows.get(entry.stem)
+        try:
+            cache.remove_damaged(entry.path, functools.partial(_check, entry))
+            if row and entry.kind == "model":
+                download(row, entries(row.arch, row.num_classes), progress=progress)
+        except HRNetZooError as failure:  # it cannot be read, and stays; or it cannot be downloaded
+            error = failure
+        damaged.append(Verdict(_name(entry.stem), entry.path, error))
+    return damaged
+
+
+def prune() -> list[cache.CacheEntry]:
+    """Remove leftovers of dead processes and conversions by older versions of this library; return what was removed.
+
+    Raises:
+        CacheError: the cache cannot be written.
+
+    """
+    removed = cache.sweep(everything=True)
+    for entry in _finished():
+        version = re.search(r"-c([0-9]+)$", entry.stem)
+        if entry.kind == "model" and version and int(version[1]) < CONVERTER_VERSION:
+            removed += cache.clear(entry.stem)
+    return removed
+
+
+def clear_model(info: ModelInfo) -> list[cache.CacheEntry]:
+    """Remove a row's weights and training log, and partial downloads of both; return what was removed.
+
+    Raises:
+        CacheError: the cache cannot be written.
+
+    """
+    return cache.clear(cache_key(info)) + (cache.clear(log_key(info.log_url)) if info.log_url else [])
+
+
+def _finished() -> list[cache.CacheEntry]:
+    return [entry for entry in cache.entries() if entry.kind in {"model", "log"}]
+
+
+def _rows_by_key() -> dict[str, ModelInfo]:
+    return {cache_key(row): row for row in map(model_info, list_models())}
+
+
+def _name(key: str) -> str:
+    row = _rows_by_key().get(key)
+    return row.name if row else key
+
+
+def _error_in(entry: cache.CacheEntry) -> HRNetZooError | None:
+    try:
+        _check(entry, entry.path)
+    except HRNetZooError as error:
+        return error
+    return None
+
+
+def _check(entry: cache.CacheEntry, path: Path) -> None:
+    row = _rows_by_key().get(entry.stem)
+    if entry.kind == "log":
+        with disk_errors(path, f"read {path}"):
+            parse_log(path.read_bytes(), str(path), entry.stem)
+    elif row:
+        _verify_published(row, path)
+    else:
+        verify_data(path)
+
+
+def _verify_published(info: ModelInfo, path: Path) -> None:
+    """Verify a row's file: its data, the file it was converted from, and its names and shapes."""
+    if not path.exists():
+        raise CheckpointNotFoundError(
+            asked=f"verify {info.name}",
+            found=f"it is not in the cache: {path}",
+            done="nothing was downloaded",
+            advice=f"hrnet-zoo download {info.name}",
+            source=str(path),
+        )
+    verify_data(path)
+    header = inspect_safetensors(path, str(path))
+    require_source(info, header.metadata, path)
+    expected = entries(info.arch, info.num_classes)
+    shapes = {name: torch.Size(shape) for name, (_, shape) in header.entries.items()}
+    if shapes != expected:
+        raise StateDictMismatchError(
+            asked=f"verify {path}",
+            found="names or shapes that are not the network's",
+            done="nothing was changed",
+            advice="hrnet-zoo cache repair",
+            source=str(path),
+            missing=tuple(expected.keys() - shapes.keys()),
+            unexpected=tuple(shapes.keys() - expected.keys()),
+            different=tuple(name for name in expected.keys() & shapes.keys() if expected[name] != shapes[name]),
+        )
