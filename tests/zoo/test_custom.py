@@ -81,7 +81,7 @@ def test_own_address_without_a_hash_is_taken_with_one_warning(
     address = host.play(f"/{name}", whole(hr18s))
     own(address)
     own(address)
-    assert len([line for line in caplog.messages if "could not be checked" in line]) == 1
+    assert len([line for line in caplog.messages if "could not be verified" in line]) == 1
     assert "secret" not in caplog.text
 
 
