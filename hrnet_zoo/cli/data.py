@@ -1,4 +1,4 @@
-"""Commands about folders of labeled images."""
+"""The command `check-data`."""
 
 from __future__ import annotations
 
@@ -9,38 +9,38 @@ import click
 
 from hrnet_zoo.cli.options import as_json, leave, parse_classes, say, say_json
 from hrnet_zoo.datasets import DATASETS
+from hrnet_zoo.errors import DatasetError
 
 if TYPE_CHECKING:
     from hrnet_zoo.datasets.check import DataReport
 
-BAD_INPUT = 5
 _SHOWN = 5  # files of each problem
 
 
 @click.command("check-data")
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--dataset", type=click.Choice(list(DATASETS)), help="Which it should be; default: what is recognized.")
-@click.option("--classes", help="Comma-separated names, or number, of your own classes, whatever the layout.")
-@click.option("--split", default="val", show_default=True, help="Which part.")
+@click.option("--dataset", type=click.Choice(list(DATASETS)), help="Expected dataset; default: the recognized one.")
+@click.option("--classes", help="Comma-separated names, or number, of the classes of a custom dataset.")
+@click.option("--split", default="val", show_default=True, help="Split to check.")
 @as_json
 def check_data(folder: Path, dataset: str | None, classes: str | None, split: str, as_json: bool) -> None:
-    """Find what is wrong with a FOLDER of labeled images.
+    """Check a FOLDER of labeled images.
 
-    All of it in one pass, and how often each class occurs.
+    List everything that is wrong with it, and how often each class occurs.
 
-    Official downloads of the four datasets, or a folder with images/ and masks/ (and classes.txt, one name a line;
-    beside an official layout it makes the folder your own).
-    The exit code is 5 if something is wrong; notes alone are fine.
+    FOLDER holds an official download of one of the four datasets, or images/ and masks/ (and classes.txt with one name
+    per line; in an official download it makes the dataset custom).
+    The exit code is 5 if there are errors; notes alone are fine.
     """
-    from hrnet_zoo.datasets import check as checking
+    from hrnet_zoo.datasets import check
 
-    report = checking.check_data(folder, dataset=dataset, classes=parse_classes(classes), split=split, progress=True)
+    report = check.check_data(folder, dataset=dataset, classes=parse_classes(classes), split=split, progress=True)
     if as_json:
         say_json(report.to_dict())
     else:
         say(*_lines(report))
     if not report.ok:
-        leave(BAD_INPUT)
+        leave(DatasetError.exit_code)
 
 
 def _lines(report: DataReport) -> list[str]:

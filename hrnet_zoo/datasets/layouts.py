@@ -320,7 +320,7 @@ def _cityscapes_name(path: Path, folder: Path) -> str:
 
 
 def _class_list(home: Path, images: Path) -> ClassList | None:
-    """Read the nearest `classes.txt`."""
+    """Read the `classes.txt` that is nearest to the images, if there is one."""
     above = [home.parent] if home.name in _KNOWN_SPLITS else []
     files = [folder / _CLASSES for folder in (images.parent, home, *above)]
     file = next((file for file in files if file.is_file()), None)
