@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -86,17 +85,18 @@ def predict(
     if out.suffix.lower() in (".png", ".jpg", ".jpeg") and not out.is_dir():
         raise click.UsageError(f"--out names a folder, and results are called after the images: --out {out.stem}")
     from hrnet_zoo.inference.folders import plan, predict_files
+    from hrnet_zoo.inference.predict import PredictOptions
 
     jobs = plan(images, out, labels=labels, overlay=overlay, force=force)
+    options = PredictOptions(mode, ms_flip, max_memory=max_memory)
     load = load_optimized if fast else load_model
     model = load(name, device, dtype, checkpoint, parse_classes(classes))
     if model.name == DEMO.name and checkpoint is None:
         say(f"note: the demo network knows {DEMO_KNOWS}", err=True)
     done: list[dict[str, Any]] = []
     failed: dict[str, HRNetZooError] = {}
-    label = partial(predict_files, mode=mode, ms_flip=ms_flip, alpha=alpha, max_memory=max_memory, on_error=on_error)
     try:
-        with closing(label(model, jobs, progress=True)) as outcomes:
+        with closing(predict_files(model, jobs, options, alpha=alpha, progress=True, on_error=on_error)) as outcomes:
             for job, outcome in outcomes:
                 if isinstance(outcome, HRNetZooError):
                     failed[str(job.image)] = outcome

@@ -32,8 +32,9 @@ from hrnet_zoo.images.label_maps import read_labels
 from hrnet_zoo.images.prefetch import read_ahead
 from hrnet_zoo.images.progress import Bar
 from hrnet_zoo.images.read import MEAN, RGB, STD, read_image
-from hrnet_zoo.inference.logits import check_budget
-from hrnet_zoo.inference.predict import MS_RATIOS, evaluating, make_mask, resized, score_maps
+from hrnet_zoo.inference.logits import check_max_memory
+from hrnet_zoo.inference.masks import make_mask
+from hrnet_zoo.inference.predict import MS_RATIOS, evaluating, resized, view_logits
 from hrnet_zoo.models.fcn import FCNHRNet, require_network
 
 MOST_WORKERS = 8
@@ -94,7 +95,7 @@ def evaluate(
                 done="nothing was computed",
                 advice=f"correct it, or leave {name} out",
             )
-    check_budget(max_memory)
+    check_max_memory(max_memory)
     workers = default_workers() if workers is None else workers
     model = optimized(model) if fast and isinstance(model, FCNHRNet) else model
     with join(model.device) as ranks:
@@ -200,8 +201,8 @@ def _matrices(
                 advice="fewer workers, float16, a smaller network, or a device that nothing else uses",
             ):
                 images, truth = next(prepared)
-                maps = score_maps(model, images, slide=model.dataset.sliding_window, mirror=ms_flip)
-                mask = make_mask(maps, truth.shape[0], truth.shape[1], max_memory)
+                views = view_logits(model, images, slide=model.dataset.sliding_window, flip=ms_flip)
+                mask = make_mask(views, truth.shape[0], truth.shape[1], max_memory)
                 matrix = count_matrix(truth, mask, len(model.classes))
             yield matrix
 

@@ -1,8 +1,7 @@
-"""Blocks: pixels of an image that are made of the same scores at a quarter of its size, and what holds for all of one.
+"""Groups of output pixels that interpolate the same logits.
 
-A resized score is a mean of a few old ones (`hrnet_zoo.inference.logits`), with weights that are the same for
-every class. Along each axis consecutive new positions are made of the same old ones: a band. A band of rows and a band
-of columns meet in a block: 4 x 4 pixels where scores are enlarged four times, and one resize is all there is.
+Along each axis, consecutive positions of the image that interpolate the same stride-4 logits are a band. A band of rows
+and a band of columns meet in a block: 4 x 4 pixels where the image has the size of the network's input.
 """
 
 from __future__ import annotations
@@ -17,206 +16,209 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from hrnet_zoo.inference.logits import Index, Taps, axis_taps
+from hrnet_zoo.inference.logits import Index, Lerp, lerp
 
 Floats = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.uint8]
 Flags = npt.NDArray[np.bool_]
 
-# As a label: not known. The class of this number, of 256 classes, is never taken for known; that costs time alone.
-UNKNOWN = 255
+# The label of an undecided pixel. The last of 256 classes looks undecided, too, which costs only time.
+UNDECIDED = 255
 
-# Numbers worked on together, which stay in a core's cache: smaller parts cost calls, larger ones memory traffic.
+# Values processed together so that they stay in a core's cache: fewer cost more calls, more cost memory traffic.
 CACHED = 1 << 18
 
-# Up to here torch works with one thread, which is faster for what stays in the cache.
-UNSHARED = 1 << 15
+# Up to this many values torch uses one thread, which is faster for what stays in the cache.
+SINGLE_THREADED = 1 << 15
 
 
-class Places(NamedTuple):
-    """Where the old scores are that bands are made of, along an axis.
+class Sources(NamedTuple):
+    """The positions of stride-4 logits that bands interpolate, along an axis.
 
     Attributes:
-        distinct: arrays (bands) of places that differ.
-        number: for each of the one or two positions of the network's input which of them it is made of, both.
+        distinct: arrays (bands) of positions that differ.
+        pairs: for each of the one or two positions of the network's input the two of `distinct` that it interpolates.
 
     """
 
     distinct: tuple[Index, ...]
-    number: tuple[tuple[int, int], ...]
+    pairs: tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True, eq=False)
 class Axis:
-    """The new positions along an axis and their bands.
-
-    A new position is made of one position of the network's input or, if the image is of another size, of two, with
-    the shares `1 - share` and `share`; and each of these of two old scores.
+    """The positions of an image along an axis, and their bands.
 
     Attributes:
-        taps: (positions) for each of the one or two positions of the network's input.
-        share: (positions), or None for one.
-        bands: (bands + 1) where bands begin, and the last one's end.
-        split: (bands) the two positions of the network's input are made of different scores. Such bands are worked on
-            apart from the others: they are narrow, and made of more.
-        alike: the places of bands that are not split; what arrays hold for the others has no meaning.
-        apart: the places of bands that are split, likewise.
-        places: the places of all bands.
+        lerps: from stride-4 logits to the one or two positions of the network's input that a position interpolates.
+        weight: of the second of these; None where the image has the size of the network's input.
+        bounds: (bands + 1) where bands start, and the end of the last.
+        split: (bands) the two positions of the network's input interpolate different logits. Such bands are narrow
+            and have more sources, so they are processed apart.
+        sources: by `split`; entries of bands of the other kind have no meaning.
+        all_sources: of all bands.
 
     """
 
-    taps: tuple[Taps, ...]
-    share: Floats | None
-    bands: Index
+    lerps: tuple[Lerp, ...]
+    weight: Floats | None
+    bounds: Index
     split: Flags
-    alike: Places
-    apart: Places
-    places: Places
+    sources: tuple[Sources, Sources]
+    all_sources: Sources
 
     @property
     def lengths(self) -> Index:
-        """How many new positions each band has."""
-        return np.diff(self.bands)
+        """The number of positions of each band."""
+        return np.diff(self.bounds)
 
     def positions(self, bands: Index) -> Index:
-        """Return the new positions (longest, bands) of some bands; of shorter ones the last is repeated."""
-        starts, stops = self.bands[bands], self.bands[bands + 1]
+        """Return the positions (longest, bands) of some bands; shorter ones repeat their last."""
+        starts, stops = self.bounds[bands], self.bounds[bands + 1]
         return np.minimum(starts + np.arange((stops - starts).max())[:, None], stops - 1)
 
 
 @functools.lru_cache(maxsize=64)
-def axis_of(old: int, inner: int, outer: int) -> Axis:
-    """Return an axis of `outer` new positions; the network's input has `inner`, its scores are `old`."""
-    sides, share = [np.arange(outer)], None
-    if inner != outer:
-        first, second, share = axis_taps(inner, outer)
-        sides = [first, second]
-    taps = tuple(axis_taps(old, inner).at(side) for side in sides)
-    places = np.stack([place for each in taps for place in (each.first, each.second)])
-    bands = _even([0, *(np.flatnonzero((places[:, 1:] != places[:, :-1]).any(axis=0)) + 1).tolist(), outer])
-    places = places[:, bands[:-1]]
-    split = (places[:2] != places[-2:]).any(axis=0)
-    kinds = (_places(places, of) for of in (~split, split, np.ones_like(split)))
-    return Axis(taps, share, np.array(bands), split, *kinds)
+def make_axis(logits: int, network: int, image: int) -> Axis:
+    """Return the bands of an axis, from its lengths in logits, in the network's input and in the image."""
+    inputs, weight = [np.arange(image)], None
+    if network != image:
+        first, second, weight = lerp(network, image)
+        inputs = [first, second]
+    lerps = tuple(lerp(logits, network).at(positions) for positions in inputs)
+    sources = np.stack([positions for each in lerps for positions in (each.first, each.second)])
+    starts = (np.flatnonzero((sources[:, 1:] != sources[:, :-1]).any(axis=0)) + 1).tolist()
+    bounds = _split_ends([0, *starts, image])
+    sources = sources[:, bounds[:-1]]
+    split = (sources[:2] != sources[-2:]).any(axis=0)
+    return Axis(
+        lerps,
+        weight,
+        np.array(bounds),
+        split,
+        (_distinct(sources, ~split), _distinct(sources, split)),
+        _distinct(sources, np.ones_like(split)),
+    )
 
 
-def _even(bands: list[int]) -> list[int]:
-    """Cut the first and the last band, which reach to the edge, into parts no longer than the others."""
-    longest = max((stop - start for start, stop in pairwise(bands[1:-1])), default=bands[-1])
-    ends = (range(start, stop, longest) for start, stop in (bands[:2], bands[-2:]))
-    return sorted({*bands, *chain(*ends)})
+def _split_ends(bounds: list[int]) -> list[int]:
+    """Cut the first and the last band, which reach to the edge, so that they are no longer than the others."""
+    longest = max((stop - start for start, stop in pairwise(bounds[1:-1])), default=bounds[-1])
+    ends = (range(start, stop, longest) for start, stop in (bounds[:2], bounds[-2:]))
+    return sorted({*bounds, *chain(*ends)})
 
 
-def _places(places: Index, of: Flags) -> Places:
+def _distinct(sources: Index, bands: Flags) -> Sources:
     distinct: list[Index] = []
     numbers = []
-    for place in places:
-        same = (number for number, other in enumerate(distinct) if np.array_equal(other[of], place[of]))
-        numbers.append(next(same, len(distinct)))
+    for positions in sources:
+        equal = (number for number, each in enumerate(distinct) if np.array_equal(each[bands], positions[bands]))
+        numbers.append(next(equal, len(distinct)))
         if numbers[-1] == len(distinct):
-            distinct.append(place)
-    return Places(tuple(distinct), tuple(zip(numbers[::2], numbers[1::2], strict=True)))
+            distinct.append(positions)
+    return Sources(tuple(distinct), tuple(zip(numbers[::2], numbers[1::2], strict=True)))
 
 
 @dataclass(frozen=True, eq=False)
-class Piece:
-    """Some bands of rows of an image, and all of its columns.
+class BlockRows:
+    """A row chunk of whole blocks.
 
     Attributes:
         down: the axis of rows.
         across: the axis of columns.
-        bands: which bands of rows.
-        part: the scores (rows, columns, classes) that they are made of.
-        top: the first row of these.
+        bands: the bands of rows.
+        tensor: the logits (rows, columns, classes) that they interpolate.
+        top: the row of the first of these.
 
     """
 
     down: Axis
     across: Axis
     bands: slice
-    part: Tensor
+    tensor: Tensor
     top: int
 
     @property
     def rows(self) -> slice:
         """The rows of the image."""
-        return slice(int(self.down.bands[self.bands.start]), int(self.down.bands[self.bands.stop]))
+        return slice(int(self.down.bounds[self.bands.start]), int(self.down.bounds[self.bands.stop]))
 
-    def scores(self) -> Floats:
-        """Return the scores by class, (classes, rows x columns) float32: reductions are ten times faster so."""
-        classes = self.part.shape[2]
-        flat = self.part.reshape(-1, classes)
-        scores = np.empty((classes, len(flat)), np.float32)
-        step = max(1, UNSHARED // classes)
+    def logits(self) -> Floats:
+        """Return the logits by class, (classes, rows x columns) float32: ten times faster to reduce."""
+        classes = self.tensor.shape[2]
+        flat = self.tensor.reshape(-1, classes)
+        logits = np.empty((classes, len(flat)), np.float32)
+        step = max(1, SINGLE_THREADED // classes)
         for start in range(0, len(flat), step):
-            scores[:, start : start + step] = flat[start : start + step].float().numpy().T
-        return scores
+            logits[:, start : start + step] = flat[start : start + step].float().numpy().T
+        return logits
 
-    def at(self, rows: Index, columns: Index) -> Index:
-        """Return where scores lie in a class, by their places."""
-        return (rows - self.top) * self.part.shape[1] + columns
+    def flat_index(self, rows: Index, columns: Index) -> Index:
+        """Return where positions of the network's logits are in a row of `logits()`."""
+        return (rows - self.top) * self.tensor.shape[1] + columns
 
-    def combined(self, told: Labels, combine: Callable[[Labels, Labels], Labels]) -> Labels:
-        """Combine what is told (rows x columns) of the scores that a block is made of, by blocks."""
-        found = told.reshape(self.part.shape[:2])
-        rows = (place[self.bands] - self.top for place in self.down.places.distinct)
-        found = functools.reduce(combine, (found.take(place, axis=0) for place in rows))
-        return functools.reduce(combine, (found.take(place, axis=1) for place in self.across.places.distinct))
+    def reduce(self, values: Labels, combine: Callable[[Labels, Labels], Labels]) -> Labels:
+        """Combine, for each block, the values (rows x columns) of the logits that it interpolates."""
+        found = values.reshape(self.tensor.shape[:2])
+        rows = (positions[self.bands] - self.top for positions in self.down.all_sources.distinct)
+        found = functools.reduce(combine, (found.take(positions, axis=0) for positions in rows))
+        return functools.reduce(combine, (found.take(each, axis=1) for each in self.across.all_sources.distinct))
 
     def spread(self, blocks: Labels) -> Labels:
-        """Return for each pixel (rows, columns) what is told of its block."""
+        """Return for each pixel (rows, columns) the value of its block."""
         columns = np.repeat(np.arange(blocks.shape[1]), self.across.lengths)
         return np.repeat(blocks.take(columns, axis=1), self.down.lengths[self.bands], axis=0)
 
 
-def pieces_of(scores: Tensor, inner: tuple[int, int], outer: tuple[int, int], max_memory: int) -> Iterator[Piece]:
-    """Cut an image into pieces.
+def block_rows(
+    logits: Tensor, network: tuple[int, int], image: tuple[int, int], max_memory: int
+) -> Iterator[BlockRows]:
+    """Cut an image into row chunks of whole blocks.
 
     Args:
-        scores: (h, w, classes) of the whole network's input.
-        inner: height and width of the network's input.
-        outer: of the image.
-        max_memory: bytes that the scores of a piece may take in float32; one band of rows is a piece in any case.
+        logits: (h, w, classes) of the network's input.
+        network: height and width of the network's input.
+        image: height and width of the image.
+        max_memory: bytes for the logits of a chunk in float32; a chunk has one band of rows at least.
 
     """
-    down, across = (axis_of(*sizes) for sizes in zip(scores.shape[:2], inner, outer, strict=True))
-    row = scores.shape[1] * scores.shape[2]
+    down, across = (make_axis(*sizes) for sizes in zip(logits.shape[:2], network, image, strict=True))
     count = len(down.split)
-    # A band is made of up to three rows, and the next one of one more at most.
-    step = max(1, max_memory // (4 * row) - 2)
+    # A band interpolates up to three rows, and the next band at most one more.
+    step = max(1, max_memory // (4 * logits.shape[1] * logits.shape[2]) - 2)
     for start in range(0, count, step):
         bands = slice(start, min(start + step, count))
-        top = min(int(place[bands].min()) for place in down.places.distinct)
-        bottom = max(int(place[bands].max()) for place in down.places.distinct)
-        yield Piece(down, across, bands, scores[top : bottom + 1], top)
+        top = min(int(positions[bands].min()) for positions in down.all_sources.distinct)
+        bottom = max(int(positions[bands].max()) for positions in down.all_sources.distinct)
+        yield BlockRows(down, across, bands, logits[top : bottom + 1], top)
 
 
-def sure_labels(scores: Floats, slack: np.float32) -> Labels:
-    """Return the best class by scores (classes, n), UNKNOWN where another one is not more than `slack` behind."""
-    classes, count = scores.shape
+def confident_labels(logits: Floats, margin: np.float32) -> Labels:
+    """Return the best class of logits (classes, n), or UNDECIDED where another one is within the margin."""
+    classes, count = logits.shape
     labels = np.empty(count, np.uint8)
-    names = np.arange(classes, dtype=np.uint8)[:, None]
+    index = np.arange(classes, dtype=np.uint8)[:, None]
     for some in in_cache(count, classes):
-        part = scores[:, some]
-        near = (part >= part.max(axis=0) - slack).view(np.uint8)
+        part = logits[:, some]
+        near = (part >= part.max(axis=0) - margin).view(np.uint8)
         alone = np.add.reduce(near, axis=0, dtype=np.uint16) == 1
-        near *= names
-        labels[some] = np.bitwise_or.reduce(near, axis=0) | where(~alone)
+        near *= index
+        labels[some] = np.bitwise_or.reduce(near, axis=0) | all_bits(~alone)
     return labels
 
 
-def same(labels: Labels, others: Labels) -> Labels:
-    """Return the labels where both are the same, else UNKNOWN; changes `labels`."""
-    labels |= where(labels != others)
+def agreed(labels: Labels, others: Labels) -> Labels:
+    """Set labels to UNDECIDED, in place, where the others differ."""
+    labels |= all_bits(labels != others)
     return labels
 
 
-def where(true: Flags) -> Labels:
-    """Return all eight bits set where it is true, none elsewhere."""
-    return np.negative(true.view(np.uint8))
+def all_bits(flags: Flags) -> Labels:
+    """Return 255 where a flag is set, else 0."""
+    return np.negative(flags.view(np.uint8))
 
 
 def in_cache(count: int, classes: int) -> Iterator[slice]:
-    """Cut what there is for every class into parts that stay in a core's cache."""
+    """Cut `count` values of each class into slices that stay in a core's cache."""
     step = max(1, CACHED // classes)
     return (slice(start, start + step) for start in range(0, count, step))

@@ -182,16 +182,7 @@ class Predictor(ABC):
         """
         if wrong:
             raise no_such_argument("model.predict", wrong, _INSTEAD)
-        from hrnet_zoo.inference.predict import predict
+        from hrnet_zoo.inference.predict import PredictOptions, predict
 
-        return predict(
-            self._optimized() if fast else self,
-            image,
-            mode=mode,
-            ms_flip=ms_flip,
-            probabilities=probabilities,
-            progress=progress,
-            max_memory=max_memory,
-            on_error=on_error,
-            color=color,
-        )
+        options = PredictOptions(mode, ms_flip, probabilities, max_memory, color)
+        return predict(self._optimized() if fast else self, image, options, progress=progress, on_error=on_error)

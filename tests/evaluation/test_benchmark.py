@@ -18,7 +18,7 @@ from hrnet_zoo.evaluation.benchmark import IMAGES, _published, _starts, benchmar
 from hrnet_zoo.evaluation.costs import MIN_RUNS
 from hrnet_zoo.images.headers import MAX_PIXELS
 from hrnet_zoo.images.read import normalize, resize
-from hrnet_zoo.inference.predict import _windows
+from hrnet_zoo.inference.predict import windows
 from hrnet_zoo.models.fcn import FCNHRNet
 from hrnet_zoo.zoo.catalog import ModelInfo, list_models, model_info
 from hrnet_zoo.zoo.create import create_model
@@ -225,7 +225,7 @@ def test_the_mask_timed_is_that_of_predict(
 
 def test_windows_are_those_of_predict() -> None:
     for length in range(1, 400):
-        assert _starts(length, 96, 64) == [window.start for window in _windows(length, 96, 64)]
+        assert _starts(length, 96, 64) == [window.start for window in windows(length, 96, 64)]
 
 
 @pytest.mark.cuda

@@ -259,8 +259,8 @@ from hrnet_zoo.errors import HRNetZooError
 torch.manual_seed(0)
 model = create_model("fcn_hr18s_cityscapes_40k", pretrained=False, device="cpu")
 model.dataset = dataclasses.replace(model.dataset, resize_to=(64, 32))
-real, seen = evaluation.score_maps, []
-evaluation.score_maps = lambda *a, **k: (seen.append(1), real(*a, **k))[1]
+real, seen = evaluation.view_logits, []
+evaluation.view_logits = lambda *a, **k: (seen.append(1), real(*a, **k))[1]
 try:
     figures = evaluation.evaluate(model, sys.argv[1], workers=1, progress=False)
     print(figures.counts.sum(), hash(figures.counts.tobytes()))
@@ -311,7 +311,7 @@ def test_rounds_that_not_all_ranks_have_images_for(tmp_path: Path) -> None:
 def test_the_network_does_not_run_on_masks_that_are_wrong(
     small: FCNHRNet, copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hrnet_zoo.evaluation.evaluate.score_maps", pytest.fail)
+    monkeypatch.setattr("hrnet_zoo.evaluation.evaluate.view_logits", pytest.fail)
     spoil_values(copy)
     with pytest.raises(DatasetError, match=r"value outside the classes[\s\S]*demo_000001_000019[\s\S]*computed"):
         score(small, copy)
@@ -323,7 +323,7 @@ def test_the_network_does_not_run_on_masks_that_are_wrong(
 def test_labels_that_begin_at_1_are_told_before_the_network_runs(
     small: FCNHRNet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hrnet_zoo.evaluation.evaluate.score_maps", pytest.fail)
+    monkeypatch.setattr("hrnet_zoo.evaluation.evaluate.view_logits", pytest.fail)
     own(tmp_path, ["a"], small.classes)
     values = np.full((8, 12), 19, np.uint8)
     values[:4] = 1
@@ -368,7 +368,7 @@ def test_too_little_memory_names_the_image(
 
 def test_too_little_memory_for_the_network(small: FCNHRNet, scenes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "hrnet_zoo.evaluation.evaluate.score_maps", lambda *_, **__: torch.empty(1 << 50, dtype=torch.uint8)
+        "hrnet_zoo.evaluation.evaluate.view_logits", lambda *_, **__: torch.empty(1 << 50, dtype=torch.uint8)
     )
     with pytest.raises(ConfigError, match=r"evaluate demo on \S+demo_000000_000019[\s\S]*too little memory"):
         score(small, scenes)

@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 
 from hrnet_zoo.datasets.pairing import find_images
-from hrnet_zoo.errors import ConfigError, HRNetZooError, OutputError, UnreadableImageError
+from hrnet_zoo.errors import HRNetZooError, OutputError, UnreadableImageError
 from hrnet_zoo.images.atomic import png
 from hrnet_zoo.inference.folders import RESULTS_BEHIND, Job, plan, predict_files
-from hrnet_zoo.inference.predict import score_maps
+from hrnet_zoo.inference.predict import PredictOptions, view_logits
 from hrnet_zoo.models.fcn import FCNHRNet
 from hrnet_zoo.zoo.create import create_model
 
@@ -164,8 +164,7 @@ def test_a_bad_image_does_not_stop_the_others(images: Path, tmp_path: Path, mode
 
 
 def run(model: FCNHRNet, jobs: list[Job]) -> tuple[list[dict[str, Any]], dict[str, HRNetZooError]]:
-    options = {"mode": None, "ms_flip": False, "alpha": 0.5, "max_memory": None, "progress": False}
-    outcomes = list(predict_files(model, jobs, **options))  # type: ignore[arg-type]
+    outcomes = list(predict_files(model, jobs, PredictOptions()))
     assert [job for job, _ in outcomes] == jobs
     done = [each for _, each in outcomes if not isinstance(each, HRNetZooError)]
     return done, {str(job.image): each for job, each in outcomes if isinstance(each, HRNetZooError)}
@@ -193,9 +192,8 @@ def test_a_name_that_no_result_can_have_does_not_stop_the_others(tmp_path: Path,
     # "A" and "a" may be one to the file system of the results.
     stems = [*(name for name in odd if name != "A"), "A.png", "a.jpg"]
     assert names == {f"{stem}_{kind}.png" for stem in stems for kind in ("labels", "overlay")}
-    options = {"mode": None, "ms_flip": False, "alpha": 0.5, "max_memory": None, "progress": False}
     with pytest.raises(OutputError, match="File name too long"):
-        list(predict_files(model, planned([folder], tmp_path / "2"), on_error="raise", **options))  # type: ignore[arg-type]
+        list(predict_files(model, planned([folder], tmp_path / "2"), PredictOptions(), on_error="raise"))
 
 
 def many(folder: Path, number: int) -> list[Job]:
@@ -249,9 +247,9 @@ def test_what_was_computed_before_an_interruption_is_written(
         seen += 1
         if seen == 4:
             raise KeyboardInterrupt
-        return score_maps(*args, **kwargs)
+        return view_logits(*args, **kwargs)
 
-    monkeypatch.setattr("hrnet_zoo.inference.predict.score_maps", interrupted)
+    monkeypatch.setattr("hrnet_zoo.inference.predict.view_logits", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(model, jobs)
     assert sorted(path.name for path in (tmp_path / "in/out").glob("*_labels.png")) == [
@@ -260,26 +258,18 @@ def test_what_was_computed_before_an_interruption_is_written(
     assert not threads()
 
 
-def test_no_memory_allowed_is_refused_before_any_image(images: Path, tmp_path: Path, model: FCNHRNet) -> None:
-    jobs = planned([images], tmp_path / "out")
-    with pytest.raises(ConfigError, match="max_memory=0"):
-        list(predict_files(model, jobs, mode=None, ms_flip=False, alpha=0.5, max_memory=0, progress=False))
-    assert not (tmp_path / "out").exists()
-
-
 def test_the_first_bad_image_ends_it_if_asked(images: Path, tmp_path: Path, model: FCNHRNet) -> None:
     (images / "b.png").write_text("no image")
     jobs = planned([images], tmp_path / "out", overlay=False)
-    options = {"mode": None, "ms_flip": False, "alpha": 0.5, "max_memory": None, "progress": False}
     with pytest.raises(UnreadableImageError, match=r"b\.png"):
-        list(predict_files(model, jobs, on_error="raise", **options))  # type: ignore[arg-type]
+        list(predict_files(model, jobs, PredictOptions(), on_error="raise"))
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["a_labels.png"]
 
 
 def test_a_image_is_no_result(images: Path) -> None:
     """Not even --force replaces an image that is to be labeled."""
     Image.new("RGB", (8, 8)).save(images / "b_labels.png")
-    with pytest.raises(OutputError, match=r"b_labels\.png[\s\S]*itself one of the images to label"):
+    with pytest.raises(OutputError, match=r"b_labels\.png[\s\S]*one of the images to label"):
         planned([images / "b.png", images / "b_labels.png"], images, force=True)
 
 
