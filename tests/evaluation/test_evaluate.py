@@ -252,7 +252,7 @@ MANY = """
 import dataclasses, os, sys
 from pathlib import Path
 import torch
-from hrnet_zoo import evaluation
+from hrnet_zoo.evaluation import evaluate as evaluation
 from hrnet_zoo.zoo.create import create_model
 from hrnet_zoo.errors import HRNetZooError
 
