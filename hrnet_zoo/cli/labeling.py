@@ -164,12 +164,12 @@ def demo(
         else:
             say(f"{scenes} scenes in {out}")
         return
-    from hrnet_zoo.evaluation.run_demo import places, tour
+    from hrnet_zoo.evaluation.run_demo import overlay_paths, run_demo
 
     seeds = range(seed, seed + scenes)
     if not force:
-        refuse_existing(places(out, seeds))
-    report = tour(load_model("demo", device, dtype), out, seeds=seeds, progress=True)
+        refuse_existing(overlay_paths(out, seeds))
+    report = run_demo(load_model("demo", device, dtype), out, seeds=seeds, progress=True)
     if as_json:
         say_json(report.to_dict())
         return

@@ -1,4 +1,4 @@
-"""Labeled images -> mean intersection over union, by the protocol of the published table."""
+"""Score a model on labeled images by the protocol of the published table."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ from hrnet_zoo.inference.predict import MS_RATIOS, evaluating, resized, view_log
 from hrnet_zoo.models.fcn import FCNHRNet, require_network
 
 MOST_WORKERS = 8
+STOPPED = "the run was stopped: skipping images would change the mIoU"
 
-# After so many images each, several processes tell each other whether one of theirs failed.
-IMAGES_A_ROUND = 16
+IMAGES_PER_ROUND = 16  # after which several processes tell each other about errors
 
 logger = logging.getLogger("hrnet_zoo")
 
-# An image at the sizes that the network gets it in, and its true class indices (H, W).
+# An image at each size that the network takes, and its true class indices (H, W).
 Prepared = tuple[list[RGB], npt.NDArray[np.uint8]]
 
 
@@ -59,28 +59,27 @@ def evaluate(
     max_memory: int | None = None,
     progress: bool = True,
 ) -> Evaluation:
-    """Score a network on labeled images, as the published table was made: the model's dataset states how.
+    """Score a model on labeled images by the protocol of its dataset, which the published table follows.
 
-    Under `torchrun`, or in a process group that exists, every process takes a part of the images, and the figures are
-    the same to the last digit. They are returned in all of them.
+    Under `torchrun`, or in an existing process group, the processes share the images; all of them return the same
+    figures, identical to those of one process.
 
     Args:
-        model: the network, or what `hrnet_zoo.optimize` made of it.
-        data_root: an official download of the model's dataset, at any level of its folders, or a folder with `images/`
-            and `masks/` whose values are class indices (`hrnet_zoo.datasets.layouts` states the rules).
-        ms_flip: six scales, each also mirrored: about 17 times slower.
-        fast: let `hrnet_zoo.optimize(model)` compute, which is several times faster and rounds differently. It is not
-            the default: the exact network gives the published figures to the last digit.
+        model: the network, or its optimized form.
+        data_root: the model's dataset as downloaded, at any level of its folders, or a folder with `images/` and
+            `masks/` whose values are class indices (see `hrnet_zoo.datasets.layouts`).
+        ms_flip: average six scales, each also mirrored: about 17 times slower.
+        fast: use `hrnet_zoo.optimize(model)`: several times faster, with other rounding. The default gives the
+            published figures to the last digit.
         limit: only the first images, for a quick look.
         workers: processes that read and resize ahead of the network; 0: none; None: see `default_workers`.
         max_memory: as in `predict`.
         progress: show a bar on a terminal.
 
     Raises:
-        DatasetError: the folder is not what was looked for, or something in it is wrong, or no pixel of it is of a
-            class. Nothing is left out silently.
+        DatasetError: the folder is not what was looked for, something in it is wrong, or no pixel is of a class.
         ImageError: an image cannot be read.
-        ConfigError: an argument cannot be used, or there is too little memory.
+        ConfigError: an argument is invalid, or memory ran out.
         WorkerError: a worker process died.
         RankError: one of several processes died.
 
@@ -100,7 +99,7 @@ def evaluate(
     model = optimized(model) if fast and isinstance(model, FCNHRNet) else model
     with join(model.device) as ranks:
         found = _same_everywhere(ranks, lambda: find_samples(data_root, model.dataset))
-        limit = None if limit is None or limit >= len(found.samples) else limit  # of all images, it is no part
+        limit = None if limit is None or limit >= len(found.samples) else limit  # all images are no subset
         folder = replace(found, samples=found.samples[:limit])
         _refuse_faults(folder, ranks, progress, limited=limit is not None)
         counts = count_pixels(
@@ -110,13 +109,12 @@ def evaluate(
 
 
 def default_workers() -> int:
-    """Return how many processes read ahead: half the processors that this process may use, from 1 to 8.
+    """Return how many processes read ahead: half the available processors, from 1 to 8, shared under torchrun.
 
-    Several processes that torchrun started on this machine share them. On other systems than Linux it is 0: there each
-    worker would import torch anew, and the user's script with it, which then needs `if __name__ == "__main__"`.
+    Only on Linux: elsewhere each worker would import torch and the user's script again.
 
     Raises:
-        ConfigError: LOCAL_WORLD_SIZE is no number.
+        ConfigError: LOCAL_WORLD_SIZE is not a number.
 
     """
     if sys.platform != "linux":
@@ -134,15 +132,15 @@ def count_pixels(
     max_memory: int | None,
     progress: bool,
 ) -> Counts:
-    """Return the pixels of a folder, (K, K) by true class and predicted class: the same on all ranks, which share it.
+    """Count the pixels of a folder, (K, K) by true and predicted class. The ranks share it and return the same counts.
 
-    Arguments and errors are those of `evaluate`. All ranks stop within a round of `IMAGES_A_ROUND` after one failed.
+    Arguments and errors are those of `evaluate`. All ranks stop within `IMAGES_PER_ROUND` images after one failed.
     """
     count = len(model.classes)
     total = np.zeros((count, count), np.int64)
     mine = replace(folder, samples=tuple(ranks.share(folder.samples)))
     shown = progress and ranks.rank == 0
-    rounds = -(-len(folder.samples) // (ranks.size * IMAGES_A_ROUND))  # of the longest share: the same on all ranks
+    rounds = -(-len(folder.samples) // (ranks.size * IMAGES_PER_ROUND))  # of the largest share: the same on all ranks
     with (
         evaluating(model) as network,
         Bar(total=len(mine.samples), desc="evaluate", unit="image", disable=None if shown else True) as bar,
@@ -151,25 +149,25 @@ def count_pixels(
 
         def work() -> Counts:
             counts = np.zeros_like(total)
-            for matrix in islice(matrices, IMAGES_A_ROUND):
+            for matrix in islice(matrices, IMAGES_PER_ROUND):
                 counts += matrix
                 bar.update()
             return counts
 
         for _ in range(rounds):
-            total += sum(ranks.together(work))  # of whole numbers, so that it is the same in any order
+            total += sum(ranks.all_gather(work))  # integers: the order does not matter
     return total
 
 
 def _same_everywhere(ranks: Ranks, find: Callable[[], LabeledFolder]) -> LabeledFolder:
-    """Return the folder if every rank sees the same one."""
-    folders = ranks.together(find)
+    """Return the folder if every rank sees the same images."""
+    folders = ranks.all_gather(find)
     names = [[sample.name for sample in folder.samples] for folder in folders]
     for rank, each in enumerate(names):
         if each != names[0] or folders[rank].rule != folders[0].rule:
             raise DatasetError(
                 asked=f"evaluate on {folders[0].root} with {ranks.size} processes",
-                found=f"process 0 sees {len(names[0])} images there, process {rank} sees {len(each)} or other ones",
+                found=f"process 0 sees {len(names[0])} images, process {rank} sees {len(each)}, or different ones",
                 done="nothing was computed",
                 advice="give every machine the same copy of the data",
                 path=folders[0].root,
@@ -179,11 +177,11 @@ def _same_everywhere(ranks: Ranks, find: Callable[[], LabeledFolder]) -> Labeled
 
 
 def _refuse_faults(folder: LabeledFolder, ranks: Ranks, progress: bool, *, limited: bool) -> None:
-    """Find what can be known to be wrong before the network runs; each rank looks at its share."""
+    """Check the folder before the network runs; each rank checks its share."""
     mine = replace(folder, samples=tuple(ranks.share(folder.samples)))
-    shares = ranks.together(lambda: inspect_pairs(mine, decode=False, progress=progress and ranks.rank == 0))
+    shares = ranks.all_gather(lambda: inspect_pairs(mine, decode=False, progress=progress and ranks.rank == 0))
     inspections = [inspection for share in shares for inspection in share]
-    # Of a few images, it is no wonder that most classes are absent.
+    # In a few images most classes may well be absent.
     problems = [problem for problem in judge(folder, inspections) if not (limited and problem.kind == MOSTLY_ABSENT)]
     require_sound("evaluate on", [(folder, problems)], tell=ranks.rank == 0)
 
@@ -197,8 +195,8 @@ def _matrices(
         for sample in folder.samples:
             with raise_on_oom(
                 f"evaluate {model.name} on {sample.image}",
-                done="the run was stopped: a mean over fewer images would be another figure",
-                advice="fewer workers, float16, a smaller network, or a device that nothing else uses",
+                done=STOPPED,
+                advice="use fewer workers, float16, a smaller network, or an idle device",
             ):
                 images, truth = next(prepared)
                 views = view_logits(model, images, slide=model.dataset.sliding_window, flip=ms_flip)
@@ -208,15 +206,15 @@ def _matrices(
 
 
 def _load(sample: Sample, *, resize_to: tuple[int, int], ms_flip: bool, rule: LabelRule) -> Prepared:
-    """Read an image at the sizes that the network gets it in, and its labels as class indices."""
+    """Read an image at each size that the network takes, and its labels as class indices."""
     image, values = read_image(sample.image), read_labels(sample.labels)
     if image.shape[:2] != values.shape:
         found = "the image has {1} x {0} pixels, the labels have {3} x {2}".format(*image.shape[:2], *values.shape)
-        raise _unusable(sample, found, "images and labels are of the same size, as displayed")
+        raise _unusable(sample, found, "images and labels must have the same size, as displayed")
     present = np.flatnonzero(np.bincount(values.ravel(), minlength=256))
     if unknown := rule.unknown(present):
-        found = f"the values {', '.join(map(str, unknown[:20]))} are no class; the rule here: {rule.title}"
-        raise _unusable(sample, found, "`hrnet-zoo check-data` tells how many there are, and what they look like")
+        found = f"the values {', '.join(map(str, unknown[:20]))} are not classes; the rule here: {rule.title}"
+        raise _unusable(sample, found, "run `hrnet-zoo check-data` on the folder for details")
     return resized(image, resize_to, ms_flip), rule.indices(values)
 
 
@@ -224,7 +222,7 @@ def _unusable(sample: Sample, found: str, advice: str) -> DatasetError:
     return DatasetError(
         asked=f"evaluate on {sample.image} with the labels {sample.labels}",
         found=found,
-        done="the run was stopped: a mean over fewer images would be another figure",
+        done=STOPPED,
         advice=advice,
         path=sample.labels,
         problems=(found,),

@@ -1,7 +1,7 @@
 """Masks -> counts -> mean intersection over union, by the reference's definition.
 
-Counts are summed over the whole set before anything is divided; pixels labeled 255 are ignored; a class that occurs
-neither in the truth nor in the masks is nan and left out of the mean.
+Counts are summed over the whole set before dividing; pixels labeled 255 are ignored; a class in neither truth nor masks
+is nan and not part of the mean.
 """
 
 from typing import Any
@@ -28,36 +28,36 @@ def count_matrix(truth: npt.NDArray[np.uint8], mask: npt.NDArray[np.uint8], num_
         (K, K) int64, rows by true class, columns by predicted one.
 
     Raises:
-        ValueError: an index is no class.
+        ValueError: an index is not a class.
 
     """
-    # A row for every possible label, to be cut off: ten times faster than leaving pixels out before the count.
+    # Counting all 256 labels and cutting off the rest is ten times faster than masking pixels first.
     pairs = torch.from_numpy(truth).to(torch.int32).mul_(num_classes).add_(torch.from_numpy(mask))
     rows = torch.bincount(pairs.flatten(), minlength=(IGNORE_INDEX + 1) * num_classes).numpy()
     if rows[num_classes**2 : IGNORE_INDEX * num_classes].any() or mask.max(initial=0) >= num_classes:
-        raise ValueError(f"truth or mask holds an index that is none of {num_classes} classes")
+        raise ValueError(f"truth or mask has an index outside the {num_classes} classes")
     counts: Counts = rows[: num_classes**2].reshape(num_classes, num_classes)
     return counts
 
 
 def class_iou(counts: Counts) -> Shares:
-    """Intersection over union (K,) of each class, 0 to 1, nan where a class is absent, from a count matrix (K, K)."""
+    """Return the IoU (K,) of each class, 0 to 1, nan for absent classes, from a count matrix (K, K)."""
     both = np.diag(counts)
     return _ratio(both, counts.sum(axis=0) + counts.sum(axis=1) - both)
 
 
 def class_accuracy(counts: Counts) -> Shares:
-    """Share (K,) of each class's pixels that are labeled right, 0 to 1, nan where it does not occur in the truth."""
+    """Return the accuracy (K,) of each class, 0 to 1, nan for classes absent from the truth."""
     return _ratio(np.diag(counts), counts.sum(axis=1))
 
 
 def pixel_accuracy(counts: Counts) -> float:
-    """Share of all pixels that are labeled right, 0 to 1, nan where there is none."""
+    """Return the pixel accuracy, 0 to 1, nan without pixels."""
     return float(_ratio(np.diag(counts).sum(keepdims=True), counts.sum(keepdims=True).reshape(1))[0])
 
 
 def mean(shares: Shares) -> float:
-    """Mean over the classes that are not nan; nan where all are."""
+    """Return the mean over the classes that are not nan; nan if all are."""
     known = shares[~np.isnan(shares)]
     return float(known.mean()) if known.size else float("nan")
 

@@ -1,4 +1,4 @@
-"""Processes on one or more machines that share a job, as `torchrun` starts them; one alone is the plain case."""
+"""Share a job among the processes that `torchrun` starts, on one or more machines; a single process needs no setup."""
 
 from __future__ import annotations
 
@@ -20,11 +20,9 @@ from hrnet_zoo.errors import ConfigError, DeviceError, HRNetZooError, RankError
 
 T = TypeVar("T")
 
-# How long one rank waits for the others, whose shares may be slower. That one has died is noticed long before.
-PATIENCE = timedelta(hours=12)
-# How long it waits for them to come at the beginning, and after how many of these seconds it says so.
-RENDEZVOUS_S, SILENT_S = 600.0, 30.0
-TURN_S = 2.0  # of one try to connect, after which signals are heard
+PATIENCE = timedelta(hours=12)  # for ranks with slower shares; a dead one is noticed long before
+RENDEZVOUS_S, SILENT_S = 600.0, 30.0  # how long the first meeting may take, and when a log line says who is missing
+CONNECT_S = 2.0  # of one attempt to connect; between attempts Python handles signals
 
 logger = logging.getLogger("hrnet_zoo")
 
@@ -36,7 +34,7 @@ class Ranks:
     Attributes:
         rank: its number, 0 to size - 1.
         size: how many there are.
-        device: the model's; on CUDA also what the processes talk over.
+        device: the model's; on CUDA, NCCL communicates through it.
 
     """
 
@@ -48,11 +46,11 @@ class Ranks:
         """Return this rank's part of the items: every `size`-th."""
         return list(items[self.rank :: self.size])
 
-    def together(self, work: Callable[[], T]) -> list[T]:
-        """Let every rank work; return what each found, by rank.
+    def all_gather(self, work: Callable[[], T]) -> list[T]:
+        """Run `work` on every rank; return all results, by rank.
 
         Raises:
-            HRNetZooError: that of the first rank that met one, on all of them.
+            HRNetZooError: the error of the first rank that has one, on all ranks.
             RankError: a rank is gone.
 
         """
@@ -65,23 +63,23 @@ class Ranks:
             mine = error
         everybody: list[T | HRNetZooError | None] = [mine] if self.size == 1 else [None] * self.size
         if self.size > 1:
-            # NCCL sends objects by way of the current device, which need not be the model's.
-            with meeting(self), torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext():
+            # NCCL sends objects through the current device, which may differ from the model's.
+            with rank_errors(self), torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext():
                 dist.all_gather_object(everybody, mine)
         for each in everybody:
             if isinstance(each, HRNetZooError):
                 raise each
-        return everybody  # type: ignore[return-value]  # errors are gone, and every place is filled
+        return everybody  # type: ignore[return-value]  # no errors are left, and every place is filled
 
 
 @contextmanager
 def join(device: torch.device) -> Iterator[Ranks]:
-    """Meet the other ranks, if there are any: over gloo on a CPU, NCCL on CUDA.
+    """Join the other ranks, if any: over gloo on a CPU, NCCL on CUDA.
 
-    A process group that exists is used; else one is made if the environment is torchrun's, and stays for the next job.
+    An existing process group is used. Otherwise one is made if torchrun's environment asks for it, and kept.
 
     Raises:
-        ConfigError: the environment is torchrun's in part only.
+        ConfigError: torchrun's environment variables are incomplete.
         RankError: the others cannot be reached.
 
     """
@@ -96,19 +94,19 @@ def join(device: torch.device) -> Iterator[Ranks]:
 
 
 def start_group(ranks: Ranks) -> None:
-    """Make the process group that torchrun's environment describes: over gloo on a CPU, NCCL on CUDA.
+    """Make the process group that torchrun's environment describes.
 
-    It is taken down when the process ends. Not before: one that is made anew over torchrun's store finds the addresses
-    of the old one there, and hangs.
+    It is destroyed when the process ends, not before: a second group over torchrun's store would find the addresses of
+    the first one there, and hang.
 
     Raises:
-        RankError: one of the processes does not come, or cannot be reached.
+        RankError: a process is missing or cannot be reached.
 
     """
     if ranks.device.type == "cuda":
-        torch.cuda.set_device(ranks.device)  # NCCL speaks for the current device
-    with meeting(ranks):
-        store = _met(ranks)
+        torch.cuda.set_device(ranks.device)  # NCCL uses the current device
+    with rank_errors(ranks):
+        store = _rendezvous(ranks)
         store.set_timeout(PATIENCE)
         dist.init_process_group(
             "nccl" if ranks.device.type == "cuda" else "gloo",
@@ -120,15 +118,15 @@ def start_group(ranks: Ranks) -> None:
     atexit.register(lambda: dist.destroy_process_group() if dist.is_initialized() else None)
 
 
-def _met(ranks: Ranks) -> Any:  # noqa: ANN401 - a store; torch exports no name for it
-    """Wait until all ranks are there. torch would wait for them in one call, in which Python hears no signal."""
+def _rendezvous(ranks: Ranks) -> Any:  # noqa: ANN401 - a store; torch exports no name for it
+    """Wait until all ranks are there. torch would wait in a single call, in which Python handles no signals."""
     place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
     prefix = f"hrnet-zoo/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
     began, told = time.monotonic(), False
     store = None
     absent = [0]
     while True:
-        if store is None and _answers(ranks):
+        if store is None and _store_answers(ranks):
             store = _store(ranks)
             store.set(f"{prefix}/{ranks.rank}", "here")
         if store is not None:
@@ -143,39 +141,39 @@ def _met(ranks: Ranks) -> Any:  # noqa: ANN401 - a store; torch exports no name 
         if waited > RENDEZVOUS_S:
             raise RankError(
                 asked=f"a job of {ranks.size} processes, in process {ranks.rank}",
-                found=f"{who} did not come to {place} within {RENDEZVOUS_S:.0f} s",
+                found=f"{who} did not reach {place} within {RENDEZVOUS_S:.0f} s",
                 done="nothing was computed",
-                advice="start them all, each with its own RANK and all with the same WORLD_SIZE, MASTER_ADDR and "
-                "MASTER_PORT, which every machine must reach; for one process alone unset WORLD_SIZE",
+                advice="start all of them, each with its own RANK and the same WORLD_SIZE, MASTER_ADDR and "
+                "MASTER_PORT, which every machine must reach; for a single process, unset WORLD_SIZE",
                 rank=ranks.rank,
                 size=ranks.size,
             )
         time.sleep(0.05)
 
 
-def _serves(ranks: Ranks) -> bool:
-    """Tell whether this process serves the store over which the ranks meet; else torchrun does, or rank 0."""
+def _hosts_store(ranks: Ranks) -> bool:
+    """Tell whether this process hosts the store; otherwise torchrun or rank 0 does."""
     return ranks.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != str(True)
 
 
-def _answers(ranks: Ranks) -> bool:
-    """Tell whether the store can be had; torch itself would print a stack for each try in vain."""
-    if _serves(ranks):
+def _store_answers(ranks: Ranks) -> bool:
+    """Tell whether the store accepts connections; torch itself would print a stack for each failed attempt."""
+    if _hosts_store(ranks):
         return True
     try:
-        socket.create_connection((os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])), timeout=TURN_S).close()
-    except OSError:  # it is not there yet, nor may be its machine, or that one's name
+        socket.create_connection((os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])), timeout=CONNECT_S).close()
+    except OSError:  # not there yet; its machine or the machine's name may be missing, too
         return False
     return True
 
 
 def _store(ranks: Ranks) -> Any:  # noqa: ANN401 - as above
-    """Serve or reach the store, as torch's `env://` does, but without waiting for others."""
+    """Host or reach the store, as torch's `env://` does, but without waiting for others."""
     return dist.TCPStore(  # type: ignore[attr-defined]
         os.environ["MASTER_ADDR"],
         int(os.environ["MASTER_PORT"]),
         ranks.size,
-        is_master=_serves(ranks),
+        is_master=_hosts_store(ranks),
         timeout=timedelta(seconds=60),
         wait_for_workers=False,
         multi_tenant=True,
@@ -183,10 +181,10 @@ def _store(ranks: Ranks) -> Any:  # noqa: ANN401 - as above
 
 
 def environment() -> tuple[int, int] | None:
-    """Return this process's rank and the number of processes, as torchrun says them; None: this one is alone.
+    """Return this process's rank and the number of processes from torchrun's variables; None: a single process.
 
     Raises:
-        ConfigError: WORLD_SIZE says that there are several, but what they need to meet is missing or no such number.
+        ConfigError: WORLD_SIZE says that there are several, but another variable is missing or invalid.
 
     """
     size = _number("WORLD_SIZE", 1, least=1)
@@ -194,11 +192,13 @@ def environment() -> tuple[int, int] | None:
         return None
     needed = ("RANK", "MASTER_ADDR", "MASTER_PORT")
     if missing := [name for name in needed if not os.environ.get(name)]:
-        raise _half(f"WORLD_SIZE is {size}, and {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not set")
+        raise _incomplete(
+            f"WORLD_SIZE is {size}, and {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not set"
+        )
     rank = _number("RANK", 0)
     _number("MASTER_PORT", 0)
     if rank >= size:
-        raise _half(f"RANK is {rank} and WORLD_SIZE is {size}: ranks count from 0")
+        raise _incomplete(f"RANK is {rank} and WORLD_SIZE is {size}: ranks count from 0")
     return rank, size
 
 
@@ -206,18 +206,17 @@ def processes_here() -> int:
     """Return how many processes torchrun started on this machine: LOCAL_WORLD_SIZE; 1 without torchrun.
 
     Raises:
-        ConfigError: it is no such number.
+        ConfigError: it is not a positive number.
 
     """
     return _number("LOCAL_WORLD_SIZE", 1, least=1)
 
 
 def local_device(asked: str | None = None) -> str | None:
-    """Name this process's own GPU among those that torchrun started here.
+    """Return the device of this process: under torchrun, each process of a machine takes its own GPU.
 
     Args:
-        asked: what the user wants; anything but None and "cuda" is returned as it is, and so are these two without
-            torchrun or CUDA.
+        asked: the user's choice; returned unchanged unless it is None or "cuda" and torchrun and CUDA are there.
 
     Raises:
         ConfigError: LOCAL_RANK is no number.
@@ -232,16 +231,16 @@ def local_device(asked: str | None = None) -> str | None:
             asked=f"a GPU for process {index} of this machine (LOCAL_RANK={index})",
             found=f"GPUs here: {count}",
             done="nothing was computed",
-            advice=f"start no more than {count} processes on this machine, or compute on the device cpu",
+            advice=f"start at most {count} processes on this machine, or use the device cpu",
         )
     return f"cuda:{index}"
 
 
 def is_first() -> bool:
-    """Tell whether this process is the one that speaks for all.
+    """Tell whether this process is rank 0, which alone prints and writes.
 
     Raises:
-        ConfigError: the environment is torchrun's in part only.
+        ConfigError: torchrun's environment variables are incomplete.
 
     """
     if dist.is_available() and dist.is_initialized():
@@ -254,31 +253,31 @@ def _number(name: str, default: int, *, least: int = 0) -> int:
     """Read a whole number from an environment variable."""
     text = os.environ.get(name) or str(default)
     if not text.isdecimal() or int(text) < least:
-        raise _half(f"{name} is {text[:50]!r}, and no whole number from {least}")
+        raise _incomplete(f"{name} is {text[:50]!r}, not a whole number from {least}")
     return int(text)
 
 
-def _half(found: str) -> ConfigError:
+def _incomplete(found: str) -> ConfigError:
     return ConfigError(
-        asked="the place of this process among those that share the job",
+        asked="find this process's rank",
         found=found,
         done="nothing was computed",
-        advice="start all processes by torchrun, which sets all of these; for one process alone unset WORLD_SIZE",
+        advice="start all processes with torchrun, which sets these variables; for a single process, unset WORLD_SIZE",
     )
 
 
 @contextmanager
-def meeting(ranks: Ranks) -> Iterator[None]:
-    """Say what it means when the others cannot be reached."""
+def rank_errors(ranks: Ranks) -> Iterator[None]:
+    """Turn an error of torch.distributed into a RankError."""
     try:
         yield
-    except RuntimeError as error:  # the base of all that torch.distributed raises
+    except RuntimeError as error:  # the base of all errors of torch.distributed
         raise RankError(
-            asked=f"results of {ranks.size} processes, in process {ranks.rank}",
-            found=f"one of them is gone or cannot be reached: {str(error).splitlines()[0][:300]}",
-            done="nothing was returned: a result over fewer images would be another one",
-            advice="look at what the others said last (one that vanishes without a word often ran out of memory; NCCL "
-            "also fails where two processes share one GPU: start no more of them than there are)",
+            asked=f"gather the results of {ranks.size} processes, in process {ranks.rank}",
+            found=f"one of them has ended or cannot be reached: {str(error).splitlines()[0][:300]}",
+            done="nothing was returned: fewer images would change the result",
+            advice="look at the last lines of the others; a process that vanishes silently often ran out of memory; "
+            "NCCL also fails where two processes share a GPU",
             rank=ranks.rank,
             size=ranks.size,
         ) from error

@@ -1,4 +1,4 @@
-"""The demo: fresh scenes to overlay images, scored against their true labels."""
+"""The demo: label fresh scenes, write the overlays, score against the true labels."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from hrnet_zoo.models.fcn import FCNHRNet
 
 @dataclass(frozen=True)
 class Report:
-    """What the demo found.
+    """Result of the demo.
 
     Attributes:
         iou: intersection over union, 0 to 1, by the name of every class that occurs.
-        images: what was written.
-        photo: the first scene alone, for trying things.
+        images: the overlays.
+        photo: the first scene alone, to try things with.
 
     """
 
@@ -41,28 +41,28 @@ class Report:
         return float(np.mean(list(self.iou.values())))
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Return the report, ready for JSON."""
         images = [str(path) for path in self.images]
         return {"miou": self.miou, "iou": self.iou, "images": images, "photo": str(self.photo)}
 
 
-def places(out: Path, seeds: Sequence[int]) -> tuple[Path, ...]:
-    """Where `tour` writes the image of each seed."""
+def overlay_paths(out: Path, seeds: Sequence[int]) -> tuple[Path, ...]:
+    """Return where `run_demo` writes the overlay of each seed."""
     return tuple(out / f"scene_{seed:04d}.png" for seed in seeds)
 
 
-def tour(model: FCNHRNet, out: Path, *, seeds: Sequence[int], progress: bool) -> Report:
-    """Draw a scene for each seed, label it, write `scene_SEED.png`, and score all of them together.
+def run_demo(model: FCNHRNet, out: Path, *, seeds: Sequence[int], progress: bool) -> Report:
+    """Draw and label a scene for each seed, write `scene_SEED.png`, and score all of them together.
 
-    Each image shows the scene above, and the prediction with its legend below. The first scene alone becomes
-    `street.jpg`, unless there is one.
+    Each image shows the scene above its overlay with a legend. The first scene is also written as `street.jpg`, unless
+    that exists.
 
     Raises:
         OutputError: `out` cannot be written.
 
     """
     counts = np.zeros((len(model.classes),) * 2, dtype=np.int64)
-    images = places(out, seeds)
+    images = overlay_paths(out, seeds)
     make_folder(out)
     bar = Bar(seeds, desc="demo", unit="scene", disable=None if progress else True)
     for seed, image in zip(bar, images, strict=True):
@@ -80,7 +80,7 @@ def tour(model: FCNHRNet, out: Path, *, seeds: Sequence[int], progress: bool) ->
 
 
 def _sheet(result: SegmentationResult) -> Image.Image:
-    """Photo above, prediction with legend below."""
+    """Draw the image above its overlay."""
     overlay = result.overlay()
     sheet = Image.new("RGB", (overlay.width, result.image.shape[0] + overlay.height), "white")
     sheet.paste(Image.fromarray(result.image), (0, 0))

@@ -1,4 +1,4 @@
-"""What an evaluation gives back: figures by the counts, the published one beside them, and what looks wrong."""
+"""The result of an evaluation: figures, the published one next to them, and the likely cause of a hopeless one."""
 
 from __future__ import annotations
 
@@ -15,23 +15,22 @@ from hrnet_zoo.errors import printable
 from hrnet_zoo.evaluation.metrics import Counts, class_accuracy, class_iou, mean, pixel_accuracy
 from hrnet_zoo.images.atomic import atomic_write
 
-# Below this mIoU, percent, labels and network mean different things by the same numbers.
-SUSPICIOUS_MIOU = 5.0
+SUSPICIOUS_MIOU = 5.0  # percent; below it, labels and network number the classes differently
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What a network scored on a set of labeled images.
+    """The score of a model on a set of labeled images.
 
     Attributes:
         model: its name.
         classes: names by index.
-        counts: (K, K) int64, pixels by true class (row) and predicted class (column), ignored ones left out.
+        counts: (K, K) int64, pixels by true class (row) and predicted class (column), without ignored pixels.
         images: how many there were.
-        published: mIoU in percent that the catalog states for these weights and this protocol; None where it states
-            none, or where another number of images was scored than the published figure is of.
-        published_on: the dataset that it was measured on.
-        suspicion: what is probably wrong, where mIoU is below 5 %; else None.
+        published: mIoU in percent that the catalog states for these weights and this protocol; None if it states none,
+            or for another number of images.
+        published_on: the dataset of the published figure.
+        suspicion: the likely cause of an mIoU below 5 %; else None.
         protocol: how the figures were made, ready for JSON.
 
     """
@@ -52,27 +51,27 @@ class Evaluation:
 
     @property
     def macc(self) -> float:
-        """Mean over the classes of the share of their pixels that is labeled right, percent."""
+        """Mean class accuracy, percent."""
         return 100 * mean(class_accuracy(self.counts))
 
     @property
     def aacc(self) -> float:
-        """Share of all pixels that is labeled right, percent."""
+        """Pixel accuracy, percent."""
         return 100 * pixel_accuracy(self.counts)
 
     @property
     def difference(self) -> float | None:
-        """Measured minus published mIoU, in points; None where none is published."""
+        """Measured minus published mIoU, in points; None if none is published."""
         return None if self.published is None else self.miou - self.published
 
     @property
     def per_class(self) -> dict[str, tuple[float, float]]:
-        """IoU and accuracy by class name, percent; nan where the class does not occur."""
+        """IoU and accuracy by class name, percent; nan for a class that does not occur."""
         iou, accuracy = 100 * class_iou(self.counts), 100 * class_accuracy(self.counts)
         return {name: (float(iou[i]), float(accuracy[i])) for i, name in enumerate(self.classes)}
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all figures (percent, None for nan) and how they were made, ready for JSON."""
+        """Return all figures (percent, None for nan) and the protocol, ready for JSON."""
         return {
             "model": self.model,
             "miou": _known(self.miou),
@@ -100,7 +99,7 @@ class Evaluation:
         return "\n".join(map(printable, self.lines()))
 
     def lines(self) -> list[str]:
-        """Return the lines of that table; names of classes as they are."""
+        """Return the lines of the table, with class names unquoted."""
         wide = max(map(len, (*self.classes, "mean")))
         lines = [f"{'class':<{wide}} {'IoU':>7} {'Acc':>7}"]
         for name, (iou, accuracy) in self.per_class.items():
@@ -117,28 +116,19 @@ class Evaluation:
 
 
 def suspicion(counts: Counts, dataset: Dataset) -> str | None:
-    """Tell what is probably wrong with a hopeless figure: try what the labels would score by another reading.
-
-    Args:
-        counts: (K, K), rows by true class.
-        dataset: the model's.
-
-    Returns:
-        A sentence; None if mIoU is above 5 %.
-
-    """
+    """Return the likely cause of an mIoU below 5 %: score the labels under other numberings. None above 5 %."""
     measured = 100 * mean(class_iou(counts))
     if not measured < SUSPICIOUS_MIOU:
         return None
     number = len(counts)
     readings = {
         "the labels begin at 1: every value is one more than its class": np.arange(number) - 1,
-        "the labels were reduced once too often: every value is one less than its class": np.arange(number) + 1,
+        "the labels were reduced twice: every value is one less than its class": np.arange(number) + 1,
     }
     if dataset.classes == CITYSCAPES.classes:
         official = CITYSCAPES_IDS.indices(np.arange(number, dtype=np.uint8)).astype(np.intp)
         readings["the labels hold official ids, not train ids"] = official
-        # Of labels that were read as official ids: class 0 stands for the value 7, which is a train id too.
+        # Labels read as official ids: class 0 stands for the value 7, which is also a train id.
         trained = CITYSCAPES_IDS.values(np.arange(number, dtype=np.uint8)).astype(np.intp)
         readings["the labels hold train ids, not official ids"] = trained
     scores = {}
@@ -149,10 +139,10 @@ def suspicion(counts: Counts, dataset: Dataset) -> str | None:
         scores[cause] = 100 * mean(class_iou(moved))
     cause = max(scores, key=lambda each: scores[each])
     if scores[cause] > max(SUSPICIOUS_MIOU, 2 * measured):
-        return f"{cause} (read so, mIoU would be {scores[cause]:.1f} %)"
+        return f"{cause} (read that way, mIoU would be {scores[cause]:.1f} %)"
     return (
-        "the labels are numbered in another way than the model's classes (ids or train ids, beginning at 0 or 1, "
-        "another dataset), or the weights are not trained for these classes"
+        "the labels are numbered differently from the model's classes (ids or train ids, from 0 or 1, another "
+        "dataset), or the weights were not trained for these classes"
     )
 
 

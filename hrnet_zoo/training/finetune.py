@@ -180,7 +180,7 @@ def finetune(
     refuse_after_fork(place)
     # As if nothing were around it: no inference mode, gradients on, no autocast.
     with _claimed(out, resume, team), torch.inference_mode(mode=False), torch.enable_grad(), without_autocast(place):
-        train, held_out, names = team.ranks.together(lambda: find_training_data(data, val=val, classes=classes))[
+        train, held_out, names = team.ranks.all_gather(lambda: find_training_data(data, val=val, classes=classes))[
             team.rank
         ]
         network = _network(model, train, names, resize_to, crop, place, seed, progress)
@@ -223,7 +223,7 @@ def finetune(
         require_statistics(recipe.crop, batch, accumulate, team.size)
         make_loss(loss)
         # One process does for all what takes long: it reads all the data once, and tells the others.
-        report, *_ = team.ranks.together(lambda: _checked(train, held_out, progress) if team.rank == 0 else None)
+        report, *_ = team.ranks.all_gather(lambda: _checked(train, held_out, progress) if team.rank == 0 else None)
         if class_weights == "auto" and report:
             recipe = replace(recipe, class_weights=balanced(report))
         factors = recipe.class_weights
@@ -276,7 +276,7 @@ def _begin(run: Run, resume: bool) -> None:
             _require_space(run.out, trainer.network, trainer.recipe)
         return trainer.progress.step, trainer.recipe
 
-    places = team.ranks.together(resumed)
+    places = team.ranks.all_gather(resumed)
     for rank, (step, recipe) in enumerate(places):
         if (step, recipe) != places[0]:
             raise misuse(
@@ -314,7 +314,7 @@ def _claimed(out: Path, resume: bool, team: Team) -> Iterator[None]:
             raise misuse(f"fine-tune into {out}", "it holds a model that would be overwritten", "name another folder")
 
     try:
-        team.ranks.together(claim)
+        team.ranks.all_gather(claim)
         yield
     finally:
         lock.release()

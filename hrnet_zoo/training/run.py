@@ -135,7 +135,7 @@ class Run:
 
     def _first_only(self, work: Callable[[], None]) -> None:
         """Let one process work for all; if it fails, all know."""
-        self.team.ranks.together(lambda: work() if self.first else None)
+        self.team.ranks.all_gather(lambda: work() if self.first else None)
 
     def _leave_if_asked(self, stop: Interruption) -> None:
         """Save and leave if one of the processes was told to: all of them do, at the same update."""

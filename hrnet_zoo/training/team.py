@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from hrnet_zoo.errors import ConfigError, install
-from hrnet_zoo.evaluation.ranks import Ranks, environment, meeting, start_group
+from hrnet_zoo.evaluation.ranks import Ranks, environment, rank_errors, start_group
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -51,7 +51,7 @@ class Team:
                 ) from error
             if not started:
                 start_group(self.ranks)
-            with meeting(self.ranks):
+            with rank_errors(self.ranks):
                 # Precision is set here, and not by what `accelerate config` may have stored on this machine.
                 self._accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="no")
 
@@ -59,7 +59,7 @@ class Team:
         """Return what to call in place of the network, so that gradients become the mean over all processes."""
         if self._accelerator is None:
             return network
-        with meeting(self.ranks):
+        with rank_errors(self.ranks):
             self._module = self._accelerator.prepare_model(network)
         return self._module
 
@@ -75,7 +75,7 @@ class Team:
 
         """
         if self.size > 1:
-            with meeting(self.ranks):
+            with rank_errors(self.ranks):
                 dist.all_reduce(numbers)
         return numbers
 
@@ -86,6 +86,6 @@ class Team:
             RankError: one is gone.
 
         """
-        with meeting(self.ranks):
+        with rank_errors(self.ranks):
             dist.all_reduce(number, dist.ReduceOp.MAX)
         return number

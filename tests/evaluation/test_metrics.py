@@ -40,7 +40,7 @@ def test_nothing_counted_is_nan() -> None:
 
 @pytest.mark.parametrize(("truth", "mask"), [(3, 0), (254, 0), (0, 3), (255, 3)])
 def test_an_index_that_is_no_class_is_refused(truth: int, mask: int) -> None:
-    with pytest.raises(ValueError, match="none of 3 classes"):
+    with pytest.raises(ValueError, match="outside the 3 classes"):
         count_matrix(np.full((2, 2), truth, np.uint8), np.full((2, 2), mask, np.uint8), 3)
 
 

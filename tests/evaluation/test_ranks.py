@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from hrnet_zoo.errors import ConfigError, DeviceError, RankError
-from hrnet_zoo.evaluation.ranks import Ranks, environment, is_first, join, local_device, meeting, processes_here
+from hrnet_zoo.evaluation.ranks import Ranks, environment, is_first, join, local_device, processes_here, rank_errors
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
@@ -82,7 +82,7 @@ def test_one_process_is_the_plain_case() -> None:
     with join(CPU) as ranks:
         assert (ranks.rank, ranks.size) == (0, 1)
         assert ranks.share("abc") == ["a", "b", "c"]
-        assert ranks.together(lambda: 7) == [7]
+        assert ranks.all_gather(lambda: 7) == [7]
 
 
 def test_an_error_of_one_process_is_raised_as_it_is() -> None:
@@ -92,7 +92,7 @@ def test_an_error_of_one_process_is_raised_as_it_is() -> None:
         raise error
 
     with pytest.raises(ConfigError) as caught:
-        Ranks(0, 1, CPU).together(work)
+        Ranks(0, 1, CPU).all_gather(work)
     assert caught.value is error
 
 
@@ -107,17 +107,17 @@ def test_shares_are_a_partition() -> None:
 def test_results_and_errors_reach_everybody() -> None:
     body = """
 with join(torch.device("cpu")) as ranks:
-    print(sum(ranks.together(lambda: np.array([ranks.rank, 1 << 40]))).tolist())
-    print(ranks.together(lambda: ranks.rank * 10))
+    print(sum(ranks.all_gather(lambda: np.array([ranks.rank, 1 << 40]))).tolist())
+    print(ranks.all_gather(lambda: ranks.rank * 10))
     print(is_first() == (ranks.rank == 0))
     def fail():
         if ranks.rank == 1:
             raise DatasetError(asked="read", found="nothing", done="stopped", advice="x", path=Path("p"), problems=())
     try:
-        ranks.together(fail)
+        ranks.all_gather(fail)
     except DatasetError as error:
         print(type(error).__name__, error.asked, error.path)
-    print(ranks.together(lambda: ranks.size))
+    print(ranks.all_gather(lambda: ranks.size))
 """
     first, second = run(2, body)
     assert first.returncode == second.returncode == 0, first.stderr + second.stderr
@@ -127,7 +127,7 @@ with join(torch.device("cpu")) as ranks:
 
 ALONE = """
 import logging, time
-from hrnet_zoo import ranks
+from hrnet_zoo.evaluation import ranks
 from hrnet_zoo.errors import RankError
 
 logging.basicConfig(format="%(message)s")
@@ -141,8 +141,7 @@ except RankError as error:
 """
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize(("rank", "training"), [(0, True), (1, False)])
 def test_a_partner_that_never_comes_is_waited_for_so_long_and_no_longer(rank: int, training: bool) -> None:
     body = ALONE
     if training:
@@ -153,12 +152,11 @@ def test_a_partner_that_never_comes_is_waited_for_so_long_and_no_longer(rank: in
     assert done.returncode == 0, done.stderr
     said = done.stdout.splitlines()
     assert said[0] == "begun"
-    assert re.fullmatch(rf"{rank} 2 process {1 - rank} of 2 did not come to 127.0.0.1:\d+ within 0 s", said[1])
+    assert re.fullmatch(rf"{rank} 2 process {1 - rank} of 2 did not reach 127.0.0.1:\d+ within 0 s", said[1])
     assert done.stderr.count(f"process {rank} waits for process {1 - rank} of 2 at") == 1
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize(("rank", "number"), [(0, signal.SIGINT), (1, signal.SIGTERM)])
 def test_signals_end_the_waiting(rank: int, number: signal.Signals) -> None:
     handled = "import signal\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit(143))\n"  # as the command does
     (done,) = run(2, handled + ALONE, "300", "300", only=[rank], signalled=number)
@@ -170,11 +168,11 @@ def test_signals_end_the_waiting(rank: int, number: signal.Signals) -> None:
 def test_a_rank_that_vanishes() -> None:
     body = """
 with join(torch.device("cpu")) as ranks:
-    ranks.together(lambda: 1)
+    ranks.all_gather(lambda: 1)
     if ranks.rank == 1:
         os._exit(9)
     try:
-        ranks.together(lambda: 2)
+        ranks.all_gather(lambda: 2)
     except HRNetZooError as error:
         print(type(error).__name__, error.rank, error.size, "|", error)
         sys.stdout.flush()
@@ -183,7 +181,7 @@ with join(torch.device("cpu")) as ranks:
     first, second = run(2, body)
     assert (first.returncode, second.returncode) == (5, 9), first.stderr
     assert first.stdout.startswith("RankError 0 2 |")
-    assert "one of them is gone" in first.stdout
+    assert "one of them has ended" in first.stdout
 
 
 WHOLE = {"WORLD_SIZE": "4", "RANK": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
@@ -253,11 +251,14 @@ def test_objects_go_by_way_of_the_ranks_own_gpu(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr("torch.distributed.all_gather_object", gather)
     monkeypatch.setattr("torch.cuda.device", device)
-    assert Ranks(0, 2, CPU).together(lambda: 1) == [1, []]
+    assert Ranks(0, 2, CPU).all_gather(lambda: 1) == [1, []]
     gpu = torch.device("cuda:3")
-    assert Ranks(0, 2, gpu).together(lambda: 1) == [1, [gpu]]
+    assert Ranks(0, 2, gpu).all_gather(lambda: 1) == [1, [gpu]]
 
 
 def test_a_shared_gpu_is_among_the_causes() -> None:
-    with pytest.raises(RankError, match=r"Duplicate GPU[\s\S]*two processes share one GPU"), meeting(Ranks(0, 2, CPU)):
+    with (
+        pytest.raises(RankError, match=r"Duplicate GPU[\s\S]*two processes share a GPU"),
+        rank_errors(Ranks(0, 2, CPU)),
+    ):
         raise RuntimeError("Duplicate GPU detected")
