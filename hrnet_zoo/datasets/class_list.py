@@ -18,7 +18,6 @@ from hrnet_zoo.errors import ConfigError, DatasetError
 
 _FORM = "write one name per line, in the order of the label values, as UTF-8"
 MAX_CLASSES = 255  # in 8-bit labels, which keep 255 for ignored pixels
-TWO_CLASSES = "at least two classes are required: add a background class"
 
 _INVISIBLE = "\u00ad\u200b\u200c\u200d\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2060\ufeff"
 _NUMBERED = re.compile(r"""(?P<quote>["']?)(?P<number>\d+)(?P=quote)(?:\s*[:=,;.)]\s*|\s+)(?P<name>\S.*)""")
@@ -95,7 +94,7 @@ def class_names(classes: int | Sequence[str], asked: str) -> tuple[str, ...]:
             asked=f"{asked} classes={classes!r:.100}",
             found=f"classes must be 2 to {MAX_CLASSES} different names, or their number",
             done="no image was opened",
-            advice=TWO_CLASSES,
+            advice="name each class once; a single class needs a background class beside it",
         )
     return tuple(names)
 
@@ -111,10 +110,10 @@ def read_text(file: Path) -> str:
         data = file.read_bytes()
         utf_16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
         return data.decode("utf-16" if utf_16 else "utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise _refusal(file, "it is not UTF-8", "save it as UTF-8") from error
-    except OSError as error:
-        raise _refusal(file, error.strerror or str(error), "check the file and its permissions") from error
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a NUL in the path
+        found = error.strerror if isinstance(error, OSError) else f"not UTF-8 ({error})"
+        advice = "check its name and permissions, and save it as UTF-8"
+        raise DatasetError(asked=f"read {file}", found=found or str(error), advice=advice, path=file) from error
 
 
 def _clean(file: Path, number: int, line: str) -> str:

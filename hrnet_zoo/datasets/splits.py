@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from hrnet_zoo.datasets import CITYSCAPES
-from hrnet_zoo.datasets.class_list import TWO_CLASSES, class_names
+from hrnet_zoo.datasets.class_list import class_names, read_text
 from hrnet_zoo.datasets.layouts import LabeledFolder, find_samples
 from hrnet_zoo.datasets.pairing import SUFFIXES
 from hrnet_zoo.errors import ConfigError, DatasetError
@@ -82,7 +82,8 @@ def _require_classes(folder: LabeledFolder) -> tuple[str, ...]:
         advice = f"write {file}, one name per line in the order of the mask values, or pass classes"
         raise _refusal(folder, "the classes have no names", advice)
     if len(folder.classes) < 2:
-        raise _refusal(folder, f"only one class, {folder.classes[0]!r}", TWO_CLASSES)
+        advice = "at least two classes are required: add a background class"
+        raise _refusal(folder, f"only one class, {folder.classes[0]!r}", advice)
     return folder.classes
 
 
@@ -125,13 +126,7 @@ def _hash(name: str) -> float:
 
 
 def _split_by_list(folder: LabeledFolder, file: Path) -> tuple[LabeledFolder, LabeledFolder]:
-    asked = f"validate on the images listed in {file}"
-    try:
-        lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the path, or not UTF-8
-        found = (isinstance(error, OSError) and error.strerror) or f"not UTF-8 text ({error})"
-        advice = "give a folder, or a UTF-8 text file with one image name per line"
-        raise DatasetError(asked=asked, found=found, advice=advice, path=file) from error
+    lines = [line.strip() for line in read_text(file).splitlines() if line.strip()]
     known = {sample.name for sample in folder.samples}
     names = {line if line in known else _without_suffix(line) for line in lines}
     found, advice = "", f"list names below images/, one per line, such as {min(known)}"
@@ -143,7 +138,7 @@ def _split_by_list(folder: LabeledFolder, file: Path) -> tuple[LabeledFolder, La
     elif names == known:
         found, advice = "every image, so that none is left to train on", "list fewer images"
     if found:
-        raise DatasetError(asked=asked, found=found, advice=advice, path=file)
+        raise DatasetError(asked=f"validate on images listed in {file}", found=found, advice=advice, path=file)
     return _split(folder, names)
 
 
