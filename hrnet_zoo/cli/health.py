@@ -10,9 +10,8 @@ import click
 from hrnet_zoo.cli.options import as_json, leave, model_options, say, say_errors, say_json
 
 if TYPE_CHECKING:
-    from hrnet_zoo.evaluation.benchmark import TableTiming, Timing
-    from hrnet_zoo.evaluation.comparison import Comparison
-    from hrnet_zoo.evaluation.costs import Cost
+    from hrnet_zoo.evaluation.benchmark import Comparison, TableTiming, Timing
+    from hrnet_zoo.evaluation.costs import Measurement
     from hrnet_zoo.evaluation.doctor import Report
 
 
@@ -57,8 +56,7 @@ def benchmark(
     if compiled and not against:
         raise click.UsageError("--compile goes with --against")
     from hrnet_zoo.errors import raise_on_oom
-    from hrnet_zoo.evaluation.benchmark import benchmark, benchmark_table
-    from hrnet_zoo.evaluation.comparison import compare
+    from hrnet_zoo.evaluation.benchmark import benchmark, benchmark_table, compare
     from hrnet_zoo.zoo.create import create_model
 
     timing: Timing | TableTiming | Comparison
@@ -110,16 +108,16 @@ def _table_lines(timing: TableTiming) -> list[str]:
 
 def _comparison_lines(found: Comparison) -> list[str]:
     lines = [f"{'image of ' + f'{found.height} x {found.width}':<26} {'network':<28} prediction"]
-    for each in found.contenders:
+    for each in found.variants:
         cells = [
             f"{1000 * cost.median:,.1f} ms {ratio:.2f}x {_gb(cost.peak_memory)} GB" if cost and ratio else "-"
-            for cost, ratio in zip((each.network, each.prediction), found.ratios(each), strict=True)
+            for cost, ratio in zip((each.network, each.prediction), found.speedups(each), strict=True)
         ]
         lines.append(f"{each.name + ' ' + each.dtype:<26} {cells[0]:<28} {cells[1]}")
     return [*lines, *(f"skipped: {name}: {why}" for name, why in found.skipped.items())]
 
 
-def _cost(cost: Cost) -> str:
+def _cost(cost: Measurement) -> str:
     times = [f"{1000 * each:,.1f}" for each in (cost.median, cost.minimum, cost.p10, cost.p90, cost.maximum)]
     return (
         "{} ms (min {}, p10 {}, p90 {}, max {}; {} runs), peak memory ".format(*times, cost.runs)

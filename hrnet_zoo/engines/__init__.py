@@ -1,1 +1,1 @@
-"""What runs a network fast: a plan of it, and engines that carry the plan out on one kind of device."""
+"""Network -> the same function of the image, faster: a plan of fused steps, and an engine for each kind of device."""

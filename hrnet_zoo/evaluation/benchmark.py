@@ -1,8 +1,10 @@
-"""Speed and memory of a network on this machine, alone and beside the published table's columns."""
+"""Network -> its speed and memory here: alone, beside the published table, and beside its optimized forms."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -12,53 +14,63 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hrnet_zoo.datasets import Dataset
+from hrnet_zoo.engines import heap, onednn
+from hrnet_zoo.engines.optimize import OptimizedModel, optimize
 from hrnet_zoo.errors import ConfigError, raise_on_oom
-from hrnet_zoo.evaluation.costs import Cost, Machine, machine_of, measure, peak_memory
+from hrnet_zoo.evaluation.costs import Machine, Measurement, machine_of, measure, peak_memory
 from hrnet_zoo.images.headers import MAX_PIXELS
 from hrnet_zoo.images.progress import Bar
 from hrnet_zoo.images.read import RGB, keep_ratio_size, normalize
-from hrnet_zoo.inference.predict import evaluating
+from hrnet_zoo.inference.predict import evaluating, windows
 from hrnet_zoo.models.fcn import FCNHRNet, require_network
+from hrnet_zoo.models.predictor import Predictor
 from hrnet_zoo.zoo.catalog import ModelInfo, list_models, model_info
 from hrnet_zoo.zoo.create import create_model
 
-# Sizes (height, width) of the datasets' images. Cityscapes: all. The others differ from image to image: the
-# commonest of Pascal VOC, on which Pascal Context rests, and 4:3 at the short side of ADE20K's test box.
+# Typical (height, width) of each dataset's images. Cityscapes: of all. Pascal VOC and Pascal Context: the most
+# frequent. ADE20K: 4:3 at its resize_to.
 IMAGES = {"cityscapes": (1024, 2048), "ade20k": (512, 683), "voc12aug": (375, 500), "pascal_context": (375, 500)}
 
-ABOUT = {
-    "network": "normalized tensors on the device -> scores at their size; no reading, resizing or argmax",
-    "prediction": "model.predict of one image in memory -> mask: resize into the dataset's resize_to, network, argmax",
-    "peak_memory": "first run. CUDA: peak that torch had allocated, weights included, its context and cache not. CPU: "
-    "growth of the process's resident set, weights not included. None: this system does not tell",
-    "times": "machines drift: compare only figures taken in one run, and not these with another day's",
+_ABOUT = {
+    "peak_memory": "first run. CUDA: peak allocated by torch, weights included. CPU: growth of the process's resident "
+    "memory, weights excluded. None: unknown on this system",
+    "times": "machines drift: compare figures of one run only",
 }
-TABLE_ABOUT = {
-    "inference": "float32, batch 1: normalized tensor on the device -> mask at the image's size, all scores at once "
-    "as the reference does; published on a V100. Random weights, noise for an image",
+_TIMING_ABOUT = {
+    "network": "normalized tensors on the device -> logits at full size; no reading, resizing or argmax",
+    "prediction": "model.predict of one image in memory -> mask: resize, network, argmax",
+    **_ABOUT,
+}
+_TABLE_ABOUT = {
+    "inference": "float32, batch 1: normalized tensor on the device -> mask at the image's size, all logits at once "
+    "as in the reference; published on a V100. Random weights, noise as image",
     "published_of": "the row of the same network and dataset that has figures; they do not depend on the schedule",
-    "training_memory": "forward, cross-entropy, backward and SGD with momentum, float32, one process: bytes at "
-    "the peak, with weights, gradients and momentum. Published: GB (10^9 or 2^30 bytes) of one GPU of four, with what "
-    "these exchange",
-    "peak_memory": ABOUT["peak_memory"],
-    "times": ABOUT["times"],
+    "training_memory": "forward, cross-entropy, backward and SGD with momentum, float32, one process: peak bytes, "
+    "with weights, gradients and momentum. Published: GB (10^9 or 2^30 bytes) of one of four GPUs, with the buffers of "
+    "their communication",
+    **_ABOUT,
+}
+_COMPARISON_ABOUT = {
+    "network": "normalized tensor on the device, batch 1 -> logits at stride 4",
+    "prediction": "image in memory -> mask: resize, network, argmax. None: not measured",
+    **_ABOUT,
 }
 
 
 @dataclass(frozen=True)
 class Timing:
-    """What `benchmark` found.
+    """Result of `benchmark`.
 
     Attributes:
-        model: catalog name, or the network's own where there is no row.
-        random_weights: the weights come from no file; speed and memory do not depend on it.
-        machine: where.
+        model: catalog name, or the network's own.
+        random_weights: whether the weights come from no file; speed and memory do not depend on it.
+        machine: where it was measured.
         height: of the images, in pixels.
         width: of the images, in pixels.
         batch: images that go through the network at once.
-        network: normalized tensors to scores at their size, the whole batch.
-        prediction: `model.predict` of one image of this size to its mask.
-        prediction_input: (height, width) to which `model.predict` resizes it, for the dataset's box.
+        network: normalized tensors to logits at their size, the whole batch.
+        prediction: `model.predict` of one image of this size.
+        prediction_input: (height, width) to which `model.predict` resizes it.
 
     """
 
@@ -68,37 +80,37 @@ class Timing:
     height: int
     width: int
     batch: int
-    network: Cost
-    prediction: Cost
+    network: Measurement
+    prediction: Measurement
     prediction_input: tuple[int, int]
 
     @property
     def images_per_second(self) -> float:
-        """Through the network, by the median."""
+        """Median throughput of the network."""
         return self.batch / self.network.median
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON; "about" says what each figure is."""
-        return {**asdict(self), "images_per_second": self.images_per_second, "about": ABOUT}
+        """Return the figures as JSON types; "about" explains each."""
+        return {**asdict(self), "images_per_second": self.images_per_second, "about": _TIMING_ABOUT}
 
 
 @dataclass(frozen=True)
 class TableTiming:
-    """The published table's Mem and fps columns, and what this machine gives under the same conditions.
+    """The published table's Mem and fps columns, and the same measured here.
 
     Attributes:
         model: catalog name.
         published_of: the row that has the figures, of the same network and dataset.
         published_fps: images per second on a V100.
         published_memory_gb: training memory of one GPU.
-        machine: where the others were measured.
+        machine: where the other figures were measured.
         image: (height, width) of a typical image of the dataset.
-        network_input: (height, width) of the same in the dataset's box.
+        network_input: (height, width) to which it is resized.
         sliding_window: whether windows slide over it.
         inference: normalized tensor of that size to mask at the image's size.
         crop: (height, width) of a training image.
         batch_per_gpu: training batch.
-        training_memory: peak bytes of training steps; None where the system does not tell.
+        training_memory: peak bytes of training steps; None where it is unknown.
 
     """
 
@@ -110,19 +122,57 @@ class TableTiming:
     image: tuple[int, int]
     network_input: tuple[int, int]
     sliding_window: bool
-    inference: Cost
+    inference: Measurement
     crop: tuple[int, int]
     batch_per_gpu: int
     training_memory: int | None
 
     @property
     def fps(self) -> float:
-        """Images per second, by the median."""
+        """Median images per second."""
         return 1 / self.inference.median
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON; "about" says what each figure is and is not."""
-        return {**asdict(self), "fps": self.fps, "about": TABLE_ABOUT}
+        """Return the figures as JSON types; "about" explains each."""
+        return {**asdict(self), "fps": self.fps, "about": _TABLE_ABOUT}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One form of a network in a comparison: `name` is "exact", the engine, or "torch.compile"."""
+
+    name: str
+    dtype: str
+    network: Measurement
+    prediction: Measurement | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Result of `compare`: the exact network first, and reasons for what was skipped."""
+
+    model: str
+    random_weights: bool
+    machine: Machine
+    height: int
+    width: int
+    variants: tuple[Variant, ...]
+    skipped: dict[str, str]
+
+    def speedups(self, variant: Variant) -> tuple[float, float | None]:
+        """Return how many times as fast as the exact network a variant is, by medians: network, prediction."""
+        exact = self.variants[0]
+        network = exact.network.median / variant.network.median
+        if exact.prediction is None or variant.prediction is None:
+            return network, None
+        return network, exact.prediction.median / variant.prediction.median
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the figures as JSON types; "about" explains each."""
+        facts = asdict(self)
+        for each, variant in zip(facts["variants"], self.variants, strict=True):
+            each["network_speedup"], each["prediction_speedup"] = self.speedups(variant)
+        return {**facts, "about": _COMPARISON_ABOUT}
 
 
 def benchmark(
@@ -133,15 +183,15 @@ def benchmark(
     seconds: float = 3.0,
     progress: bool = True,
 ) -> Timing:
-    """Measure a network on its own device, in its own dtype, with noise for images.
+    """Measure a network on its own device, in its own dtype, with images of noise.
 
-    The network alone and `model.predict` take turns, so that what else the machine does meets both alike.
+    The network alone and `model.predict` take turns, so that other load on the machine affects both alike.
 
     Args:
-        model: the network; left as it was.
-        size: (height, width) of the images; None: that of the dataset's images in its box.
+        model: the network; it is left unchanged.
+        size: (height, width) of the images; None: that of the dataset's images, resized.
         batch: images that go through the network at once. `model.predict` gets one.
-        seconds: go on at least so long, and for at least 5 runs of each.
+        seconds: go on for about this time, but for at least 5 runs of each.
         progress: show a bar on a terminal.
 
     Raises:
@@ -149,13 +199,13 @@ def benchmark(
 
     """
     require_network(model, "benchmark a network")
-    height, width = usable_size(size or input_size(model.dataset), batch)
+    height, width = _checked_size(size or input_size(model.dataset), batch)
     weight = model.decode_head.conv_seg.weight
     image = noise(height, width)
     with evaluating(model) as network, raise_on_oom(f"benchmark {model.name} on {batch} x {height} x {width} pixels"):
         one = normalize(image).to(weight.device, weight.dtype)
         x = one.repeat(batch, 1, 1, 1).contiguous(memory_format=torch.channels_last)
-        network(x[:1, :, :32, :32])  # touches all weights: mapped ones would count as memory of the first run
+        network(x[:1, :, :32, :32])  # reads memory-mapped weights, which would count as memory of the first run
         costs = measure(
             {"network": lambda: network(x), "prediction": lambda: network.predict(image, progress=False)},
             weight.device,
@@ -176,14 +226,14 @@ def benchmark(
 def benchmark_table(
     name: str, *, device: str | torch.device | None = None, seconds: float = 3.0, progress: bool = True
 ) -> TableTiming:
-    """Measure a row's network under the conditions of the published table: needs no download, weights are random.
+    """Measure a row's network under the conditions of the published table, with random weights: nothing is downloaded.
 
     Source of the conditions: `tools/benchmark.py`, and the configurations of mmsegmentation 0.x.
 
     Args:
         name: catalog name or alias.
         device: None: CUDA if there is one, else the CPU.
-        seconds: time inference at least so long, and for at least 5 runs.
+        seconds: time inference for about this long, but for at least 5 runs.
         progress: show a bar on a terminal.
 
     Raises:
@@ -217,7 +267,7 @@ def benchmark_table(
 
 def _time_inference(
     info: ModelInfo, device: str | torch.device | None, seconds: float, progress: bool
-) -> tuple[Machine, Cost]:
+) -> tuple[Machine, Measurement]:
     with raise_on_oom(f"the network of {info.name}"):
         model = create_model(info.name, pretrained=False, device=device, dtype=torch.float32)
     weight = model.decode_head.conv_seg.weight
@@ -228,43 +278,26 @@ def _time_inference(
 
 
 def infer(model: FCNHRNet, x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Map a normalized tensor to a mask as the published fps was taken: all scores at full size, softmax, argmax.
-
-    Args:
-        model: the network, in eval mode.
-        x: (1, 3, H, W) normalized RGB, on the model's device.
-        size: (height, width) of the image.
-
-    Returns:
-        (1, height, width) class indices, int64, on the CPU.
-
-    """
-    scores = _slide(model, x) if model.dataset.sliding_window else model(x)
-    if scores.shape[-2:] != size:
-        scores = F.interpolate(scores, size, mode="bilinear", align_corners=False)
-    return F.softmax(scores, dim=1).argmax(dim=1).cpu()
+    """Return the mask (1, height, width) of a normalized tensor as for the published fps: all logits at full size."""
+    logits = _slide(model, x) if model.dataset.sliding_window else model(x)
+    if logits.shape[-2:] != size:
+        logits = F.interpolate(logits, size, mode="bilinear", align_corners=False)
+    return F.softmax(logits, dim=1).argmax(dim=1).cpu()
 
 
 def _slide(model: FCNHRNet, x: Tensor) -> Tensor:
-    """Score overlapping windows and average: (N, 3, H, W) -> (N, classes, H, W)."""
+    """Return the mean logits of overlapping windows: (N, 3, H, W) -> (N, classes, H, W)."""
     side, stride = model.dataset.window
     total = x.new_zeros(len(x), len(model.classes), *x.shape[-2:])
     count = x.new_zeros(1, 1, *x.shape[-2:])
-    for top, left in product(*(_starts(length, side, stride) for length in x.shape[-2:])):
-        window = (..., slice(top, top + side), slice(left, left + side))
-        total[window] += model(x[window])
-        count[window] += 1
+    for rows, columns in product(*(windows(length, side, stride) for length in x.shape[-2:])):
+        total[..., rows, columns] += model(x[..., rows, columns])
+        count[..., rows, columns] += 1
     return total / count
 
 
-def _starts(length: int, side: int, stride: int) -> list[int]:
-    """Where windows begin; the last one is shifted back inside."""
-    last = max(length - side, 0)
-    return [min(start, last) for start in range(0, last + stride, stride)]
-
-
 def _train(info: ModelInfo, device: torch.device, progress: bool) -> None:
-    """Take two training steps as the row's were, on noise; from the second on the momentum is there too."""
+    """Take two training steps under the row's conditions, on noise; the second has momentum too."""
     random = torch.Generator().manual_seed(0)
     model = create_model(info.name, pretrained=False, device=device, dtype=torch.float32).train()
     # configs/_base_/schedules of mmsegmentation 0.x
@@ -279,8 +312,77 @@ def _train(info: ModelInfo, device: torch.device, progress: bool) -> None:
         optimizer.step()
 
 
+def compare(
+    model: FCNHRNet,
+    *,
+    size: tuple[int, int] | None = None,
+    compiled: bool = False,
+    seconds: float = 3.0,
+    progress: bool = True,
+) -> Comparison:
+    """Measure a network and its optimized forms in turns, with an image of noise.
+
+    Args:
+        model: the network; it is left unchanged.
+        size: (height, width) of the image; None: that of the dataset's images, resized.
+        compiled: also measure `torch.compile`, which takes a minute to compile.
+        seconds: go on for about this time, but for at least 5 runs of each.
+        progress: show a bar on a terminal.
+
+    Raises:
+        ConfigError: there are no images of this size, or the device's memory does not suffice.
+
+    """
+    height, width = _checked_size(size or input_size(model.dataset), 1)
+    image = noise(height, width)
+    skipped: dict[str, str] = {}
+    with evaluating(model) as network, raise_on_oom(f"compare {model.name} on {height} x {width} pixels"):
+        forms: dict[str, Predictor] = {"exact": network}
+        forms |= {f"{each.engine} {_name(each.dtype)}": each for each in _optimized_forms(model, skipped)}
+        x = normalize(image).to(model.device, memory_format=torch.channels_last)
+        runs: dict[str, Callable[[], object]] = {}
+        for name, form in forms.items():
+            runs[f"network {name}"] = partial(form.logits_stride4, x.to(form.dtype))
+            runs[f"prediction {name}"] = partial(form.predict, image)
+        if compiled:
+            runs["network torch.compile"] = partial(torch.compile(network.logits_stride4), x.to(model.dtype))
+        else:
+            skipped["torch.compile"] = "it takes a minute to compile; --compile includes it"
+        for name, run in runs.items():
+            if name.endswith((" exact", " torch.compile")):
+                runs[name] = heap.default_malloc()(run)
+        measured = measure(runs, model.device, seconds, progress)
+    variants = [
+        Variant(name.split()[0], _name(form.dtype), measured[f"network {name}"], measured[f"prediction {name}"])
+        for name, form in forms.items()
+    ]
+    if compiled:
+        variants.append(Variant("torch.compile", _name(model.dtype), measured["network torch.compile"], None))
+    machine = machine_of(model.decode_head.conv_seg.weight)
+    return Comparison(model.name, not model.provenance, machine, height, width, tuple(variants), skipped)
+
+
+def _optimized_forms(model: FCNHRNet, skipped: dict[str, str]) -> Iterator[OptimizedModel]:
+    """Yield the optimized forms that run on this machine; note why others do not."""
+    on_cpu = model.device.type == "cpu"
+    yield optimize(model, dtype=torch.float32)
+    if on_cpu and not onednn.has_native_bfloat16():
+        skipped["bfloat16"] = "this processor does not multiply in it"
+    else:
+        yield optimize(model, dtype=torch.bfloat16 if on_cpu else torch.float16)
+    for dtype in (torch.float32, torch.bfloat16) if on_cpu else ():
+        try:
+            yield optimize(model, engine="openvino", dtype=dtype)
+        except ConfigError as error:  # not installed, or not in this dtype
+            skipped[f"openvino {_name(dtype)}"] = f"{error.found}; {error.advice}"
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
 def input_size(dataset: Dataset) -> tuple[int, int]:
-    """Return the size of the dataset's images in its box; the whole box where no size is known."""
+    """Return the size to which the dataset's typical image is resized; `resize_to` where none is known."""
     long, short = dataset.resize_to
     return keep_ratio_size(*IMAGES.get(dataset.key, (short, long)), dataset.resize_to)
 
@@ -291,32 +393,25 @@ def noise(height: int, width: int) -> RGB:
 
 
 def _published(info: ModelInfo) -> ModelInfo:
-    """Find the row that has the figures of this one's network and dataset: the table gives them once."""
-    rows = [model_info(name) for name in list_models(arch=info.arch)]
-    found = [row for row in rows if row.dataset is info.dataset and row.inference_fps is not None]
-    if not found:
-        raise ConfigError(
-            asked=f"compare {info.name} with the published table",
-            found="it has no row there",
-            done="nothing was measured",
-            advice="leave --table out (hrnet_zoo.benchmark), or name one of `hrnet-zoo list`",
-        )
-    return found[0]
+    """Return the row with the figures of this row's network and dataset: the table gives them once."""
+    for row in map(model_info, list_models(arch=info.arch)):
+        if row.dataset is info.dataset and row.inference_fps is not None:
+            return row
+    raise ConfigError(
+        asked=f"compare {info.name} with the published table",
+        found="the table has no such row",
+        done="nothing was measured",
+        advice="leave --table out (hrnet_zoo.benchmark), or name one of `hrnet-zoo list`",
+    )
 
 
-def usable_size(size: tuple[int, int], batch: int) -> tuple[int, int]:
-    """Return (height, width) if there are images of it.
-
-    Raises:
-        ConfigError: it is no size, or too large; or there is no such batch.
-
-    """
+def _checked_size(size: tuple[int, int], batch: int) -> tuple[int, int]:
     numbers = (*size, batch)
     whole = len(numbers) == 3 and all(isinstance(number, int) and number >= 1 for number in numbers)
     if not whole or size[0] * size[1] > MAX_PIXELS:
         raise ConfigError(
             asked=f"benchmark images of size={size} (height, width) with batch={batch}",
-            found=f"whole numbers from 1, and at most {MAX_PIXELS:,} pixels, are what can be measured",
+            found=f"all three must be whole numbers from 1, with at most {MAX_PIXELS:,} pixels per image",
             done="nothing was measured",
             advice="choose such a size and batch, or leave them out",
         )

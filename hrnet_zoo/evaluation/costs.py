@@ -1,4 +1,4 @@
-"""What a run costs on this machine: seconds and bytes, measured."""
+"""Function -> Measurement: its time and peak memory on this machine."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MIN_RUNS = 5
 
 @dataclass(frozen=True)
 class Machine:
-    """Where something was measured: device and its name, dtype, CPU threads, torch's version."""
+    """Where something was measured."""
 
     device: str
     device_name: str
@@ -35,8 +35,8 @@ class Machine:
 
 
 @dataclass(frozen=True)
-class Cost:
-    """What repeated runs took: seconds, 10th and 90th percentile among them, and bytes of the first run (or None)."""
+class Measurement:
+    """Seconds of repeated runs, with percentiles, and peak bytes of the first run (None where they are unknown)."""
 
     runs: int
     minimum: float
@@ -48,19 +48,19 @@ class Cost:
 
 
 def peak_memory(run: Callable[[], object], device: torch.device) -> int | None:
-    """Run something once and return the bytes that it took at its peak; None where the system does not tell.
+    """Run a function once and return its peak memory in bytes; None where the system does not tell.
 
-    CUDA: the most that torch had allocated on the device, what was there before included. CPU: how far the resident
-    set of the whole process rose above what it was before; known on Linux. Other devices do not tell.
+    CUDA: the most that torch had allocated on the device, earlier allocations included. CPU, on Linux: how far the
+    resident set of the process rose.
     """
     gc.collect()
     if device.type == "cuda":
-        _finish(device)
+        torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
         run()
-        _finish(device)
+        torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device)
-    before = _forget_resident_peak() if device.type == "cpu" else None
+    before = _reset_resident_peak() if device.type == "cpu" else None
     run()
     peak = resident("VmHWM") if before is not None else None
     return None if before is None or peak is None else max(0, peak - before)
@@ -68,67 +68,66 @@ def peak_memory(run: Callable[[], object], device: torch.device) -> int | None:
 
 def measure(
     runs: Mapping[str, Callable[[], object]], device: torch.device, seconds: float, progress: bool
-) -> dict[str, Cost]:
-    """Run each of several things once for its memory, then all in turns for their time.
+) -> dict[str, Measurement]:
+    """Run each function once for its memory, then all in turns for their time.
 
-    In turns, so that what else the machine does meets all alike: separate runs differ by 10 to 25 %. A turn is two
-    runs, of which the second is timed: none finds the caches and the memory as another left them.
+    In turns, because separate runs differ by 10 to 25 % with what else the machine does. A turn is two runs, of which
+    the second is timed, so that no function finds the caches as another left them.
 
     Args:
-        runs: what to run, by name.
-        device: where it runs; on CUDA the clock stops when the device has finished.
-        seconds: go on at least so long, and for `MIN_RUNS` of each.
+        runs: functions by name.
+        device: where they run; on CUDA the clock stops when the device has finished.
+        seconds: go on for about this time, but for at least `MIN_RUNS` of each.
         progress: show a bar on a terminal.
 
     """
-    taken: dict[str, list[float]] = {name: [] for name in runs}
+    times: dict[str, list[float]] = {name: [] for name in runs}
     peaks: dict[str, int | None] = {}
-    turn = 2 * len(runs)
-    with Bar(
-        desc="benchmark", total=len(runs) + MIN_RUNS * turn, unit="run", disable=None if progress else True
-    ) as bar:
+    total = len(runs) * (1 + 2 * MIN_RUNS)
+    with Bar(desc="benchmark", total=total, unit="run", disable=None if progress else True) as bar:
         for name, run in runs.items():
             peaks[name] = peak_memory(run, device)
             bar.update()
-        start, spent, rounds = time.perf_counter(), 0.0, 0
-        while rounds < MIN_RUNS or spent < seconds:
+
+        def take_turns() -> None:
             for name, run in runs.items():
                 run()
-                taken[name].append(_seconds(run, device))
+                times[name].append(_seconds(run, device))
                 bar.update(2)
-            rounds += 1
-            left = max(
-                MIN_RUNS - rounds, math.ceil((seconds - (spent := time.perf_counter() - start)) / (spent / rounds))
-            )
-            bar.total = bar.n + turn * max(left, 0)
-    return {name: _cost(times, peaks[name]) for name, times in taken.items()}
+
+        start = time.perf_counter()
+        take_turns()
+        rounds = max(MIN_RUNS, math.ceil(seconds / (time.perf_counter() - start)))
+        bar.total = len(runs) * (1 + 2 * rounds)
+        for _ in range(rounds - 1):
+            take_turns()
+    return {name: _measurement(times[name], peaks[name]) for name in runs}
 
 
 def _seconds(run: Callable[[], object], device: torch.device) -> float:
-    _finish(device)
+    _synchronize(device)
     start = time.perf_counter()
     run()
-    _finish(device)
+    _synchronize(device)
     return time.perf_counter() - start
 
 
-def _finish(device: torch.device) -> None:
-    """Wait for what was started: CUDA goes on after a call has returned."""
+def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
-def _cost(times: Sequence[float], peak: int | None) -> Cost:
+def _measurement(times: Sequence[float], peak: int | None) -> Measurement:
     minimum, p10, median, p90, maximum = (float(each) for each in np.percentile(times, (0, 10, 50, 90, 100)))
-    return Cost(len(times), minimum, p10, median, p90, maximum, peak)
+    return Measurement(len(times), minimum, p10, median, p90, maximum, peak)
 
 
-def _forget_resident_peak() -> int | None:
-    """Set this process's peak of resident memory to what is resident now, and return that."""
-    heap.trim()  # what malloc keeps of freed memory is resident, and would be used again unseen
+def _reset_resident_peak() -> int | None:
+    """Reset the peak of this process's resident memory, and return what is resident now."""
+    heap.trim()  # memory that malloc retains is resident, and would be used again unnoticed
     try:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # proc(5)
-    except OSError:  # no Linux, or a sandbox that forbids it
+    except OSError:  # not Linux, or a sandbox that forbids it
         return None
     return resident("VmRSS")
 
@@ -140,7 +139,7 @@ def resident(field: str) -> int | None:
 
 
 def machine_of(weight: Tensor) -> Machine:
-    """Describe where a network runs, by one of its weights."""
+    """Return where a network runs, by one of its weights."""
     device = weight.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
     dtype = str(weight.dtype).removeprefix("torch.")
@@ -148,12 +147,10 @@ def machine_of(weight: Tensor) -> Machine:
 
 
 def busy_words() -> str | None:
-    """Say that other processes keep the processors busy, where this one computes with several threads.
+    """Return a warning if other processes keep the processors busy while this one computes with several threads.
 
-    None: they do not.
-
-    Threads of one step wait for each other: measured on two busy cores, an update of a training took 62 s with two
-    threads and 1.6 s with one.
+    Threads of one operation wait for each other: on two busy cores a training step took 62 s with two threads, and
+    1.6 s with one.
     """
     load, processors = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0, os.cpu_count() or 1
     if torch.get_num_threads() == 1 or load <= 1.5 * processors:
@@ -165,7 +162,7 @@ def busy_words() -> str | None:
 
 
 def processor() -> str:
-    """Name the CPU; on Linux `platform` does not know it."""
+    """Return the name of the CPU, which `platform` does not know on Linux."""
     with suppress(OSError):
         if line := re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE):
             return line[1]

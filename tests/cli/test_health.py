@@ -63,10 +63,10 @@ def test_benchmark_beside_the_table(run: Run, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_benchmark_against_its_fast_forms(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    from hrnet_zoo.evaluation import comparison
+    from hrnet_zoo.evaluation import benchmark
 
-    real = comparison.compare
-    monkeypatch.setattr(comparison, "compare", lambda *a, **k: real(*a, **k, seconds=0))
+    real = benchmark.compare
+    monkeypatch.setattr(benchmark, "compare", lambda *a, **k: real(*a, **k, seconds=0))
     monkeypatch.setitem(sys.modules, "openvino", None)
     lines = run("benchmark", "demo", "--against", "--device", "cpu").splitlines()
     assert lines[1].split() == ["image", "of", "64", "x", "128", "network", "prediction"]
@@ -75,7 +75,7 @@ def test_benchmark_against_its_fast_forms(run: Run, monkeypatch: pytest.MonkeyPa
     assert lines[3].startswith("onednn float32 ")
     assert any(line.startswith("skipped: openvino float32: openvino cannot be imported") for line in lines)
     facts = json.loads(run("benchmark", "demo", "--against", "--size", "32x64", "--device", "cpu", "--json"))
-    assert (facts["height"], facts["width"], facts["contenders"][0]["network_times_as_fast"]) == (32, 64, 1)
+    assert (facts["height"], facts["width"], facts["variants"][0]["network_speedup"]) == (32, 64, 1)
     for wrong in (("--against", "--table"), ("--against", "--batch", "2"), ("--compile",)):
         run("benchmark", "demo", *wrong, code=2)
 
@@ -86,7 +86,7 @@ def test_benchmark_bad_arguments(run: Run) -> None:
         assert "no height x width" in run.err
     for size in ("0x64", "999999x999999"):
         run("benchmark", "demo", "--size", size, "--device", "cpu", code=2)
-        assert "found: whole numbers from 1" in run.err
+        assert "found: all three must be whole numbers from 1" in run.err
     run("benchmark", "demo", "--batch", "0", code=2)
     for option in (("--size", "64x64"), ("--batch", "2"), ("--dtype", "float16")):
         run("benchmark", "fcn_hr18s_cityscapes_40k", "--table", *option, code=2)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import multiprocessing
+import sys
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,13 @@ import torch
 
 from hrnet_zoo.datasets import DATASETS, SCENES
 from hrnet_zoo.demo.scenes import scene
+from hrnet_zoo.engines import onednn
+from hrnet_zoo.engines.optimize import OptimizedModel
 from hrnet_zoo.errors import ConfigError, UnknownModelError
-from hrnet_zoo.evaluation.benchmark import IMAGES, _published, _starts, benchmark, benchmark_table, infer, input_size
+from hrnet_zoo.evaluation.benchmark import IMAGES, _published, benchmark, benchmark_table, compare, infer, input_size
 from hrnet_zoo.evaluation.costs import MIN_RUNS
 from hrnet_zoo.images.headers import MAX_PIXELS
 from hrnet_zoo.images.read import normalize, resize
-from hrnet_zoo.inference.predict import windows
 from hrnet_zoo.models.fcn import FCNHRNet
 from hrnet_zoo.zoo.catalog import ModelInfo, list_models, model_info
 from hrnet_zoo.zoo.create import create_model
@@ -90,12 +92,12 @@ def test_what_goes_through_the_network(demo: FCNHRNet, monkeypatch: pytest.Monke
 @pytest.mark.skipif(not TELLS_MEMORY, reason="this system does not tell the peak of resident memory")
 def test_larger_images_take_more_memory(demo: FCNHRNet) -> None:
     small, large = (
-        benchmark(demo, size=size, seconds=0, progress=False).network.peak_memory for size in ((32, 32), (192, 384))
+        benchmark(demo, size=size, seconds=0, progress=False).network.peak_memory for size in ((32, 32), (128, 256))
     )
     assert small is not None
     assert large is not None
     assert small < large
-    assert large > 192 * 384 * 4 * 19  # the scores alone
+    assert large > 128 * 256 * 4 * 19  # the logits alone
 
 
 def test_the_model_is_left_as_it_was(demo: FCNHRNet) -> None:
@@ -165,7 +167,7 @@ def test_every_row_has_published_figures() -> None:
         assert source.inference_fps
         assert source.train_memory_gb
     assert _published(model_info("fcn_hr48_cityscapes_160k")).name == "fcn_hr48_cityscapes_40k"
-    with pytest.raises(ConfigError, match="no row there"):
+    with pytest.raises(ConfigError, match="no such row"):
         benchmark_table("demo")
     with pytest.raises(UnknownModelError):
         benchmark_table("fcn_hr48")
@@ -223,9 +225,66 @@ def test_the_mask_timed_is_that_of_predict(
     assert np.mean(mask[0].numpy() == demo.predict(drawn.image).mask) > 0.9999
 
 
-def test_windows_are_those_of_predict() -> None:
-    for length in range(1, 400):
-        assert _starts(length, 96, 64) == [window.start for window in windows(length, 96, 64)]
+# --- optimized forms -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def _without_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+
+
+@pytest.mark.usefixtures("_without_openvino")
+def test_comparison(demo: FCNHRNet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onednn, "has_native_bfloat16", lambda: False)
+    found = compare(demo, size=(48, 96), seconds=0, progress=False)
+    assert [(each.name, each.dtype) for each in found.variants] == [("exact", "float32"), ("onednn", "float32")]
+    assert (found.model, found.height, found.width, found.random_weights) == ("demo", 48, 96, False)
+    assert set(found.skipped) == {"bfloat16", "openvino float32", "openvino bfloat16", "torch.compile"}
+    assert "pip install '.[openvino]'" in found.skipped["openvino float32"]
+    exact, fast = found.variants
+    assert exact.prediction is not None
+    assert fast.prediction is not None
+    for cost in (exact.network, exact.prediction, fast.network, fast.prediction):
+        assert cost.runs == MIN_RUNS
+    assert found.speedups(exact) == (1, 1)
+    assert found.speedups(fast)[1] == exact.prediction.median / fast.prediction.median
+    facts = json.loads(json.dumps(found.to_dict()))
+    assert facts["variants"][1]["network_speedup"] == exact.network.median / fast.network.median
+    assert set(facts["about"]) == {"network", "prediction", "peak_memory", "times"}
+
+
+@pytest.mark.usefixtures("_without_openvino")
+def test_what_goes_through_the_forms(demo: FCNHRNet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each sees the image in its own dtype and at its size; and the network is left as it was."""
+    seen = []
+    for kind in (FCNHRNet, OptimizedModel):
+        real = kind.logits_stride4
+
+        def spied(self: FCNHRNet, x: torch.Tensor, real: object = real) -> torch.Tensor:
+            assert torch.is_inference_mode_enabled()
+            seen.append((type(self).__name__, x.dtype, tuple(x.shape)))
+            return real(self, x)  # type: ignore[no-any-return, operator]
+
+        monkeypatch.setattr(kind, "logits_stride4", spied)
+    monkeypatch.setattr(onednn, "has_native_bfloat16", lambda: True)
+    monkeypatch.setattr("hrnet_zoo.evaluation.benchmark.torch.compile", lambda run: run)
+    demo.train()
+    found = compare(demo, size=(32, 96), compiled=True, seconds=0, progress=False)
+    assert demo.training
+    demo.eval()
+    assert [each.name for each in found.variants] == ["exact", "onednn", "onednn", "torch.compile"]
+    assert found.variants[-1].prediction is None
+    assert found.speedups(found.variants[-1])[1] is None
+    assert "torch.compile" not in found.skipped
+    for form, dtype in (("FCNHRNet", "float32"), ("OptimizedModel", "float32"), ("OptimizedModel", "bfloat16")):
+        runs = [shape for *key, shape in seen if key == [form, getattr(torch, dtype)]]
+        assert set(runs) == {(1, 3, 32, 96)}
+        assert len(runs) == (1 + 2 * MIN_RUNS) * (3 if form == "FCNHRNet" else 2)  # the compiled one, too, is the exact
+
+
+def test_impossible_sizes(demo: FCNHRNet) -> None:
+    with pytest.raises(ConfigError, match="nothing was measured"):
+        compare(demo, size=(0, 64))
 
 
 @pytest.mark.cuda
