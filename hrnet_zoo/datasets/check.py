@@ -313,7 +313,7 @@ def _wrong_rule(inspection: Inspection, folder: LabeledFolder) -> Iterator[Probl
         yield Problem("ids mixed with train ids", "", one_kind, (f"{mask}: seems to hold train ids",))
     elif not unknown and not present & set(rule.of_class):
         advice = "remove it unless it is intended"
-        yield Problem("wholly ignored mask", "no pixel is scored", advice, (mask,), error=False)
+        yield Problem("fully ignored mask", "no pixel is scored", advice, (mask,), error=False)
     elif rule.of_class != tuple(range(count)):
         return
     elif unknown == [count] and 0 not in present:

@@ -87,7 +87,7 @@ class _Layout:
         key: of the dataset; "" for a custom one.
         title: its name.
         looks: how it is recognized, in words.
-        folders: alternatives of (images, labels) below the home; {} stands for the split.
+        folders: alternatives of (images, labels) below the home; {} is the split.
         lists: folder of the text files that list the members of each split, if there are such.
         rule: the meaning of label values, if the layout alone determines it.
 

@@ -86,7 +86,7 @@ ERRORS = {
 }
 NOTES = {
     "not an image": ("images/notes.txt",),
-    "wholly ignored mask": ("masks/ignored.png",),
+    "fully ignored mask": ("masks/ignored.png",),
 }
 
 
@@ -146,9 +146,9 @@ def test_a_folder_whose_classes_nothing_names(tmp_path: Path) -> None:
     report = check_data(tmp_path, progress=False)
     assert [each.name for each in report.classes] == ["0", "1", "2"]
     assert report.ok
-    told = check_data(tmp_path, classes=["wood", "stone"], progress=False)
-    assert [each.name for each in told.classes] == ["wood", "stone"]
-    (problem,) = told.problems
+    report = check_data(tmp_path, classes=["wood", "stone"], progress=False)
+    assert [each.name for each in report.classes] == ["wood", "stone"]
+    (problem,) = report.problems
     assert problem.kind == "value outside the classes"
     assert "if 0 means 'unlabeled' and 2 is the last class" in problem.advice
     assert check_data(tmp_path, classes=3, progress=False).classes[2].name == "class 2"
@@ -266,7 +266,7 @@ def test_no_scene_is_suspected_of_the_wrong_ids(tmp_path: Path) -> None:
         labels(tmp_path / f"gtFine/val/x/{name}_gtFine_labelIds.png", values)
     report = check_data(tmp_path, progress=False)
     assert report.ok
-    assert kinds(report.problems, error=False)["wholly ignored mask"] == tuple(
+    assert kinds(report.problems, error=False)["fully ignored mask"] == tuple(
         f"gtFine/val/x/{name}_gtFine_labelIds.png" for name in ("edge", "void")
     )
 
@@ -326,7 +326,7 @@ def stray(home: Path, name: str, beside: int = 0) -> None:
     image(home / f"images/{name}.jpg", (100, 100))
 
 
-def told(home: Path) -> tuple[dict[str, tuple[str, ...]], dict[str, tuple[str, ...]]]:
+def errors_and_notes(home: Path) -> tuple[dict[str, tuple[str, ...]], dict[str, tuple[str, ...]]]:
     """Return errors and notes; the quick look finds the same."""
     problems = check_data(home, progress=False).problems
     folder = find_samples(home, None)
@@ -337,7 +337,7 @@ def told(home: Path) -> tuple[dict[str, tuple[str, ...]], dict[str, tuple[str, .
 
 
 def test_255_as_a_class(tmp_path: Path) -> None:
-    errors, _ = told(two(tmp_path, a=[0, 255], b=[0, 255], c=[0]))
+    errors, _ = errors_and_notes(two(tmp_path, a=[0, 255], b=[0, 255], c=[0]))
     assert errors == {"255 as a class": ("masks/a.png", "masks/b.png")}
 
 
@@ -345,7 +345,7 @@ def test_stray_pixels_do_not_hide_it(tmp_path: Path) -> None:
     two(tmp_path, a=[0, 255], b=[0, 255])
     stray(tmp_path, "c")  # no 255 there, and a class
     stray(tmp_path, "d", beside=255)
-    errors, _ = told(tmp_path)
+    errors, _ = errors_and_notes(tmp_path)
     assert errors == {"255 as a class": ("masks/a.png", "masks/b.png", "masks/d.png")}
 
 
@@ -355,17 +355,19 @@ def test_small_objects_beside_ignored_pixels_are_no_stray_ones(tmp_path: Path) -
     values[:100], values[200, 100:140] = 255, 1  # a crack of 40 pixels, and a part without data
     labels(tmp_path / "masks/c.png", values)
     image(tmp_path / "images/c.jpg", (300, 300))
-    errors, notes = told(tmp_path)
+    errors, notes = errors_and_notes(tmp_path)
     assert (errors, notes) == ({}, {"255 as a class": ("masks/a.png", "masks/b.png")})
 
 
 def test_masks_of_two_ways_of_writing(tmp_path: Path) -> None:
-    assert told(two(tmp_path / "half", a=[0, 255], b=[0, 1]))[0] == {"255 as a class": ("masks/a.png",)}
-    errors, notes = told(two(tmp_path / "few", a=[0, 255], b=[0, 1], c=[0, 1]))
+    assert errors_and_notes(two(tmp_path / "half", a=[0, 255], b=[0, 1]))[0] == {"255 as a class": ("masks/a.png",)}
+    errors, notes = errors_and_notes(two(tmp_path / "few", a=[0, 255], b=[0, 1], c=[0, 1]))
     assert (errors, notes) == ({}, {"255 as a class": ("masks/a.png",)})
-    errors, notes = told(two(tmp_path / "meant", a=[0, 255], b=[0, 255], c=[0, 1, 255]))  # a mask shows what 255 means
+    errors, notes = errors_and_notes(
+        two(tmp_path / "meant", a=[0, 255], b=[0, 255], c=[0, 1, 255])
+    )  # a mask shows what 255 means
     assert (errors, notes) == ({}, {"255 as a class": ("masks/a.png", "masks/b.png")})
-    assert told(two(tmp_path / "sound", a=[0, 1, 255], b=[0, 1], c=[0])) == ({}, {})
+    assert errors_and_notes(two(tmp_path / "sound", a=[0, 1, 255], b=[0, 1], c=[0])) == ({}, {})
 
 
 def test_gray_levels(tmp_path: Path) -> None:
@@ -378,8 +380,8 @@ def test_gray_levels(tmp_path: Path) -> None:
 
 
 def test_nothing_but_ignored_pixels(tmp_path: Path) -> None:
-    errors, notes = told(two(tmp_path, a=[255], b=[255]))
-    assert (list(errors), list(notes)) == (["nothing to score"], ["wholly ignored mask"])
+    errors, notes = errors_and_notes(two(tmp_path, a=[255], b=[255]))
+    assert (list(errors), list(notes)) == (["nothing to score"], ["fully ignored mask"])
 
 
 def test_labels_without_the_first_class(tmp_path: Path) -> None:

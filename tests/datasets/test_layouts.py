@@ -1,4 +1,4 @@
-"""Every layout at every level of its folders, and what is said of a folder that is none."""
+"""Every layout at every level of its folders, and the errors for other folders."""
 
 import errno
 import os
