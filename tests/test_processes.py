@@ -55,11 +55,11 @@ def test_daemonic_processes_read_with_threads_and_find_the_same(tmp_path: Path) 
 UNGUARDED = """
 import sys
 from pathlib import Path
-from hrnet_zoo import reading
+from hrnet_zoo.images import prefetch
 from hrnet_zoo.datasets.pairing import Sample
 
-reading.START_METHOD = "spawn"  # as on macOS and Windows
-{guard}list(reading.read_ahead([Sample("a", Path("a.png"), Path("b.png"))], str, 1))
+prefetch.START_METHOD = "spawn"  # as on macOS and Windows
+{guard}list(prefetch.read_ahead([Sample("a", Path("a.png"), Path("b.png"))], str, 1))
 """
 
 

@@ -1,4 +1,4 @@
-"""Commands that label maps."""
+"""Commands that label images: predict and demo."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ from hrnet_zoo.zoo.catalog import DEMO, DEMO_KNOWS
 @click.option("--alpha", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="Opacity of the colors.")
 @click.option("--checkpoint", help="Path or address of a .pth or .safetensors to use instead of the published file.")
 @click.option("--classes", help="Comma-separated names, or number, of the checkpoint's classes if they are not NAME's.")
-@click.option("--mode", type=click.Choice(["whole", "slide"]), help="Default: what the dataset asks for.")
-@click.option("--ms-flip", is_flag=True, help="Six scales, each also mirrored: better, and about 17 times slower.")
+@click.option("--mode", type=click.Choice(["whole", "slide"]), help="Default: the dataset's own.")
+@click.option("--ms-flip", is_flag=True, help="Six scales, each also flipped: better, and about 17 times slower.")
 @fast_option
 @click.option(
     "--on-error",
     type=click.Choice(["skip", "raise"]),
     default="skip",
     show_default=True,
-    help="What an image that cannot be read does: it is left out and told of at the end, or ends the run.",
+    help="For an unreadable image: skip it and list it at the end, or stop.",
 )
 @force_option
 @max_memory_option
@@ -75,8 +75,7 @@ def predict(
 
     IMAGES are files, folders or globs; results are named after them, in the folder --out.
 
-    An image that cannot be read is reported at the end; the others are done, and the exit code is 5
-    in any case (6: the disk is full).
+    If an image cannot be read, the exit code is 5 (6: the disk is full).
     """
     if not images:
         raise click.UsageError(f"a model and images are needed: hrnet-zoo predict demo {name}")
@@ -116,7 +115,7 @@ def predict(
 
 
 def _lines(done: list[dict[str, Any]], out: Path) -> list[str]:
-    """Say what each image shows, and which files were written."""
+    """Say which classes each image shows, and which files were written."""
     lines = []
     for image in done:
         shares = ", ".join(f"{name} {share:.0%}" for name, share in list(image["fractions"].items())[:5])

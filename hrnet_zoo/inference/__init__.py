@@ -1,1 +1,1 @@
-"""Image -> result: resize, logits, sliding window, scales and flips, argmax in bounded memory, what is shown."""
+"""In: a network and images, or folders of them. Out: results with masks, probabilities and overlays."""

@@ -1,4 +1,4 @@
-"""What a prediction gives back: mask, names, colors, shares, overlay with legend, saving, notebook display."""
+"""The result of a prediction: mask, class names, fractions, overlay with legend, label file, notebook display."""
 
 import math
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ from hrnet_zoo.datasets.dataset import is_background
 from hrnet_zoo.errors import ConfigError, OutputError, printable
 from hrnet_zoo.images.atomic import atomic_write, png
 
-_NOTEBOOK_SIDE = 1600  # pixels: wider than a notebook's column, and a few MB at most
-_LONGEST_NAME = 32  # characters; more of a name is cut in the legend
+_NOTEBOOK_SIDE = 1600  # pixels: a few MB at most
+_LONGEST_NAME = 32  # characters; the legend cuts longer ones
 _INSTEAD = {  # what people of other libraries type
     **dict.fromkeys(("plot", "render", "visualize", "draw"), "overlay()"),
     **dict.fromkeys(("masks", "pred_sem_seg", "seg_map", "labels", "argmax"), "mask"),
@@ -28,7 +28,7 @@ _FEWEST_ROWS = 8  # of a legend column, however flat the image
 
 @dataclass(frozen=True, eq=False, repr=False)
 class SegmentationResult:
-    """The classes of an image's pixels, with everything needed to read, show and save them.
+    """The class of each pixel of an image, and ways to read, show and save it.
 
     Attributes:
         image: the image as displayed, (height, width, 3) uint8 RGB, 0-255.
@@ -62,22 +62,22 @@ class SegmentationResult:
             )
 
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
-        """Be the mask for NumPy: `np.asarray(result)`."""
+        """Return the mask: `np.asarray(result)`."""
         # NumPy 1 knows no copy=None.
         return np.asarray(self.mask, dtype) if copy is None else np.array(self.mask, dtype, copy=copy)
 
     def __getitem__(self, index: object) -> NoReturn:
         raise TypeError(f"one image gives one result, and only a list of images a list: leave [{index}] out")
 
-    if not TYPE_CHECKING:  # where a wrong name is an error already
+    if not TYPE_CHECKING:  # which finds wrong names itself
 
         def __getattr__(self, name: str) -> NoReturn:
-            """Tell what other libraries' names are called here."""
+            """Name our attribute for that of another library."""
             hint = f"; use .{_INSTEAD[name]}" if name in _INSTEAD else ""
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}{hint}")
 
     def show(self) -> None:
-        """Open the overlay with legend in the system's image viewer; a notebook shows a result by itself.
+        """Open the overlay in the system's image viewer. Notebooks display a result without it.
 
         Raises:
             ConfigError: there is no viewer.
@@ -92,7 +92,7 @@ class SegmentationResult:
             )
 
     def fractions(self) -> dict[str, float]:
-        """Return the share of the image (0-1) of each class present, by name, largest first; their sum is 1."""
+        """Return the fraction of the pixels of each class present, by name, largest first; they sum to 1."""
         shares: dict[str, float] = {}
         for index, share in self._shares():
             shares[self.classes[index]] = shares.get(self.classes[index], 0.0) + share
@@ -103,17 +103,16 @@ class SegmentationResult:
         return self._labels().convert("RGB")
 
     def overlay(self, alpha: float = 0.5, legend: bool = True) -> Image.Image:
-        """Return the photo with the classes' colors over it, as an RGB image.
+        """Return the image with the colors of the classes over it, as an RGB image.
 
         Class 0 stays uncolored if it is called "background" and its color is black.
 
         Args:
-            alpha: weight of the colors, from 0 (photo alone) to 1 (colors alone).
-            legend: add columns at the right that name the classes present and their shares, largest first.
-                The photo stays at the left top, pixel for pixel.
+            alpha: opacity of the colors, from 0 (image alone) to 1 (colors alone).
+            legend: add a legend at the right: the classes present and their fractions, largest first.
 
         Raises:
-            ConfigError: `alpha` is not within 0..1.
+            ConfigError: `alpha` is outside 0..1.
 
         """
         if not 0 <= alpha <= 1:
@@ -121,19 +120,18 @@ class SegmentationResult:
                 asked=f"overlay(alpha={alpha})",
                 found="a weight outside 0..1",
                 done="nothing was drawn",
-                advice="0 shows the photo alone, 1 the colors alone",
+                advice="0 shows the image alone, 1 the colors alone",
             )
         photo = Image.fromarray(self.image)
         blended = Image.blend(photo, self.colorize(), alpha)
-        if self._bare:
+        if self._background_uncolored:
             blended.paste(photo, mask=Image.fromarray(self.mask).point([255] + 255 * [0]))
         return self._with_legend(blended) if legend else blended
 
     def save(self, path: str | Path) -> None:
-        """Write the mask as a palette PNG: `np.asarray(PIL.Image.open(path))` gives it back, viewers show the colors.
+        """Write the mask as a palette PNG: viewers show colors, `np.asarray(PIL.Image.open(path))` is the mask.
 
-        The file appears whole or not at all; one that is there already is replaced. For the image with colors
-        save `overlay()` instead.
+        An existing file is replaced at one moment. To look at the result, save `overlay()` instead.
 
         Raises:
             OutputError: the name does not end in .png, or the file cannot be written.
@@ -153,14 +151,14 @@ class SegmentationResult:
         return f"SegmentationResult({width} x {height} pixels: {', '.join(top)})"
 
     def _repr_png_(self) -> bytes:
-        """Return what a notebook shows: the overlay with legend, made smaller if it is large."""
+        """Return the overlay for a notebook, reduced if it is large."""
         image = self.overlay()
         image.thumbnail((_NOTEBOOK_SIDE, _NOTEBOOK_SIDE))
         return png(image)
 
     @property
-    def _bare(self) -> bool:
-        """Class 0 is a background that overlays leave uncolored."""
+    def _background_uncolored(self) -> bool:
+        """Whether class 0 is a background, which overlays leave uncolored."""
         return is_background(self.classes[0]) and self.palette[0] == BLACK
 
     def _shares(self) -> list[tuple[int, float]]:
@@ -182,7 +180,7 @@ class SegmentationResult:
         for index, share in self._shares():
             name = " ".join(self.classes[index].split())
             name = name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 3]}..."
-            swatch = (255, 255, 255) if index == 0 and self._bare else self.palette[index]
+            swatch = (255, 255, 255) if index == 0 and self._background_uncolored else self.palette[index]
             entries.append((swatch, name, _percent(share)))
         rows = max(_FEWEST_ROWS, (height - 2 * gap) // row)
         columns = -(-len(entries) // rows)

@@ -1,1 +1,1 @@
-"""The network: HRNet backbone and FCN head."""
+"""In: normalized RGB images. Out: logits, by an HRNet backbone with an FCN head."""

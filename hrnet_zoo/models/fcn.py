@@ -1,4 +1,4 @@
-"""FCN head, and the whole network: normalized RGB in, one score per class and pixel out."""
+"""The FCN head and the whole network: normalized RGB in, logits out."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ class FCNHRNet(Predictor, nn.Module):
 
     Args:
         arch: "hr18s", "hr18" or "hr48".
-        dataset: what the classes are called and how images are brought to the network.
+        dataset: names and colors of the classes, and how images are resized for the network.
         info: the catalog row that the weights come from, if any.
-        name: what to call it; "": as its row, or as its arch where there is none.
+        name: its name; "": that of its row, or `arch` if it has none.
 
     Attributes:
-        provenance: what the weights' file says of its origin (source address, SHA-256, ...); empty for random weights.
+        provenance: the origin of the weights' file (source address, SHA-256, ...); empty for random weights.
 
     """
 
@@ -51,44 +51,44 @@ class FCNHRNet(Predictor, nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights lie."""
+        """The device of the weights."""
         return next(self.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the weights."""
+        """The dtype of the weights."""
         return next(self.parameters()).dtype
 
     def logits_stride4(self, x: Tensor) -> Tensor:
-        """Score normalized RGB images (N, 3, H, W): (N, ceil(H/4), ceil(W/4), classes), in the weights' dtype."""
-        scores: Tensor = self.decode_head(self.backbone(x))
-        return scores.permute(0, 2, 3, 1)
+        """Return the logits of normalized RGB images (N, 3, H, W): (N, ceil(H/4), ceil(W/4), classes)."""
+        logits: Tensor = self.decode_head(self.backbone(x))
+        return logits.permute(0, 2, 3, 1)
 
     def ready(self) -> Self:
-        """Return this network in eval mode for one caller, whose tensors and hooks are this one's.
+        """Return a copy in eval mode that shares tensors and hooks with this network.
 
-        The mode of a module belongs to all threads, and one of them may be training it: it is not touched.
+        The mode of the network itself belongs to all threads, and one of them may be training it.
 
         Raises:
-            ConfigError: the network is in training mode, and one of its modules has a forward of its own.
+            ConfigError: the network is in training mode, and the forward of one of its modules was replaced.
 
         """
         return _in_eval_mode(self, {})
 
     def freeze_backbone(self) -> None:
-        """Keep the backbone as it is: its weights take no gradient, its batch norm stays in eval mode for good."""
+        """Freeze the backbone: its weights take no gradient, and its batch norm stays in eval mode."""
         self.backbone.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> Self:
-        """Set the mode of training; modules whose parameters all take no gradient stay in eval mode."""
+        """Set training mode; modules whose parameters are all frozen stay in eval mode."""
         super().train(mode)
         if mode:
             for child in self.children():
-                _learns(child)
+                _freeze_frozen(child)
         return self
 
     def forward(self, x: Tensor) -> Tensor:
-        """Score normalized RGB images.
+        """Return the logits of normalized RGB images.
 
         Args:
             x: (N, 3, H, W), any H and W.
@@ -97,13 +97,13 @@ class FCNHRNet(Predictor, nn.Module):
             (N, classes, H, W), in the weights' dtype.
 
         Raises:
-            ConfigError: it is an image and no tensor.
+            ConfigError: `x` is no tensor, for instance an image.
 
         """
         if not hasattr(x, "dim"):
             raise ConfigError(
                 asked=f"model({type(x).__name__})",
-                found="the network itself takes a normalized tensor (N, 3, H, W), and returns scores",
+                found="the network itself takes a normalized tensor (N, 3, H, W) and returns logits",
                 done="nothing was computed",
                 advice="model.predict(image) takes paths, images and arrays",
             )
@@ -128,10 +128,10 @@ class FCNHRNet(Predictor, nn.Module):
 
 
 def require_network(model: object, asked: str) -> None:
-    """Refuse what is no network: its name, a wrapper around one, or what `optimize` made of it.
+    """Refuse what is not a network: a name, a wrapper around a network, or what `optimize` returns.
 
     Raises:
-        ConfigError: it is none.
+        ConfigError: it is not a network.
 
     """
     if not hasattr(model, "decode_head"):
@@ -145,14 +145,14 @@ def require_network(model: object, asked: str) -> None:
 
 
 def forward_is_replaced(module: nn.Module) -> bool:
-    """Tell whether a module has another forward than its class; accelerate leaves the class's own there, bound."""
+    """Tell whether a module's forward is not that of its class; accelerate may leave the class's own there."""
     forward = vars(module).get("forward")
     own = getattr(forward, "__self__", None) is module and getattr(forward, "__func__", None) is type(module).forward
     return forward is not None and not own
 
 
 def _in_eval_mode(module: M, done: dict[nn.Module, Any]) -> M:
-    """Copy the modules, not what they hold."""
+    """Copy the modules, but not their tensors."""
     if module in done:
         return done[module]  # type: ignore[no-any-return]
     if module.training and forward_is_replaced(module):
@@ -175,9 +175,9 @@ def _in_eval_mode(module: M, done: dict[nn.Module, Any]) -> M:
     return copied
 
 
-def _learns(module: nn.Module) -> bool | None:
-    """Put what is frozen into eval mode; tell whether a parameter takes a gradient (None: there is none)."""
-    found = {_learns(child) for child in module.children()}
+def _freeze_frozen(module: nn.Module) -> bool | None:
+    """Set frozen modules to eval mode; tell whether a parameter takes a gradient (None: there are no parameters)."""
+    found = {_freeze_frozen(child) for child in module.children()}
     found |= {parameter.requires_grad for parameter in module.parameters(recurse=False)}
     if found <= {None}:
         return None
@@ -187,11 +187,11 @@ def _learns(module: nn.Module) -> bool | None:
 
 
 class FCNHead(nn.Module):
-    """All maps at the finest one's size, side by side, through two 1x1 convolutions.
+    """Concatenate the feature maps at the size of the finest, and apply two 1x1 convolutions.
 
     Args:
-        widths: channels of the four maps.
-        num_classes: scores per pixel.
+        widths: channels of the four feature maps.
+        num_classes: logits per pixel.
 
     """
 
@@ -202,15 +202,15 @@ class FCNHead(nn.Module):
         self.convs = nn.Sequential(ConvModule(channels))
 
     def forward(self, maps: list[Tensor]) -> Tensor:
-        """Return scores (N, classes, H/4, W/4)."""
+        """Return logits (N, classes, H/4, W/4)."""
         size = maps[0].shape[-2:]
         x = torch.cat([maps[0], *(fit(coarser, size) for coarser in maps[1:])], dim=1)
-        scores: Tensor = self.conv_seg(self.convs(x))
-        return scores
+        logits: Tensor = self.conv_seg(self.convs(x))
+        return logits
 
 
 class ConvModule(nn.Module):
-    """1x1 convolution, batch norm, ReLU, under the names of the published files."""
+    """1x1 convolution, batch norm and ReLU, with the parameter names of the published files."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

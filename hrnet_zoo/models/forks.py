@@ -1,4 +1,4 @@
-"""Processes forked from one in which torch has computed: its threads are missing there, and are waited for."""
+"""Refuse to compute in a fork of a process that has: the threads of torch are missing there, and it would hang."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _computed_in: set[int] = set()  # ids of this process and of those that it was f
 
 
 def refuse_after_fork(device: torch.device) -> None:
-    """Refuse to compute on a CPU with several threads in a fork of a process that did: it would wait for ever.
+    """Refuse to compute on a CPU with several threads in a fork of a process that did.
 
-    So it is with GNU's OpenMP (libgomp), which torch's packages for Linux contain; only what this library computed
-    there is known.
+    It would hang with GNU's OpenMP (libgomp), which torch's packages for Linux contain. Only what this library computed
+    is known.
 
     Raises:
         ConfigError: this is such a process.

@@ -1,14 +1,14 @@
-"""HRNet backbone: an image becomes four maps, at 1/4, 1/8, 1/16 and 1/32 of its size.
+"""HRNet backbone: an image becomes four feature maps, at 1/4, 1/8, 1/16 and 1/32 of its size.
 
-High resolution is never given up: the branch at 1/4 runs from beginning to end, coarser ones join it one by one,
-and all of them exchange what they found again and again.
+The branch at 1/4 runs from beginning to end, coarser ones join it one by one, and all of them exchange features
+repeatedly.
 
     stem -> layer1 -> transition1 -> stage2 -> transition2 -> stage3 -> transition3 -> stage4
     1/4     1/4       1/4, 1/8                 + 1/16                   + 1/32
 
 Papers: https://arxiv.org/abs/1908.07919 (HRNet), https://arxiv.org/abs/1904.04514 (HRNetV2p, segmentation).
-Parameter names are those of the published checkpoints, so that these load with `strict=True`.
-`nn.Identity` stands where the published networks have nothing: it has no parameters, and the forwards stay plain.
+Parameter names are those of the published checkpoints, which load with `strict=True`. `nn.Identity`, which has no
+parameters, stands where the published networks have nothing.
 """
 
 from collections.abc import Sequence
@@ -50,7 +50,7 @@ SPECS = {
 
 
 class HRNet(nn.Module):
-    """The backbone.
+    """The HRNet backbone.
 
     Args:
         spec: one of `SPECS`.
@@ -73,7 +73,7 @@ class HRNet(nn.Module):
         self.stage4 = stage([w1, w2, w3, w4], spec.blocks, spec.modules[2])
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Compute the four maps of normalized RGB images.
+        """Return the four feature maps of normalized RGB images.
 
         Args:
             x: (N, 3, H, W), any H and W.
@@ -92,11 +92,11 @@ class HRNet(nn.Module):
 
 
 class Transition(nn.ModuleList):
-    """Between two stages: adapt the widths of the branches and open a coarser one from the coarsest.
+    """Adapt the widths of the branches between two stages, and add a coarser branch from the coarsest.
 
     Args:
-        before: channels of the branches that come in.
-        after: channels of those that go out, one more than came in.
+        before: channels of the input branches.
+        after: channels of the output branches, one more.
 
     """
 
@@ -105,22 +105,22 @@ class Transition(nn.ModuleList):
             nn.Identity() if old == new else nn.Sequential(conv3x3(old, new), batch_norm(new), nn.ReLU(inplace=True))
             for old, new in zip(before, after[: len(before)], strict=True)
         ]
-        # Two nested Sequentials, as the published names want it.
+        # Two nested Sequentials, as in the published names.
         down = nn.Sequential(conv3x3(before[-1], after[-1], stride=2), batch_norm(after[-1]), nn.ReLU(inplace=True))
         super().__init__([*adapt, nn.Sequential(down)])
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
-        """Return one map more than came in."""
+        """Return one feature map more."""
         return [layer(x) for layer, x in zip(self, [*maps, maps[-1]], strict=True)]
 
 
 def stage(widths: Sequence[int], blocks: int, modules: int) -> nn.Sequential:
-    """Chain exchange modules over branches of constant number and widths."""
+    """Chain exchange modules."""
     return nn.Sequential(*(ExchangeModule(widths, blocks) for _ in range(modules)))
 
 
 class ExchangeModule(nn.Module):
-    """Residual blocks on each branch, then every branch receives the sum over all branches.
+    """Apply residual blocks to each branch, then fuse all branches into each.
 
     Args:
         widths: channels of the branches, finest first.
@@ -134,13 +134,13 @@ class ExchangeModule(nn.Module):
         self.fuse_layers = nn.ModuleList(Fusion(widths, target) for target in range(len(widths)))
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
-        """Return as many maps as came in, of the same shapes."""
+        """Return feature maps of the same shapes."""
         maps = [branch(x) for branch, x in zip(self.branches, maps, strict=True)]
         return [fuse(maps) for fuse in self.fuse_layers]
 
 
 class Fusion(nn.ModuleList):
-    """What one branch receives: every branch, brought to its width and size, summed, then ReLU.
+    """Sum all branches at the width and size of one, then ReLU.
 
     Args:
         widths: channels of all branches, finest first.
@@ -153,7 +153,7 @@ class Fusion(nn.ModuleList):
         self.target = target
 
     def forward(self, maps: list[Tensor]) -> Tensor:
-        """Sum from branch 0 upwards, in the reference's order, so that not even rounding differs."""
+        """Sum from branch 0 upwards, in the reference's order, for the same bits."""
         size = maps[self.target].shape[-2:]
         first, *others = (layer(x) for layer, x in zip(self, maps, strict=True))
         for source, other in enumerate(others, start=1):
@@ -162,7 +162,7 @@ class Fusion(nn.ModuleList):
 
 
 def path(widths: Sequence[int], source: int, target: int) -> nn.Module:
-    """Bring branch `source` to the width, and about the size, of branch `target`."""
+    """Make the layers that bring branch `source` to the width and (about) the size of branch `target`."""
     if source == target:
         return nn.Identity()
     if source > target:
@@ -182,9 +182,9 @@ def path(widths: Sequence[int], source: int, target: int) -> nn.Module:
 def fit(x: Tensor, size: Sequence[int]) -> Tensor:
     """Resize bilinearly to `size` (height, width), with half-pixel centers.
 
-    In a fusion the path has enlarged by exactly 2^k already, so that this is a *second* resize, with nothing to do
-    where the image's sides are multiples of 32. The published networks do both, and at other sizes (512x683, 97x131)
-    leaving one out moves scores by 0.1 to 0.2 %, and 0.1 % of pixels.
+    In a fusion this is a *second* resize, after the path's by exactly 2^k. It changes nothing if the image's sides are
+    multiples of 32. The published networks do both; at other sizes (512x683, 97x131) leaving one out changes logits by
+    0.1 to 0.2 %, and 0.1 % of the labels.
     """
     return F.interpolate(x, size=list(size), mode="bilinear", align_corners=False)
 
@@ -230,5 +230,5 @@ class Bottleneck(nn.Module):
 
 
 def conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
-    """Convolve without bias (batch norm follows), one pixel of padding."""
+    """Make a 3x3 convolution without bias (batch norm follows), padded by one pixel."""
     return conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)

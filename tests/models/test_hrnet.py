@@ -7,14 +7,16 @@ from hrnet_zoo.models.hrnet import SPECS, ExchangeModule, Fusion, HRNet
 
 
 @pytest.mark.parametrize("arch", SPECS)
-@pytest.mark.parametrize(("height", "width"), [(64, 96), (33, 65), (1, 1)])
-def test_four_maps_at_halving_sizes(arch: str, height: int, width: int) -> None:
-    maps = HRNet(SPECS[arch]).to("meta").eval()(torch.empty(2, 3, height, width, device="meta"))
-    sides = [
-        (-(-height // scale), -(-width // scale), channels)
-        for scale, channels in zip((4, 8, 16, 32), SPECS[arch].widths, strict=True)
-    ]
-    assert [tuple(m.shape) for m in maps] == [(2, c, h, w) for h, w, c in sides]
+def test_four_maps_at_halving_sizes(arch: str) -> None:
+    with torch.device("meta"):
+        backbone = HRNet(SPECS[arch]).to("meta").eval()
+    for height, width in ((64, 96), (33, 65), (1, 1)) if arch == "hr18s" else ((33, 65),):
+        maps = backbone(torch.empty(2, 3, height, width, device="meta"))
+        sides = [
+            (-(-height // scale), -(-width // scale), channels)
+            for scale, channels in zip((4, 8, 16, 32), SPECS[arch].widths, strict=True)
+        ]
+        assert [tuple(m.shape) for m in maps] == [(2, c, h, w) for h, w, c in sides]
 
 
 def test_the_second_resize_matters_at_odd_sizes_only() -> None:
