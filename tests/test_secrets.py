@@ -53,7 +53,6 @@ COMMANDS = (
     "import ADDRESS",
     "verify ADDRESS",
     "cache clear ADDRESS",
-    "lock --import ADDRESS",
     "check-data ADDRESS",
     "evaluate demo ADDRESS",
     "finetune demo ADDRESS --out out",

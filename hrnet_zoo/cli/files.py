@@ -52,7 +52,7 @@ def download(names: tuple[str, ...], everything: bool, folder: Path | None, as_j
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @as_json
 def import_(files: tuple[Path, ...], as_json: bool) -> None:
-    """Import published .pth files that were downloaded by hand into the cache.
+    """Convert published .pth files that you fetched yourself.
 
     A failure does not stop the others; the exit code is that of the first failure.
     """

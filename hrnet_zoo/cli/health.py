@@ -135,7 +135,7 @@ def _gb(number: int | None) -> str:
 @model_options
 @as_json
 def doctor(name: str | None, network: bool, device: str | None, dtype: str | None, as_json: bool) -> None:
-    """Check this machine, and how far its results for the model NAME stray.
+    """Check this machine, or what the model NAME computes on it.
 
     The weights are checked against their digest; the device and dtype against float32 on the CPU.
 

@@ -57,7 +57,7 @@ def test_version_and_help(run: Run) -> None:
         main([])
     assert "".join(run.capsys.readouterr()) == text
     for command in (
-        *("list", "info", "log", "download", "import", "lock", "cache", "verify", "predict", "demo"),
+        *("list", "info", "log", "download", "import", "cache", "verify", "predict", "demo"),
         *("check-data", "evaluate", "benchmark", "doctor"),
     ):
         assert f"\n  {command} " in text
@@ -563,7 +563,7 @@ for command in (
     f"predict demo {out}/demo --device cpu --out {out}/labeled --force --no-overlay",
     f"check-data {out}/scenes --dataset cityscapes",
     f"evaluate demo {out}/scenes --limit 1 --device cpu --save {out}/scores.json --workers 1",
-    f"info demo", "list", "lock", "cache show", "cache clear --all",
+    f"info demo", "list", "cache show", "cache clear --all",
     f"log demo", f"log local-dir:{out}", f"predict demo {out}/absent.png",
 ):
     try:
@@ -578,7 +578,7 @@ def test_with_warnings_as_errors(tmp_path: Path) -> None:
     command = [sys.executable, "-W", "error", "-c", COMPUTING, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)  # noqa: S603
     told = [words[0] for line in done.stderr.splitlines() if len(words := line.split()) == 2 and words[0].isdigit()]
-    assert told == ["0"] * 11 + ["2", "2", "5"], done.stderr
+    assert told == ["0"] * 10 + ["2", "2", "5"], done.stderr
     assert "Traceback" not in done.stderr
     assert "Warning" not in done.stderr
     assert "\r" not in done.stderr
@@ -614,7 +614,7 @@ def test_signals(sent: signal.Signals, code: int, option: str, tmp_path: Path) -
             image.load()
 
 
-@pytest.mark.parametrize("command", ["evaluate", "log", "demo", "lock", "predict"])
+@pytest.mark.parametrize("command", ["evaluate", "log", "demo", "predict"])
 def test_nothing_is_overwritten_unasked(command: str, run: Run, tmp_path: Path, host: FaultServer) -> None:
     """The refusal comes before any work, and leaves what is there."""
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
@@ -624,7 +624,6 @@ def test_nothing_is_overwritten_unasked(command: str, run: Run, tmp_path: Path, 
         "evaluate": ("demo", tmp_path, "--save", mine),
         "log": (NAME, "--plot", mine),
         "demo": ("--scenes", "2", "--out", tmp_path),
-        "lock": ("--export", mine),
         "predict": ("demo", tmp_path / "a.png", "--out", tmp_path),
     }
     run(command, *arguments[command], code=5)
