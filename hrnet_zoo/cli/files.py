@@ -110,7 +110,7 @@ def cache_clear(name: str | None, everything: bool) -> None:
 
 @cache.command("prune")
 def cache_prune() -> None:
-    """Remove unfinished downloads, leftovers of killed processes and conversions by older versions."""
+    """Remove what killed processes and older versions left."""
     from hrnet_zoo.zoo.maintenance import prune
 
     _say_removed(prune())
