@@ -57,7 +57,7 @@ def test_python_blocks_compile(document: str) -> None:
 def test_every_command_and_option_says_what_it_is() -> None:
     def look(command: click.Command, name: str) -> None:
         assert command.help, name
-        for option in command.params:
+        for option in command.get_params(click.Context(command)):
             if isinstance(option, click.Option):
                 assert option.help or option.name == "out", f"{name} {option.name}"
         for inner, each in getattr(command, "commands", {}).items():

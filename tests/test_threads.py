@@ -16,7 +16,7 @@ from hrnet_zoo.errors import ConfigError, LogitsError
 from hrnet_zoo.images.read import RGB
 from hrnet_zoo.inference.blocks import Floats
 from hrnet_zoo.models.fcn import FCNHRNet
-from hrnet_zoo.training.network import save_memory
+from hrnet_zoo.training.trainer import checkpoint_activations
 from hrnet_zoo.zoo.create import create_model
 
 IMAGES = [scene(seed, 64, 96).image for seed in range(4)]
@@ -47,7 +47,7 @@ def test_threads_predict_with_a_network_in_training_mode(thrifty: bool) -> None:
     model = small()
     wanted = [probabilities(model, image) for image in IMAGES]
     if thrifty:
-        save_memory(model)
+        checkpoint_activations(model)
     model.train()
     model.backbone.layer1.eval()
     modes, before = [module.training for module in model.modules()], state(model)

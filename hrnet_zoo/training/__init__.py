@@ -1,1 +1,1 @@
-"""The parts of fine-tuning: data, losses, steps, and the state that survives a stop."""
+"""A network and labeled images -> a model folder with a log, and a state to resume from."""

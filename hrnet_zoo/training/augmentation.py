@@ -1,7 +1,6 @@
-"""A labeled image -> one of the many that training sees in its place: size, part, mirroring, light and colors.
+"""Random resize, crop, flip and photometric distortion of labeled images; collation into batches.
 
-The reference's recipe and its order: random resize of the resize_to, random crop, flip, photometric distortion (Resize,
-RandomCrop, RandomFlip, PhotoMetricDistortion of mmsegmentation), then normalizing, and only then padding with 0.
+Steps and order are mmsegmentation's: Resize, RandomCrop, RandomFlip, PhotoMetricDistortion, Normalize, Pad.
 """
 
 from __future__ import annotations
@@ -20,13 +19,13 @@ from hrnet_zoo.images.read import RGB, keep_ratio_size, normalize, resize
 Labels = npt.NDArray[np.uint8]
 Pair = tuple[RGB, Labels]
 
-# The values of the reference's training configs.
-RATIOS = (0.5, 2.0)  # of the box's sides
-MOST_OF_ONE_CLASS = 0.75  # of a crop's labeled pixels
+# The values of mmsegmentation's training configs.
+RATIOS = (0.5, 2.0)  # factors on `resize_to`
+MAX_SHARE_OF_A_CLASS = 0.75  # of a crop's labeled pixels
 CROP_TRIES = 10
-BRIGHTNESS = 32  # added levels, of 255
+BRIGHTNESS = 32  # levels of 255, added
 CONTRAST = SATURATION = (0.5, 1.5)  # factors
-HUE = 18 / 180  # of the color circle
+HUE = 18 / 180  # turns
 
 
 def augment(
@@ -34,35 +33,35 @@ def augment(
 ) -> Pair:
     """Draw a training sample from a labeled image.
 
-    The image is thought of as resized, with its ratio kept, into a box 0.5 to 2 times as large, and a crop is cut
-    out there: up to ten tries, until no class has over 75 % of the labeled pixels. What is resized is the crop's
-    part alone, to the nearest source pixel. With a chance of one half each it is mirrored, its brightness shifted by up
-    to 32 levels, contrast and saturation scaled by 0.5 to 1.5, hue turned by up to 18 of 180.
+    The image is resized to fit into 0.5 to 2 times `resize_to`, and a crop is cut out: up to ten more tries, until no
+    class has 75 % of the labeled pixels. Only the cropped part is actually resized. Then, with a probability of one
+    half each: it is flipped, its brightness shifted by up to 32 levels, contrast and saturation scaled by 0.5 to 1.5,
+    and hue rotated by up to a tenth of the circle.
 
     Args:
         image: (H, W, 3) uint8 RGB, 0-255.
         labels: (H, W) uint8 class indices, 255 ignored.
-        resize_to: keep-ratio resize at ratio 1 fits the image into (long side, short side) pixels.
+        resize_to: (long side, short side) in pixels that the image is resized to fit at ratio 1.
         crop: (height, width) in pixels.
-        rng: where all chance comes from: the same state gives the same sample, bit for bit.
+        rng: the same state gives the same sample, bit for bit.
 
     Returns:
-        Image (h, w, 3) and labels (h, w) as they came in. h and w are the crop's, or less where the resized image
-        is smaller: `collate` pads.
+        Image (h, w, 3) and labels (h, w) of the same kind. h and w are the crop's, or less where the resized image is
+        smaller: `collate` pads.
 
     """
     ratio = rng.uniform(*RATIOS)
-    image, labels = _random_part(image, labels, (int(resize_to[0] * ratio), int(resize_to[1] * ratio)), crop, rng)
+    image, labels = _random_crop(image, labels, (int(resize_to[0] * ratio), int(resize_to[1] * ratio)), crop, rng)
     if rng.random() < 0.5:
         image, labels = image[:, ::-1], labels[:, ::-1]
     return _distort(np.ascontiguousarray(image), rng), np.ascontiguousarray(labels)
 
 
 def collate(pairs: Sequence[Pair], crop: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Make a batch: normalize, then pad at the right and below, with 0 and 255.
+    """Make a batch: normalize, then pad right and bottom with 0, labels with 255.
 
     Args:
-        pairs: what `augment` returned, at most as large as the crop.
+        pairs: results of `augment`, at most as large as the crop.
         crop: (height, width) in pixels.
 
     Returns:
@@ -78,23 +77,23 @@ def collate(pairs: Sequence[Pair], crop: tuple[int, int]) -> tuple[Tensor, Tenso
     return images, truths
 
 
-def _random_part(
+def _random_crop(
     image: RGB, labels: Labels, resize_to: tuple[int, int], crop: tuple[int, int], rng: np.random.Generator
 ) -> Pair:
-    """Cut out at random what becomes a crop of the image resized into `box`, and resize that."""
+    """Cut out the source pixels of a random crop of the resized image, and resize those alone."""
     old = image.shape[:2]
     new = keep_ratio_size(old[0], old[1], (max(1, resize_to[0]), max(1, resize_to[1])))
     height, width = (min(sides) for sides in zip(new, crop, strict=True))
     rows = min(old[0], max(1, round(height * old[0] / new[0])))
     columns = min(old[1], max(1, round(width * old[1] / new[1])))
-    # Nearest source pixel by centers. (OpenCV's, the reference's, is up to a pixel further to the left and top.)
+    # Nearest source pixel by centers; OpenCV's, which mmsegmentation uses, is up to a pixel further left and up.
     ys = (2 * np.arange(height) + 1) * rows // (2 * height)
     xs = (2 * np.arange(width) + 1) * columns // (2 * width)
-    # As in the reference: a first crop, then up to ten others, of which the last is taken as it is.
+    # As in mmsegmentation: a first crop, then up to ten others, of which the last is taken unconditionally.
     for attempt in range(CROP_TRIES + 1):
         top, left = int(rng.integers(old[0] - rows + 1)), int(rng.integers(old[1] - columns + 1))
         part = labels[top + ys].take(left + xs, axis=1)
-        if attempt == CROP_TRIES or _is_varied(part) or (rows, columns) == old:  # whole: each try gives the same
+        if attempt == CROP_TRIES or _is_varied(part) or (rows, columns) == old:  # every try is the whole image
             break
     return resize(image[top : top + rows, left : left + columns], height, width), part
 
@@ -102,13 +101,13 @@ def _random_part(
 def _is_varied(labels: Labels) -> bool:
     """Tell whether there is a second class, and none has 75 % or more of the labeled pixels."""
     counts = Image.fromarray(labels).histogram()[:IGNORE_INDEX]  # three times as fast as np.bincount
-    return max(counts) < MOST_OF_ONE_CLASS * sum(counts)
+    return max(counts) < MAX_SHARE_OF_A_CLASS * sum(counts)
 
 
 def _distort(image: RGB, rng: np.random.Generator) -> RGB:
-    """Change brightness, contrast, saturation and hue, each with a chance of one half.
+    """Change brightness, contrast, saturation and hue, each with a probability of one half.
 
-    Contrast comes before saturation and hue or after them, by chance too.
+    Whether contrast comes before or after saturation and hue is random too.
     """
     pil_image = Image.fromarray(image)
     levels = np.arange(256.0)
@@ -117,7 +116,7 @@ def _distort(image: RGB, rng: np.random.Generator) -> RGB:
     contrast = _table(levels * rng.uniform(*CONTRAST)) * 3 if rng.random() < 0.5 else None
     contrast_first = rng.random() < 0.5
     saturation = _table(levels * rng.uniform(*SATURATION)) if rng.random() < 0.5 else None
-    # In Pillow's steps, of which the circle has 255: 0 and 255 are both red.
+    # Pillow's color circle has 255 steps: 0 and 255 are both red.
     turn = round(255 * rng.uniform(-HUE, HUE)) if rng.random() < 0.5 else 0
     if contrast and contrast_first:
         pil_image = pil_image.point(contrast)

@@ -1,4 +1,4 @@
-"""What a training tells of itself while it runs: lines of JSON, curves, and events for TensorBoard if wanted."""
+"""A run's log: lines of JSON, curves, and TensorBoard events on request."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ logger = logging.getLogger("hrnet_zoo")
 
 
 class History:
-    """The log of a run, in the form of the published checkpoints' logs: `hrnet-zoo log` reads it too.
+    """The log of a run, in the format of the published checkpoints' logs, which `hrnet-zoo log` reads.
 
     Args:
         folder: of the run.
         name: of the model, for titles.
-        step: the updates done; lines of later ones, which a stop has undone, are removed.
-        validated: those at the last validation; a later one, which a stop has undone, is removed too.
-        tensorboard: write events too.
+        step: updates done; lines of later ones, which a stop has undone, are removed.
+        validated: updates done at the last validation; later validations are removed too.
+        tensorboard: also write events.
 
     Raises:
         ConfigError: TensorBoard is not installed.
@@ -39,15 +39,14 @@ class History:
 
     def __init__(self, folder: Path, name: str, step: int, validated: int, *, tensorboard: bool) -> None:
         self.path, self.name = folder / OWN_LOG, name
-        self._events = _events(folder, step) if tensorboard else None
-        kept = []
+        self._events = _open_events(folder, step) if tensorboard else None
         try:
             lines = self.path.read_bytes().splitlines() if step and self.path.exists() else []
-            kept = [line for line in lines if _stands(line, step, validated)]
+            kept = [line for line in lines if _still_holds(line, step, validated)]
             atomic_write(self.path, b"".join(line + b"\n" for line in kept))
             self._file = self.path.open("ab")
         except OSError as error:
-            raise self._unwritable(error) from error
+            raise self._output_error(error) from error
 
     def __enter__(self) -> Self:
         return self
@@ -60,7 +59,7 @@ class History:
             self._events.close()
 
     def add(self, line: dict[str, Any]) -> None:
-        """Write a line; figures of a "train" or "val" line become curves in TensorBoard.
+        """Write a line; the figures of a "train" or "val" line also become TensorBoard events.
 
         Raises:
             OutputError: it cannot be written.
@@ -70,20 +69,21 @@ class History:
             self._file.write(json.dumps(line).encode() + b"\n")
             self._file.flush()
         except OSError as error:
-            raise self._unwritable(error) from error
-        for key in line.keys() - {"mode", "iter"} if self._events and "mode" in line else ():
-            self._events.add_scalar(f"{line['mode']}/{key}", line[key], line["iter"])  # type: ignore[union-attr]
+            raise self._output_error(error) from error
+        if self._events and "mode" in line:
+            for key in line.keys() - {"mode", "iter"}:
+                self._events.add_scalar(f"{line['mode']}/{key}", line[key], line["iter"])
 
     def draw(self) -> None:
-        """Draw loss and validation mIoU over the updates, if matplotlib is installed."""
+        """Plot loss and validation mIoU over the updates, if matplotlib is installed."""
         try:
             parse_log(self.path.read_bytes(), str(self.path), self.name).save_plot(self.path.with_name(CURVES_FILE))
-        except ConfigError as error:  # matplotlib is an extra: the figures are in the log all the same
+        except ConfigError as error:  # matplotlib is an extra, and the log has the figures
             logger.warning("no curves are drawn: %s; %s", error.found, error.advice)
 
-    def _unwritable(self, error: OSError) -> OutputError:
+    def _output_error(self, error: OSError) -> OutputError:
         return kind_of(error)(
-            asked=f"write the training's log {self.path}",
+            asked=f"write the training log {self.path}",
             found=error.strerror or str(error),
             done="the training was stopped; its state is as it was saved last",
             advice="check the permissions and the free space, and resume",
@@ -91,8 +91,8 @@ class History:
         )
 
 
-def _stands(line: bytes, step: int, validated: int) -> bool:
-    """Tell whether what a line says was not undone, nor cut off; the first line tells of no update."""
+def _still_holds(line: bytes, step: int, validated: int) -> bool:
+    """Tell whether a line is whole, and of an update that was not undone; the first line is of none."""
     try:
         found = json.loads(line)
         return int(found.get("iter", 0)) <= (validated if found.get("mode") == "val" else step)
@@ -100,14 +100,14 @@ def _stands(line: bytes, step: int, validated: int) -> bool:
         return False
 
 
-def _events(folder: Path, step: int) -> SummaryWriter:
+def _open_events(folder: Path, step: int) -> SummaryWriter:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise ConfigError(
-            asked="events for TensorBoard",
-            found=f"it cannot be imported ({error})",
+            asked="write TensorBoard events",
+            found=f"TensorBoard cannot be imported ({error})",
             done="nothing was computed",
             advice="pip install tensorboard, or leave tensorboard out: metrics.jsonl has the same figures",
         ) from error
-    return SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)  # it and what follows go
+    return SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)

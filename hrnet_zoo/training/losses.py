@@ -1,8 +1,8 @@
-"""What training makes small: scores and true labels -> one number.
+"""Losses: logits and labels -> a scalar to minimize; and class weights from class frequencies.
 
-A loss takes scores (N, K, H, W) at the labels' size and labels (N, H, W) int64, class indices or 255 for pixels that
-are ignored, and returns a scalar: at least float32, whatever the scores' dtype. A batch without a labeled pixel gives
-0 and gradients of 0. Labels have to be below K or 255, which `hrnet_zoo.datasets.check` makes sure of before.
+A loss takes logits (N, K, H, W) of the labels' size and labels (N, H, W) int64: class indices below K, or 255 for
+pixels that are ignored. It returns a scalar in float32 or more, whatever the logits' dtype. For a batch without a
+labeled pixel the loss and its gradients are 0.
 """
 
 from __future__ import annotations
@@ -10,81 +10,85 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeAlias
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hrnet_zoo.datasets.check import DataReport
 from hrnet_zoo.datasets.label_rules import IGNORE_INDEX
-from hrnet_zoo.errors import ConfigError
+from hrnet_zoo.training.config import config_error
 
 Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
-# OHEMPixelSampler of mmsegmentation as its Cityscapes configs set it: thresh 0.7, min_kept 100,000 an image, for
-# crops of 512 x 1024. As a share of the pixels, so that the rule means the same for other crops.
+# As mmsegmentation's Cityscapes configs set OHEMPixelSampler: thresh 0.7, min_kept 100,000 of a crop of 512 x 1024.
+# Here min_kept is a share of the pixels, so that it means the same for other crops.
 HARD_BELOW = 0.7
 LEAST_KEPT = 100_000 / (512 * 1024)
+MAX_WEIGHT = 10.0  # of a class before scaling; 1 / MAX_WEIGHT is the smallest
 
 
-def cross_entropy(scores: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
+def cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
     """Return the mean over the labeled pixels of -log p(true class).
 
-    With `weights` (K,), one for each class: the sum of weighted terms divided by the *number* of labeled pixels, as
-    mmsegmentation 0.x has it, and not by the sum of their weights, as torch and mmsegmentation 1.x do. So the loss of a
-    batch is the mean of its parts' losses by their numbers of labeled pixels, whatever the weights, and batches that
-    are split over steps or processes give the same figure. The published checkpoints used no weights.
+    With `weights` (K,), the weighted sum is divided by the *number* of labeled pixels, as in mmsegmentation 0.x, and
+    not by the sum of their weights, as in torch and mmsegmentation 1.x. So a batch has the same loss however it is
+    split over steps or processes. The published checkpoints were trained without weights.
     """
-    total = F.cross_entropy(_exact(scores), labels, _like(weights, scores), ignore_index=IGNORE_INDEX, reduction="sum")
+    logits = _to_float(logits)
+    weights = None if weights is None else weights.to(logits)
+    total = F.cross_entropy(logits, labels, weights, ignore_index=IGNORE_INDEX, reduction="sum")
     return total / (labels != IGNORE_INDEX).sum().clamp(min=1)
 
 
-def ohem(scores: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
+def ohem(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
     """Return `cross_entropy` over the hard pixels (online hard example mining).
 
-    Hard are labeled pixels whose true class gets a probability below 0.7, and in any case the hardest 19 % of the
-    labeled ones (100,000 of 512 x 1024), with what ties with these.
+    Hard are the labeled pixels whose true class has a probability below 0.7, and in any case the hardest 19 % of them
+    (100,000 of 512 x 1024), ties included.
     """
     place = (labels != IGNORE_INDEX).flatten().nonzero().squeeze(1)
     if not len(place):
-        return _zero(scores)
-    terms = F.cross_entropy(_exact(scores), labels, ignore_index=IGNORE_INDEX, reduction="none").flatten()[place]
+        return _zero(logits)
+    terms = F.cross_entropy(_to_float(logits), labels, ignore_index=IGNORE_INDEX, reduction="none").flatten()[place]
     chances = torch.exp(-terms.detach())  # of the true class
     least = max(1, round(LEAST_KEPT * len(chances)))
-    # What is not a number is hard too: it has to show in the loss.
+    # NaN counts as hard, so that it shows in the loss.
     hard = ~(chances >= HARD_BELOW) | (chances <= chances.kthvalue(least).values)
     if weights is not None:
         terms = terms * weights.to(terms)[labels.flatten()[place]]
     return terms[hard].mean()
 
 
-def dice(scores: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
+def dice(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
     """Return the mean over the classes in the labels of 1 - 2 sum(p t) / (sum(p^2) + sum(t)), 0 to 1.
 
-    p is a pixel's probability of the class and t 1 where it is the true one; sums run over the batch's labeled pixels.
-    Classes that do not occur are left out: their term is 1 whatever the network says. Source: V-Net (Milletari,
-    Navab and Ahmadi 2016). With `weights` (K,): the weighted mean over the classes.
+    p is a pixel's probability of the class, and t is 1 where it is the true one; sums run over the batch's labeled
+    pixels. Absent classes are left out, for their term is always 1. With `weights` (K,): the weighted mean over the
+    classes. Source: V-Net (Milletari, Navab and Ahmadi 2016).
     """
-    probabilities, true = _labeled(scores, labels)
-    counts = torch.bincount(true, minlength=scores.shape[1])
+    probabilities, true = _labeled(logits, labels)
+    counts = torch.bincount(true, minlength=logits.shape[1])
     # (K,): the sum of each pixel's probability of its true class, gathered by class.
-    both = probabilities.new_zeros(scores.shape[1]).index_add(0, true, probabilities.gather(0, true[None]).squeeze(0))
+    both = probabilities.new_zeros(logits.shape[1]).index_add(0, true, probabilities.gather(0, true[None]).squeeze(0))
     terms = 1 - 2 * both / (probabilities.square().sum(1) + counts).clamp(min=torch.finfo(both.dtype).tiny)
-    return _mean_of_present(terms, counts, weights, scores)
+    return _mean_of_present(terms, counts, weights, logits)
 
 
-def lovasz(scores: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Return the Lovász-softmax loss, 0 to 1: a smooth stand-in for 1 - mean IoU of the batch over its classes.
+def lovasz(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Return the Lovász-softmax loss, 0 to 1: a differentiable surrogate of 1 - mean IoU over the batch's classes.
 
-    For each class in the labels the pixels' errors |t - p| are sorted, largest first, and weighed with what each adds
-    to 1 - IoU if the pixels up to it are wrong. Source: Berman, Triki and Blaschko 2018, over the whole batch. With
-    `weights` (K,): the weighted mean over the classes.
+    For each class in the labels, the pixels' errors |t - p| are sorted, largest first, and each is weighted by what it
+    adds to 1 - IoU if the pixels up to it are wrong. With `weights` (K,): the weighted mean over the classes.
+    Source: Berman, Triki and Blaschko 2018, over the whole batch.
     """
-    probabilities, true = _labeled(scores, labels)
-    counts = torch.bincount(true, minlength=scores.shape[1])
-    terms = [_lovasz_of(probabilities[index], true == index) for index in range(scores.shape[1]) if counts[index]]
-    everywhere = probabilities.new_zeros(scores.shape[1])
+    probabilities, true = _labeled(logits, labels)
+    counts = torch.bincount(true, minlength=logits.shape[1])
+    terms = [_lovasz_of(probabilities[index], true == index) for index in range(logits.shape[1]) if counts[index]]
+    everywhere = probabilities.new_zeros(logits.shape[1])
     if terms:
         everywhere = everywhere.index_put((counts.nonzero().squeeze(1),), torch.stack(terms))
-    return _mean_of_present(everywhere, counts, weights, scores)
+    return _mean_of_present(everywhere, counts, weights, logits)
 
 
 LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor | None], Tensor]] = {
@@ -96,12 +100,11 @@ LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor | None], Tensor]] = {
 
 
 def make_loss(loss: str | Loss, weights: Tensor | None = None) -> Loss:
-    """Return the loss of a name, with its class weights in it, or the function given.
+    """Return a loss by its name, with class weights bound to it, or a user's function with its result checked.
 
     Args:
-        loss: "cross_entropy", "ohem", "dice", "lovasz", or any function of scores and labels as this module states
-            them; what it returns has to be a scalar.
-        weights: (K,), one for each class; a function brings its own.
+        loss: a key of `LOSSES`, or any function of logits and labels, as this module describes them, to a scalar.
+        weights: (K,), one for each class; only for a loss given by name.
 
     Raises:
         ConfigError: no such loss, or weights that cannot be used; when called, a function that returns no scalar.
@@ -110,52 +113,71 @@ def make_loss(loss: str | Loss, weights: Tensor | None = None) -> Loss:
     if weights is not None and not (
         weights.ndim == 1 and len(weights) and weights.isfinite().all() and weights.min() >= 0 < weights.max()
     ):
-        raise _misuse(
-            f"weights={weights.tolist()!s:.200}", "weights are numbers from 0, one for each class, and not all 0"
+        raise config_error(
+            f"weights={weights.tolist()!s:.200}", "weights are numbers from 0, one for each class, not all of them 0"
         )
-    if isinstance(loss, str):
-        if loss not in LOSSES:
-            raise _misuse(f"loss={loss!r:.100}", f"the losses are {', '.join(LOSSES)}, or a function")
+    if isinstance(loss, str) and loss in LOSSES:
         chosen = LOSSES[loss]
-        return lambda scores, labels: chosen(scores, labels, weights)
-    if not callable(loss):
-        raise _misuse(f"loss={loss!r:.100}", f"the losses are {', '.join(LOSSES)}, or a function")
+        return lambda logits, labels: chosen(logits, labels, weights)
+    if isinstance(loss, str) or not callable(loss):
+        raise config_error(f"loss={loss!r:.100}", f"the losses are {', '.join(LOSSES)}, or a function")
     if weights is not None:
-        raise _misuse("a loss of one's own and class weights", "a function is called with scores and labels alone")
+        raise config_error("a custom loss and class weights", "a function is called with logits and labels alone")
     function = loss
 
-    def checked(scores: Tensor, labels: Tensor) -> Tensor:
-        value = function(scores, labels)
+    def checked(logits: Tensor, labels: Tensor) -> Tensor:
+        value = function(logits, labels)
         if not isinstance(value, Tensor) or value.ndim or not value.is_floating_point():
             found = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else f"{value!r:.100}"
-            raise _misuse(f"the loss {function!r:.100}", f"it returned {found}, and not a scalar tensor")
-        if scores.requires_grad and not value.requires_grad:
-            raise _misuse(f"the loss {function!r:.100}", "what it returned does not depend on the scores")
+            raise config_error(f"the loss {function!r:.100}", f"it returned {found}, not a scalar tensor")
+        if logits.requires_grad and not value.requires_grad:
+            raise config_error(f"the loss {function!r:.100}", "its result does not depend on the logits")
         return value
 
     return checked
 
 
-def _exact(scores: Tensor) -> Tensor:
-    """Return scores in float32 at least: sums over millions of pixels need it."""
-    return scores if scores.dtype == torch.float64 else scores.float()
+def balanced_class_weights(report: DataReport) -> tuple[float, ...]:
+    """Return a weight for each class by median frequency balancing, from the counts of `check_data`.
+
+    A class's frequency is its share of the pixels of the images in which it occurs (taken as of the mean size). Its
+    weight is the median of all frequencies divided by its own: Eigen and Fergus 2015, "Predicting depth, surface
+    normals and semantic labels", section 6.3.2. Weights are clipped to 0.1..10, and that of an absent class is 1. All
+    are then scaled to a mean of 1 over the labeled pixels, so that the loss, and with it the learning rate, keeps its
+    scale.
+
+    Args:
+        report: of a folder whose classes have names, so that its counts are by index.
+
+    """
+    pixels = np.array([each.pixels for each in report.classes], np.float64)
+    images = np.array([each.images for each in report.classes], np.float64)
+    present = pixels > 0
+    if not present.any():
+        return (1.0,) * len(pixels)
+    frequency = pixels[present] / (images[present] * report.pixels / report.pairs)
+    weights = np.ones(len(pixels))
+    weights[present] = (np.median(frequency) / frequency).clip(1 / MAX_WEIGHT, MAX_WEIGHT)
+    weights *= pixels.sum() / (weights * pixels).sum()
+    return tuple(weights.tolist())
 
 
-def _like(weights: Tensor | None, scores: Tensor) -> Tensor | None:
-    return None if weights is None else weights.to(scores.device, torch.promote_types(scores.dtype, torch.float32))
+def _to_float(logits: Tensor) -> Tensor:
+    """Return logits in float32 or more, which sums over millions of pixels need."""
+    return logits if logits.dtype == torch.float64 else logits.float()
 
 
-def _labeled(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the probabilities (K, P) of the labeled pixels, and their true classes (P,)."""
+def _labeled(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the class probabilities (K, P) of the labeled pixels, and their true classes (P,)."""
     place = (labels != IGNORE_INDEX).flatten().nonzero().squeeze(1)
-    probabilities = _exact(scores).softmax(1).transpose(0, 1).flatten(1)
+    probabilities = _to_float(logits).softmax(1).transpose(0, 1).flatten(1)
     return probabilities[:, place], labels.flatten()[place]
 
 
 def _lovasz_of(chances: Tensor, true: Tensor) -> Tensor:
-    """Return the term of one class, from its probability at every pixel and where it is the true one."""
+    """Return one class's term, from each pixel's probability of it and whether it is the true class."""
     errors, order = torch.where(true, 1 - chances, chances).sort(descending=True)
-    hits = true[order].cumsum(0)  # whole numbers: float32 stops counting at 16.7 million
+    hits = true[order].cumsum(0)  # int64: float32 cannot count beyond 16.7 million
     total = hits[-1]
     intersection = (total - hits).to(errors.dtype)
     union = (total + torch.arange(1, len(hits) + 1, device=hits.device) - hits).to(errors.dtype)
@@ -164,24 +186,15 @@ def _lovasz_of(chances: Tensor, true: Tensor) -> Tensor:
     return errors @ steps
 
 
-def _mean_of_present(terms: Tensor, counts: Tensor, weights: Tensor | None, scores: Tensor) -> Tensor:
+def _mean_of_present(terms: Tensor, counts: Tensor, weights: Tensor | None, logits: Tensor) -> Tensor:
     present = (counts > 0).to(terms.dtype)
     if weights is not None:
         present = present * weights.to(present)
     if not present.any():
-        return _zero(scores)
+        return _zero(logits)
     return (terms * present).sum() / present.sum()
 
 
-def _zero(scores: Tensor) -> Tensor:
-    """Return 0 with gradients of 0, also for scores that are infinite."""
-    return _exact(scores.flatten()[:0]).sum()
-
-
-def _misuse(asked: str, found: str) -> ConfigError:
-    return ConfigError(
-        asked=f"train with {asked}",
-        found=found,
-        done="nothing was trained",
-        advice="correct it; cross_entropy without weights is what the published checkpoints were trained with",
-    )
+def _zero(logits: Tensor) -> Tensor:
+    """Return 0 with gradients of 0, even where logits are infinite."""
+    return _to_float(logits.flatten()[:0]).sum()

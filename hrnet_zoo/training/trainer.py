@@ -1,32 +1,38 @@
-"""Updates of a network's weights, one after the other, and all that they need to go on after a stop."""
+"""Updates of a network's weights, and everything that they need to go on after a stop."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.amp import GradScaler, autocast
+from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import get_total_norm
 from torch.optim import SGD
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.checkpoint import checkpoint
 
 from hrnet_zoo.datasets.label_rules import IGNORE_INDEX
 from hrnet_zoo.errors import TrainingError, raise_on_oom
+from hrnet_zoo.evaluation.ranks import Ranks, rank_errors
 from hrnet_zoo.models.fcn import FCNHRNet
+from hrnet_zoo.models.hrnet import ExchangeModule
+from hrnet_zoo.training.config import PRECISIONS, TrainingConfig
+from hrnet_zoo.training.distributed import all_reduce, convert_sync_batchnorm
 from hrnet_zoo.training.losses import Loss
-from hrnet_zoo.training.network import parameter_groups, save_memory, share_statistics
-from hrnet_zoo.training.recipe import PRECISIONS, Recipe
-from hrnet_zoo.training.state import Progress, put, read_state, take, write_state
-from hrnet_zoo.training.team import Team
+from hrnet_zoo.training.state import Progress, copy_tensors, read_state, strip_prefix, write_state
 
 MOMENTUM = 0.9
 
 
 class Update(NamedTuple):
-    """What one update was like.
+    """What an update reports.
 
     Attributes:
         loss: mean over the labeled pixels of the whole batch, before the update.
@@ -39,42 +45,45 @@ class Update(NamedTuple):
 
 
 class Trainer:
-    """A network that learns by a recipe.
+    """Trains a network by a config.
 
     Args:
         network: float32 weights; changed in place.
-        recipe: how.
-        loss: what is to become small.
-        team: the processes that share each batch.
+        config: how to train.
+        loss: what to minimize.
+        ranks: the processes that share each batch.
 
     Attributes:
-        progress: where it stands.
+        progress: how far the training is.
 
     """
 
-    def __init__(self, network: FCNHRNet, recipe: Recipe, loss: Loss, team: Team) -> None:
-        self.network, self.recipe, self.loss, self.team = network, recipe, loss, team
+    def __init__(self, network: FCNHRNet, config: TrainingConfig, loss: Loss, ranks: Ranks) -> None:
+        self.network, self.config, self.loss, self.ranks = network, config, loss, ranks
         self.device = next(network.parameters()).device
         self.progress = Progress()
-        if recipe.freeze:
+        if config.freeze:
             network.freeze_backbone()
-        if team.size > 1:
-            share_statistics(network)
-        # Made before `save_memory`: a copy of the plain network.
-        follow = get_ema_multi_avg_fn(recipe.ema)  # type: ignore[no-untyped-call]
+        if ranks.size > 1:
+            convert_sync_batchnorm(network)
+        # The average is a copy of the network without activation checkpointing.
+        average_function = get_ema_multi_avg_fn(config.ema)  # type: ignore[no-untyped-call]
         with torch.device("cpu"):  # where its counter is, whatever torch's default device
-            self.average = AveragedModel(network, multi_avg_fn=follow, use_buffers=True) if recipe.ema else None
-        if recipe.gradient_checkpointing:
-            save_memory(network)
-        self.optimizer = SGD(
-            parameter_groups(network, recipe), lr=recipe.lr, momentum=MOMENTUM, weight_decay=recipe.weight_decay
-        )
-        self.scaler = GradScaler(self.device.type, enabled=recipe.precision == "fp16")
-        self.module = team.joined(network)
+            average = AveragedModel(network, multi_avg_fn=average_function, use_buffers=True) if config.ema else None
+        self.average = average
+        if config.gradient_checkpointing:
+            checkpoint_activations(network)
+        groups = parameter_groups(network, config)
+        self.optimizer = SGD(groups, lr=config.lr, momentum=MOMENTUM, weight_decay=config.weight_decay)
+        self.scaler = GradScaler(self.device.type, enabled=config.precision == "fp16")
+        self.parallel: DistributedDataParallel | None = None
+        if ranks.size > 1:
+            with rank_errors(ranks):
+                self.parallel = DistributedDataParallel(network)
 
     @property
     def model(self) -> FCNHRNet:
-        """The network to be scored and kept: the running average, if there is one."""
+        """The network to be evaluated and kept: the running average, if there is one."""
         if self.average is None:
             return self.network
         return cast(FCNHRNet, self.average.module)
@@ -92,69 +101,67 @@ class Trainer:
 
         """
         with raise_on_oom(
-            f"update {self.progress.step + 1} of {self.recipe.steps} with {len(images)} images on {self.device}",
-            done="the training was stopped; what was kept last is as it was",
+            f"update {self.progress.step + 1} of {self.config.steps} with {len(images)} images on {self.device}",
+            done="the training was stopped; what was saved last is intact",
             advice="a smaller batch or crop; or accumulate, gradient_checkpointing, precision='bf16'",
         ):
             return self._update(images, labels)
 
     def _update(self, images: Tensor, labels: Tensor) -> Update:
-        rate = self.recipe.lr_at(self.progress.step)
+        lr = self.config.lr_at(self.progress.step)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate * group["factor"]
+            group["lr"] = lr * group["factor"]
         self.network.train()
         self.optimizer.zero_grad(set_to_none=True)
-        valid = self.team.sum((labels != IGNORE_INDEX).sum().to(self.device, torch.float64))
-        parts = list(zip(images.chunk(self.recipe.accumulate), labels.chunk(self.recipe.accumulate), strict=True))
+        labeled = all_reduce((labels != IGNORE_INDEX).sum().to(self.device, torch.float64), self.ranks)
+        parts = list(zip(images.chunk(self.config.accumulate), labels.chunk(self.config.accumulate), strict=True))
         total = torch.zeros((), dtype=torch.float64, device=self.device)
-        for number, (x, truth) in enumerate(parts, start=1):
-            if number < len(parts):
-                with self.team.alone():
-                    total += self._backward(x, truth, valid)
-            else:
-                total += self._backward(x, truth, valid)
-        loss = float(self.team.sum(total))
+        for number, part in enumerate(parts, start=1):
+            # Gradients are exchanged once an update, with the last part.
+            with self.parallel.no_sync() if self.parallel and number < len(parts) else nullcontext():
+                total += self._backward(*part, labeled)
+        loss = float(all_reduce(total, self.ranks))
         gradients = [parameter.grad for parameter in self.network.parameters() if parameter.grad is not None]
-        # In float16 infinite gradients are the scaler's business: it leaves the update out and scales less.
+        # In float16 the scaler handles infinite gradients: it skips the update and lowers the scale.
         norm = 0.0 if self.scaler.is_enabled() else float(get_total_norm(gradients))
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise TrainingError(
-                asked=f"update {self.progress.step + 1} of {self.recipe.steps} at a learning rate of {rate:.3g}",
+                asked=f"update {self.progress.step + 1} of {self.config.steps} at a learning rate of {lr:.3g}",
                 found=f"a loss of {loss} with gradients of norm {norm}",
-                done="the training was stopped; what was kept last is as it was",
-                advice="resume is of no use here: begin anew with a smaller lr, a warmup, or precision='fp32'",
+                done="the training was stopped; what was saved last is intact",
+                advice="resuming would not help: begin anew with a smaller lr, a warmup, or precision='fp32'",
                 step=self.progress.step,
-                lr=rate,
+                lr=lr,
             )
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if self.average is not None:
             self.average.update_parameters(self.network)
         self.progress.step += 1
-        return Update(loss, rate)
+        return Update(loss, lr)
 
-    def _backward(self, images: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
-        """Add a part's gradients; return its share of the batch's loss.
+    def _backward(self, images: Tensor, labels: Tensor, labeled: Tensor) -> Tensor:
+        """Add the gradients of a part of the batch; return its contribution to the loss.
 
-        A part weighs as much as it has labeled pixels of those of the whole batch: then the cross-entropy does not
-        depend on how the batch was cut, among parts or among processes. The other losses are no sums over pixels.
+        A part is weighted by its share of the labeled pixels of the whole batch. So the cross-entropy does not depend
+        on how the batch is split, into parts or among processes. The other losses are no sums over pixels.
         """
         images = images.to(self.device, non_blocking=True).contiguous(memory_format=torch.channels_last)
         labels = labels.to(self.device, non_blocking=True)
-        share = (labels != IGNORE_INDEX).sum() / valid.clamp(min=1)
-        dtype = PRECISIONS[self.recipe.precision]
+        weight = (labels != IGNORE_INDEX).sum() / labeled.clamp(min=1)
+        dtype = PRECISIONS[self.config.precision]
         with autocast(self.device.type, dtype=dtype, enabled=dtype != torch.float32):
-            scores = [self.module(images)]
-        loss = self.loss(scores.pop(), labels) * share  # nobody else keeps the scores, which are the largest of all
-        # Gradients become the mean over the processes: here, the sum is wanted.
-        self.scaler.scale(loss * self.team.size).backward()  # type: ignore[no-untyped-call]
+            logits = [(self.parallel or self.network)(images)]
+        loss = self.loss(logits.pop(), labels) * weight  # popped: no reference keeps the logits, the largest tensor
+        # DistributedDataParallel averages gradients over the processes; the sum is needed here.
+        self.scaler.scale(loss * self.ranks.size).backward()  # type: ignore[no-untyped-call]
         return loss.detach().double()
 
     def save(self, path: Path) -> None:
-        """Write where the training stands.
+        """Write the state of the training.
 
         Raises:
-            OutputError: it cannot be written; what was there is as it was.
+            OutputError: it cannot be written; the previous state is intact.
 
         """
         tensors = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
@@ -164,25 +171,73 @@ class Trainer:
         if self.average is not None:
             tensors |= {f"average.{name}": tensor for name, tensor in self.average.state_dict().items()}
         self.progress.scaler = self.scaler.state_dict()
-        write_state(path, self.recipe, self.progress, tensors)
+        write_state(path, self.config, self.progress, tensors)
 
     def resume(self, path: Path) -> None:
-        """Go on where a training of the same recipe stood.
+        """Go on where a training with the same config stood.
 
         Raises:
             ResumeError: the file is damaged, or of another training.
 
         """
-        self.progress, tensors = read_state(path, self.recipe)
-        put(self.network.state_dict(), take(tensors, "network."), path)
+        self.progress, tensors = read_state(path, self.config)
+        copy_tensors(self.network.state_dict(), strip_prefix(tensors, "network."), path)
         if self.average is not None:
-            put(self.average.state_dict(), take(tensors, "average."), path)
-        learning = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        momentum = {str(index): torch.zeros_like(parameter) for index, parameter in enumerate(learning)}
+            copy_tensors(self.average.state_dict(), strip_prefix(tensors, "average."), path)
         if self.progress.step:
-            put(momentum, take(tensors, "momentum."), path)
+            learning = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+            momentum = {str(index): torch.zeros_like(parameter) for index, parameter in enumerate(learning)}
+            copy_tensors(momentum, strip_prefix(tensors, "momentum."), path)
             state = self.optimizer.state_dict()
             state["state"] = {int(index): {"momentum_buffer": tensor} for index, tensor in momentum.items()}
             self.optimizer.load_state_dict(state)
         if self.progress.scaler:
             self.scaler.load_state_dict(self.progress.scaler)
+
+
+def parameter_groups(network: FCNHRNet, config: TrainingConfig) -> list[dict[str, object]]:
+    """Return the parameters that learn, grouped by their factor on the learning rate."""
+    groups = []
+    for part, factor in ((network.backbone, config.backbone_lr), (network.decode_head, config.head_lr)):
+        if learning := [parameter for parameter in part.parameters() if parameter.requires_grad]:
+            groups.append({"params": learning, "factor": factor})
+    return groups
+
+
+def checkpoint_activations(network: FCNHRNet) -> None:
+    """Keep only the inputs of the exchange modules, and recompute what is inside them for the backward pass."""
+    for module in network.backbone.modules():
+        if isinstance(module, ExchangeModule):
+            module.__class__ = _CheckpointedExchangeModule
+
+
+class _CheckpointedExchangeModule(ExchangeModule):
+    def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        result: list[Tensor] = checkpoint(
+            super().forward,
+            maps,
+            use_reentrant=False,
+            preserve_rng_state=False,  # nothing inside is random, and the generator is the user's
+            context_fn=partial(_forward_and_recompute_contexts, self),
+        )
+        return result
+
+
+def _forward_and_recompute_contexts(
+    module: nn.Module,
+) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    return nullcontext(), _running_statistics_frozen(module)
+
+
+@contextmanager
+def _running_statistics_frozen(module: nn.Module) -> Iterator[None]:
+    """Keep batch norm from counting the same images twice."""
+    norms = [each for each in module.modules() if isinstance(each, nn.modules.batchnorm._BatchNorm) and each.training]
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        norm.momentum, norm.num_batches_tracked = 0.0, None
+    try:
+        yield
+    finally:
+        for norm, (momentum, count) in zip(norms, before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, count

@@ -27,7 +27,7 @@ from hrnet_zoo.evaluation.metrics import count_matrix
 from hrnet_zoo.evaluation.ranks import Ranks
 from hrnet_zoo.evaluation.scorecard import Evaluation
 from hrnet_zoo.models.fcn import FCNHRNet
-from hrnet_zoo.training.finetune import _checked
+from hrnet_zoo.training.finetune import _check_data
 from hrnet_zoo.zoo.catalog import DEMO
 from hrnet_zoo.zoo.create import create_model
 from tests.evaluation.test_ranks import run
@@ -191,7 +191,7 @@ def test_photographs_of_formats_that_are_not_read_are_told_of(
     ]
     assert [problem.kind for problem in notes] == [UNSUPPORTED]
     caplog.clear()
-    _checked(folder, None, progress=False)
+    _check_data(folder, None, progress=False)
     assert [record.getMessage().count("IMG_1.HEIC") for record in caplog.records] == [1]
 
 

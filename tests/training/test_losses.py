@@ -1,17 +1,29 @@
 """Losses against their definitions, written anew here pixel by pixel; batches without labels; gradients."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
+from hrnet_zoo.datasets.check import ClassCount, DataReport, check_data
 from hrnet_zoo.errors import ConfigError
-from hrnet_zoo.training.losses import LEAST_KEPT, LOSSES, cross_entropy, dice, lovasz, make_loss, ohem
+from hrnet_zoo.training.losses import (
+    LEAST_KEPT,
+    LOSSES,
+    balanced_class_weights,
+    cross_entropy,
+    dice,
+    lovasz,
+    make_loss,
+    ohem,
+)
 
 WEIGHTS = torch.tensor([0.5, 2.0, 1.0, 3.0])
 Floats = npt.NDArray[np.float64]
@@ -20,71 +32,71 @@ Floats = npt.NDArray[np.float64]
 def batch(seed: int = 0, size: tuple[int, int] = (5, 7)) -> tuple[Tensor, Tensor]:
     """Two images, four classes of which the last does not occur, a fifth of the pixels ignored."""
     rng = np.random.default_rng(seed)
-    scores = torch.from_numpy(rng.normal(size=(2, 4, *size)) * 2)
+    logits = torch.from_numpy(rng.normal(size=(2, 4, *size)) * 2)
     labels = torch.from_numpy(rng.integers(0, 3, (2, *size)))
     labels[torch.from_numpy(rng.random((2, *size)) < 0.2)] = 255
-    return scores, labels
+    return logits, labels
 
 
-def pixels(scores: Tensor, labels: Tensor) -> tuple[Floats, list[int]]:
+def pixels(logits: Tensor, labels: Tensor) -> tuple[Floats, list[int]]:
     """Probabilities (P, K) and true classes of the labeled pixels."""
-    flat = scores.double().permute(0, 2, 3, 1).reshape(-1, scores.shape[1]).numpy()
+    flat = logits.double().permute(0, 2, 3, 1).reshape(-1, logits.shape[1]).numpy()
     true = labels.flatten().tolist()
     exponents = np.exp(flat[[value != 255 for value in true]])
     return exponents / exponents.sum(1, keepdims=True), [value for value in true if value != 255]
 
 
 def test_cross_entropy_is_the_mean_over_labeled_pixels() -> None:
-    scores, labels = batch()
-    chances, true = pixels(scores, labels)
+    logits, labels = batch()
+    chances, true = pixels(logits, labels)
     terms = [-math.log(row[index]) for row, index in zip(chances, true, strict=True)]
-    assert cross_entropy(scores, labels).item() == pytest.approx(sum(terms) / len(terms), rel=1e-12)
+    assert cross_entropy(logits, labels).item() == pytest.approx(sum(terms) / len(terms), rel=1e-12)
     weighted = [WEIGHTS[index].item() * term for index, term in zip(true, terms, strict=True)]
-    assert cross_entropy(scores, labels, WEIGHTS).item() == pytest.approx(sum(weighted) / len(terms), rel=1e-12)
+    assert cross_entropy(logits, labels, WEIGHTS).item() == pytest.approx(sum(weighted) / len(terms), rel=1e-12)
 
 
 def test_parts_of_a_batch_add_up_by_their_labeled_pixels() -> None:
-    scores, labels = batch()
+    logits, labels = batch()
     labels[1, :3] = 255
     counts = (labels != 255).sum((1, 2))
     assert counts[0] != counts[1]
-    parts = torch.stack([cross_entropy(scores[i : i + 1], labels[i : i + 1], WEIGHTS) for i in range(2)])
+    parts = torch.stack([cross_entropy(logits[i : i + 1], labels[i : i + 1], WEIGHTS) for i in range(2)])
     expected = (parts * counts).sum() / counts.sum()
-    assert cross_entropy(scores, labels, WEIGHTS).item() == pytest.approx(expected.item(), rel=1e-12)
+    assert cross_entropy(logits, labels, WEIGHTS).item() == pytest.approx(expected.item(), rel=1e-12)
 
 
 def test_ohem_keeps_the_uncertain_pixels() -> None:
-    scores, labels = batch()
-    chances, true = pixels(scores, labels)
+    logits, labels = batch()
+    chances, true = pixels(logits, labels)
     own = np.array([row[index] for row, index in zip(chances, true, strict=True)])
     hard = own < 0.7
     assert 0.3 < hard.mean() < 1
-    assert ohem(scores, labels).item() == pytest.approx(-np.log(own[hard]).mean(), rel=1e-12)
+    assert ohem(logits, labels).item() == pytest.approx(-np.log(own[hard]).mean(), rel=1e-12)
     weighted = -np.log(own) * WEIGHTS.numpy()[true]
-    assert ohem(scores, labels, WEIGHTS).item() == pytest.approx(weighted[hard].mean(), rel=1e-12)
+    assert ohem(logits, labels, WEIGHTS).item() == pytest.approx(weighted[hard].mean(), rel=1e-12)
 
 
 def test_ohem_keeps_a_share_of_pixels_that_are_all_certain() -> None:
     labels = torch.zeros(1, 20, 50, dtype=torch.int64)
-    scores = torch.zeros(1, 2, 20, 50, dtype=torch.float64)
-    scores[0, 0] = torch.linspace(3, 5, 1000, dtype=torch.float64).reshape(20, 50)
+    logits = torch.zeros(1, 2, 20, 50, dtype=torch.float64)
+    logits[0, 0] = torch.linspace(3, 5, 1000, dtype=torch.float64).reshape(20, 50)
     kept = round(1000 * 100_000 / (512 * 1024))
     assert kept == 191
     assert pytest.approx(0.19073486328125) == LEAST_KEPT
     expected = functional.softplus(-torch.linspace(3, 5, 1000, dtype=torch.float64)[:kept]).mean()
-    assert ohem(scores, labels).item() == pytest.approx(expected.item(), rel=1e-12)
+    assert ohem(logits, labels).item() == pytest.approx(expected.item(), rel=1e-12)
 
 
 def test_dice_over_the_classes_that_occur() -> None:
-    scores, labels = batch()
-    chances, true = pixels(scores, labels)
+    logits, labels = batch()
+    chances, true = pixels(logits, labels)
     terms = []
     for index in range(3):  # the fourth is in no label
         hits = np.array([value == index for value in true], float)
         terms.append(1 - 2 * (chances[:, index] * hits).sum() / ((chances[:, index] ** 2).sum() + hits.sum()))
-    assert dice(scores, labels).item() == pytest.approx(np.mean(terms), rel=1e-12)
+    assert dice(logits, labels).item() == pytest.approx(np.mean(terms), rel=1e-12)
     expected = np.average(terms, weights=WEIGHTS[:3].numpy())
-    assert dice(scores, labels, WEIGHTS).item() == pytest.approx(expected, rel=1e-12)
+    assert dice(logits, labels, WEIGHTS).item() == pytest.approx(expected, rel=1e-12)
 
 
 def jaccard_loss(wrong: set[int], true: set[int]) -> float:
@@ -103,24 +115,24 @@ def lovasz_by_definition(errors: Floats, true: set[int]) -> float:
 
 
 def test_lovasz_is_the_extension_of_the_jaccard_loss() -> None:
-    scores, labels = batch()
-    chances, true = pixels(scores, labels)
+    logits, labels = batch()
+    chances, true = pixels(logits, labels)
     terms = []
     for index in range(3):
         where = {place for place, value in enumerate(true) if value == index}
         errors = np.array([1 - row[index] if place in where else row[index] for place, row in enumerate(chances)])
         terms.append(lovasz_by_definition(errors, where))
-    assert lovasz(scores, labels).item() == pytest.approx(np.mean(terms), rel=1e-12)
+    assert lovasz(logits, labels).item() == pytest.approx(np.mean(terms), rel=1e-12)
     expected = np.average(terms, weights=WEIGHTS[:3].numpy())
-    assert lovasz(scores, labels, WEIGHTS).item() == pytest.approx(expected, rel=1e-12)
+    assert lovasz(logits, labels, WEIGHTS).item() == pytest.approx(expected, rel=1e-12)
 
 
 def test_lovasz_of_hard_masks_is_one_minus_the_iou() -> None:
     labels = torch.tensor([[[0, 0, 1, 1, 1, 0, 255]]])
     said = torch.tensor([[[0, 1, 1, 1, 0, 0, 1]]])
-    scores = functional.one_hot(said, 2).permute(0, 3, 1, 2) * 100.0
-    assert lovasz(scores, labels).item() == pytest.approx(1 - (2 / 4 + 2 / 4) / 2, abs=1e-6)
-    assert dice(scores, labels).item() == pytest.approx(1 - 2 * 2 / (3 + 3), abs=1e-6)
+    logits = functional.one_hot(said, 2).permute(0, 3, 1, 2) * 100.0
+    assert lovasz(logits, labels).item() == pytest.approx(1 - (2 / 4 + 2 / 4) / 2, abs=1e-6)
+    assert dice(logits, labels).item() == pytest.approx(1 - 2 * 2 / (3 + 3), abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -133,89 +145,89 @@ def test_lovasz_of_hard_masks_is_one_minus_the_iou() -> None:
     ],
 )
 def test_two_pixels_by_hand(name: str, expected: float) -> None:
-    scores = torch.tensor([[0.8, 0.4], [0.2, 0.6]]).log().reshape(1, 2, 1, 2)
-    assert LOSSES[name](scores, torch.zeros(1, 1, 2, dtype=torch.int64), None).item() == pytest.approx(expected)
+    logits = torch.tensor([[0.8, 0.4], [0.2, 0.6]]).log().reshape(1, 2, 1, 2)
+    assert LOSSES[name](logits, torch.zeros(1, 1, 2, dtype=torch.int64), None).item() == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("weights", [None, WEIGHTS])
 def test_gradients(name: str, weights: Tensor | None) -> None:
     """All are smooth but where pixels change places or cross a threshold, which these do not within 1e-6."""
-    scores, labels = batch(1, (2, 3))
+    logits, labels = batch(1, (2, 3))
     loss = make_loss(name, weights)
-    assert torch.autograd.gradcheck(lambda x: loss(x, labels), scores.requires_grad_(), eps=1e-7, atol=1e-6)
+    assert torch.autograd.gradcheck(lambda x: loss(x, labels), logits.requires_grad_(), eps=1e-7, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("weights", [None, WEIGHTS])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_without_labels_the_loss_is_0_and_moves_nothing(name: str, weights: Tensor | None, dtype: torch.dtype) -> None:
-    scores = batch()[0].to(dtype).requires_grad_()
-    value = make_loss(name, weights)(scores, torch.full((2, 5, 7), 255))
+    logits = batch()[0].to(dtype).requires_grad_()
+    value = make_loss(name, weights)(logits, torch.full((2, 5, 7), 255))
     assert value.shape == ()
     assert value.dtype == torch.float32
     assert value.item() == 0
-    (gradient,) = torch.autograd.grad(value, scores)
+    (gradient,) = torch.autograd.grad(value, logits)
     assert gradient.dtype == dtype
     assert not gradient.any()  # nan would be some
 
 
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_scores_are_summed_in_float32(name: str, dtype: torch.dtype) -> None:
-    scores, labels = batch(2, (200, 300))
-    scores = scores.to(dtype).requires_grad_()
-    value = LOSSES[name](scores, labels, None)
+def test_half_logits_are_summed_in_float32(name: str, dtype: torch.dtype) -> None:
+    logits, labels = batch(2, (200, 300))
+    logits = logits.to(dtype).requires_grad_()
+    value = LOSSES[name](logits, labels, None)
     assert value.dtype == torch.float32
-    exact = LOSSES[name](scores.detach().double(), labels, None)
+    exact = LOSSES[name](logits.detach().double(), labels, None)
     assert value.item() == pytest.approx(exact.item(), rel=1e-5)
     value.backward()  # type: ignore[no-untyped-call]
-    assert scores.grad is not None
-    assert scores.grad.isfinite().all()
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()
 
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_ignored_pixels_are_as_if_they_were_not_there(name: str) -> None:
-    scores, labels = batch()
-    other = scores.clone()
+    logits, labels = batch()
+    other = logits.clone()
     other.permute(0, 2, 3, 1)[labels == 255] += 50
-    assert LOSSES[name](other, labels, None).item() == LOSSES[name](scores, labels, None).item()
-    assert LOSSES[name](scores.contiguous(memory_format=torch.channels_last), labels, None).item() == pytest.approx(
-        LOSSES[name](scores, labels, None).item(), rel=1e-12
+    assert LOSSES[name](other, labels, None).item() == LOSSES[name](logits, labels, None).item()
+    assert LOSSES[name](logits.contiguous(memory_format=torch.channels_last), labels, None).item() == pytest.approx(
+        LOSSES[name](logits, labels, None).item(), rel=1e-12
     )
 
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_each_one_can_be_learnt_from(name: str) -> None:
-    scores, labels = batch()
-    scores = torch.zeros_like(scores, requires_grad=True)
-    optimizer = torch.optim.SGD([scores], lr=20.0)
+    logits, labels = batch()
+    logits = torch.zeros_like(logits, requires_grad=True)
+    optimizer = torch.optim.SGD([logits], lr=20.0)
     values = []
     for _ in range(60):
-        value = LOSSES[name](scores, labels, None)
+        value = LOSSES[name](logits, labels, None)
         values.append(value.item())
         optimizer.zero_grad()
         value.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     assert values[-1] < 0.25 * values[0]
-    right = scores.argmax(1) == labels
+    right = logits.argmax(1) == labels
     assert right[labels != 255].float().mean() > 0.95
 
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_class_without_weight_teaches_nothing(name: str) -> None:
-    scores, labels = batch()
+    logits, labels = batch()
     labels[labels != 255] = 1
-    scores.requires_grad_()
-    value = make_loss(name, torch.tensor([1.0, 0.0, 1.0, 1.0]))(scores, labels)
+    logits.requires_grad_()
+    value = make_loss(name, torch.tensor([1.0, 0.0, 1.0, 1.0]))(logits, labels)
     assert value.item() == 0
-    assert not torch.autograd.grad(value, scores)[0].any()
+    assert not torch.autograd.grad(value, logits)[0].any()
 
 
 def test_a_function_of_one_s_own() -> None:
-    scores, labels = batch()
-    loss = make_loss(lambda scores, labels: scores.square().mean() + (labels == 255).sum())
-    assert loss(scores, labels).item() == pytest.approx(scores.square().mean().item() + (labels == 255).sum().item())
+    logits, labels = batch()
+    loss = make_loss(lambda logits, labels: logits.square().mean() + (labels == 255).sum())
+    assert loss(logits, labels).item() == pytest.approx(logits.square().mean().item() + (labels == 255).sum().item())
 
 
 @pytest.mark.parametrize(
@@ -225,9 +237,9 @@ def test_a_function_of_one_s_own() -> None:
         (3, None, "or a function"),
         ("dice", torch.tensor([1.0, math.nan]), "numbers from 0"),
         ("dice", torch.tensor([1.0, -1.0]), "numbers from 0"),
-        ("dice", torch.zeros(2), "not all 0"),
+        ("dice", torch.zeros(2), "not all of them 0"),
         ("dice", torch.ones(2, 2), "numbers from 0"),
-        (cross_entropy, torch.ones(4), "scores and labels alone"),
+        (cross_entropy, torch.ones(4), "logits and labels alone"),
     ],
 )
 def test_what_cannot_be_used(loss: Any, weights: Tensor | None, words: str) -> None:
@@ -238,10 +250,59 @@ def test_what_cannot_be_used(loss: Any, weights: Tensor | None, words: str) -> N
 @pytest.mark.parametrize("value", [0.5, torch.ones(3), torch.tensor(3)])
 def test_a_function_that_returns_no_scalar(value: Any) -> None:
     with pytest.raises(ConfigError, match="not a scalar tensor"):
-        make_loss(lambda scores, labels: value)(*batch())
+        make_loss(lambda logits, labels: value)(*batch())
 
 
 def test_a_function_that_looks_at_nothing() -> None:
-    scores, labels = batch()
-    with pytest.raises(ConfigError, match="does not depend on the scores"):
-        make_loss(lambda scores, labels: torch.tensor(0.5))(scores.requires_grad_(), labels)
+    logits, labels = batch()
+    with pytest.raises(ConfigError, match="does not depend on the logits"):
+        make_loss(lambda logits, labels: torch.tensor(0.5))(logits.requires_grad_(), labels)
+
+
+def report(*counts: tuple[int, int], pixels: int = 1000, pairs: int = 10) -> DataReport:
+    classes = tuple(
+        ClassCount(str(index), count, count / pixels, images) for index, (count, images) in enumerate(counts)
+    )
+    return DataReport("", Path(), "", "", pairs, pixels, 0.0, classes, ())
+
+
+def test_by_hand() -> None:
+    """Shares of the images with the class: 0.6, 0.3, 0.2; the median is 0.3."""
+    found = balanced_class_weights(report((600, 10), (300, 10), (100, 5)))
+    raw = np.array([0.5, 1.0, 1.5])
+    mean = (600 * 0.5 + 300 * 1.0 + 100 * 1.5) / 1000
+    assert found == pytest.approx(raw / mean)
+
+
+def test_the_mean_over_the_pixels_is_1() -> None:
+    counts = ((600, 10), (300, 8), (0, 0), (5, 1))
+    found = balanced_class_weights(report(*counts))
+    pixels = [count for count, _ in counts]
+    assert np.average(found, weights=pixels) == pytest.approx(1)
+    assert found[3] > found[1] > found[0]
+
+
+def test_absent_classes_and_limits() -> None:
+    found = balanced_class_weights(report((900_000, 10), (90_000, 10), (10, 10), (0, 0), pixels=1_000_000))
+    assert found[2] / found[3] == pytest.approx(10)
+    assert found[0] / found[3] == pytest.approx(0.1)
+    assert found[1] / found[3] == pytest.approx(1)
+
+
+def test_nothing_labeled() -> None:
+    assert balanced_class_weights(report((0, 0), (0, 0))) == (1.0, 1.0)
+
+
+def test_from_a_folder(tmp_path: Path) -> None:
+    for kind in ("images", "masks"):
+        (tmp_path / kind).mkdir()
+    for name, split in (("a", 2), ("b", 8)):
+        labels = np.zeros((10, 10), np.uint8)
+        labels[split:] = 1
+        Image.fromarray(labels).save(tmp_path / f"masks/{name}.png")
+        Image.new("RGB", (10, 10)).save(tmp_path / f"images/{name}.png")
+    labels[:5] = 2
+    Image.fromarray(labels).save(tmp_path / "masks/b.png")
+    found = balanced_class_weights(check_data(tmp_path, classes=["x", "y", "z"], progress=False))
+    # Pixels 50, 100, 50 in 2, 2, 1 images: frequencies 0.25, 0.5, 0.5.
+    assert found == pytest.approx(np.array([2.0, 1.0, 1.0]) / 1.25)

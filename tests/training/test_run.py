@@ -1,7 +1,10 @@
-"""What a training consists of beside its updates; `test_finetuning.py` has the rest, from outside."""
+"""What a training consists of beside its updates; `test_finetune.py` has the rest, from outside."""
 
 import json
 import os
+import signal
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +12,7 @@ import pytest
 import torch
 
 from hrnet_zoo.training.finetune import finetune
-from hrnet_zoo.training.run import Run
+from hrnet_zoo.training.run import ECHO_S, Run, StopSignal
 from hrnet_zoo.training.trainer import Trainer
 from tests.support.training_data import write_own_folder
 
@@ -86,3 +89,61 @@ def test_a_busy_machine_is_told_of_at_the_first_update(
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     finetune("demo", write_own_folder(tmp_path / "data", 4), tmp_path / "run", **{**OPTIONS, "steps": 2, "val": 0})
     assert caplog.text.count("OMP_NUM_THREADS=1 may be much faster") == said
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"),
+    [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)],
+    ids=["SIGINT", "SIGTERM"],
+)
+def test_the_first_signal_is_noted_and_a_later_one_acts(
+    number: signal.Signals, expected: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        with StopSignal() as stop:
+            assert stop.number is None
+            signal.raise_signal(number)
+            assert stop.number is number
+            clock[0] += ECHO_S / 2
+            for echo in StopSignal.SIGNALS:  # by a launcher that was signalled too
+                signal.raise_signal(echo)
+            assert stop.number is number
+            clock[0] += ECHO_S
+            with pytest.raises(expected):
+                signal.raise_signal(number)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def leave(*_: object) -> None:
+    raise SystemExit(1)
+
+
+def test_aloud_it_tells_once_that_it_heard(capfd: pytest.CaptureFixture[str]) -> None:
+    with StopSignal(verbose=True):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)  # an echo
+    assert capfd.readouterr().err.count("stopping") == 1
+
+
+def test_handlers_are_put_back() -> None:
+    before = [signal.getsignal(number) for number in StopSignal.SIGNALS]
+    with StopSignal():
+        assert signal.getsignal(signal.SIGTERM) != before[1]
+    assert [signal.getsignal(number) for number in StopSignal.SIGNALS] == before
+
+
+def test_in_another_thread_it_stands_aside() -> None:
+    seen = []
+
+    def work() -> None:
+        with StopSignal() as stop:
+            seen.append(stop.number)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [None]

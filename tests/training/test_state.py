@@ -1,6 +1,7 @@
 """The state of a training on disk: whole or not at all, and nobody else's."""
 
 import dataclasses
+import json
 import os
 import pickle
 import random
@@ -15,8 +16,9 @@ import torch
 
 from hrnet_zoo.errors import OutputError, ResumeError
 from hrnet_zoo.training import state
-from hrnet_zoo.training.state import Progress, put, read_state, take, write_state
-from tests.training.test_recipe import RECIPE
+from hrnet_zoo.training.state import Progress, copy_tensors, read_state, strip_prefix, write_state
+from hrnet_zoo.weights.convert import to_safetensors
+from tests.training.test_config import CONFIG
 
 KILLS = 40
 TENSORS = {"network.a": torch.arange(6.0).view(2, 3), "network.b": torch.tensor(7), "momentum.0": torch.ones(2)}
@@ -24,16 +26,16 @@ TENSORS = {"network.a": torch.arange(6.0).view(2, 3), "network.b": torch.tensor(
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     progress = Progress(step=12, best_miou=61.5, without_gain=2, validated=10, scaler={"scale": 65536.0})
-    write_state(tmp_path / "s", RECIPE, progress, TENSORS)
-    found, tensors = read_state(tmp_path / "s", RECIPE)
+    write_state(tmp_path / "s", CONFIG, progress, TENSORS)
+    found, tensors = read_state(tmp_path / "s", CONFIG)
     assert found == progress
     assert tensors.keys() == TENSORS.keys()
     assert all(torch.equal(tensors[name], TENSORS[name]) for name in TENSORS)
-    assert take(tensors, "network.").keys() == {"a", "b"}
+    assert strip_prefix(tensors, "network.").keys() == {"a", "b"}
 
 
 def test_no_pickle_is_written(tmp_path: Path) -> None:
-    write_state(tmp_path / "s", RECIPE, Progress(), TENSORS)
+    write_state(tmp_path / "s", CONFIG, Progress(), TENSORS)
     data = (tmp_path / "s").read_bytes()
     assert data[8:9] == b"{"
     assert not data.startswith((b"PK", b"\x80"))
@@ -63,11 +65,11 @@ CHANGED: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(RECIPE)])
-def test_another_recipe_is_refused_by_the_name_of_what_differs(tmp_path: Path, name: str) -> None:
-    write_state(tmp_path / "s", RECIPE, Progress(step=3), TENSORS)
+@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(CONFIG)])
+def test_another_config_is_refused_by_the_name_of_what_differs(tmp_path: Path, name: str) -> None:
+    write_state(tmp_path / "s", CONFIG, Progress(step=3), TENSORS)
     with pytest.raises(ResumeError) as caught:
-        read_state(tmp_path / "s", dataclasses.replace(RECIPE, **{name: CHANGED[name]}))
+        read_state(tmp_path / "s", dataclasses.replace(CONFIG, **{name: CHANGED[name]}))
     assert caught.value.field == name
     assert f"{name} was " in caught.value.found
 
@@ -85,7 +87,7 @@ def foreign(data: bytes) -> bytes:
 
 
 def future(data: bytes) -> bytes:
-    return data.replace(b'{\\"version\\": 1', b'{\\"version\\": 9', 1)
+    return data.replace(b'{\\"version\\": 2', b'{\\"version\\": 9', 1)
 
 
 def beyond(data: bytes) -> bytes:
@@ -97,20 +99,20 @@ def beyond(data: bytes) -> bytes:
     [
         (cut, "missing|describes"),
         (flip, "but the header says"),
-        (foreign, "no training that hrnet-zoo began"),
-        (future, "this release writes"),
-        (beyond, "no training that hrnet-zoo began"),
+        (foreign, "no training state of hrnet-zoo"),
+        (future, "this release reads"),
+        (beyond, "no training state of hrnet-zoo"),
         (lambda _: pickle.dumps({"step": 3}), "safetensors"),
     ],
 )
 def test_a_damaged_or_foreign_file_is_refused(tmp_path: Path, damage: Callable[[bytes], bytes], words: str) -> None:
     file = tmp_path / "s"
-    write_state(file, RECIPE, Progress(step=3), TENSORS)
+    write_state(file, CONFIG, Progress(step=3), TENSORS)
     data = file.read_bytes()
     file.write_bytes(damage(data))
     assert file.read_bytes() != data
     with pytest.raises(ResumeError, match=words):
-        read_state(file, RECIPE)
+        read_state(file, CONFIG)
 
 
 @pytest.mark.parametrize(
@@ -118,38 +120,38 @@ def test_a_damaged_or_foreign_file_is_refused(tmp_path: Path, damage: Callable[[
     [Progress(step=2.5), Progress(best_miou="x"), Progress(scaler={"scale": None}), Progress(validated=True)],  # type: ignore[arg-type, dict-item]
 )
 def test_progress_of_other_types_is_refused(tmp_path: Path, progress: Progress) -> None:
-    write_state(tmp_path / "s", RECIPE, progress, TENSORS)
-    with pytest.raises(ResumeError, match="no training that hrnet-zoo began"):
-        read_state(tmp_path / "s", RECIPE)
+    write_state(tmp_path / "s", CONFIG, progress, TENSORS)
+    with pytest.raises(ResumeError, match="no training state of hrnet-zoo"):
+        read_state(tmp_path / "s", CONFIG)
 
 
-def test_a_step_that_the_recipe_does_not_have_is_refused(tmp_path: Path) -> None:
-    write_state(tmp_path / "s", RECIPE, Progress(step=101), TENSORS)
+def test_a_step_that_the_config_does_not_have_is_refused(tmp_path: Path) -> None:
+    write_state(tmp_path / "s", CONFIG, Progress(step=101), TENSORS)
     with pytest.raises(ResumeError, match="101"):
-        read_state(tmp_path / "s", RECIPE)
+        read_state(tmp_path / "s", CONFIG)
 
 
 def test_tensors_go_where_they_belong_or_nowhere(tmp_path: Path) -> None:
     target = {"a": torch.zeros(2, 3), "b": torch.tensor(0)}
-    put(target, take(TENSORS, "network."), tmp_path)
+    copy_tensors(target, strip_prefix(TENSORS, "network."), tmp_path)
     assert torch.equal(target["a"], TENSORS["network.a"])
     for wrong in ({"a": torch.ones(2, 3)}, {"a": torch.ones(3, 2), "b": torch.tensor(1)}):
         with pytest.raises(ResumeError, match="differs"):
-            put(target, wrong, tmp_path)
+            copy_tensors(target, wrong, tmp_path)
     assert torch.equal(target["a"], TENSORS["network.a"])
 
 
 def test_a_full_disk_leaves_the_state_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "s"
-    write_state(file, RECIPE, Progress(step=3), TENSORS)
+    write_state(file, CONFIG, Progress(step=3), TENSORS)
 
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OutputError, match="No space left"):
-        write_state(file, RECIPE, Progress(step=4), TENSORS)
-    assert read_state(file, RECIPE)[0].step == 3
+        write_state(file, CONFIG, Progress(step=4), TENSORS)
+    assert read_state(file, CONFIG)[0].step == 3
     assert list(tmp_path.iterdir()) == [file]
 
 
@@ -157,7 +159,7 @@ def test_killed_while_saving_there_is_always_a_whole_state(tmp_path: Path) -> No
     """SIGKILL at a random moment of the writing: what is read is one of the states that were written."""
     file = tmp_path / "s"
     tensors = {"network.a": torch.arange(250_000.0)}  # 1 MB: most kills hit the writing
-    write_state(file, RECIPE, Progress(step=0), tensors)
+    write_state(file, CONFIG, Progress(step=0), tensors)
     chance = random.Random(0)  # noqa: S311 - no secret
     before = 0
     for _ in range(KILLS):
@@ -166,8 +168,8 @@ def test_killed_while_saving_there_is_always_a_whole_state(tmp_path: Path) -> No
         if not child:
             step = before
             while True:
-                step = min(step + 1, RECIPE.steps)
-                write_state(file, RECIPE, Progress(step=step), tensors)
+                step = min(step + 1, CONFIG.steps)
+                write_state(file, CONFIG, Progress(step=step), tensors)
                 os.write(writing, b"1")
         os.close(writing)
         assert os.read(reading, 1) == b"1"  # one is written, however slow the disk; the kill hits a later one
@@ -175,15 +177,51 @@ def test_killed_while_saving_there_is_always_a_whole_state(tmp_path: Path) -> No
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         os.close(reading)
-        progress, found = read_state(file, RECIPE)
+        progress, found = read_state(file, CONFIG)
         assert torch.equal(found["network.a"], tensors["network.a"])
-        assert progress.step >= min(before + 1, RECIPE.steps)
+        assert progress.step >= min(before + 1, CONFIG.steps)
         before = progress.step
 
 
 def test_version_is_what_the_file_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(state, "STATE_VERSION", 2)
-    write_state(tmp_path / "s", RECIPE, Progress(), TENSORS)
+    monkeypatch.setattr(state, "STATE_VERSION", 3)
+    write_state(tmp_path / "s", CONFIG, Progress(), TENSORS)
     monkeypatch.undo()
-    with pytest.raises(ResumeError, match="writes 1"):
-        read_state(tmp_path / "s", RECIPE)
+    with pytest.raises(ResumeError, match="version 3; this release reads 1 to 2"):
+        read_state(tmp_path / "s", CONFIG)
+
+
+def test_a_state_of_version_1_is_read(tmp_path: Path) -> None:
+    """As release 1ca3816 wrote it."""
+    recipe = {
+        "arch": "hr18s",
+        "classes": ["a", "b"],
+        "pictures": "3 pictures whose names have the SHA-256 "
+        "26d6a8ad97c75ffc548f6873e5e93ce475479e3e1a1097381e54221fb53ec1d2",
+        "steps": 100,
+        "batch": 2,
+        "accumulate": 1,
+        "crop": [64, 64],
+        "box": [192, 96],
+        "lr": 0.01,
+        "backbone_lr": 1.0,
+        "head_lr": 10.0,
+        "weight_decay": 0.0005,
+        "warmup": 0,
+        "freeze": "",
+        "loss": "cross_entropy",
+        "class_weights": [],
+        "precision": "fp32",
+        "ema": 0.0,
+        "gradient_checkpointing": False,
+        "seed": 0,
+    }
+    progress = {"step": 12, "best_miou": 61.5, "without_gain": 2, "validated": 10, "scaler": {}}
+    facts = {"version": 1, "recipe": recipe, "progress": progress}
+    (tmp_path / "s").write_bytes(to_safetensors(TENSORS, {"training_state": json.dumps(facts)}))
+    found, tensors = read_state(tmp_path / "s", CONFIG)
+    assert found == Progress(step=12, best_miou=61.5, without_gain=2, validated=10)
+    assert tensors.keys() == TENSORS.keys()
+    with pytest.raises(ResumeError, match="resize_to was") as caught:
+        read_state(tmp_path / "s", dataclasses.replace(CONFIG, resize_to=(192, 128)))
+    assert caught.value.field == "resize_to"

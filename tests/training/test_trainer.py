@@ -10,23 +10,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hrnet_zoo.datasets import CITYSCAPES
 from hrnet_zoo.errors import ConfigError, ResumeError, TrainingError
+from hrnet_zoo.evaluation.ranks import Ranks
 from hrnet_zoo.models.fcn import FCNHRNet
 from hrnet_zoo.training import trainer as trainer_module
+from hrnet_zoo.training.config import TrainingConfig
 from hrnet_zoo.training.losses import cross_entropy
-from hrnet_zoo.training.recipe import Recipe
 from hrnet_zoo.training.state import Progress, write_state
-from hrnet_zoo.training.team import Team
-from hrnet_zoo.training.trainer import Trainer
-from hrnet_zoo.zoo.create import create_model
-from tests.training.test_recipe import RECIPE
+from hrnet_zoo.training.trainer import Trainer, checkpoint_activations, parameter_groups
+from hrnet_zoo.zoo.create import create_model, initialize
+from tests.training.test_config import CONFIG
 
-CPU = torch.device("cpu")
+ALONE = Ranks(0, 1, torch.device("cpu"))
 
 
 def make(**changes: Any) -> Trainer:
-    recipe = dataclasses.replace(RECIPE, head_lr=1.0, batch=4, **changes)
-    return Trainer(create_model("demo"), recipe, cross_entropy, Team(CPU))
+    config = dataclasses.replace(CONFIG, head_lr=1.0, batch=4, **changes)
+    return Trainer(create_model("demo"), config, cross_entropy, ALONE)
 
 
 def batch(step: int = 0) -> tuple[Tensor, Tensor]:
@@ -42,14 +43,14 @@ def test_updates_are_those_of_a_plain_loop() -> None:
     optimizer = torch.optim.SGD(network.parameters(), lr=1.0, momentum=0.9, weight_decay=5e-4)
     for step in range(3):
         images, labels = batch(step)
-        optimizer.param_groups[0]["lr"] = RECIPE.lr_at(step)
+        optimizer.param_groups[0]["lr"] = CONFIG.lr_at(step)
         optimizer.zero_grad()
         loss = F.cross_entropy(network(images.contiguous(memory_format=torch.channels_last)), labels, ignore_index=255)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         update = trainer.update(images, labels)
         assert update.loss == pytest.approx(float(loss.detach()), rel=1e-5)
-        assert update.lr == RECIPE.lr_at(step)
+        assert update.lr == CONFIG.lr_at(step)
     for (name, ours), theirs in zip(trainer.network.named_parameters(), network.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=2e-5, msg=name)
     assert trainer.progress.step == 3
@@ -79,7 +80,7 @@ def test_a_batch_without_labels_gives_zero_and_no_nan() -> None:
 
 def test_factors_on_the_learning_rate() -> None:
     trainer = make()
-    trainer.recipe = dataclasses.replace(trainer.recipe, head_lr=1.0)
+    trainer.config = dataclasses.replace(trainer.config, head_lr=1.0)
     trainer.optimizer.param_groups[0]["factor"] = 0.0
     before = {name: tensor.clone() for name, tensor in trainer.network.named_parameters()}
     trainer.update(*batch())
@@ -113,7 +114,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_change() -> None:
     trainer = make()
     trainer.update(*batch())
     before = {name: tensor.clone() for name, tensor in trainer.network.named_parameters()}
-    trainer.loss = lambda scores, labels: cross_entropy(scores, labels) * math.nan
+    trainer.loss = lambda logits, labels: cross_entropy(logits, labels) * math.nan
     with pytest.raises(TrainingError, match="update 2 of 100") as caught:
         trainer.update(*batch(1))
     assert caught.value.step == 1
@@ -124,17 +125,17 @@ def test_gradients_that_are_not_finite_stop_before_the_weights_change() -> None:
     """The square root of 0 is finite, and its slope is not."""
     trainer = make()
     before = {name: tensor.clone() for name, tensor in trainer.network.named_parameters()}
-    trainer.loss = lambda scores, labels: cross_entropy(scores, labels) + (scores[0, 0, 0, 0] * 0).sqrt()
+    trainer.loss = lambda logits, labels: cross_entropy(logits, labels) + (logits[0, 0, 0, 0] * 0).sqrt()
     with pytest.raises(TrainingError, match=r"norm (nan|inf)"):
         trainer.update(*batch())
     assert all(torch.equal(tensor, before[name]) for name, tensor in trainer.network.named_parameters())
 
 
-def test_want_of_memory_is_said_with_what_helps() -> None:
+def test_out_of_memory_says_what_helps() -> None:
     trainer = make()
     before = {name: tensor.clone() for name, tensor in trainer.network.named_parameters()}
 
-    def greedy(scores: Tensor, labels: Tensor) -> Tensor:
+    def greedy(logits: Tensor, labels: Tensor) -> Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
 
     trainer.loss = greedy
@@ -150,8 +151,8 @@ def test_a_state_that_lacks_something_is_refused(tmp_path: Path, spoil: str, mon
     with monkeypatch.context() as patch:
         written = write_state
 
-        def without(path: Path, recipe: Recipe, progress: Progress, tensors: dict[str, Tensor]) -> None:
-            written(path, recipe, progress, {name: each for name, each in tensors.items() if name != spoil})
+        def without(path: Path, config: TrainingConfig, progress: Progress, tensors: dict[str, Tensor]) -> None:
+            written(path, config, progress, {name: each for name, each in tensors.items() if name != spoil})
 
         patch.setattr(trainer_module, "write_state", without)
         trainer.save(tmp_path / "state")
@@ -184,9 +185,9 @@ def test_going_on_is_bit_exact(tmp_path: Path, changes: dict[str, Any]) -> None:
 
 def test_another_class_count_is_refused(tmp_path: Path) -> None:
     make().save(tmp_path / "state")
-    recipe: Recipe = dataclasses.replace(RECIPE, head_lr=1.0, batch=4)
+    config: TrainingConfig = dataclasses.replace(CONFIG, head_lr=1.0, batch=4)
     network: FCNHRNet = create_model("demo", classes=["road", "rest"])
-    other = Trainer(network, recipe, cross_entropy, Team(CPU))
+    other = Trainer(network, config, cross_entropy, ALONE)
     with pytest.raises(ResumeError, match="conv_seg"):
         other.resume(tmp_path / "state")
 
@@ -202,16 +203,93 @@ def test_bfloat16_is_near(tmp_path: Path) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_on_a_gpu(tmp_path: Path, precision: str) -> None:
-    recipe = dataclasses.replace(RECIPE, head_lr=1.0, batch=4, precision=precision)
+    config = dataclasses.replace(CONFIG, head_lr=1.0, batch=4, precision=precision)
     device = torch.device("cuda:0")
     network = create_model("demo", device=device, dtype=torch.float32)
-    trainer = Trainer(network, recipe, cross_entropy, Team(device))
+    trainer = Trainer(network, config, cross_entropy, Ranks(0, 1, device))
     reference = make()
     for step in range(3):
         ours, theirs = trainer.update(*batch(step)).loss, reference.update(*batch(step)).loss
         assert ours == pytest.approx(theirs, rel=0.05)
     trainer.save(tmp_path / "state")
-    again = Trainer(create_model("demo", device=device, dtype=torch.float32), recipe, cross_entropy, Team(device))
+    again = Trainer(
+        create_model("demo", device=device, dtype=torch.float32), config, cross_entropy, Ranks(0, 1, device)
+    )
     again.resume(tmp_path / "state")
     assert again.progress == trainer.progress
     assert math.isfinite(again.update(*batch(3)).loss)
+
+
+def make_network() -> FCNHRNet:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = FCNHRNet("hr18s", CITYSCAPES)
+        initialize(network)
+        return network
+
+
+@pytest.fixture
+def images() -> torch.Tensor:
+    return torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+
+
+def test_groups_hold_every_parameter_once_with_its_factor() -> None:
+    network = make_network()
+    backbone, head = parameter_groups(network, CONFIG)
+    assert (backbone["factor"], head["factor"]) == (1.0, 10.0)
+    held = [parameter for group in (backbone, head) for parameter in group["params"]]  # type: ignore[attr-defined]
+    assert len(held) == len(set(held)) == len(list(network.parameters()))
+
+
+def test_a_frozen_backbone_has_no_group_and_stays_as_it_is(images: torch.Tensor) -> None:
+    network = make_network()
+    network.freeze_backbone()
+    network.train()
+    assert not any(module.training for module in network.backbone.modules())
+    assert all(module.training for module in network.decode_head.modules())
+    (group,) = parameter_groups(network, CONFIG)
+    assert group["factor"] == 10.0
+    before = {name: tensor.clone() for name, tensor in network.backbone.state_dict().items()}
+    network(images).sum().backward()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.backbone.state_dict().items())
+    assert all(parameter.grad is None for parameter in network.backbone.parameters())
+    assert all(parameter.grad is not None for parameter in network.decode_head.parameters())
+
+
+def test_recomputing_changes_no_bit(images: torch.Tensor) -> None:
+    plain, thrifty = make_network(), make_network()
+    checkpoint_activations(thrifty)
+    for network in (plain, thrifty):
+        network.train()(images).square().mean().backward()
+    for (name, a), (_, b) in zip(plain.named_parameters(), thrifty.named_parameters(), strict=True):
+        assert torch.equal(a.grad, b.grad), name  # type: ignore[arg-type]
+    theirs = thrifty.state_dict()
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in plain.state_dict().items())
+
+
+def test_recomputing_keeps_less(images: torch.Tensor) -> None:
+    def kept(network: FCNHRNet) -> int:
+        sizes: dict[int, int] = {}
+
+        def note(tensor: torch.Tensor) -> torch.Tensor:
+            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            network.train()(images)
+        return sum(sizes.values())
+
+    thrifty = make_network()
+    checkpoint_activations(thrifty)
+    weights = sum(parameter.numel() * 4 for parameter in thrifty.parameters())
+    assert kept(thrifty) - weights < 0.75 * (kept(make_network()) - weights)
+
+
+def test_frozen_batch_norm_in_what_is_recomputed(images: torch.Tensor) -> None:
+    network = make_network()
+    network.freeze_backbone()
+    checkpoint_activations(network)
+    mean = network.backbone.get_buffer("stage4.0.branches.0.0.bn1.running_mean")
+    before = mean.clone()
+    network.train()(images).sum().backward()
+    assert torch.equal(mean, before)
