@@ -1,4 +1,4 @@
-"""Asks hosts and mirrors whether they have the files of the table, without fetching them."""
+"""Check whether hosts and mirrors have the published files, without downloading them."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ AT_ONCE = 8
 
 @dataclass(frozen=True)
 class Reach:
-    """Whether one address has its file.
+    """Result of checking one address.
 
     Attributes:
         model: catalog name.
         file: "checkpoint" or "log".
         url: without secrets.
-        reachable: None: not tried, since an offline switch is on.
-        found: what the host said.
-        size: bytes, where the host tells.
+        reachable: None: not tried, because an offline switch is on.
+        found: the host's answer.
+        size: bytes, if the host says.
 
     """
 
@@ -47,7 +47,7 @@ class Reach:
 
 
 def reach(rows: Sequence[ModelInfo], *, progress: bool) -> tuple[Reach, ...]:
-    """Ask for the checkpoint and the log of each row at all their addresses, a few at once.
+    """Check the checkpoint and the log of each row at all their addresses, a few at once.
 
     HEAD requests; `file:` addresses are looked up. With an offline switch on, no connection is opened.
 
@@ -76,7 +76,7 @@ def reach(rows: Sequence[ModelInfo], *, progress: bool) -> tuple[Reach, ...]:
     try:
         return tuple(Bar(pool.map(ask, jobs), "network", len(jobs), unit="URL", disable=None if progress else True))
     finally:
-        pool.shutdown(cancel_futures=True)  # after an interrupt nobody waits for the rest
+        pool.shutdown(cancel_futures=True)  # do not wait for the rest after an interrupt
 
 
 def require_all(reached: Sequence[Reach]) -> None:

@@ -1,7 +1,7 @@
-"""The two layers that have values, made with them or without.
+"""Convolution and batch norm that can be built on the meta device, without initialization.
 
-A network that gets its values from a file needs none of its own. torch's own way to make one without, a default device
-"meta", runs every constructor and every initialization all the same: half of the time in which a network is made.
+A network that is loaded from a file needs no values of its own. `torch.device("meta")` still runs every constructor and
+initialization: with load_state_dict(assign=True), W48 takes 3.6 times as long (166 ms instead of 46 ms).
 """
 
 import copy
@@ -15,15 +15,15 @@ from torch import nn
 
 L = TypeVar("L", bound=nn.Module)
 
-# Layers without values that were made so far, by class and arguments; None: layers have values.
+# Meta layers built so far, by class and arguments; None: layers are built with values.
 _made: ContextVar[dict[object, nn.Module] | None] = ContextVar("made", default=None)
 
 
 @contextmanager
 def empty_layers() -> Iterator[None]:
-    """Make layers without values meanwhile, on the device "meta". Other threads do not notice.
+    """Build layers on the meta device within this context, in this thread only.
 
-    Layers of one kind share their empty tensors, so each must be given its own before anything is done with them.
+    Equal layers share their meta tensors, so assign each its own before using it.
     """
     token = _made.set({})
     try:
@@ -44,7 +44,7 @@ def batch_norm(channels: int) -> nn.BatchNorm2d:
 
 def _layer(kind: type[L], *args: Any, **options: Any) -> L:  # noqa: ANN401 - as the layer's
     made = _made.get()
-    # torch's defaults of dtype and device are the user's, for other things.
+    # Explicit, because the user may have changed torch's defaults.
     if made is None:
         return kind(*args, **options, device="cpu", dtype=torch.float32)
     key = kind, args, *options.items()
@@ -52,6 +52,6 @@ def _layer(kind: type[L], *args: Any, **options: Any) -> L:  # noqa: ANN401 - as
         made[key] = kind(*args, **options, device="meta", dtype=torch.float32)
     layer = copy.copy(made[key])
     for name, value in vars(layer).items():
-        if isinstance(value, dict | list | set):  # entries, hooks, ...: not to be shared
+        if isinstance(value, dict | list | set):  # parameters, hooks, ...: not to be shared
             vars(layer)[name] = value.copy()
     return layer  # type: ignore[return-value]

@@ -1,7 +1,7 @@
-"""name -> row: the 23 published FCN-HRNet checkpoints, one frozen line each, and the bundled demo.
+"""Model name -> catalog row: the 23 published FCN-HRNet checkpoints, and the bundled demo.
 
 Figures: https://github.com/open-mmlab/mmsegmentation/tree/main/configs/hrnet (the FCN table), as first published in
-2020. Three of these checkpoints were retrained upstream in August 2021; `MODEL_CARD.md` tells which.
+2020. Three of these checkpoints were retrained upstream in August 2021; `MODEL_CARD.md` says which.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from hrnet_zoo.errors import ConfigError, UnknownModelError
 
 PUBLISHED_FOLDER = "https://download.openmmlab.com/mmsegmentation/v0.5/hrnet"
 
-LOCAL, HUB = "local-dir:", "hf-hub:"  # what names of saved models begin with; `hrnet_zoo.zoo.resolve` reads them
+LOCAL, HUB = "local-dir:", "hf-hub:"  # prefixes of saved models' names
 
 # name in the published table; parameters without the classifier; channels that enter the classifier
 ARCHS = {
@@ -132,7 +132,7 @@ class ModelInfo:
 
     @property
     def num_classes(self) -> int:
-        """Scores per pixel."""
+        """Number of classes."""
         return len(self.classes)
 
     @property
@@ -153,14 +153,14 @@ class ModelInfo:
 
     @property
     def license_note(self) -> str:
-        """What is known of the terms; not legal advice."""
+        """What is known of the licenses; not legal advice."""
         return (
             "Code: Apache-2.0. Weights: published by mmsegmentation under Apache-2.0. "
             f"Training data: {self.dataset.data_license}. Not legal advice."
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the published table's cells under its names, then what else tells rows apart, ready for JSON."""
+        """Return the published table's columns, then what else distinguishes rows, ready for JSON."""
         names = (
             *("name", "method", "backbone", "dataset", "crop_size", "lr_schedule_iterations", "train_memory_gb"),
             *("inference_fps", "miou", "miou_ms_flip", "checkpoint_url", "log_url", "arch", "sha256_prefix", "sha256"),
@@ -240,10 +240,10 @@ DEMO = BundledModel(
 
 
 def list_models(pattern: str = "*", *, dataset: str | None = None, arch: str | None = None) -> list[str]:
-    """Name the published checkpoints, in the published table's order.
+    """Return the names of the published checkpoints, in the published table's order.
 
     Args:
-        pattern: `fnmatch` pattern on the name, such as "*_160k"; without `*`, `?` and `[`, a part of it: "cityscapes".
+        pattern: `fnmatch` pattern on the name, such as "*_160k"; without `*`, `?` and `[`, a substring: "cityscapes".
         dataset: keep one dataset: "cityscapes", "ade20k", "voc12aug" or "pascal_context".
         arch: keep one network: "hr18s", "hr18" or "hr48".
 
@@ -270,7 +270,7 @@ def list_models(pattern: str = "*", *, dataset: str | None = None, arch: str | N
 
 
 def model_info(name: str) -> ModelInfo:
-    """Find the row of a name.
+    """Return the catalog row of a name.
 
     Args:
         name: canonical name; or a configuration name of mmsegmentation 0.x or 1.x, the checkpoint's file name or its
@@ -282,7 +282,7 @@ def model_info(name: str) -> ModelInfo:
     """
     rows = _rows_by_name()
     name = str(name)
-    # Of an address only the file name counts: mirrors carry the same files.
+    # Only the file name of an address counts: mirrors have the same files.
     row = rows.get(name) or rows.get(name.rpartition("/")[2] if "://" in name else name)
     if row is None and is_saved(name):
         raise UnknownModelError(
@@ -309,7 +309,7 @@ def model_info(name: str) -> ModelInfo:
 
 
 def _nearest(name: str) -> tuple[str, ...]:
-    """Name the rows that may be meant: similar names, or the best ones of the network and dataset named in it."""
+    """Suggest rows: similar names, or the best ones for the network and dataset that the name mentions."""
     rows, text = _rows_by_name(), name[:200].lower()
     near = difflib.get_close_matches(text, rows, n=3, cutoff=0.7)
     small = re.search("18s|small", text)
@@ -324,7 +324,7 @@ def _nearest(name: str) -> tuple[str, ...]:
 
 
 def _advice(name: str) -> str:
-    """Say what to type instead of something that is no model's name, but may be another thing."""
+    """Say what to do with something that is no model's name, but perhaps a file or a repository."""
     if name.lower().endswith((".pth", ".pt", ".bin", ".ckpt", ".safetensors")):
         return f"weights go into a network that has a name: create_model(NAME, checkpoint={name!r}), or --checkpoint"
     if os.path.isfile(name):  # noqa: PTH113 - never raises, as Path.is_file does
@@ -335,7 +335,7 @@ def _advice(name: str) -> str:
 
 
 def is_saved(name: str) -> bool:
-    """Tell whether this names a model folder (by its path too) or a repository on the Hub, and no row."""
+    """Tell whether this names a model folder (prefixed, or by its path) or a repository on the Hub, not a row."""
     folder = os.path.expanduser(name)  # noqa: PTH111 - never raises, as Path.expanduser does
     return name.startswith((LOCAL, HUB)) or (name not in _rows_by_name() and os.path.isdir(folder))  # noqa: PTH112
 

@@ -1,8 +1,8 @@
-"""name -> training log of a published checkpoint: columns of figures by iteration, and their image.
+"""Model name -> training log: columns of values by iteration, and a plot of them.
 
-A log is a file of JSON lines, as mmcv writes them: the environment first, then one line every so many iterations with
-`mode` "train" (iter, lr, loss, decode.acc_seg, memory, ...), and one line after each validation with `mode` "val"
-(iter, mIoU, mAcc, aAcc). Nothing here needs torch.
+A log is a file of JSON lines, as mmcv writes them: the environment first, then a line every few iterations with `mode`
+"train" (iter, lr, loss, decode.acc_seg, memory, ...), and a line after each validation with `mode` "val" (iter, mIoU,
+mAcc, aAcc). Nothing here needs torch.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from hrnet_zoo.weights.transfer import fetch
 from hrnet_zoo.zoo.catalog import LOCAL, is_saved, model_info
 
 MAX_BYTES = 64 << 20  # a line every 50 iterations makes 1 MB for the longest schedule
-MAX_COLUMNS = 1000  # IoU and accuracy of each of ADE20K's 150 classes make 300; a bomb makes a column for every line
+MAX_COLUMNS = 1000  # ADE20K with IoU and accuracy of each class has 300; a malicious file may have one for each line
 MOST_ITERATIONS = 10**12
-LARGEST = 1e100  # figures beyond it are as good as infinite; drawing them overflows
+LARGEST = 1e100  # plotting larger values overflows
 OWN_LOG = "metrics.jsonl"  # in the folder of a fine-tuning
 PLOT_FORMATS = ("png", "svg", "pdf")
 
@@ -39,17 +39,17 @@ logger = logging.getLogger("hrnet_zoo")
 
 @dataclass(frozen=True)
 class TrainingLog:
-    """How a published checkpoint was trained.
+    """How a checkpoint was trained.
 
-    A column is a list with one entry for each line, in the log's order and under the log's own name; nan where a line
-    lacks it. Entries are as in the file, numbers but for keys that nobody expected, and nothing is rescaled: mIoU,
-    mAcc and aAcc are fractions in the logs of mmsegmentation 0.x and percent in those of some later versions.
+    A column is a list with one entry per line, in the log's order and under the log's own name; nan where a line lacks
+    it. Values are as in the file, and not rescaled: mIoU, mAcc and aAcc are fractions in the logs of mmsegmentation
+    0.x and percent in those of some later versions.
 
     Attributes:
         name: canonical name of the model.
         environment: the log's first line: env_info (machine and versions, many lines), seed, exp_name, ...
         train: columns of the training lines: "iter", "loss", "decode.acc_seg" (percent), "lr", "memory" (MB),
-            "time" (seconds an iteration), ... An `lr` that is a list has its first entry here, the others under
+            "time" (seconds per iteration), ... Of an `lr` that is a list, the first entry is here, the others are under
             "lr[1]", "lr[2]", ...
         val: columns of the validation lines: "iter", "mIoU", "mAcc", "aAcc", ... Some versions wrote the number of
             validation batches as `iter`: such a line gets the iteration of the training line before it, and
@@ -115,12 +115,10 @@ class TrainingLog:
 
 
 def training_log(name: str, *, progress: bool = True) -> TrainingLog:
-    """Return the training log of a published checkpoint, or of a fine-tuning of one's own.
+    """Return the training log of a published checkpoint, or of a fine-tuned model.
 
-    The former is kept in the cache, into which it is brought first if need be.
-
-    It comes through the same transfer as the weights (resume, mirrors, offline switch). No hash of a log was ever
-    published: what can be checked is that it is one, every line of it.
+    Published logs are downloaded into the cache like the weights (resume, mirrors, offline switch). Their hashes were
+    never published, so only the format of every line is checked.
 
     Args:
         name: catalog name or alias; or the path of a folder that `finetune` made ("runs/a", "local-dir:runs/a").
@@ -148,7 +146,7 @@ def training_log(name: str, *, progress: bool = True) -> TrainingLog:
     try:
         return parse_log(data, url, info.name)
     except UnexpectedContentError as error:
-        # Damaged after it was published, by something else than this library: fetch it once more.
+        # Damaged in the cache, not by this library: download it once more.
         logger.warning("%s is damaged (%s); it is fetched again", cache.log_path(log_key(url)), error.found)
         cache.clear(log_key(url))
         return parse_log(_cached(url, progress=progress), url, info.name)
@@ -225,7 +223,7 @@ def _fetch(url: str, stem: str, *, progress: bool) -> None:
 
     try:
         fetch(addresses(url), part, max_bytes=MAX_BYTES, verify=verify, progress=progress)
-    except DownloadError as error:  # the transfer's advice is about weights
+    except DownloadError as error:  # its advice is about weights
         error.advice = (
             "check the network, the proxy and HRNET_ZOO_OFFLINE, and run the same again; or bring the log by hand: "
             f"lay it below a folder as {urlsplit(url).path.lstrip('/')}, and name the folder in HRNET_ZOO_MIRRORS as "
@@ -275,12 +273,12 @@ def _record(line: bytes) -> dict[str, Any] | None:
 
 
 def _whole(digits: str) -> float:
-    """Read a whole number; beyond what counts or seeds need, as a float, which every later step can take."""
+    """Parse an integer; a huge one as a float, which every later step can handle."""
     return int(digits) if len(digits) < 20 else float(digits)
 
 
 def _set_iterations(records: Sequence[dict[str, Any]]) -> None:
-    """Give each validation line whose `iter` counts something else the iteration of the training line before it.
+    """Replace the `iter` of validation lines that count something else by that of the training line before.
 
     It is an iteration if it lies between those of the training lines before and after it.
     """
@@ -316,7 +314,7 @@ def _columns(records: Sequence[dict[str, Any]]) -> Columns:
 
 
 def _points(columns: Columns, key: str) -> list[tuple[float, float]]:
-    """Pair iterations with a column's figures, as far as both can be drawn; no pairs if it is absent."""
+    """Return (iteration, value) pairs of a column, without those that cannot be plotted."""
     pairs = zip(columns.get("iter", []), columns.get(key, []), strict=False)
     return [(x, y) for x, y in pairs if _is_iteration(x) and _is_number(y)]
 
