@@ -1,4 +1,4 @@
-"""Fine-tune a network to classes of your own, and say what it was worth.
+"""Fine-tune a network to your own classes, and report what was gained.
 
 python examples/finetune_own_classes.py my_data --out runs/a --model fcn_hr18_cityscapes_160k
 python examples/finetune_own_classes.py --out runs/a --compare-with-random
@@ -36,7 +36,7 @@ FIRST_SEED = 500_000  # below hrnet_zoo.demo.scenes.TRAINING_SEEDS_START: the de
 
 
 def main() -> None:
-    """Read the command line and do it."""
+    """Fine-tune and compare, as the command line says."""
     args = arguments()
     data = args.data
     if data is None:
@@ -66,7 +66,7 @@ def main() -> None:
     before = score(model, held_out)
     run = train(model, args.out)
     after = score(hrnet_zoo.create_model(f"local-dir:{run.folder}", dtype=torch.float32), held_out)
-    print(f"{len(held_out.samples)} images that were held back: IoU in percent before and after {run.steps} updates")
+    print(f"{len(held_out.samples)} validation images: IoU in percent before and after {run.steps} updates")
     for name, old, new in zip((*names, "mean"), before, after, strict=True):
         print(f"{name:20s} {old:6.2f} {new:6.2f}")
     if args.compare_with_random:
@@ -81,19 +81,19 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("data", type=Path, nargs="?", help="folder of labeled images; default: scenes are drawn")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run, a model folder in the end")
     parser.add_argument("--model", default="demo", help="where to start (default: demo)")
-    parser.add_argument("--val", type=float, help="share to hold back (default: val/, else a tenth; of scenes 0.25)")
+    parser.add_argument("--val", type=float, help="share to validate on (default: val/, else a tenth; of scenes 0.25)")
     parser.add_argument("--steps", type=int, default=60, help="updates of the weights (default: 60)")
     parser.add_argument("--batch", type=int, default=8, help="images of one update (default: 8)")
-    parser.add_argument("--lr", type=float, default=0.01, help="highest learning rate (default: 0.01)")
-    parser.add_argument("--crop", type=int, nargs=2, metavar=("H", "W"), help="what the network sees of an image")
-    parser.add_argument("--resize-to", type=int, nargs=2, metavar=("LONG", "SHORT"), help="images are fitted into it")
-    parser.add_argument("--class-weights", choices=["auto"], help="rare classes count more")
-    parser.add_argument("--workers", type=int, help="processes that read ahead (default: half the processors)")
+    parser.add_argument("--lr", type=float, default=0.01, help="peak learning rate (default: 0.01)")
+    parser.add_argument("--crop", type=int, nargs=2, metavar=("H", "W"), help="size of the training crops")
+    parser.add_argument("--resize-to", type=int, nargs=2, metavar=("LONG", "SHORT"), help="images are resized to fit")
+    parser.add_argument("--class-weights", choices=["auto"], help="weight rare classes more")
+    parser.add_argument("--workers", type=int, help="processes that prefetch images (default: half the processors)")
     parser.add_argument("--scenes", type=int, default=40, help="to draw, if no folder is given (default: 40)")
     parser.add_argument("--compare-with-random", action="store_true", help="train from random weights too")
     args = parser.parse_args()
     if args.val == 0:
-        parser.error("without images held back there is nothing to score")
+        parser.error("without validation images there is nothing to score")
     if args.data is None:
         args.resize_to = args.resize_to or (512, 256)  # the scenes' own size
         args.val = args.val or 0.25  # so few images need more than a tenth for a figure that means something
@@ -134,7 +134,7 @@ def draw_curves(runs: dict[str, Path], image: Path) -> Path:
         losses.plot(log.train["iter"], log.train["loss"], linewidth=0.8, label=title)
         scores.plot(log.val["iter"], log.val["mIoU"], marker="o", label=title)
     losses.set(xlabel="update", ylabel="loss", ylim=(0, None))
-    scores.set(xlabel="update", ylabel="mIoU on held-back images, percent", ylim=(0, 100))
+    scores.set(xlabel="update", ylabel="validation mIoU, percent", ylim=(0, 100))
     scores.legend(loc="lower right")
     figure.savefig(image)
     return image
