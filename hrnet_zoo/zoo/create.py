@@ -162,7 +162,7 @@ def initialize(network: FCNHRNet) -> None:
 
 
 def _assign(network: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Replace all entries of the network, as load_state_dict(assign=True) would in five times the time.
+    """Replace all entries of the network: load_state_dict(assign=True) takes 1.8 times as long.
 
     Names and shapes were compared when the file was read.
     """
