@@ -1,1 +1,1 @@
-"""Generated street scenes: pictures with exact labels for a default that needs no network."""
+"""Seed -> street scene with exact labels; the bundled checkpoint trained on such scenes."""

@@ -1,1 +1,1 @@
-"""Network -> the same function of the image, faster: a plan of fused steps, and an engine for each kind of device."""
+"""Model -> the same model, faster: folded and fused steps, run by an engine for each kind of device."""

@@ -1,1 +1,1 @@
-"""What a model scores and costs: evaluate, metrics, benchmark, doctor, and the demo that shows it."""
+"""Model -> figures: evaluate, metrics, benchmark, doctor, and the demo that scores itself."""

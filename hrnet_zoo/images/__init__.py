@@ -1,1 +1,1 @@
-"""Files <-> arrays: read any image, resize by fixed point, label maps and palettes, atomic writing, prefetching."""
+"""Files <-> arrays: read and resize any image, read label maps, write files atomically, prefetch, show progress."""

@@ -1,1 +1,1 @@
-"""In: a network and images, or folders of them. Out: results with masks, probabilities and overlays."""
+"""Image -> result: resize, sliding window, scales and flips, argmax in bounded memory, overlay and legend."""

@@ -1,1 +1,1 @@
-"""In: normalized RGB images. Out: logits, by an HRNet backbone with an FCN head."""
+"""Normalized images -> logits at stride 4: HRNet backbones with the FCN head, created without initializing."""

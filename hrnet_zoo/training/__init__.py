@@ -1,1 +1,1 @@
-"""A network and labeled images -> a model folder with a log, and a state to resume from."""
+"""Labeled images -> your model: the training loop, its configuration, losses, augmentation, state and sheets."""

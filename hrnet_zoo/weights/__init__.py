@@ -1,1 +1,1 @@
-"""row -> state dict: fetched, verified, looked into, converted once, then memory-mapped."""
+"""Address or file -> verified tensors: download, cache, scan without unpickling, convert to safetensors, map."""

@@ -1,1 +1,1 @@
-"""Names -> models: the catalog; create, save, push and pull models; model cards and training logs."""
+"""Name -> model: the catalog, create_model, save_pretrained, the Hub, model cards, training logs."""
