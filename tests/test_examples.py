@@ -66,26 +66,6 @@ def test_every_example_is_tested() -> None:
     }
 
 
-def test_compare_with_peers() -> None:
-    """Whether it runs with whatever is installed here; figures of such sizes mean nothing."""
-    options = "--rows network image ms-flip mask counts --shrink 16 --seconds 0"
-    table = run("compare_with_peers.py", *options.split())
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line.startswith("|")][2:]
-    assert {len(row) for row in rows} == {8}
-    assert all(float(row[2]) >= float(row[3]) > 0 for row in rows)
-    for title in ("network, hr18s, 32x64", "image, hr18s, 64x128", "ms-flip, hr18s, 32x64"):
-        found = {row[1]: row[7] for row in rows if row[0] == title}
-        assert {"exact", "optimize", "optimize float32"} <= set(found)
-        if title.startswith("network"):
-            assert float(found["optimize float32"].removeprefix("scores off by ")) < 1e-4
-        else:
-            assert float(found["optimize float32"].removesuffix("% alike")) > 99.9
-    masks = [row for row in rows if row[0].startswith("scores to mask")]
-    assert [row[1] for row in masks] == ["make_mask", "interpolate + argmax"] * 3
-    assert all(float(row[7].removesuffix("% alike")) > 99.9 for row in masks)
-    assert "not measured: torch.compile: not asked for" in table
-
-
 def test_label_a_photo(tmp_path: Path) -> None:
     Image.fromarray(scene(0, 96, 192).image).save(tmp_path / "street.jpg")
     assert "%" in run("label_a_photo.py", tmp_path / "street.jpg")
@@ -109,17 +89,6 @@ def test_compare_creation() -> None:
     assert all(re.fullmatch(r"[\w-]+ +[\d.]+ ms +(-?[\d.]+|nan) MB +[\d.]+x", line) for line in ways)
 
 
-def test_train_demo_writes_a_checkpoint_of_the_published_form(tmp_path: Path) -> None:
-    sizes = ("--size", "64", "128", "--crop", "64", "64", "--batch", "2", "--fresh", "1", "--pool", "4")
-    where = ("--out", tmp_path / "demo.pth", "--device", "cpu", "--workers", "0", "--minutes", "0.02")
-    text = run("train_demo.py", *where, *sizes)
-    assert "mIoU" in text
-    (checkpoint,) = tmp_path.glob("demo-????????.pth")
-    assert checkpoint.stat().st_size < 9e6
-    model = create_model("fcn_hr18s_cityscapes_40k", checkpoint=checkpoint, device="cpu")
-    assert model.predict(scene(0, 64, 128).image).mask.shape == (64, 128)
-
-
 def test_finetune_own_classes(tmp_path: Path) -> None:
     data = write_own_folder(tmp_path / "data", 6)
     sizes = ("--crop", "64", "64", "--resize-to", "192", "96", "--batch", "2", "--val", "0.3", "--workers", "0")
@@ -134,13 +103,6 @@ def test_finetune_own_classes(tmp_path: Path) -> None:
     assert (tmp_path / "a_random" / "model.safetensors").is_file()
     with Image.open(tmp_path / "a" / "comparison.png") as image:
         assert image.size == (1200, 480)
-
-
-def test_finetune_own_classes_draws_scenes_if_there_are_no_images(tmp_path: Path) -> None:
-    sizes = ("--crop", "64", "64", "--batch", "2", "--workers", "0", "--scenes", "4")
-    text = run("finetune_own_classes.py", "--out", tmp_path / "a", "--steps", "1", *sizes)
-    assert re.search(r"^traffic +[\d.]+ +[\d.]+$", text, flags=re.MULTILINE)
-    assert len(list((tmp_path / "a_data" / "masks").iterdir())) == 4
 
 
 def test_two_ray_workers_label_as_one_model_does(tmp_path: Path) -> None:
@@ -202,11 +164,3 @@ def test_commands_for_clusters_parse(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_quickstart_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shown = execute("quickstart.ipynb", tmp_path, monkeypatch)
     assert any("image/png" in output.get("data", {}) for output in shown)
-
-
-@pytest.mark.filterwarnings("default")
-def test_finetune_notebook_runs_on_few_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shown = execute("finetune.ipynb", tmp_path, monkeypatch, cell_01="SCENES, STEPS = 4, 1")
-    assert sum("image/png" in output.get("data", {}) for output in shown) == 3  # curves, sheet, before and after
-    assert len(list((tmp_path / "runs" / "a" / "sheets").iterdir())) == 1
-    assert create_model("local-dir:" + str(tmp_path / "my_model"), device="cpu").classes[-1] == "traffic"

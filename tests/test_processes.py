@@ -1,6 +1,5 @@
 """Processes that others start: daemonic ones, forks, scripts without a main guard."""
 
-import json
 import os
 import subprocess
 import sys
@@ -9,47 +8,14 @@ from pathlib import Path
 import pytest
 
 from tests.support.tables import ROOT
-from tests.support.training_data import write_own_folder
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux alone")
-
-DAEMONIC = """
-import json, logging, multiprocessing, sys
-import hrnet_zoo
-
-logging.basicConfig(format="%(message)s")
-
-def work(root, out):
-    arguments = dict(workers=2, progress=False)
-    run = hrnet_zoo.finetune(
-        "demo", root, out, steps=1, batch=2, crop=(64, 64), resize_to=(96, 64), val=0.5, device="cpu", **arguments)
-    model = hrnet_zoo.create_model(f"local-dir:{out}", device="cpu")
-    print(json.dumps([run.steps, hrnet_zoo.evaluate(model, root, **arguments).miou]))
-
-if __name__ == "__main__":
-    if len(sys.argv) > 3:
-        with multiprocessing.get_context("fork").Pool(1) as pool:
-            pool.starmap(work, [sys.argv[1:3]])
-    else:
-        work(*sys.argv[1:3])
-"""
 
 
 def script(text: str, *args: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, *([text] if text.endswith(".py") else ["-c", text]), *map(str, args)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)  # noqa: S603
-
-
-@LINUX
-def test_daemonic_processes_read_with_threads_and_find_the_same(tmp_path: Path) -> None:
-    """As in Celery, or in a pool: no process may be started there."""
-    root = write_own_folder(tmp_path / "data", 4, height=64, width=96)
-    plain = script(DAEMONIC, root, tmp_path / "plain")
-    pooled = script(DAEMONIC, root, tmp_path / "pooled", "pool")
-    assert json.loads(plain.stdout) == json.loads(pooled.stdout), (plain.stderr, pooled.stderr)
-    assert "daemonic" not in plain.stderr
-    assert pooled.stderr.count("this process is daemonic and must not start others: threads read") == 1
 
 
 UNGUARDED = """

@@ -31,7 +31,6 @@ from hrnet_zoo.training.finetune import _check_data
 from hrnet_zoo.zoo.catalog import DEMO
 from hrnet_zoo.zoo.create import create_model
 from tests.evaluation.test_ranks import run
-from tests.models.test_fcn import GOLDEN
 from tests.support.label_folders import own
 from tests.support.tables import ROOT
 
@@ -77,18 +76,6 @@ def labels_of(folder: Path, seed: int) -> Path:
 
 def image_of(folder: Path, seed: int) -> Path:
     return folder / f"leftImg8bit/val/demo/demo_{seed:06d}_000019_leftImg8bit.png"
-
-
-def test_the_reference_s_own_figures(shared: Path) -> None:
-    recorded = json.loads((shared / "golden/expected_scores.json").read_text(encoding="utf-8"))
-    model = create_model("fcn_hr18s_cityscapes_40k", checkpoint=shared / GOLDEN, device="cpu")
-    scores = score(model, shared / "golden/mini_cityscapes")
-    for name, found in (("mIoU", scores.miou), ("mAcc", scores.macc), ("aAcc", scores.aacc)):
-        assert found == pytest.approx(recorded[name], abs=0.05)
-    for i, (iou, accuracy) in enumerate(scores.per_class.values()):
-        assert iou == pytest.approx(100 * recorded["IoU"][i], abs=0.05, nan_ok=True)
-        assert accuracy == pytest.approx(100 * recorded["Acc"][i], abs=0.05, nan_ok=True)
-    assert scores.published is None  # other weights than the row's
 
 
 def test_counts_are_those_of_predict(demo: FCNHRNet, scenes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
