@@ -56,7 +56,7 @@ def test_the_trial_can_fail() -> None:
     assert attempt(lambda _: words("weights_" + "only"), b"").startswith("a message without its parts")
     assert attempt(len, b"") == "accepted"
     code = (
-        "from tests import fuzz\n"
+        "from tests.support import fuzz\n"
         "calls = []\n"
         "def hang(use, data):\n"
         "    calls.append(data)\n"
