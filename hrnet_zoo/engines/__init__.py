@@ -1,1 +1,1 @@
-"""Model -> the same model, faster: folded and fused steps, run by an engine for each kind of device."""
+"""Model -> the same model, faster: a plan with folded batch norm, run by an engine for each kind of device."""

@@ -1,1 +1,1 @@
-"""Files <-> arrays: read and resize any image, read label maps, write files atomically, prefetch, show progress."""
+"""Files <-> arrays: read, resize and normalize any image, read label maps, write atomically, prefetch, progress."""

@@ -1,1 +1,1 @@
-"""Image -> result: resize, sliding window, scales and flips, argmax in bounded memory, overlay and legend."""
+"""Image -> result (mask, probabilities, overlay and legend): sliding window, scales, argmax in bounded memory."""

@@ -1,1 +1,1 @@
-"""Labeled images -> your model: the training loop, its configuration, losses, augmentation, state and sheets."""
+"""Labeled images -> your model: config (with the learning-rate schedule), losses, augmentation, trainer, state."""
