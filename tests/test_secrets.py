@@ -12,7 +12,7 @@ import torch
 
 import hrnet_zoo
 from hrnet_zoo.cli import main
-from hrnet_zoo.weights import transfer
+from hrnet_zoo.weights import download
 from hrnet_zoo.zoo.custom import load_custom
 from tests.support.http_server import FaultServer, status, whole
 from tests.zoo.test_custom import NETWORK
@@ -67,7 +67,7 @@ COMMANDS = (
 
 @pytest.fixture(autouse=True)
 def _hurried(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(transfer, "TRIES", 1)
+    monkeypatch.setattr(download, "TRIES", 1)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "image.png").write_bytes(b"")
 

@@ -36,11 +36,11 @@ def download(names: tuple[str, ...], everything: bool, folder: Path | None, as_j
     if bool(names) == everything:
         raise click.UsageError("give names, or --all")
     rows = [model_info(name) for name in (list_models() if everything else names)]
-    from hrnet_zoo.weights.build import entries
+    from hrnet_zoo.weights.convert import network_shapes
     from hrnet_zoo.zoo import published
 
     def fetch(row: ModelInfo) -> tuple[ModelInfo, Path]:
-        expected = entries(row.arch, row.num_classes)
+        expected = network_shapes(row.arch, row.num_classes)
         if folder:
             return row, published.mirror(row, folder, expected, progress=True)
         return row, published.download(row, expected, progress=True)
@@ -82,11 +82,11 @@ def cache_show(as_json: bool) -> None:
 
     found = entries()
     if as_json:
-        facts = [{"kind": e.kind, "name": e.stem, "path": str(e.path), "bytes": e.size} for e in found]
+        facts = [{"kind": e.kind, "name": e.key, "path": str(e.path), "bytes": e.size} for e in found]
         say_json(facts)
         return
     for entry in found:
-        say(f"{entry.kind:<6} {entry.size / 1e6:>9.1f} MB  {entry.path.name}")
+        say(f"{entry.kind:<7} {entry.size / 1e6:>9.1f} MB  {entry.path.name}")
     say(f"{sum(entry.size for entry in found) / 1e6:.1f} MB in {root()}")
 
 
@@ -103,9 +103,9 @@ def cache_clear(name: str | None, everything: bool) -> None:
     from hrnet_zoo.weights.cache import clear, entries
     from hrnet_zoo.zoo.maintenance import clear_model
 
-    files = {entry.path.name: entry.stem for entry in entries()}
-    stem = files.get(name) if name else None
-    _say_removed(clear_model(model_info(name)) if name and not stem else clear(stem))
+    files = {entry.path.name: entry.key for entry in entries()}
+    key = files.get(name) if name else None
+    _say_removed(clear_model(model_info(name)) if name and not key else clear(key))
 
 
 @cache.command("prune")

@@ -16,7 +16,7 @@ import urllib3.exceptions
 from hrnet_zoo.errors import DownloadError, redact
 from hrnet_zoo.images.progress import Bar
 from hrnet_zoo.weights.addresses import addresses, is_offline
-from hrnet_zoo.weights.request import MAX_REDIRECTS, PAGE_TYPES, TimedSession, cause
+from hrnet_zoo.weights.download import MAX_REDIRECTS, PAGE_TYPES, TimedSession, cause
 from hrnet_zoo.zoo.catalog import ModelInfo
 
 TIMEOUT_S = (10.0, 10.0)  # to connect; between two packets

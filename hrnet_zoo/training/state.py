@@ -19,7 +19,7 @@ from hrnet_zoo.errors import CheckpointError, ResumeError
 from hrnet_zoo.images.atomic import atomic_write
 from hrnet_zoo.training.config import TrainingConfig
 from hrnet_zoo.weights.convert import to_safetensors, verify_data
-from hrnet_zoo.weights.gate import inspect_safetensors
+from hrnet_zoo.weights.scan import inspect_safetensors
 
 STATE_FILE = "training_state.safetensors"
 STATE_VERSION = 2  # raise it whenever what is kept changes its meaning

@@ -1,32 +1,63 @@
-"""Checkpoint -> safetensors with its provenance in the header: exact names and shapes, or nothing.
+"""Checkpoints -> safetensors in the cache -> tensors.
 
-Weights are read from a pickle's file once, here, and without an unpickler: from the arrays that lie beside it. From
-then on they live as safetensors, which holds no code, maps into memory without a copy and carries the digest of its own
-data.
+    fetch -> SHA-256 -> static scan -> exact names and shapes -> safetensors -> rename -> memory map
+
+Nothing is loaded before its hash is checked, if one is known. Weights are read from a pickle's file once, here, and
+without an unpickler. From then on they live as safetensors, which holds no code, maps into memory without a copy and
+carries the digest of its own data. What was converted once is in the cache, and a second call opens no connection.
 """
 
+import errno
 import hashlib
 import io
 import json
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import logging
+import shutil
+import stat
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import safetensors.torch
 import torch
 from torch import Tensor
 
-from hrnet_zoo.errors import CheckpointFormatError, CheckpointNotFoundError, HashMismatchError, StateDictMismatchError
-from hrnet_zoo.models.forks import refuse_after_fork
-from hrnet_zoo.models.hrnet import SPECS
-from hrnet_zoo.weights.gate import inspect_checkpoint, inspect_safetensors, refusals
-from hrnet_zoo.weights.opcodes import Array, Refusal, Storage, show
-from hrnet_zoo.weights.state_dict import CLASSIFIER, COUNTER, find_state, unwrap
+from hrnet_zoo import __version__
+from hrnet_zoo.datasets import CITYSCAPES
+from hrnet_zoo.errors import (
+    CacheSpaceError,
+    CheckpointError,
+    CheckpointFormatError,
+    CheckpointNotFoundError,
+    HashMismatchError,
+    raise_on_oom,
+    redact,
+)
+from hrnet_zoo.models.empty import empty_layers
+from hrnet_zoo.models.fcn import FCNHRNet
+from hrnet_zoo.weights import cache
+from hrnet_zoo.weights.mapping import map_safetensors
+from hrnet_zoo.weights.scan import (
+    Refusal,
+    SafetensorsHeader,
+    Storage,
+    inspect_checkpoint,
+    inspect_safetensors,
+    refusals,
+    show,
+)
+from hrnet_zoo.weights.state_dict import CLASSIFIER, class_count, find_state, fit_state, unwrap
 
-CONVERTER_VERSION = 2  # part of the cache's file names: raise it whenever the same source gives other bytes
+CONVERTER_VERSION = 2  # part of cache keys: raise it whenever the same source gives other bytes
+MOST_BYTES = 2 << 30  # of a file that the user names: W48 with its optimizer's state has half as many
+ROOM = "close what else takes memory: a conversion needs twice the file's size"
 
-_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+# Names and shapes of a network's state dict; as a function: those of the network with so many classes
+Shapes = Mapping[str, torch.Size]
+ShapesOf = Callable[[int], Shapes]
+# A state dict, and the provenance in its file's header
+Weights = tuple[dict[str, Tensor], dict[str, str]]
+
 _DTYPES = {  # by kind of storage; weights come in no others
     "Half": torch.float16,
     "BFloat16": torch.bfloat16,
@@ -39,7 +70,12 @@ _DTYPES = {  # by kind of storage; weights come in no others
     "Long": torch.int64,
 }
 _NO_DIGEST = "0" * 64  # holds the digest's place until the data is laid out
-_MAX_NAMES, _MAX_NAME = 1000, 100  # class names, and characters of one, beyond which `meta` is taken for something else
+_MAX_NAMES, _MAX_NAME = 1000, 100  # class names, and characters of one; a larger `meta` means something else
+
+logger = logging.getLogger("hrnet_zoo")
+
+
+# --- a .pth file -> tensors ------------------------------------------------------------------------------------------
 
 
 class Checkpoint(NamedTuple):
@@ -58,10 +94,9 @@ class Checkpoint(NamedTuple):
 
 
 def read_checkpoint(data: bytes, source: str) -> Checkpoint:
-    """Return what a `.pth` file holds; `source` (path or URL) is for messages.
+    """Return what a whole `.pth` file holds, without unpickling it; `source` (path or URL) is for messages.
 
-    `data` is the whole file. Nothing of it is unpickled, and whatever lies beside the weights is left where it is. What
-    wraps them is taken off (see `state_dict`).
+    Whatever lies beside the weights is passed over. What wraps them is taken off (see `state_dict`).
 
     Raises:
         UnsafeCheckpointError: the file has something else in the place of weights; it was not loaded.
@@ -70,141 +105,98 @@ def read_checkpoint(data: bytes, source: str) -> Checkpoint:
     """
     content, arrays = inspect_checkpoint(data, source)
     with refusals(source):
-        found, notes = find_state(content)
+        found, choice = find_state(content)
         storages = dict[Storage, Tensor]()
-        state, more = unwrapped(found, lambda name: _tensor(name, found[name], arrays, storages))
-    return Checkpoint(state, next(filter(None, _claims(content)), ()), "; ".join(filter(None, (*notes, more))))
 
+        def tensor(name: str) -> Tensor:
+            """Copy a tensor out of the file; those that share a storage there share memory here."""
+            array = found[name]
+            kind = array.storage.kind
+            if kind not in _DTYPES:
+                raise Refusal(f"the tensor {show(name)} of type {kind}, which no weights have")
+            if array.storage not in storages:
+                values, dtype = bytearray(arrays[array.storage.key]), _DTYPES[kind]
+                empty = torch.empty(0, dtype=dtype)
+                storages[array.storage] = torch.frombuffer(values, dtype=dtype) if values else empty
+            return storages[array.storage].as_strided(array.shape, array.strides, array.offset)
 
-def unwrapped(names: Iterable[str], tensor: Callable[[str], Tensor]) -> tuple[dict[str, Tensor], str]:
-    """Return a state dict by the network's names, given those of a file and how to have its tensors; and what differs.
-
-    The latter says in words what was taken off, left out or added.
-    """
-    found = unwrap(names)
-    state = {name: torch.tensor(0) if was is None else tensor(was) for name, was in found.entries.items()}
-    return state, "; ".join(found.notes)
-
-
-def _tensor(name: str, array: Array, arrays: Mapping[str, memoryview], storages: dict[Storage, Tensor]) -> Tensor:
-    """Make a tensor of bytes that lie in the file; those that share a storage there share memory here."""
-    if array.storage.kind not in _DTYPES:
-        raise Refusal(f"the tensor {show(name)} of type {array.storage.kind}, which no weights have")
-    dtype = _DTYPES[array.storage.kind]
-    if array.storage not in storages:
-        content = bytearray(arrays[array.storage.key])
-        storages[array.storage] = torch.frombuffer(content, dtype=dtype) if content else torch.empty(0, dtype=dtype)
-    return storages[array.storage].as_strided(array.shape, array.strides, array.offset)
-
-
-def _claims(content: object) -> Iterator[tuple[str, ...]]:
-    """Names of classes, where mmcv and mmengine write them."""
+        state, notes = unwrap(found, tensor)
+    # Class names, where mmcv and mmengine write them
     meta = content.get("meta") if isinstance(content, dict) else None
-    for table in (meta, meta.get("dataset_meta") if isinstance(meta, dict) else None):
-        if isinstance(table, dict):
-            yield from (_class_names(table.get(key)) for key in ("CLASSES", "classes"))
+    tables = [meta, meta.get("dataset_meta") if isinstance(meta, dict) else None]
+    claims = [
+        _class_names(table.get(key)) for table in tables if isinstance(table, dict) for key in ("CLASSES", "classes")
+    ]
+    return Checkpoint(state, next(filter(None, claims), ()), "; ".join(filter(None, (choice, notes))))
 
 
 def claimed_classes(provenance: Mapping[str, str]) -> tuple[str, ...]:
-    """Read `file_classes` of a header: the class names that the checkpoint itself claimed; empty if it claimed none.
+    """Read the class names that a checkpoint claimed from its file's header; empty if it claimed none.
 
-    They are kept to tell the user where they differ from the dataset's, and used for nothing else.
+    They are only used to tell the user where they differ from the dataset's.
     """
     try:
         return _class_names(json.loads(provenance.get("file_classes", "null")))
-    except (ValueError, RecursionError):  # the header of a foreign file, where this may mean anything
+    except (ValueError, RecursionError):  # the header of a foreign file, where the key may hold anything
         return ()
 
 
-def class_count(state: Mapping[str, Tensor], source: str) -> int:
-    """Count the classes of a state dict: the rows of its classifier.
-
-    Raises:
-        StateDictMismatchError: it has no classifier of an FCN head.
-
-    """
-    name = f"{CLASSIFIER}.weight"
-    if name not in state:
-        raise _mismatch(source, missing={name: "(classes, channels, 1, 1)"}, shapes=_shapes(state))
-    if state[name].ndim != 4 or not state[name].numel():
-        found = f"{tuple(state[name].shape)}, expected (classes, channels, 1, 1)"
-        raise _mismatch(source, different={name: found})
-    return state[name].shape[0]
+def _class_names(claimed: object) -> tuple[str, ...]:
+    """Return class names if that is what these are, else none."""
+    if not isinstance(claimed, list | tuple) or len(claimed) > _MAX_NAMES:
+        return ()
+    names = tuple(name for name in claimed if isinstance(name, str) and len(name) <= _MAX_NAME)
+    return names if len(names) == len(claimed) else ()
 
 
-def fit(
-    state: Mapping[str, Tensor],
-    expected: Mapping[str, torch.Size],
+# --- tensors -> safetensors ------------------------------------------------------------------------------------------
+
+
+def convert_checkpoint(
+    bodies: list[bytes],
     source: str,
-    *,
+    expected: ShapesOf,
+    provenance: Mapping[str, str],
     dtype: torch.dtype | None = None,
-) -> dict[str, Tensor]:
-    """Return the state dict in the order of `expected`, contiguous and with no memory in common, or say what differs.
+) -> bytes:
+    """Convert a .pth, popped from a list of one, into a safetensors file with its provenance in the header.
 
-    Floating entries must be of `dtype` where it is given, else of float16, bfloat16, float32 or float64; they become
-    float32. `*.num_batches_tracked` are int64. Every value must be finite, after that step too.
-
-    Raises:
-        StateDictMismatchError: names, shapes, dtypes or values do not fit.
-
-    """
-    for name, tensor in state.items():
-        if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_meta:
-            raise _mismatch(source, different={name: "sparse, quantized or without data, expected plain values"})
-    compare({name: (t.dtype, tuple(t.shape)) for name, t in state.items()}, expected, source, dtype)
-    refuse_after_fork(torch.device("cpu"))
-    fitted, owners, infinite = dict[str, Tensor](), set[int](), dict[str, str]()
-    for name in expected:
-        tensor = state[name].detach()
-        if tensor.is_floating_point():
-            tensor = tensor.to(torch.float32)
-            # Far faster than isfinite of every value, which writes a mask; NaN passes through aminmax
-            if tensor.numel() and not torch.stack(torch.aminmax(tensor)).isfinite().all():
-                infinite[name] = "has values that are infinite or not a number"
-        tensor = tensor.contiguous()
-        memory = tensor.untyped_storage().data_ptr()
-        fitted[name] = tensor.clone() if memory in owners else tensor
-        owners.add(memory)
-    if infinite:
-        error = _mismatch(source, different=infinite)
-        error.advice = "its training diverged, or it is damaged: give an earlier checkpoint, or fetch the file again"
-        raise error
-    return fitted
-
-
-def compare(
-    found: Mapping[str, tuple[torch.dtype, tuple[int, ...]]],
-    expected: Mapping[str, torch.Size],
-    source: str,
-    dtype: torch.dtype | None,
-) -> None:
-    """Compare names, shapes and dtypes of a state dict's entries; `dtype` is that of `fit`.
+    Args:
+        bodies: the file's bytes.
+        source: what errors call it.
+        expected: names and shapes that the file must have, given its number of classes.
+        provenance: `model` and `source_url`; what follows from the bytes is added.
+        dtype: of the file's floating entries; None: any.
 
     Raises:
-        StateDictMismatchError: they do not fit.
+        CheckpointError: the file is unsafe, damaged, or does not fit.
 
     """
-    missing = {name: str(tuple(shape)) for name, shape in expected.items() if name not in found}
-    unexpected = {name: str(shape) for name, (_, shape) in found.items() if name not in expected}
-    different = dict[str, str]()
-    floats = _FLOATS if dtype is None else (dtype,)
-    for name, shape in expected.items():
-        if name not in found:
-            continue
-        found_dtype, found_shape = found[name]
-        allowed = (torch.int64,) if name.endswith(COUNTER) else floats
-        if found_shape != tuple(shape):
-            different[name] = f"{found_shape}, expected {tuple(shape)}"
-        elif found_dtype not in allowed:
-            different[name] = f"{found_dtype}, expected {' or '.join(map(str, allowed))}"
-    if missing or unexpected or different:
-        raise _mismatch(
-            source, missing, unexpected, different, {name: shape for name, (_, shape) in found.items()}, expected
-        )
+    body = bodies.pop()
+    state, claimed, notes = read_checkpoint(body, source)
+    header = {**provenance, **provenance_of(body, claimed, notes)}
+    del body
+    return to_safetensors(fit_state(state, expected(class_count(state, source)), source, dtype=dtype), header)
+
+
+def provenance_of(body: bytes, claimed: Sequence[str], notes: str) -> dict[str, str]:
+    """Return what a converted file's header says of its source and of the conversion.
+
+    The class names that the file itself claimed go under "file_classes", as a JSON list; under "file_notes", which of
+    its tensors were taken.
+    """
+    return {
+        **({"file_classes": json.dumps(claimed)} if claimed else {}),
+        **({"file_notes": notes} if notes else {}),
+        "source_sha256": hashlib.sha256(body).hexdigest(),
+        "source_size": str(len(body)),
+        "converter_version": str(CONVERTER_VERSION),
+        "hrnet_zoo_version": __version__,
+    }
 
 
 def to_safetensors(state: Mapping[str, Tensor], provenance: Mapping[str, str]) -> bytes:
-    """Return the bytes of a safetensors file: a state dict as `fit` returns it, `provenance` and the data's SHA-256.
+    """Return the bytes of a safetensors file: a state dict as `fit_state` returns it, and `provenance`.
 
     The header's metadata is `provenance` plus "format" ("pt") and "data_sha256". For a moment safetensors holds two
     copies of the data.
@@ -221,9 +213,6 @@ def to_safetensors(state: Mapping[str, Tensor], provenance: Mapping[str, str]) -
 def verify_data(path: Path) -> None:
     """Compare the data of a safetensors file with the digest in its header.
 
-    A mismatch is a matter of integrity wherever the file lies (cache, export, copy), so it is a HashMismatchError;
-    what it means for a file of the cache is for the cache to say.
-
     Raises:
         CheckpointNotFoundError: there is no regular, readable file at `path`.
         CheckpointFormatError: it is not a whole safetensors file, or its header has no digest.
@@ -233,7 +222,13 @@ def verify_data(path: Path) -> None:
     header = inspect_safetensors(path, str(path))
     stated = header.metadata.get("data_sha256")
     if stated is None:
-        raise _no_checkpoint(str(path), "a safetensors file without data_sha256, which hrnet-zoo did not write")
+        raise CheckpointFormatError(
+            asked=f"verify {path}",
+            found="a safetensors file without data_sha256, which hrnet-zoo did not write",
+            done="the file was left as it is",
+            advice="load it with create_model(NAME, checkpoint=PATH), which checks names, shapes and values",
+            source=str(path),
+        )
     digest, block, size = hashlib.sha256(), bytearray(1 << 20), header.data_start
     try:
         with path.open("rb", buffering=0) as file:
@@ -262,80 +257,202 @@ def verify_data(path: Path) -> None:
         )
 
 
-def _class_names(claimed: object) -> tuple[str, ...]:
-    """Names, where that is what these are."""
-    if not isinstance(claimed, list | tuple) or len(claimed) > _MAX_NAMES:
-        return ()
-    names = tuple(name for name in claimed if isinstance(name, str) and len(name) <= _MAX_NAME)
-    return names if len(names) == len(claimed) else ()
+# --- into the cache, and out of it -----------------------------------------------------------------------------------
 
 
-def _no_checkpoint(source: str, found: str) -> CheckpointFormatError:
-    return CheckpointFormatError(
-        asked=f"load the checkpoint {source}",
+def load(build: Callable[[], Path], expected: ShapesOf) -> Weights:
+    """Map the cached file whose path `build` returns; one that was damaged or removed since is built again.
+
+    Returns:
+        Memory-mapped float32 tensors, and the provenance in the file's header.
+
+    Raises:
+        CheckpointError: the file does not fit `expected`; and whatever `build` raises.
+
+    """
+    for last in (False, False, True):
+        path = build()
+        try:
+            return _map(path, expected)
+        except (CheckpointFormatError, CheckpointNotFoundError) as error:
+            if last:
+                raise
+            cause = error.__cause__
+            gone = isinstance(cause, OSError) and cause.errno in {errno.ENOENT, getattr(errno, "ESTALE", errno.ENOENT)}
+            if isinstance(cause, OSError) and not gone:  # no permission, no memory, a failing disk: it may be whole
+                with cache.disk_errors(path, f"read {path}"):
+                    raise cause from None
+            logger.warning("%s is damaged or gone (%s); it is built again", path, error.found)
+            if not gone:
+                cache.remove_damaged(path, lambda each: _map(each, expected))
+    raise AssertionError  # the last turn has returned or raised
+
+
+def _map(path: Path, expected: ShapesOf) -> Weights:
+    def shapes(header: SafetensorsHeader) -> Shapes:
+        _, shape = header.entries.get(f"{CLASSIFIER}.weight", ("", (0,)))
+        return expected(shape[0])
+
+    return map_safetensors(path, shapes, str(path), torch.float32)
+
+
+def fetch_into_cache(
+    key: str,
+    urls: Sequence[str],
+    stated: str,
+    convert: Callable[[list[bytes]], bytes],
+    *,
+    max_bytes: int,
+    progress: bool,
+) -> Path:
+    """Return the cached file of a key; fetch, verify, convert and publish it if it is not there.
+
+    Args:
+        key: the cache key.
+        urls: where to look, in order.
+        stated: SHA-256 or the beginning of one; empty if none is known.
+        convert: makes the safetensors' bytes of a list that holds the body, which it pops.
+        max_bytes: the largest body accepted.
+        progress: show a bar on a terminal.
+
+    Raises:
+        DownloadError: the file cannot be had.
+        CheckpointError: it is not the file stated, or `convert` refuses it.
+        CacheError: the cache cannot be used.
+        ConfigError: there is too little memory.
+
+    """
+    final = cache.model_path(key)
+    if cache.is_cached(key):
+        return final
+    with cache.lock(key):
+        if not cache.is_cached(key):  # another process may have been faster
+            bodies, partial = fetch_verified(key, urls, stated, max_bytes=max_bytes, progress=progress)
+            try:
+                with raise_on_oom(f"convert {key}", done=f"what was fetched stays in {partial}", advice=ROOM):
+                    blob = convert(bodies)
+                try:
+                    publish(key, blob)
+                except CacheSpaceError as error:
+                    full = isinstance(error.__cause__, OSError) and error.__cause__.errno != errno.EFBIG
+                    size = partial.stat().st_size if partial.exists() else 0  # a sweep may have been faster
+                    if not full or shutil.disk_usage(partial.parent).free + size < len(blob):
+                        raise  # the download would go for nothing
+                    logger.info("%s: too little space for the download and the finished file at once", key)
+                    cache.discard(partial)
+                    publish(key, blob)
+            except CheckpointError:
+                cache.discard(partial)  # the host may have a better file next time
+                raise
+            cache.discard(partial)
+            cache.sweep()
+    return final
+
+
+def fetch_verified(
+    key: str, urls: Sequence[str], stated: str, *, max_bytes: int, progress: bool
+) -> tuple[list[bytes], Path]:
+    """Fetch a body with the lock of `key` held; return it in a list of one, and the partial download that has it too.
+
+    In a list, so that who converts it can pop it: the peak is twice the file then, not three times.
+    """
+    # Only here: requests is slow to import, and urllib3 opens a socket when it is (is there IPv6?); a warm
+    # load needs neither.
+    from hrnet_zoo.weights.download import fetch
+
+    partial = cache.claim_partial(key)
+
+    def verify(body: bytes) -> None:
+        check_hash(body, stated, redact(urls[0]))
+
+    return [fetch(urls, partial, max_bytes=max_bytes, verify=verify, progress=progress)], partial
+
+
+def publish(key: str, blob: bytes) -> None:
+    """Write a converted file into the cache; it appears whole, and read back."""
+    cache.publish(key, blob, verify_data)
+
+
+def check_hash(body: bytes, stated: str, source: str) -> None:
+    """Compare a file with the SHA-256, or the beginning of one, that its row or its name states; "": none is known.
+
+    Raises:
+        HashMismatchError: they differ.
+
+    """
+    digest = hashlib.sha256(body).hexdigest()
+    if not digest.startswith(stated):
+        raise HashMismatchError(
+            asked=f"the checkpoint {source}",
+            found=f"SHA-256 {digest} of {len(body):,} bytes; expected {stated}{'...' if len(stated) < 64 else ''}",
+            done="the file was not loaded and nothing was added to the cache",
+            advice="delete it and fetch it again, or from another host; if a published file comes out the same, please "
+            "report the digest above; a file of your own: its name ends in digits that are not its hash, rename it",
+            source=source,
+            expected=stated,
+            actual=digest,
+            size=len(body),
+        )
+
+
+# --- files that the user names, and what a network expects -----------------------------------------------------------
+
+
+def read_file(path: Path) -> bytes:
+    """Read a checkpoint that the user named.
+
+    Raises:
+        CheckpointNotFoundError: there is no regular, readable file, or it is far too large.
+
+    """
+    try:
+        facts = path.stat()
+        if stat.S_ISREG(facts.st_mode):
+            require_size(facts.st_size, path)
+            return path.read_bytes()
+        found = "a folder or special file"
+    except FileNotFoundError:
+        found = "no such file"
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        found = getattr(error, "strerror", None) or str(error)
+    raise _not_found(path, found)
+
+
+def require_size(size: int, path: Path) -> None:
+    """Refuse a file of the user's that is too large to be read.
+
+    Raises:
+        CheckpointNotFoundError: no checkpoint for these networks has so many bytes.
+
+    """
+    if size > MOST_BYTES:
+        most = f"no checkpoint for these networks has more than {MOST_BYTES:,}"
+        raise _not_found(path, f"a file of {size:,} bytes; {most}")
+
+
+def _not_found(path: Path, found: str) -> CheckpointNotFoundError:
+    return CheckpointNotFoundError(
+        asked=f"the checkpoint {path}",
         found=found,
         done="nothing was loaded",
-        advice="fetch the file again, or write it anew with torch.save of model.state_dict()",
-        source=source,
+        advice="give the path of a .pth or .safetensors file",
+        source=str(path),
     )
 
 
-def _mismatch(
-    source: str,
-    missing: Mapping[str, str] | None = None,
-    unexpected: Mapping[str, str] | None = None,
-    different: Mapping[str, str] | None = None,
-    shapes: Mapping[str, tuple[int, ...]] | None = None,
-    expected: Mapping[str, torch.Size] | None = None,
-) -> StateDictMismatchError:
-    """Build the error; the message lists five names of each kind, the attributes all of them.
-
-    The cause is found in names and `shapes` of the file, beside those `expected`.
-    """
-    groups: dict[str, Any] = {"missing": missing or {}, "unexpected": unexpected or {}, "different": different or {}}
-    cause, advice = _cause(shapes or {}, expected or {})
-    found = [cause] if cause else []
-    for title, group in groups.items():
-        if group:
-            few = ", ".join(f"{ascii(name)[1:-1]:.80} {note}" for name, note in list(group.items())[:5])
-            found.append(f"{len(group)} {title}: {few}{', ...' if len(group) > 5 else ''}")
-    if shapes and not expected:
-        found.append(f"the file's names: {', '.join(map(show, list(shapes)[:5]))}{', ...' if len(shapes) > 5 else ''}")
-    classifier_alone = groups["different"].keys() <= {f"{CLASSIFIER}.weight", f"{CLASSIFIER}.bias"}
-    if groups["different"] and classifier_alone and not missing and not unexpected:
-        advice = "its head has another number of classes: say which with classes=..., or choose the name that fits"
-    return StateDictMismatchError(
-        asked=f"fit the checkpoint {source} into the network",
-        found="; ".join(found),
-        done="nothing was loaded",
-        advice=advice or "choose the name of the network that the checkpoint was trained with (see hrnet-zoo list)",
-        source=source,
-        missing=tuple(groups["missing"]),
-        unexpected=tuple(groups["unexpected"]),
-        different=tuple(f"{name}: {note}" for name, note in groups["different"].items()),
-    )
+def network_shapes(arch: str, num_classes: int) -> Shapes:
+    """Return names and shapes of a network's state dict, without making its tensors."""
+    with empty_layers():
+        network = FCNHRNet(arch, CITYSCAPES)
+    return with_classes({name: entry.shape for name, entry in network.state_dict().items()}, num_classes)
 
 
-def _cause(shapes: Mapping[str, tuple[int, ...]], expected: Mapping[str, torch.Size]) -> tuple[str, str]:
-    """Say what the file holds in place of the network, and what to do; empty where the names do not tell."""
-    heads = [name for name in shapes if "decode_head." in name]
-    size, asked = _size(shapes), _size(expected)
-    if not heads and any(".branches." in name for name in shapes):
-        return "a backbone alone, without a decode_head", "give the checkpoint of a whole network, backbone and head"
-    if any(re.search(r"decode_head\.\d+\.", name) for name in heads):
-        return "a cascade of heads (OCRNet?), where networks here have one FCN head", "give the checkpoint of an FCN"
-    if size and asked and size != asked:
-        known = f"choose a name with {size}" if size in SPECS else f"networks here are {', '.join(SPECS)}"
-        return f"a network of size {size}, where {asked} was asked for", f"{known} (see hrnet-zoo list)"
-    return "", ""
+def with_classes(shapes: Shapes, count: int) -> Shapes:
+    """Return these names and shapes with another number of classes."""
+    weight, bias = f"{CLASSIFIER}.weight", f"{CLASSIFIER}.bias"
+    return {**shapes, weight: torch.Size((count, *shapes[weight][1:])), bias: torch.Size((count,))}
 
 
-def _size(shapes: Mapping[str, tuple[int, ...]]) -> str:
-    """Name an HRNet by its width, and "s" for few blocks, as the catalog does; empty if it is none."""
-    block = "backbone.stage2.0.branches.0.{}.conv1.weight"
-    width = shapes.get(block.format(0), ())
-    return f"hr{width[0]}{'' if block.format(3) in shapes else 's'}" if width else ""
-
-
-def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(tensor.shape) for name, tensor in state.items()}
+def size_limit(shapes: Shapes) -> int:
+    """Return the most bytes that a float32 file of these shapes can have: its tensors, 2 % and 4 MiB for the rest."""
+    return int(1.02 * sum(4 * shape.numel() for shape in shapes.values())) + (4 << 20)

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from hrnet_zoo.errors import CheckpointFormatError, raise_on_oom
-from hrnet_zoo.weights.convert import compare
-from hrnet_zoo.weights.gate import SafetensorsHeader, opened_safetensors
+from hrnet_zoo.weights.scan import SafetensorsHeader, opened_safetensors
+from hrnet_zoo.weights.state_dict import compare
 
 _DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64, "I64": torch.int64}
 

@@ -17,8 +17,7 @@ from hrnet_zoo.errors import ConfigError, DeviceError, no_such_argument, redact
 from hrnet_zoo.models.empty import empty_layers
 from hrnet_zoo.models.fcn import FCNHRNet
 from hrnet_zoo.models.forks import refuse_after_fork
-from hrnet_zoo.weights.build import with_classes
-from hrnet_zoo.weights.convert import claimed_classes
+from hrnet_zoo.weights.convert import claimed_classes, with_classes
 from hrnet_zoo.weights.state_dict import CLASSIFIER
 from hrnet_zoo.zoo.custom import load_custom
 from hrnet_zoo.zoo.resolve import ResolvedModel, resolve

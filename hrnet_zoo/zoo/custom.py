@@ -13,11 +13,13 @@ import torch
 from hrnet_zoo.errors import StateDictMismatchError, raise_on_oom, redact
 from hrnet_zoo.weights import cache
 from hrnet_zoo.weights.addresses import addresses
-from hrnet_zoo.weights.build import (
+from hrnet_zoo.weights.convert import (
+    CONVERTER_VERSION,
     ROOM,
-    Entries,
-    EntriesOf,
+    Shapes,
+    ShapesOf,
     Weights,
+    claimed_classes,
     convert_checkpoint,
     fetch_into_cache,
     load,
@@ -26,11 +28,11 @@ from hrnet_zoo.weights.build import (
     read_file,
     require_size,
     size_limit,
+    to_safetensors,
 )
-from hrnet_zoo.weights.convert import CONVERTER_VERSION, claimed_classes, class_count, fit, to_safetensors, unwrapped
-from hrnet_zoo.weights.gate import SafetensorsHeader, inspect_safetensors, is_safetensors
 from hrnet_zoo.weights.mapping import map_safetensors
-from hrnet_zoo.weights.state_dict import CLASSIFIER
+from hrnet_zoo.weights.scan import SafetensorsHeader, inspect_safetensors, is_safetensors
+from hrnet_zoo.weights.state_dict import CLASSIFIER, class_count, fit_state, unwrap
 from hrnet_zoo.zoo.model_config import CONFIG_KEY
 
 # Training checkpoints hold up to two more copies of the weights, in the optimizer's state.
@@ -42,7 +44,7 @@ STATED_HASH = re.compile(r"-((?=\d*[a-f])[0-9a-f]{8,64})\.\w+$")
 logger = logging.getLogger("hrnet_zoo")
 
 
-def load_custom(source: str, arch: str, network: Entries, *, progress: bool) -> Weights:
+def load_custom(source: str, arch: str, network: Shapes, *, progress: bool) -> Weights:
     """Load a custom checkpoint; where tensors were renamed or ignored, one log line says which.
 
     Args:
@@ -64,7 +66,7 @@ def load_custom(source: str, arch: str, network: Entries, *, progress: bool) -> 
 
     """
 
-    def expected(count: int) -> Entries:
+    def expected(count: int) -> Shapes:
         asked = network[f"{CLASSIFIER}.weight"][0]
         if count != asked:
             raise StateDictMismatchError(
@@ -90,22 +92,22 @@ def load_custom(source: str, arch: str, network: Entries, *, progress: bool) -> 
     return state, provenance
 
 
-def _download(address: str, arch: str, expected: EntriesOf, *, max_bytes: int, progress: bool) -> Path:
+def _download(address: str, arch: str, expected: ShapesOf, *, max_bytes: int, progress: bool) -> Path:
     """Return the cached file of an address, after downloading and converting it if need be."""
     name = PurePosixPath(urlsplit(address).path).name
     match = STATED_HASH.search(name)
     stated = match[1] if match else ""
     provenance = {"source_url": redact(address)}
 
-    def convert(bodies: list[bytes], part: Path) -> bytes:
+    def convert(bodies: list[bytes]) -> bytes:
         if not stated:
             logger.warning("%s has no SHA-256 in its name: the download could not be verified", redact(address))
         if not is_safetensors(bodies[0]):
             return convert_checkpoint(bodies, redact(address), expected, provenance)
-        claimed = claimed_classes(inspect_safetensors(part, redact(address)).metadata)
+        claimed = claimed_classes(inspect_safetensors(bodies[0], redact(address)).metadata)
         stored = safetensors.torch.load(bodies[0])
-        state, notes = unwrapped(stored, stored.__getitem__)
-        fitted = fit(state, expected(class_count(state, redact(address))), redact(address))
+        state, notes = unwrap(stored, stored.__getitem__)
+        fitted = fit_state(state, expected(class_count(state, redact(address))), redact(address))
         return to_safetensors(fitted, {**provenance, **provenance_of(bodies.pop(), claimed, notes)})
 
     # Another file with the same few digits is found in minutes: only a whole digest is shared between addresses.
@@ -120,7 +122,7 @@ def _download(address: str, arch: str, expected: EntriesOf, *, max_bytes: int, p
     )
 
 
-def _convert_file(path: Path, arch: str, expected: EntriesOf) -> Path:
+def _convert_file(path: Path, arch: str, expected: ShapesOf) -> Path:
     """Return the cached file of a local .pth with exactly these bytes, after converting it if need be."""
     with raise_on_oom(f"convert {path}", done="nothing was loaded", advice=ROOM):
         bodies = [read_file(path)]
@@ -143,15 +145,15 @@ def _is_safetensors(path: Path) -> bool:
     return path.suffix == ".safetensors"
 
 
-def _load_safetensors(path: Path, expected: EntriesOf) -> Weights:
-    def shapes_in(header: SafetensorsHeader) -> Entries:
+def _load_safetensors(path: Path, expected: ShapesOf) -> Weights:
+    def shapes_in(header: SafetensorsHeader) -> Shapes:
         require_size(header.size, path)
         return {name: torch.Size(shape) for name, (_, shape) in header.entries.items()}
 
     stored, metadata = map_safetensors(path, shapes_in, str(path), rewritable=True)
-    state, notes = unwrapped(stored, stored.__getitem__)
+    state, notes = unwrap(stored, stored.__getitem__)
     unverified = {key: value for key, value in metadata.items() if key != CONFIG_KEY}
-    return fit(state, expected(class_count(state, str(path))), str(path)), {**unverified, "file_notes": notes}
+    return fit_state(state, expected(class_count(state, str(path))), str(path)), {**unverified, "file_notes": notes}
 
 
 def _cache_key(name: str, arch: str, digest: str) -> str:

@@ -40,7 +40,7 @@ from hrnet_zoo.errors import (
     redact,
 )
 from hrnet_zoo.weights.addresses import is_base, is_offline, without_passwords
-from hrnet_zoo.weights.build import Entries, Weights
+from hrnet_zoo.weights.convert import Shapes, Weights
 from hrnet_zoo.zoo.model_config import CONFIG_FILE, WEIGHTS_FILE, ModelConfig, read_config
 from hrnet_zoo.zoo.model_folder import load_folder, verify_folder
 
@@ -73,7 +73,7 @@ class Repository:
         _compare_with_hub_digest(self.folder / WEIGHTS_FILE)
         return config
 
-    def load(self, expected: Entries) -> Weights:
+    def load(self, expected: Shapes) -> Weights:
         """Fetch the weights if they are not cached, verify them, and load them as `load_folder` does."""
         self._fetch_files()
         try:

@@ -15,10 +15,9 @@ import torch
 
 from hrnet_zoo.errors import CheckpointError, CheckpointNotFoundError, HRNetZooError, StateDictMismatchError
 from hrnet_zoo.weights import cache
-from hrnet_zoo.weights.build import entries
-from hrnet_zoo.weights.convert import CONVERTER_VERSION, verify_data
-from hrnet_zoo.weights.gate import inspect_safetensors
-from hrnet_zoo.weights.part import disk_errors
+from hrnet_zoo.weights.cache import disk_errors
+from hrnet_zoo.weights.convert import CONVERTER_VERSION, network_shapes, verify_data
+from hrnet_zoo.weights.scan import inspect_safetensors
 from hrnet_zoo.zoo.catalog import ModelInfo, list_models, model_info
 from hrnet_zoo.zoo.published import cache_key, download, require_source
 from hrnet_zoo.zoo.resolve import resolve
@@ -47,7 +46,7 @@ def verify(names: Sequence[str] = ()) -> list[Verdict]:
 
     """
     if not names:
-        return [Verdict(_name(entry.stem), entry.path, _error_in(entry)) for entry in _finished()]
+        return [Verdict(_name(entry.key), entry.path, _error_in(entry)) for entry in _finished()]
     verdicts = []
     for name in names:
         path, error = None, None
@@ -91,14 +90,14 @@ def repair(*, progress: bool) -> list[Verdict]:
     for entry in _finished():
         if _error_in(entry) is None:
             continue
-        error, row = None, rows.get(entry.stem)
+        error, row = None, rows.get(entry.key)
         try:
             cache.remove_damaged(entry.path, functools.partial(_check, entry))
             if row and entry.kind == "model":
-                download(row, entries(row.arch, row.num_classes), progress=progress)
+                download(row, network_shapes(row.arch, row.num_classes), progress=progress)
         except HRNetZooError as failure:  # it cannot be read, and stays; or it cannot be downloaded
             error = failure
-        damaged.append(Verdict(_name(entry.stem), entry.path, error))
+        damaged.append(Verdict(_name(entry.key), entry.path, error))
     return damaged
 
 
@@ -111,9 +110,9 @@ def prune() -> list[cache.CacheEntry]:
     """
     removed = cache.sweep(everything=True)
     for entry in _finished():
-        version = re.search(r"-c([0-9]+)$", entry.stem)
+        version = re.search(r"-c([0-9]+)$", entry.key)
         if entry.kind == "model" and version and int(version[1]) < CONVERTER_VERSION:
-            removed += cache.clear(entry.stem)
+            removed += cache.clear(entry.key)
     return removed
 
 
@@ -149,10 +148,10 @@ def _error_in(entry: cache.CacheEntry) -> HRNetZooError | None:
 
 
 def _check(entry: cache.CacheEntry, path: Path) -> None:
-    row = _rows_by_key().get(entry.stem)
+    row = _rows_by_key().get(entry.key)
     if entry.kind == "log":
         with disk_errors(path, f"read {path}"):
-            parse_log(path.read_bytes(), str(path), entry.stem)
+            parse_log(path.read_bytes(), str(path), entry.key)
     elif row:
         _verify_published(row, path)
     else:
@@ -172,7 +171,7 @@ def _verify_published(info: ModelInfo, path: Path) -> None:
     verify_data(path)
     header = inspect_safetensors(path, str(path))
     require_source(info, header.metadata, path)
-    expected = entries(info.arch, info.num_classes)
+    expected = network_shapes(info.arch, info.num_classes)
     shapes = {name: torch.Size(shape) for name, (_, shape) in header.entries.items()}
     if shapes != expected:
         raise StateDictMismatchError(

@@ -14,10 +14,10 @@ import logging
 from pathlib import Path
 
 from hrnet_zoo.errors import CheckpointFormatError, CheckpointNotFoundError
-from hrnet_zoo.weights.build import Entries, Weights
-from hrnet_zoo.weights.convert import fit, verify_data
-from hrnet_zoo.weights.gate import SafetensorsHeader, inspect_safetensors
+from hrnet_zoo.weights.convert import Shapes, Weights, verify_data
 from hrnet_zoo.weights.mapping import map_safetensors
+from hrnet_zoo.weights.scan import SafetensorsHeader, inspect_safetensors
+from hrnet_zoo.weights.state_dict import fit_state
 from hrnet_zoo.zoo.model_config import (
     CONFIG_FILE,
     CONFIG_KEY,
@@ -67,7 +67,7 @@ def read_stored_config(path: Path) -> ModelConfig:
         raise
 
 
-def load_folder(folder: Path, config: ModelConfig, expected: Entries, *, rewritable: bool) -> Weights:
+def load_folder(folder: Path, config: ModelConfig, expected: Shapes, *, rewritable: bool) -> Weights:
     """Load the weights of a model folder.
 
     Names, shapes and values are checked. If the file was replaced by newer weights of the same network since `config`
@@ -88,14 +88,14 @@ def load_folder(folder: Path, config: ModelConfig, expected: Entries, *, rewrita
     """
     path = folder / WEIGHTS_FILE
 
-    def same_network(header: SafetensorsHeader) -> Entries:
+    def same_network(header: SafetensorsHeader) -> Shapes:
         now = _config_of(header, path)
         if (now.arch, now.dataset) != (config.arch, config.dataset):
             raise refusal(str(path), "$", "another network was saved here while this one was being loaded; try again")
         return expected
 
     state, provenance = map_safetensors(path, same_network, str(path), rewritable=rewritable)
-    return fit(state, expected, str(path)), {**provenance, "license": config.license}
+    return fit_state(state, expected, str(path)), {**provenance, "license": config.license}
 
 
 def verify_folder(folder: Path) -> ModelConfig:

@@ -17,28 +17,28 @@ from hrnet_zoo.errors import CacheError, HashMismatchError, UnknownModelError, r
 from hrnet_zoo.images.atomic import atomic_write, make_folder
 from hrnet_zoo.weights import cache
 from hrnet_zoo.weights.addresses import addresses
-from hrnet_zoo.weights.build import (
+from hrnet_zoo.weights.convert import (
+    CONVERTER_VERSION,
     ROOM,
-    Entries,
+    Shapes,
     Weights,
     check_hash,
     convert_checkpoint,
-    entries,
     fetch_into_cache,
     fetch_verified,
     load,
+    network_shapes,
     publish,
+    read_checkpoint,
     read_file,
     size_limit,
 )
-from hrnet_zoo.weights.convert import CONVERTER_VERSION, read_checkpoint
-from hrnet_zoo.weights.part import discard
 from hrnet_zoo.zoo.catalog import DEMO, ModelInfo, model_info, recognize
 
 logger = logging.getLogger("hrnet_zoo")
 
 
-def load_published(info: ModelInfo, expected: Entries, *, progress: bool) -> Weights:
+def load_published(info: ModelInfo, expected: Shapes, *, progress: bool) -> Weights:
     """Load a row's weights from the cache, after downloading them if need be.
 
     Args:
@@ -93,7 +93,7 @@ def require_source(info: ModelInfo, header: Mapping[str, str], path: Path) -> No
         )
 
 
-def download(info: ModelInfo, expected: Entries, *, progress: bool) -> Path:
+def download(info: ModelInfo, expected: Shapes, *, progress: bool) -> Path:
     """Return the path of a row's converted weights in the cache, after downloading them if need be."""
     if cache.is_cached(cache_key(info)):  # then the settings of mirrors do not matter
         return cache.model_path(cache_key(info))
@@ -101,7 +101,7 @@ def download(info: ModelInfo, expected: Entries, *, progress: bool) -> Path:
         cache_key(info),
         addresses(info.checkpoint_url),
         info.stated_sha256,
-        lambda bodies, _: _convert(bodies, info.checkpoint_url, info, expected),
+        lambda bodies: _convert(bodies, info.checkpoint_url, info, expected),
         max_bytes=size_limit(expected),
         progress=progress,
     )
@@ -138,11 +138,11 @@ def import_file(path: Path) -> tuple[ModelInfo, Path]:
         check_hash(bodies[0], info.stated_sha256, str(path))
         key = cache_key(info)
         with cache.lock(key):
-            publish(key, _convert(bodies, str(path), info, entries(info.arch, info.num_classes)))
+            publish(key, _convert(bodies, str(path), info, network_shapes(info.arch, info.num_classes)))
         return info, cache.model_path(key)
 
 
-def mirror(info: ModelInfo, folder: Path, expected: Entries, *, progress: bool) -> Path:
+def mirror(info: ModelInfo, folder: Path, expected: Shapes, *, progress: bool) -> Path:
     """Download a row's original file, verified and unconverted, into a mirror folder; return its path there.
 
     Any web server can serve the folder as it is; `file://FOLDER` in HRNET_ZOO_MIRRORS works too.
@@ -158,16 +158,17 @@ def mirror(info: ModelInfo, folder: Path, expected: Entries, *, progress: bool) 
     if os.path.lexists(final):  # unlike Path.is_file, never raises, even for a name that is too long
         check_hash(read_file(final), info.stated_sha256, str(final))
         return final
-    bodies, part = fetch_verified(
-        cache_key(info),
-        addresses(info.checkpoint_url),
-        info.stated_sha256,
-        max_bytes=size_limit(expected),
-        progress=progress,
-    )
+    with cache.lock(cache_key(info)):
+        bodies, partial = fetch_verified(
+            cache_key(info),
+            addresses(info.checkpoint_url),
+            info.stated_sha256,
+            max_bytes=size_limit(expected),
+            progress=progress,
+        )
     make_folder(final.parent)
     atomic_write(final, bodies.pop())
-    discard(part)
+    cache.discard(partial)
     return final
 
 
@@ -176,7 +177,7 @@ def cache_key(info: ModelInfo) -> str:
     return f"{PurePosixPath(info.file_name).stem}-c{CONVERTER_VERSION}"
 
 
-def _convert(bodies: list[bytes], source: str, info: ModelInfo, expected: Entries) -> bytes:
+def _convert(bodies: list[bytes], source: str, info: ModelInfo, expected: Shapes) -> bytes:
     provenance = {"model": info.name, "source_url": _published_address(info)}
     return convert_checkpoint(bodies, source, lambda _: expected, provenance, getattr(torch, info.stored_dtype))
 

@@ -13,7 +13,7 @@ from huggingface_hub import CommitOperationAdd
 from hrnet_zoo import __version__
 from hrnet_zoo.errors import ConfigError, OfflineError, redact
 from hrnet_zoo.weights.addresses import is_offline
-from hrnet_zoo.weights.build import read_file
+from hrnet_zoo.weights.convert import read_file
 from hrnet_zoo.zoo.catalog import list_models, model_info
 from hrnet_zoo.zoo.create import create_model
 from hrnet_zoo.zoo.hub import bars, endpoint, hub_api, hub_errors, require_repo

@@ -11,8 +11,7 @@ from pathlib import Path
 from hrnet_zoo.datasets import Dataset
 from hrnet_zoo.errors import ConfigError
 from hrnet_zoo.weights import cache
-from hrnet_zoo.weights.build import Entries, Weights
-from hrnet_zoo.weights.convert import verify_data
+from hrnet_zoo.weights.convert import Shapes, Weights, verify_data
 from hrnet_zoo.zoo.catalog import HUB, LOCAL, ModelInfo, is_saved, model_info
 from hrnet_zoo.zoo.model_config import WEIGHTS_FILE, ModelConfig
 from hrnet_zoo.zoo.model_folder import load_folder, read_folder
@@ -41,7 +40,7 @@ class ResolvedModel:
     info: ModelInfo | None
     config: ModelConfig | None
     source: str
-    load: Callable[[Entries], Weights]
+    load: Callable[[Shapes], Weights]
     verify: Callable[[], object]
 
 
@@ -92,7 +91,7 @@ def _resolve_folder(name: str) -> ResolvedModel:
     folder = Path(os.path.expanduser(name.removeprefix(LOCAL)))  # noqa: PTH111 - never raises, unlike Path.expanduser
     config, path = read_folder(folder), folder / WEIGHTS_FILE
 
-    def load(expected: Entries) -> Weights:
+    def load(expected: Shapes) -> Weights:
         state, provenance = load_folder(folder, config, expected, rewritable=True)
         # The path stays out: the loaded network may be saved again, and shared.
         return state, {**provenance, "model": LOCAL.rstrip(":"), "source_url": WEIGHTS_FILE}

@@ -17,8 +17,8 @@ from hrnet_zoo import __version__
 from hrnet_zoo.errors import ConfigError, ModelConfigError, StateDictMismatchError
 from hrnet_zoo.images.atomic import atomic_write, make_folder, sweep_parts
 from hrnet_zoo.models.fcn import FCNHRNet
-from hrnet_zoo.weights.build import entries
-from hrnet_zoo.weights.convert import compare, fit, to_safetensors
+from hrnet_zoo.weights.convert import network_shapes, to_safetensors
+from hrnet_zoo.weights.state_dict import compare, fit_state
 from hrnet_zoo.zoo.catalog import DEMO, HUB, list_models
 from hrnet_zoo.zoo.model_card import model_card
 from hrnet_zoo.zoo.model_config import (
@@ -71,7 +71,7 @@ def save_pretrained(
     folder = Path(folder)
     config = config_of(model, metrics, license)
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    fit(weights, entries(model.arch, len(model.classes)), f"to be saved in {folder}")  # finite values
+    fit_state(weights, network_shapes(model.arch, len(model.classes)), f"to be saved in {folder}")  # finite values
     if (source := _unchanged_source(model, weights)) and source.dataset == config.dataset:
         parent = source.parent if config.parent and config.parent.name == "local-dir" else config.parent
         config = replace(config, metrics=config.metrics if metrics else source.metrics, parent=parent)
@@ -95,7 +95,7 @@ def config_of(
     """Return what `save_pretrained` would write, with a digest of zeros, or raise what it would."""
     found = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in model.state_dict().items()}
     try:
-        compare(found, entries(model.arch, len(model.classes)), model.name, None)
+        compare(found, network_shapes(model.arch, len(model.classes)), model.name, None)
     except StateDictMismatchError as error:  # a network that was changed by hand could not be created when loading
         error.asked = f"save {model.name}, {model.arch} with {len(model.classes)} classes, as a model folder"
         error.done = "nothing was written"

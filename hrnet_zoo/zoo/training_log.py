@@ -14,15 +14,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any
 from urllib.parse import urlsplit
 
 from hrnet_zoo.errors import ConfigError, DownloadError, UnexpectedContentError, install, printable
 from hrnet_zoo.images.atomic import atomic_write
 from hrnet_zoo.weights import cache
 from hrnet_zoo.weights.addresses import addresses
-from hrnet_zoo.weights.part import discard, disk_errors
-from hrnet_zoo.weights.transfer import fetch
+from hrnet_zoo.weights.cache import disk_errors
+from hrnet_zoo.weights.download import fetch
 from hrnet_zoo.zoo.catalog import LOCAL, is_saved, model_info
 
 MAX_BYTES = 64 << 20  # a line every 50 iterations makes 1 MB for the longest schedule
@@ -199,30 +199,28 @@ def log_key(url: str) -> str:
 
 def _cached(url: str, *, progress: bool) -> bytes:
     """Return the log of an address from the cache; fetch, verify and publish it first if it is not there."""
-    stem = log_key(url)
-    if not cache.is_cached(stem, "log"):
-        with cache.lock(stem):
-            if not cache.is_cached(stem, "log"):  # another process may have been faster
-                _fetch(url, stem, progress=progress)
-    final = cache.log_path(stem)
-    with disk_errors(final, f"read the training log {stem}"):
+    key = log_key(url)
+    if not cache.is_cached(key, "log"):
+        with cache.lock(key):
+            if not cache.is_cached(key, "log"):  # another process may have been faster
+                _fetch(url, key, progress=progress)
+    final = cache.log_path(key)
+    with disk_errors(final, f"read the training log {key}"):
         return final.read_bytes()
 
 
-def _fetch(url: str, stem: str, *, progress: bool) -> None:
-    part = cache.claim_part(stem, "log")
-    bodies: list[bytes] = []
+def _fetch(url: str, key: str, *, progress: bool) -> None:
+    partial = cache.claim_partial(key, "log")
 
-    def verify(path: Path) -> None:
-        bodies[:] = [path.read_bytes()]
+    def verify(data: bytes) -> None:
         try:
-            _records(bodies[0], url)
+            _records(data, url)
         except UnexpectedContentError:
-            discard(path)  # nothing to resume: the host may have the log next time
+            cache.discard(partial)  # nothing to resume: the host may have the log next time
             raise
 
     try:
-        fetch(addresses(url), part, max_bytes=MAX_BYTES, verify=verify, progress=progress)
+        data = fetch(addresses(url), partial, max_bytes=MAX_BYTES, verify=verify, progress=progress)
     except DownloadError as error:  # its advice is about weights
         error.advice = (
             "check the network, the proxy and HRNET_ZOO_OFFLINE, and run the same again; or bring the log by hand: "
@@ -231,11 +229,8 @@ def _fetch(url: str, stem: str, *, progress: bool) -> None:
         )
         raise
 
-    def write(file: BinaryIO) -> None:
-        file.write(bodies[0])
-
-    cache.publish(stem, write, verify, "log")
-    discard(part)
+    cache.publish(key, data, lambda path: verify(path.read_bytes()), "log")
+    cache.discard(partial)
     cache.sweep()
 
 

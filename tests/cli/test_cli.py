@@ -121,7 +121,7 @@ def test_download_refused_and_offline(
     run("download", NAME, code=4)
     assert "expected 93db27d0" in run.err
     monkeypatch.setenv("HRNET_ZOO_MIRRORS", "http://127.0.0.1:9")
-    monkeypatch.setattr("hrnet_zoo.weights.transfer.TRIES", 1)
+    monkeypatch.setattr("hrnet_zoo.weights.download.TRIES", 1)
     run("download", NAME, code=3)
     monkeypatch.setenv("HRNET_ZOO_OFFLINE", "1")
     run("download", NAME, code=3)

@@ -12,7 +12,7 @@ from torch.export import Dim, export
 from hrnet_zoo.datasets import CITYSCAPES
 from hrnet_zoo.models.fcn import FCNHRNet
 from hrnet_zoo.models.hrnet import SPECS, HRNetSpec
-from hrnet_zoo.weights.build import entries
+from hrnet_zoo.weights.convert import network_shapes
 from hrnet_zoo.zoo.catalog import ARCHS
 from hrnet_zoo.zoo.create import create_model, initialize
 
@@ -22,7 +22,7 @@ GOLDEN = "golden/fcn_hr18s_512x1024_40k_cityscapes_standin-289f364f.pth"
 @pytest.mark.parametrize("arch", ARCHS)
 def test_names_and_shapes_are_the_published_ones(arch: str, shared: Path) -> None:
     published = json.loads((shared / f"facts/state_dict_{arch}_19_classes.json").read_text())
-    assert {name: list(shape) for name, shape in entries(arch, 19).items()} == published
+    assert {name: list(shape) for name, shape in network_shapes(arch, 19).items()} == published
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_names_and_shapes_are_the_published_ones(arch: str, shared: Path) -> Non
 )
 def test_names_and_shapes_by_their_digest(arch: str, number: int, digest: str) -> None:
     """Compare with the digest of the published names and shapes, "name [shape]" a line, sorted."""
-    listed = entries(arch, 19)
+    listed = network_shapes(arch, 19)
     assert len(listed) == number
     text = "".join(f"{name} {list(shape)}\n" for name, shape in sorted(listed.items()))
     assert hashlib.sha256(text.encode()).hexdigest() == digest

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from hrnet_zoo.weights import request, transfer
+from hrnet_zoo.weights import download
 from hrnet_zoo.zoo.create import create_model
 from tests.support.cache_fsck import fsck
 from tests.support.http_faults import faults
 from tests.support.http_server import FaultServer, ranged
-from tests.support.survival import BODY, DIGEST, EXPECTED, STEM, load
+from tests.support.survival import BODY, DIGEST, EXPECTED, KEY, load
 from tests.support.tables import ROOT
 
 KILLS = int(os.environ.get("HRNET_ZOO_TEST_KILLS", "200"))
@@ -41,7 +41,7 @@ def trials(what: str, count: int = 0, seed: int = 1) -> dict[str, Any]:
 
 
 def test_killed_at_every_event() -> None:
-    """Three beginnings: nothing, half a part of a process that was killed before, a finished file that is damaged.
+    """Three beginnings: nothing, half a download of a process that was killed before, a finished file that is damaged.
 
     Each time the next process has its model, and the file system is as it should be: `fsck` has looked.
     """
@@ -54,7 +54,7 @@ def test_killed_at_random() -> None:
     found = trials("random", KILLS)
     assert found["kills"] >= KILLS
     assert found["sent"] <= 1.15
-    assert any("part" in left for left in found["left"])  # some came in the middle of it
+    assert any("partial" in left for left in found["left"])  # some came in the middle of it
 
 
 def test_interrupted_at_random() -> None:
@@ -72,6 +72,13 @@ def test_many_ask_for_one_model() -> None:
     for name, facts in found.items():
         # ENOSYS: filelock makes lock files then, which take turns well, and are no proof of it.
         assert 1 <= facts["gets"] <= (1 if name.endswith(", flock") else 64), name
+
+
+def test_partial_downloads_stolen_from_the_living() -> None:
+    """Where locks lie and a download is silent for long, another takes it: that costs bandwidth, and no file."""
+    found = trials("thieves", 6)
+    assert found["failures"] == 0
+    assert found["gets"] > 6  # they did steal
 
 
 def test_crowds_that_die() -> None:
@@ -92,7 +99,7 @@ def test_loading_while_another_clears() -> None:
     assert trials("pruned", 100)["end"] == 0
 
 
-SMALL = f"/{STEM}.pth"
+SMALL = f"/{KEY}.pth"
 FAULTS = faults(BODY, SMALL, stall_s=2.0)  # longer than the timeout below
 
 
@@ -100,9 +107,9 @@ FAULTS = faults(BODY, SMALL, stall_s=2.0)  # longer than the timeout below
 def test_faults_of_a_host(name: str, host: FaultServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each ends in the whole file, or in the error that is stated for it: by the whole way, and never a bad file."""
     fault = FAULTS[name]
-    monkeypatch.setattr(request, "TIMEOUT_S", (5.0, 0.3))
+    monkeypatch.setattr(download, "TIMEOUT_S", (5.0, 0.3))
     monkeypatch.setattr(time, "sleep", lambda _: None)
-    monkeypatch.setattr(transfer.fetch, "__kwdefaults__", {"sleep": lambda _: None})
+    monkeypatch.setattr(download, "sleep", lambda _: None)
     url = host.play(SMALL, *fault.answers)
     if fault.ends_in is None:
         load(url)

@@ -4,12 +4,11 @@ whole       a file under its final name is complete: its data have the digest in
 recorded    its header, and no second file, says where it came from
 private     no name and no header tells a folder of this machine
 permitted   modes follow the umask
-known       every file is a finished one (model, log, digest), a part, a temp or a lock
+known       every file is a finished one (model, log), a partial download, a temp or a lock
 settled     nothing but finished files and locks is left (asked for where a call has come back)
 """
 
 import os
-import re
 import stat
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +17,7 @@ import torch
 
 from hrnet_zoo.weights import cache
 from hrnet_zoo.weights.convert import verify_data
-from hrnet_zoo.weights.gate import inspect_safetensors
+from hrnet_zoo.weights.scan import inspect_safetensors
 from hrnet_zoo.zoo.training_log import parse_log
 
 RECORD = {"source_url", "source_sha256", "source_size", "converter_version", "hrnet_zoo_version", "data_sha256"}
@@ -41,13 +40,11 @@ def fsck(
             _check_model(entry.path, expected, source_sha256)
         elif entry.kind == "log":
             parse_log(entry.path.read_bytes(), str(entry.path), "checked")
-        elif entry.kind == "digest":
-            assert re.fullmatch(r"[0-9a-f]{64}\n?", entry.path.read_text(encoding="ascii")), f"whole: {entry.path}"
         if entry.kind != "lock":
             assert _mode(entry.path) == 0o666 & ~_umask(), f"permitted: {entry.path} has {_mode(entry.path):o}"
     for folder in (root / "v1").iterdir() if (root / "v1").exists() else ():
         assert _mode(folder) == 0o777 & ~_umask(), f"permitted: {folder}"
-    assert not settled or found.keys() <= {"model", "log", "digest", "lock"}, f"settled: {found}"
+    assert not settled or found.keys() <= {"model", "log", "lock"}, f"settled: {found}"
     return found
 
 

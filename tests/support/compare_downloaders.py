@@ -28,8 +28,8 @@ import requests
 import torch.hub
 
 from hrnet_zoo.errors import CheckpointError
-from hrnet_zoo.weights.build import check_hash
-from hrnet_zoo.weights.transfer import fetch
+from hrnet_zoo.weights.convert import check_hash
+from hrnet_zoo.weights.download import fetch
 from tests.support.http_faults import Fault, faults
 from tests.support.http_server import serve
 
@@ -54,15 +54,15 @@ FILE = "small-1.0-py3-none-any.whl"
 
 
 def _ours(url: str, folder: Path) -> Path:
-    part = folder / "file.part"
-    fetch(
+    body = fetch(
         [url],
-        part,
+        folder / "file.part",
         max_bytes=len(BODY) + 1000,
-        verify=lambda path: check_hash(path.read_bytes(), DIGEST, url),
+        verify=lambda body: check_hash(body, DIGEST, url),
         progress=False,
     )
-    return part
+    (folder / "file").write_bytes(body)
+    return folder / "file"
 
 
 def _hub(url: str, folder: Path) -> Path:

@@ -28,7 +28,8 @@ from PIL import Image
 from hrnet_zoo.datasets import SCENES
 from hrnet_zoo.errors import HRNetZooError
 from hrnet_zoo.images.read import read_image
-from hrnet_zoo.weights.convert import fit, read_checkpoint, to_safetensors
+from hrnet_zoo.weights.convert import read_checkpoint, to_safetensors
+from hrnet_zoo.weights.state_dict import fit_state
 from hrnet_zoo.zoo.custom import load_custom
 from hrnet_zoo.zoo.model_config import Metrics, ModelConfig, Parent, parse_config
 from tests.support.checkpoints import (
@@ -180,7 +181,9 @@ def zip_mutant() -> Mutate:
 
 def safetensors_mutant() -> Mutate:
     """Return a maker of mutants of safetensors; of half of them the header's length is right."""
-    good = to_safetensors(fit(stand_in(SHAPES), EXPECTED, "good"), {"source_url": "a.pth", "source_sha256": "0" * 64})
+    good = to_safetensors(
+        fit_state(stand_in(SHAPES), EXPECTED, "good"), {"source_url": "a.pth", "source_sha256": "0" * 64}
+    )
     start = 8 + int.from_bytes(good[:8], "little")
 
     def mutate(chance: random.Random) -> bytes:

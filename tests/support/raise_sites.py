@@ -40,7 +40,7 @@ def sites() -> dict[Site, int]:
 def _ours(call: ast.Call) -> bool:
     """Whether what is raised is neither Python's nor click's, nor for a caller within the package alone."""
     name = ast.unparse(call.func)
-    return not (hasattr(builtins, name) or name.startswith("click.") or name in ("PartLostError", "TryAgainError"))
+    return not (hasattr(builtins, name) or name.startswith("click.") or name == "TryAgainError")
 
 
 class Recorder:

@@ -35,8 +35,8 @@ import torch
 from torch import Tensor
 
 from hrnet_zoo.errors import CacheSpaceError
-from hrnet_zoo.weights import build, cache
-from hrnet_zoo.weights.part import Note, write
+from hrnet_zoo.weights import cache, convert
+from hrnet_zoo.weights.download import Note, _Source, _store
 from hrnet_zoo.weights.state_dict import CLASSIFIER
 from tests.support.cache_fsck import fsck
 from tests.support.checkpoints import legacy, stand_in
@@ -50,8 +50,8 @@ SHAPES = {
     f"{CLASSIFIER}.bias": (19,),
 }
 EXPECTED = {name: torch.Size(shape) for name, shape in SHAPES.items()}
-STEM = "small"
-PATH = f"/{STEM}.pth"
+KEY = "small"
+PATH = f"/{KEY}.pth"
 SLICE, PAUSE_S = 64 << 10, 0.002  # the body takes a while to send, or most kills would come before or after it
 SPACE, WRONG = 6, 1  # ends of a trial beside 0
 
@@ -64,7 +64,7 @@ def small_state() -> dict[str, Tensor]:
 
 
 BODY = legacy(small_state())
-CONVERTED = build.convert_checkpoint([BODY], STEM, lambda _: EXPECTED, {"source_url": STEM})
+CONVERTED = convert.convert_checkpoint([BODY], KEY, lambda _: EXPECTED, {"source_url": KEY})
 DIGEST = hashlib.sha256(BODY).hexdigest()
 
 
@@ -72,16 +72,16 @@ def load(url: str) -> None:
     """Load the model as a user's call does, from the cache that is set, and compare every value."""
 
     def bring() -> Path:
-        return build.fetch_into_cache(
-            STEM,
+        return convert.fetch_into_cache(
+            KEY,
             [url],
             DIGEST,
-            lambda bodies, _: build.convert_checkpoint(bodies, url, lambda _: EXPECTED, {"source_url": STEM}),
+            lambda bodies: convert.convert_checkpoint(bodies, url, lambda _: EXPECTED, {"source_url": KEY}),
             max_bytes=len(BODY),
             progress=False,
         )
 
-    state, _ = build.load(bring, lambda _: EXPECTED)
+    state, _ = convert.load(bring, lambda _: EXPECTED)
     wanted = small_state()
     assert all(torch.equal(state[name], wanted[name]) for name in wanted)
 
@@ -187,9 +187,17 @@ def check(*, settled: bool = False) -> dict[str, int]:
     return fsck(EXPECTED, DIGEST, settled=settled)
 
 
+def time_passes(seconds: float = cache.SILENT_S + 1) -> None:
+    """Make every unfinished file of the cache older, as if so much time had passed since it was written."""
+    for entry in cache.entries():
+        if entry.kind in {"partial", "temp"}:
+            os.utime(entry.path, (entry.modified_s, entry.modified_s - seconds))
+
+
 def settle() -> None:
-    """Do what the next build of any model does with leftovers, and see that there are none."""
+    """Do what the next build of any model does with leftovers, a while later, and see that there are none."""
     check()
+    time_passes(cache.STALE_S + 1)
     cache.sweep()
     check(settled=True)
 
@@ -221,7 +229,7 @@ def under_audit(folder: Path, kill_at: int, seen: list[str] | None = None) -> No
 def at_every_event(host: Host) -> dict[str, Any]:
     """Kill at every event of fetch, convert and publish, from three beginnings; then let another process finish."""
     found: dict[str, Any] = {}
-    needed = {nothing: len(BODY), half_a_part: len(BODY) - len(BODY) // 2, damaged: len(BODY)}
+    needed = {nothing: len(BODY), half_a_download: len(BODY) - len(BODY) // 2, damaged: len(BODY)}
     before, all_needed = host.counts()["sent"], 0
     for beginning, bytes_needed in needed.items():
         point, ended = 0, -signal.SIGKILL
@@ -238,6 +246,7 @@ def at_every_event(host: Host) -> dict[str, Any]:
                 assert ended in (0, -signal.SIGKILL), (beginning, point, ended)
                 if beginning is not damaged:
                     check()
+                time_passes()
                 assert end(fork(lambda: load(host.url + PATH))) == 0, (beginning, point)
                 settle()
             all_needed += bytes_needed
@@ -249,20 +258,21 @@ def nothing(_: Host) -> None:
     """Begin with an empty cache."""
 
 
-def half_a_part(host: Host) -> None:
-    """Begin with what a killed process left."""
+def half_a_download(host: Host) -> None:
+    """Begin with what a process left that was killed a while ago."""
 
     def leave() -> None:
-        part = cache.claim_part(STEM)
-        write(part, [BODY[: len(BODY) // 2]], 0, Note(host.url + PATH, '"v1"', len(BODY)))
+        source = _Source(host.url + PATH, cache.claim_partial(KEY), len(BODY), progress=False)
+        _store(source, iter([BODY[: len(BODY) // 2]]), 0, Note(source.url, '"v1"', len(BODY)))
         os.kill(os.getpid(), signal.SIGKILL)
 
     assert end(fork(leave)) == -signal.SIGKILL
+    time_passes()
 
 
 def damaged(_: Host) -> None:
     """Begin with a finished file that a failing disk, or another program, cut short."""
-    cache.publish(STEM, lambda file: (file.write(CONVERTED[:1000]), None)[1], lambda _: None)
+    cache.publish(KEY, CONVERTED[:1000], lambda _: None)
 
 
 def at_random(host: Host, count: int, dice: random.Random) -> dict[str, Any]:
@@ -282,6 +292,7 @@ def at_random(host: Host, count: int, dice: random.Random) -> dict[str, Any]:
                 assert ended in (0, -signal.SIGKILL), ended
                 kills += ended == -signal.SIGKILL
                 ends["+".join(sorted(check()))] += 1
+                time_passes()
             assert end(fork(lambda: load(host.url + PATH))) == 0
             settle()
             rounds += 1
@@ -391,10 +402,29 @@ def _threads(host: Host) -> int:
     return int(end(fork(work)) != 0)
 
 
+def thieves(host: Host, count: int) -> dict[str, Any]:
+    """Let six processes without locks take partial downloads from one another, however recently they were written.
+
+    Whoever finds its file gone begins anew, and nobody publishes what two have written.
+    """
+    gets, failures = 0, 0
+    cache.SILENT_S = -1.0
+    for _ in range(count):
+        with fresh(), flock("no-op"):
+            before = host.counts()["gets"]
+            pids = []
+            for _ in range(6):
+                pids.append(fork(lambda: load(host.url + PATH)))
+                time.sleep(0.015)
+            failures += sum(end(pid) != 0 for pid in pids)
+            gets = max(gets, host.counts()["gets"] - before)
+            settle()
+    return {"rounds": count, "failures": failures, "gets": gets}
+
+
 def crowds_that_die(host: Host, count: int, dice: random.Random) -> dict[str, Any]:
     """Let six processes ask at once and kill five of them at random; the sixth always has its model."""
     kills = 0
-    cache.LOCK_NOTICE_S = 1.0  # for the lock file that a killed process has made and not yet written
     for turn in range(count):
         with fresh(), flock(list(LOCKS)[turn % len(LOCKS)]):
             survivor, *others = together(lambda: load(host.url + PATH), 6)
@@ -402,12 +432,12 @@ def crowds_that_die(host: Host, count: int, dice: random.Random) -> dict[str, An
             for pid in others:
                 time.sleep(dice.uniform(0, 0.06))
                 os.kill(pid, signal.SIGKILL)
-                ends.append(end(pid))  # at once: for a lock file, one that nobody has waited for still lives
+                ends.append(end(pid))
             assert end(survivor) == 0
             assert {*ends} <= {0, -signal.SIGKILL}, ends
             kills += ends.count(-signal.SIGKILL)
             check()
-            assert end(fork(lambda: load(host.url + PATH))) == 0
+            assert end(fork(lambda: load(host.url + PATH))) == 0  # at once: nobody has been silent for long
             settle()
     return {"rounds": count, "kills": kills}
 
@@ -491,7 +521,7 @@ def pruned(host: Host, count: int, dice: random.Random) -> dict[str, Any]:
         def clears() -> None:
             while os.read(asked[0], 1):
                 time.sleep(dice.uniform(0, 0.03))
-                cache.clear(STEM)
+                cache.clear(KEY)
                 cache.sweep()
                 os.write(answered[1], b"!")
 
@@ -518,6 +548,7 @@ def main() -> None:
             "random": lambda: at_random(host, count, dice),
             "interrupts": lambda: interrupted(host, count, dice),
             "crowds": lambda: crowds(host, count),
+            "thieves": lambda: thieves(host, count),
             "dying crowds": lambda: crowds_that_die(host, count, dice),
             "full disk": lambda: full_disk(host, count),
             "small files": lambda: small_files(host, count),

@@ -18,9 +18,9 @@ from PIL import Image
 import hrnet_zoo
 from hrnet_zoo.cli import main
 from hrnet_zoo.errors import CheckpointError
-from hrnet_zoo.weights import opcodes
+from hrnet_zoo.weights import scan
 from hrnet_zoo.weights.convert import read_checkpoint
-from hrnet_zoo.weights.gate import inspect_checkpoint
+from hrnet_zoo.weights.scan import inspect_checkpoint
 from hrnet_zoo.zoo.create import create_model
 from hrnet_zoo.zoo.custom import load_custom
 from hrnet_zoo.zoo.model_folder import read_folder
@@ -28,7 +28,7 @@ from tests.cli.test_cli import Run
 from tests.support.checkpoints import ATTACKS, HARMLESS, PROTO, VALUES, legacy_file
 from tests.support.fuzz import EXPECTED, mutant
 from tests.support.images import bad_images, good_images
-from tests.weights.test_gate import BAD_HEADERS
+from tests.weights.test_scan import BAD_HEADERS
 
 PACKAGE = Path(hrnet_zoo.__file__).parent
 MOST_BYTES = 20 << 20  # that refusing one file may take
@@ -89,7 +89,7 @@ def opcodes_read(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
             read[0] += 1
             yield step
 
-    monkeypatch.setattr(opcodes, "genops", counted)
+    monkeypatch.setattr(scan, "genops", counted)
     tracemalloc.start()
     try:
         yield read
@@ -129,7 +129,7 @@ def test_what_lies_beside_the_weights_is_not_made(
 
 def test_a_pickle_of_too_many_operations(monkeypatch: pytest.MonkeyPatch) -> None:
     """However long a pickle is, the walk ends."""
-    monkeypatch.setattr(opcodes, "_MAX_OPCODES", 100)
+    monkeypatch.setattr(scan, "_MAX_OPCODES", 100)
     with pytest.raises(CheckpointError, match="far larger than a checkpoint needs"):
         inspect_checkpoint(legacy_file(PROTO + b"]" + b"Na" * 100 + b".", (), b""), "a.pth")
 

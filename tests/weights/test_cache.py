@@ -4,6 +4,7 @@ import errno
 import fcntl
 import os
 import pickle
+import secrets
 import signal
 import subprocess
 import sys
@@ -15,21 +16,16 @@ import warnings
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO, NoReturn
+from typing import NoReturn
 
 import pytest
 from huggingface_hub import constants
 
 from hrnet_zoo.errors import CacheError, CachePermissionError, CacheSpaceError, CheckpointFormatError
 from hrnet_zoo.weights import cache as files
-from hrnet_zoo.weights.part import Note, discard, note_path, write
 
 BODY = bytes(range(256)) * 400
 needs_root = pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can become nobody")
-
-
-def put(file: BinaryIO) -> None:
-    file.write(BODY)
 
 
 def same(path: Path) -> None:
@@ -71,9 +67,7 @@ def run_child(code: str) -> subprocess.CompletedProcess[str]:
         import os, signal, sys, time
         from pathlib import Path
         from hrnet_zoo.weights import cache as files
-        from hrnet_zoo.weights.part import note_path
         BODY = bytes(range(256)) * 400
-        def put(file): file.write(BODY)
         def die(*args): os.kill(os.getpid(), signal.SIGKILL)
         def same(path): assert path.read_bytes() == BODY
     """
@@ -81,24 +75,18 @@ def run_child(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60)  # noqa: S603
 
 
-def left_by_the_dead(stem: str, size: int = 100, etag: str = '"v1"') -> Path:
-    """Let a process claim a part, write it and be killed."""
-    done = run_child(f"""
-        part = files.claim_part({stem!r})
-        part.write_bytes(b"x" * {size})
-        note_path(part).write_text({etag!r})
-        print(part, flush=True)
-        die()
-    """)
-    assert done.returncode == -signal.SIGKILL
-    return Path(done.stdout.strip())
+def left_behind(key: str, size: int = 100, silent_s: float = files.SILENT_S + 1) -> Path:
+    """Leave a partial download that nobody has written to for so long."""
+    partial = files._folder("downloads") / f"{key}.{secrets.token_hex(8)}.part"
+    partial.write_bytes(b"x" * size)
+    return aged(partial, silent_s)
 
 
-def twin_of(dead: Path, size: int) -> None:
-    """Let the same dead process have left a second part."""
-    twin = dead.with_name(f"{dead.name[: -len('12345678.part')]}00000000.part")
-    twin.write_bytes(b"x" * size)
-    note_path(twin).write_text("{}")
+def aged(path: Path, silent_s: float) -> Path:
+    """Let nobody have written to a file for so long, by the clock of its folder and not by this machine's."""
+    now = files._now_s(path.parent)
+    os.utime(path, (now, now - silent_s))
+    return path
 
 
 # --- where -----------------------------------------------------------------------------------------------------------
@@ -118,7 +106,7 @@ def test_root_is_read_at_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_root_in_the_assets_cache_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HRNET_ZOO_CACHE")
     monkeypatch.setenv("HF_ASSETS_CACHE", str(tmp_path / "assets"))
-    done = run_child("print(files.root()); files.publish('a', put, same)")
+    done = run_child("print(files.root()); files.publish('a', BODY, same)")
     assert (tmp_path / "assets" / "hrnet-zoo") in Path(done.stdout.strip()).parents
     assert Path(done.stdout.strip(), "v1", "models", "a.safetensors").read_bytes() == BODY
     assert Path(done.stdout.strip(), "CACHEDIR.TAG").is_file()
@@ -129,7 +117,7 @@ def test_a_file_in_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name
     (tmp_path / "file").write_text("")
     monkeypatch.delenv("HRNET_ZOO_CACHE")
     monkeypatch.setenv(name, str(tmp_path / "file"))
-    done = run_child("files.claim_part('a')")
+    done = run_child("files.claim_partial('a')")
     assert "errors.CacheError: " in done.stderr
     assert str(tmp_path / "file") in done.stderr
     assert "HRNET_ZOO_CACHE" in done.stderr
@@ -141,10 +129,10 @@ def test_no_home(monkeypatch: pytest.MonkeyPatch) -> None:
         files.root()
 
 
-@pytest.mark.parametrize("stem", ["", ".", "..", ".hidden", "a/b", "a\\b", "a\0", "ä", "a b", "a*", "a" * 121, "a\n"])
-def test_stems_that_are_no_file_names(stem: str) -> None:
+@pytest.mark.parametrize("key", ["", ".", "..", ".hidden", "a/b", "a\\b", "a\0", "ä", "a b", "a*", "a" * 121, "a\n"])
+def test_keys_that_are_no_file_names(key: str) -> None:
     with pytest.raises(ValueError, match="cannot name"):
-        files.model_path(stem)
+        files.model_path(key)
 
 
 def test_a_system_that_knows_no_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,12 +154,12 @@ def test_looking_makes_nothing(cache: Path) -> None:
 
 
 def test_tag_only_in_a_folder_of_its_own(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    files.claim_part("a")
+    files.claim_partial("a")
     assert (cache / "CACHEDIR.TAG").read_text().startswith("Signature: 8a477f597d28d172789f06886806bc55\n")
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "thesis.tex").write_text("")
     monkeypatch.setenv("HRNET_ZOO_CACHE", str(tmp_path / "home"))
-    files.claim_part("a")
+    files.claim_partial("a")
     assert not (tmp_path / "home" / "CACHEDIR.TAG").exists()
 
 
@@ -180,7 +168,7 @@ def test_a_hit_on_a_cache_that_may_not_be_written(monkeypatch: pytest.MonkeyPatc
     with tempfile.TemporaryDirectory() as folder:  # pytest's own folders are closed to others
         Path(folder).chmod(0o755)
         monkeypatch.setenv("HRNET_ZOO_CACHE", folder)
-        files.publish("a", put, same)
+        files.publish("a", BODY, same)
         done = use_as_nobody()
     assert done.stderr == ""
     assert "65534" in done.stdout
@@ -199,7 +187,7 @@ def use_as_nobody() -> subprocess.CompletedProcess[str]:
         assert not opened
         try:
             with files.lock("a"):
-                files.claim_part("b")
+                files.claim_partial("b")
         except CachePermissionError as error:
             print(error)
     """)
@@ -212,9 +200,9 @@ def use_as_nobody() -> subprocess.CompletedProcess[str]:
 def test_mode_follows_the_umask(mask: int, mode: int) -> None:
     old = os.umask(mask)
     try:
-        final = files.publish("a", put, same)
+        final = files.publish("a", BODY, same)
         with files.lock("a"):
-            part = files.claim_part("a")
+            part = files.claim_partial("a")
     finally:
         os.umask(old)
     assert {path.stat().st_mode & 0o777 for path in (final, part)} == {mode}
@@ -237,18 +225,17 @@ def test_the_order_of_publishing(monkeypatch: pytest.MonkeyPatch) -> None:
         assert path != files.model_path("a")
         assert not files.model_path("a").exists()
 
-    files.publish("a", put, check)
-    assert done == ["sync", "check", "rename", "sync"]
+    files.publish("a", BODY, check)
+    assert done == ["sync", "check", "rename"]
 
 
-@pytest.mark.parametrize("step", ["write", "check"])
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError, MemoryError])
-def test_a_failure_leaves_nothing(step: str, error: type[BaseException]) -> None:
+def test_a_failure_leaves_nothing(error: type[BaseException]) -> None:
     def fail(target: object) -> None:
         raise error
 
     with pytest.raises(error):
-        files.publish("a", fail if step == "write" else put, fail if step == "check" else same)
+        files.publish("a", BODY, fail)
     assert kinds() == {}
 
 
@@ -264,10 +251,10 @@ def test_a_failure_leaves_nothing(step: str, error: type[BaseException]) -> None
     ],
 )
 def test_disk_errors_have_a_name(monkeypatch: pytest.MonkeyPatch, code: int, kind: type[CacheError]) -> None:
-    files.publish("a", put, same)
+    files.publish("a", BODY, same)
     monkeypatch.setattr(os, "fsync", fails_with(code))
     with pytest.raises(CacheError, match="HRNET_ZOO_CACHE") as caught:
-        files.publish("a", put, same)
+        files.publish("a", BODY, same)
     assert type(caught.value) is kind
     assert type(pickle.loads(pickle.dumps(caught.value))) is kind  # noqa: S301 - our own
     assert caught.value.path == files.model_path("a")
@@ -279,7 +266,7 @@ def test_file_size_limit() -> None:
     done = run_child("""
         import resource
         resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
-        files.publish("a", put, same)
+        files.publish("a", BODY, same)
     """)
     assert "CacheSpaceError" in done.stderr
     assert kinds() == {}
@@ -288,9 +275,9 @@ def test_file_size_limit() -> None:
 def test_a_folder_at_the_place_of_the_model() -> None:
     files.model_path("a").mkdir(parents=True)
     with pytest.raises(CacheError, match=r"a\.safetensors"):
-        files.claim_part("a")
+        files.claim_partial("a")
     with pytest.raises(CacheError, match=r"a\.safetensors"):
-        files.publish("a", put, same)
+        files.publish("a", BODY, same)
     assert kinds() == {}
 
 
@@ -298,7 +285,7 @@ def test_a_dangling_link_is_replaced(tmp_path: Path) -> None:
     files.model_path("b").parent.mkdir(parents=True)
     files.model_path("b").symlink_to(tmp_path / "nowhere")
     assert kinds() == {"model": 1}
-    same(files.publish("b", put, same))
+    same(files.publish("b", BODY, same))
     assert not files.model_path("b").is_symlink()
     assert not (tmp_path / "nowhere").exists()
 
@@ -316,24 +303,26 @@ def test_a_busy_file_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
         return real(self, target)
 
     monkeypatch.setattr(Path, "replace", replace)
-    same(files.publish("a", put, whole))
+    same(files.publish("a", BODY, whole))
     assert naps == [0.05, 0.1, 0.2]
     tries = 99
-    same(files.publish("a", put, whole))  # one that is there and good is what was to be made
+    same(files.publish("a", BODY, whole))  # one that is there and good is what was to be made
     assert kinds() == {"model": 1}
     files.model_path("a").write_bytes(b"damaged")
     with pytest.raises(CachePermissionError):
-        files.publish("a", put, whole)
+        files.publish("a", BODY, whole)
     assert kinds() == {"model": 1}
 
 
-@pytest.mark.parametrize("place", ["put", "check", "rename"])
+@pytest.mark.parametrize("place", ["sync", "check", "rename"])
 def test_killed_while_publishing(place: str) -> None:
-    write, check = ("die", "same") if place == "put" else ("put", "die" if place == "check" else "same")
-    change = "files._replace = die" if place == "rename" else ""
-    assert run_child(f"{change}\nfiles.publish('a', {write}, {check})").returncode == -signal.SIGKILL
+    change = {"sync": "os.fsync = die", "rename": "files._replace = die"}.get(place, "same = die")
+    assert run_child(f"{change}\nfiles.publish('a', BODY, same)").returncode == -signal.SIGKILL
     assert kinds() == {"temp": 1}
-    same(files.publish("b", put, same))
+    same(files.publish("b", BODY, same))
+    files.sweep()
+    assert kinds() == {"model": 1, "temp": 1}  # who wrote it may be writing still
+    aged(next(entry.path for entry in files.entries() if entry.kind == "temp"), files.STALE_S + 1)
     files.sweep()
     assert kinds() == {"model": 1}
 
@@ -352,7 +341,7 @@ def test_readers_see_a_whole_file_or_none() -> None:
     reader = threading.Thread(target=read)
     reader.start()
     for _ in range(50):
-        files.publish("a", put, same)
+        files.publish("a", BODY, same)
         files.clear("a")
     stop.set()
     reader.join()
@@ -360,175 +349,126 @@ def test_readers_see_a_whole_file_or_none() -> None:
 
 
 def test_a_finished_file_is_never_opened_for_writing(monkeypatch: pytest.MonkeyPatch) -> None:
-    final = files.publish("a", put, same)
+    final = files.publish("a", BODY, same)
     number = final.stat().st_ino
     with final.open("rb") as mapped:
-        files.publish("a", put, same)
+        files.publish("a", BODY, same)
         assert final.stat().st_ino != number  # a new file under the name, and the old one intact for who has it open
         assert mapped.read() == BODY
 
 
-# --- parts -----------------------------------------------------------------------------------------------------------
+# --- partial downloads -----------------------------------------------------------------------------------------------
 
 
-def test_the_part_of_a_dead_process_is_taken_over() -> None:
-    dead = left_by_the_dead("a")
-    part = files.claim_part("a")
-    assert part != dead
-    assert not dead.exists()
-    assert not note_path(dead).exists()
-    assert part.read_bytes() == b"x" * 100
-    assert note_path(part).read_text() == '"v1"'
+def test_a_silent_partial_download_is_taken_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "time", lambda: 2e9)  # this machine's clock is a day late, or a year
+    left = left_behind("a")
+    now = files._now_s(left.parent)
+    partial = files.claim_partial("a")
+    assert partial != left
+    assert not left.exists()
+    assert partial.read_bytes() == b"x" * 100
+    assert partial.stat().st_mtime >= now  # and is not silent for the next
+    assert files.claim_partial("a").read_bytes() == b""
 
 
-def test_the_longest_part_is_taken_over_and_other_models_are_let_alone() -> None:
-    left_by_the_dead("a.b", size=900)
-    twin_of(left_by_the_dead("a", size=100), size=300)
-    assert files.claim_part("a").stat().st_size == 300
-    assert kinds()["part"] == 6
+def test_one_that_is_being_written_is_let_alone() -> None:
+    live = left_behind("a", silent_s=files.SILENT_S - 5)
+    assert files.claim_partial("a").read_bytes() == b""
+    assert live.exists()
 
 
-def test_the_part_of_a_living_process_is_let_alone() -> None:
-    """However long it is silent: a computer that slept is no proof of death (a quarter of an hour was the proposal)."""
-    code = "from hrnet_zoo.weights import cache as c, part; print(c.claim_part('a'), flush=True); input()"
-    with subprocess.Popen(  # noqa: S603 - our own words
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as other:
-        try:
-            assert other.stdout
-            theirs = Path(other.stdout.readline().strip())
-            assert files.claim_part("a") != theirs
-            files.sweep()
-            theirs.write_bytes(b"x" * 100)
-            old = time.time() - 100 * files.STALE_S
-            os.utime(theirs, (old, old))
-            assert files.claim_part("a").stat().st_size == 0
-            assert files.sweep(everything=True)  # ours, of the claims above
-            assert theirs.exists()
-        finally:
-            other.kill()
-    assert files.claim_part("a").stat().st_size == 100
-    assert not theirs.exists()
+def test_one_that_was_released_is_taken_over_at_once() -> None:
+    released = left_behind("a", silent_s=0)
+    files.release_partial(released)
+    assert files.claim_partial("a").stat().st_size == 100
+    files.release_partial(released)  # gone: fine
 
 
-def test_a_number_used_again_is_another_process() -> None:
-    part = files.claim_part("a")
-    part.write_bytes(b"x")
-    host, place, pid, start, thread, nonce = part.name.split(".")[-2].split("-")
-    again = part.with_name(f"a.{host}-{place}-{pid}-{int(start) - 1}-{thread}1-{nonce}.part")
-    part.rename(again)
-    assert files.claim_part("a").read_bytes() == b"x"
-    assert not again.exists()
+def test_the_longest_one_is_taken_over_and_other_models_are_let_alone() -> None:
+    left = [left_behind(key, size) for key, size in (("a", 100), ("a.b", 900), ("a", 300))]
+    assert files.claim_partial("a").stat().st_size == 300
+    assert [path.exists() for path in left] == [True, True, False]
 
 
-def test_another_machine_is_not_provably_dead(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So its part is taken when it was silent for long, by the clock of the folder and not by this machine's."""
-    part = files.claim_part("a")
-    part.write_bytes(b"x")
-    host, _, _, start, thread, nonce = part.name.split(".")[-2].split("-")
-    monkeypatch.setattr(time, "time", lambda: 2e9)  # a day too late, or a year
-    for place in ("00000000", "deadbeef"):
-        there = part.with_name(f"a.{host}-{place}-999999999-{start}-{thread}-{nonce}.part")
-        there.write_bytes(b"xxx")
-        now = there.stat().st_mtime
-        os.utime(there, (now, now - files.STALE_S + 60))
-        assert files.claim_part("a") != there
-        assert files.sweep() == []
-        assert there.exists()
-        os.utime(there, (now, now - files.STALE_S - 1))
-        mine = files.claim_part("a")
-        assert mine.read_bytes() == b"xxx"
-        assert not there.exists()
-        assert mine.stat().st_mtime >= now  # and is not stale for the next
-        mine.unlink()
+def test_one_that_another_process_takes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    left = left_behind("a")
+    real = os.utime
+
+    def utime(path: Path, *args: object) -> None:
+        real(path)
+        left.rename(left.with_name("theirs"))
+
+    monkeypatch.setattr(os, "utime", utime)
+    assert files.claim_partial("a").read_bytes() == b""
 
 
-def test_a_note_follows_its_part_where_there_are_no_hard_links(monkeypatch: pytest.MonkeyPatch) -> None:
-    left_by_the_dead("a")
-    monkeypatch.setattr(os, "link", fails_with(errno.EPERM))
-    part = files.claim_part("a")
-    assert (part.read_bytes(), note_path(part).read_text()) == (b"x" * 100, '"v1"')
-    assert kinds() == {"part": 2}
+def test_partial_downloads_of_the_last_version_are_known() -> None:
+    """They are taken over (to begin anew), swept and cleared as ours are; so are the notes beside them."""
+    folder = files.claim_partial("a").parent
+    old = [folder / f"a.host-deadbeef-12-345-678-0123abcd.{end}" for end in ("part", "json")]
+    for path in old:
+        path.write_bytes(b"{}")
+        aged(path, files.STALE_S + 1)
+    assert files.claim_partial("a").read_bytes() == b"{}"
+    assert [entry.path for entry in files.sweep()] == [old[1]]
+    old[0].touch()
+    assert old[0] in {entry.path for entry in files.clear("a")}
+    assert "unknown" not in kinds()
 
 
-def test_a_part_that_another_process_takes_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    dead = left_by_the_dead("a")
-    real = os.link
-
-    def link(old: Path, new: Path) -> None:
-        real(old, new)
-        dead.rename(dead.with_name("theirs"))
-
-    monkeypatch.setattr(os, "link", link)
-    part = files.claim_part("a")
-    assert part.read_bytes() == b""
-    assert not note_path(part).exists()
-
-
-def test_threads_do_not_share_a_part_and_a_retry_resumes() -> None:
-    ours = files.claim_part("a")
-    ours.write_bytes(b"ours")
-    claimed: list[Path] = []
-
-    def claim() -> None:
-        claimed.append(files.claim_part("a"))
-        claimed[0].write_bytes(b"their longer")
-
-    thread = threading.Thread(target=claim)
-    thread.start()
-    thread.join()
-    assert ours.read_bytes() == b"ours"
-    assert files.claim_part("a").read_bytes() == b"their longer"  # that thread has ended
-    assert not claimed[0].exists()
+@pytest.mark.parametrize(
+    "remove", [files.clear, lambda: files.clear("a"), lambda: files.sweep(everything=True)], ids=["all", "one", "sweep"]
+)
+def test_digests_of_the_last_version_are_leftovers(cache: Path, remove: Callable[[], list[files.CacheEntry]]) -> None:
+    """Nothing reads them; they go when asked for, not after a download: that version may still be in use."""
+    files.publish("b", BODY, same)
+    digest = cache / "v1" / "digests" / "a.sha256"
+    digest.parent.mkdir()
+    digest.write_text("0" * 64 + "\n")
+    temp = digest.with_name(".a.0123456789abcdef.tmp")
+    temp.touch()
+    aged(temp, files.STALE_S + 1)
+    aged(digest, files.STALE_S + 1)
+    assert kinds() == {"model": 1, "digest": 1, "temp": 1}
+    assert [entry.path for entry in files.sweep()] == [temp]
+    assert digest in [entry.path for entry in remove()]
+    assert "digest" not in kinds()
 
 
 def test_a_planted_link_is_not_taken_over(tmp_path: Path) -> None:
     (tmp_path / "precious").write_text("mine")
-    dead = left_by_the_dead("a")
-    dead.unlink()
-    dead.symlink_to(tmp_path / "precious")
-    part = files.claim_part("a")
-    assert not part.is_symlink()
-    assert part.stat().st_size == 0
+    left = left_behind("a")
+    left.unlink()
+    left.symlink_to(tmp_path / "precious")
+    partial = files.claim_partial("a")
+    assert not partial.is_symlink()
+    assert partial.stat().st_size == 0
     files.sweep()
     assert (tmp_path / "precious").read_text() == "mine"
 
 
-def test_sweep_keeps_one_part_of_an_unfinished_model() -> None:
-    twin_of(left_by_the_dead("a", size=100), size=300)
-    left_by_the_dead("b", size=300)
-    files.publish("b", put, same)
+def test_sweep_keeps_one_partial_download_of_an_unfinished_model() -> None:
+    live = left_behind("a", silent_s=files.STALE_S - 60)
+    for key, size in (("a", 100), ("a", 300), ("b", 300)):
+        left_behind(key, size, files.STALE_S + 1)
+    files.publish("b", BODY, same)
     files.sweep()
-    assert [(entry.stem, entry.size) for entry in files.entries() if entry.path.suffix == ".part"] == [("a", 300)]
-    assert kinds() == {"model": 1, "part": 2}
-    files.publish("a", put, same)
+    assert sorted((entry.key, entry.size) for entry in files.entries() if entry.kind == "partial") == [
+        ("a", 100),
+        ("a", 300),
+    ]
+    files.publish("a", BODY, same)
     files.sweep()
-    assert kinds() == {"model": 2}
-
-
-def test_sweep_removes_a_note_without_its_part() -> None:
-    left_by_the_dead("a").unlink()
-    files.sweep()
-    assert kinds() == {}
+    assert [entry.path for entry in files.entries() if entry.kind == "partial"] == [live]
 
 
 def test_sweep_of_everything_tells_what_went() -> None:
-    twin_of(left_by_the_dead("a", size=100), size=300)
-    assert sorted(entry.size for entry in files.sweep() if entry.path.suffix == ".part") == [100]
-    assert [entry.size for entry in files.sweep(everything=True) if entry.path.suffix == ".part"] == [300]
+    for size in (100, 300):
+        left_behind("a", size, files.STALE_S + 1)
+    assert [entry.size for entry in files.sweep()] == [100]
+    assert [entry.size for entry in files.sweep(everything=True)] == [300]
     assert kinds() == {}
-
-
-def test_a_link_planted_at_a_part_is_not_followed(tmp_path: Path) -> None:
-    (tmp_path / "precious").write_text("mine")
-    note = Note("https://a.example", None, None)
-    for planted in (Path, note_path):
-        part = files.claim_part("a")
-        planted(part).unlink(missing_ok=True)
-        planted(part).symlink_to(tmp_path / "precious")
-        with pytest.raises(CacheError, match="HRNET_ZOO_CACHE"):
-            write(part, [b"x"], 0, note)
-    assert (tmp_path / "precious").read_text() == "mine"
 
 
 @needs_root
@@ -538,7 +478,7 @@ def test_a_cache_that_anybody_may_change(cache: Path, caplog: pytest.LogCaptureF
         cache.chmod(mode)
         os.chown(cache, owner, -1)
         caplog.clear()
-        files.claim_part("a")
+        files.claim_partial("a")
         assert len([line for line in caplog.messages if "anybody may change" in line]) == warnings_told
 
 
@@ -547,14 +487,14 @@ def test_a_cache_that_anybody_may_change(cache: Path, caplog: pytest.LogCaptureF
 
 def test_only_what_is_damaged_is_removed(monkeypatch: pytest.MonkeyPatch) -> None:
     """None is kept as *.corrupt, as was proposed: nobody looks at one, and it takes as much room as the good file."""
-    final = files.publish("a", put, whole)
+    final = files.publish("a", BODY, whole)
     assert not files.remove_damaged(final, whole)
     same(final)
     final.write_bytes(b"damaged")
     assert files.remove_damaged(final, whole)
     assert not files.remove_damaged(final, whole)
     assert set(kinds()) == {"lock"}
-    files.publish("a", put, whole)
+    files.publish("a", BODY, whole)
     monkeypatch.setattr(Path, "read_bytes", fails_with(errno.EIO))
     with pytest.raises(CheckpointFormatError):
         files.remove_damaged(final, whole)  # what cannot be read may be whole
@@ -621,7 +561,7 @@ def test_a_broken_lock_only_costs_bandwidth(monkeypatch: pytest.MonkeyPatch, cod
     with warnings.catch_warnings():
         warnings.simplefilter(action)  # type: ignore[arg-type]
         with files.lock("a"), files.lock("b"):
-            same(files.publish("a", put, same))
+            same(files.publish("a", BODY, same))
     assert set(kinds()) <= {"model", "lock"}
 
 
@@ -684,9 +624,9 @@ def test_processes_at_once(flock: str) -> None:
                     continue
                 except FileNotFoundError:
                     pass  # not built yet, or cleared by another process
-                part = files.claim_part("a")
+                part = files.claim_partial("a")
                 part.write_bytes(bytes(3_000_000))
-                files.publish("a", lambda file: file.write(bytes(3_000_000)), same)
+                files.publish("a", bytes(3_000_000), same)
                 files.discard(part)
                 files.sweep()
             print("built")
@@ -713,21 +653,19 @@ def test_processes_at_once(flock: str) -> None:
 
 def test_entries_know_every_file(cache: Path) -> None:
     with files.lock("a"):
-        files.publish("a", put, same)
-    part = files.claim_part("b-1.2")
+        files.publish("a", BODY, same)
+    part = files.claim_partial("b-1.2")
     part.write_bytes(b"123")
-    note_path(part).write_text("{}")
-    (cache / "v1" / "models" / ".a.x.tmp").write_text("?")
+    (cache / "v1" / "models" / ".a.tmp").write_text("?")
     (cache / "v1" / "downloads" / "readme.txt").write_text("?")
     (cache / "v1" / "downloads" / "a.safetensors").write_text("?")
     os.mkfifo(cache / "v1" / "downloads" / "pipe")
-    found = {(entry.kind, entry.stem, entry.path.name, entry.size) for entry in files.entries()}
+    found = {(entry.kind, entry.key, entry.path.name, entry.size) for entry in files.entries()}
     assert found == {
         ("model", "a", "a.safetensors", len(BODY)),
-        ("part", "b-1.2", part.name, 3),
-        ("part", "b-1.2", note_path(part).name, 2),
+        ("partial", "b-1.2", part.name, 3),
         ("lock", "a", "a.lock", 0),
-        ("unknown", "", ".a.x.tmp", 1),
+        ("unknown", "", ".a.tmp", 1),
         ("unknown", "", "readme.txt", 1),
         ("unknown", "", "a.safetensors", 1),
         ("unknown", "", "pipe", 0),
@@ -736,40 +674,29 @@ def test_entries_know_every_file(cache: Path) -> None:
 
 def test_logs_lie_beside_models(cache: Path) -> None:
     """A finished log appears, is found, resumed, swept and cleared as a model is; neither is taken for the other."""
-    left_by_the_dead("a", size=100)
-    assert files.claim_part("a", "log").stat().st_size == 100
-    left_by_the_dead("b", size=300)
-    assert files.publish("b", put, same, "log") == files.log_path("b") == cache / "v1" / "logs" / "b.log.json"
+    left_behind("a", size=100)
+    assert files.claim_partial("a", "log").stat().st_size == 100
+    left_behind("b", 300, files.STALE_S + 1)
+    assert files.publish("b", BODY, same, "log") == files.log_path("b") == cache / "v1" / "logs" / "b.log.json"
     assert files.is_cached("b", "log")
     assert not files.is_cached("b")
     (cache / "v1" / "logs" / "b.safetensors").write_text("?")
     files.sweep()
-    assert kinds() == {"log": 1, "part": 2, "unknown": 1}  # the part of b went: b is finished
-    files.publish("b2", put, same)
-    assert [(entry.kind, entry.stem) for entry in files.clear("b")] == [("log", "b")]
+    assert kinds() == {"log": 1, "partial": 1, "unknown": 1}  # that of b went: b is finished
+    files.publish("b2", BODY, same)
+    assert [(entry.kind, entry.key) for entry in files.clear("b")] == [("log", "b")]
     files.log_path("c").mkdir()
     with pytest.raises(CacheError, match=r"c\.log\.json"):
-        files.claim_part("c", "log")
-    assert sorted((entry.kind, entry.stem) for entry in files.clear()) == [
-        ("model", "b2"),
-        ("part", "a"),
-        ("part", "a"),
-    ]
-
-
-def test_killed_while_publishing_a_log() -> None:
-    assert run_child("files.publish('a', die, same, 'log')").returncode == -signal.SIGKILL
-    assert kinds() == {"temp": 1}
-    files.sweep()
-    assert kinds() == {}
+        files.claim_partial("c", "log")
+    assert sorted((entry.kind, entry.key) for entry in files.clear()) == [("model", "b2"), ("partial", "a")]
 
 
 def test_clear() -> None:
-    for stem in ("a", "b"):
-        files.publish(stem, put, same)
-        files.claim_part(stem)
-    assert sorted((entry.kind, entry.stem) for entry in files.clear("a")) == [("model", "a"), ("part", "a")]
-    assert kinds() == {"model": 1, "part": 1, "lock": 1}
+    for key in ("a", "b"):
+        files.publish(key, BODY, same)
+        files.claim_partial(key)
+    assert sorted((entry.kind, entry.key) for entry in files.clear("a")) == [("model", "a"), ("partial", "a")]
+    assert kinds() == {"model": 1, "partial": 1, "lock": 1}
     assert len(files.clear()) == 2
     assert set(kinds()) == {"lock"}
     with pytest.raises(ValueError, match="cannot name"):
@@ -783,7 +710,7 @@ def test_clear_waits_for_a_builder() -> None:
         files.clear("a")
         done.append("cleared")
 
-    files.publish("a", put, same)
+    files.publish("a", BODY, same)
     with files.lock("a"):
         thread = threading.Thread(target=clear)
         thread.start()
@@ -794,7 +721,7 @@ def test_clear_waits_for_a_builder() -> None:
 
 
 def test_discard_of_nothing(cache: Path) -> None:
-    discard(cache / "a.part")
+    files.discard(cache / "a.part")
 
 
 def test_importing_does_nothing(cache: Path) -> None:
@@ -804,7 +731,7 @@ def test_importing_does_nothing(cache: Path) -> None:
         sys.addaudithook(lambda event, args: seen.append((event, args)))
         import importlib
         importlib.reload(files)
-        import hrnet_zoo.weights.transfer
+        import hrnet_zoo.weights.download
         print([event for event, args in seen if event.startswith(("socket.connect", "os.mkdir", "os.rename"))])
         print(any("hrnet-zoo" in str(args) for event, args in seen if event == "open"))
     """)

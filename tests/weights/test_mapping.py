@@ -14,8 +14,8 @@ from torch import Tensor
 
 from hrnet_zoo.errors import CheckpointFormatError, CheckpointNotFoundError, StateDictMismatchError
 from hrnet_zoo.weights.convert import to_safetensors
-from hrnet_zoo.weights.gate import SafetensorsHeader
 from hrnet_zoo.weights.mapping import map_safetensors
+from hrnet_zoo.weights.scan import SafetensorsHeader
 from tests.support.checkpoints import stand_in
 
 SHAPES = {"backbone.conv1.weight": (4, 3, 3, 3), "backbone.bn1.num_batches_tracked": (), "backbone.bn1.weight": (5,)}

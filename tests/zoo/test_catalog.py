@@ -7,7 +7,7 @@ import pytest
 
 from hrnet_zoo.datasets import DATASETS
 from hrnet_zoo.errors import ConfigError, UnknownModelError
-from hrnet_zoo.weights.build import entries
+from hrnet_zoo.weights.convert import network_shapes
 from hrnet_zoo.zoo.catalog import ARCHS, DEMO, list_models, model_info, recognize
 
 with (Path(__file__).parents[1] / "data" / "published_rows.csv").open(newline="") as _file:
@@ -141,7 +141,7 @@ def test_parameters_are_those_of_the_network(arch: str, dataset: str) -> None:
         return
     learned = {
         name: shape
-        for name, shape in entries(arch, info.num_classes).items()
+        for name, shape in network_shapes(arch, info.num_classes).items()
         if not name.endswith(("running_mean", "running_var", "num_batches_tracked"))
     }
     assert info.parameters == sum(shape.numel() for shape in learned.values())

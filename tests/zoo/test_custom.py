@@ -27,18 +27,17 @@ from hrnet_zoo.errors import (
     TransferError,
 )
 from hrnet_zoo.models.fcn import FCNHRNet
-from hrnet_zoo.weights import request, transfer
+from hrnet_zoo.weights import download
 from hrnet_zoo.weights.addresses import PUBLISHED_HOST
-from hrnet_zoo.weights.build import Entries, Weights, entries, with_classes
-from hrnet_zoo.weights.convert import read_checkpoint
+from hrnet_zoo.weights.convert import Shapes, Weights, network_shapes, read_checkpoint, with_classes
 from hrnet_zoo.zoo.custom import load_custom
 from tests.support.checkpoints import legacy, zipped
 from tests.support.http_server import FaultServer, drip, serve, whole
 
-NETWORK = entries("hr18s", 19)
+NETWORK = network_shapes("hr18s", 19)
 
 
-def own(source: str | Path, network: Entries = NETWORK) -> Weights:
+def own(source: str | Path, network: Shapes = NETWORK) -> Weights:
     return load_custom(str(source), "hr18s", network, progress=False)
 
 
@@ -96,8 +95,8 @@ def test_a_bad_body_is_fetched_anew_the_next_time(hr18s: bytes, host: FaultServe
 def test_a_host_that_never_ends_holds_no_lock(
     hr18s: bytes, host: FaultServer, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(request, "ANSWER_S", 0.5)
-    monkeypatch.setattr(transfer, "TRIES", 1)
+    monkeypatch.setattr(download, "ANSWER_S", 0.5)
+    monkeypatch.setattr(download, "TRIES", 1)
     address = host.play("/mine.pth", drip(b"HTTP/1.1 100 Continue\r\n\r\n", 0.02, 1_000_000, lambda _: None))
     with pytest.raises(TransferError, match="no whole answer"):
         own(address)
@@ -345,11 +344,11 @@ def test_the_true_cause_and_names_of_the_file(network: FCNHRNet, tmp_path: Path)
             "a cascade of heads",
         ),
         (
-            {name: torch.empty(shape) for name, shape in entries("hr48", 19).items()},
+            {name: torch.empty(shape) for name, shape in network_shapes("hr48", 19).items()},
             r"size hr48, where hr18s was asked for[\s\S]*choose a name with hr48",
         ),
         (
-            {name: torch.empty(shape) for name, shape in entries("hr18", 19).items()},
+            {name: torch.empty(shape) for name, shape in network_shapes("hr18", 19).items()},
             r"size hr18, where hr18s was asked for",
         ),
         ({"model": network}, "a whole model object[\\s\\S]*FCNHRNet[\\s\\S]*save model.state_dict()"),

@@ -18,7 +18,7 @@ from hrnet_zoo.errors import (
     UnknownModelError,
 )
 from hrnet_zoo.weights import cache
-from hrnet_zoo.weights.build import convert_checkpoint, entries, publish
+from hrnet_zoo.weights.convert import convert_checkpoint, network_shapes, publish
 from hrnet_zoo.zoo import maintenance
 from hrnet_zoo.zoo.catalog import ModelInfo, model_info, stated_digests
 from hrnet_zoo.zoo.create import create_model
@@ -40,12 +40,12 @@ def row(hr18s: bytes, monkeypatch: pytest.MonkeyPatch) -> ModelInfo:
         monkeypatch.setattr(f"hrnet_zoo.{module}.model_info", lambda _: info)
     put(cache_key(info), hr18s)
     assert info.log_url
-    cache.publish(log_key(info.log_url), lambda file: (file.write(LOG), None)[1], lambda _: None, "log")
+    cache.publish(log_key(info.log_url), LOG, lambda _: None, "log")
     return info
 
 
 def put(stem: str, body: bytes) -> Path:
-    network = entries("hr18s", 19)
+    network = network_shapes("hr18s", 19)
     publish(stem, convert_checkpoint([body], stem, lambda _: network, {"source_url": stem}))
     return cache.model_path(stem)
 
@@ -118,7 +118,7 @@ def test_a_file_under_anothers_name(row: ModelInfo, hr18s: bytes, monkeypatch: p
     assert found.error.expected == "0" * 64
     assert f"from a file with SHA-256 {found.error.actual}; the catalog states {'0' * 64}" in found.error.found
     monkeypatch.setattr(maintenance, "model_info", lambda _: row)
-    monkeypatch.setattr(maintenance, "entries", lambda arch, classes: entries("hr18", classes))
+    monkeypatch.setattr(maintenance, "network_shapes", lambda arch, classes: network_shapes("hr18", classes))
     (found,) = [each for each in verify() if each.name == row.name]
     assert isinstance(found.error, StateDictMismatchError)
     assert found.error.found == "names or shapes that are not the network's"
@@ -161,9 +161,11 @@ def test_what_cannot_be_read_is_not_removed(row: ModelInfo, monkeypatch: pytest.
 def test_prune_and_forget(row: ModelInfo, hr18s: bytes) -> None:
     put("mine-hr18s-0123456789abcdef-c1", hr18s)
     put("a-model-of-mine", hr18s)
-    cache.claim_part("begun").write_bytes(b"x")
-    assert sorted(entry.stem for entry in prune()) == ["begun", "mine-hr18s-0123456789abcdef-c1"]
+    begun = cache.claim_partial("begun")
+    begun.write_bytes(b"x")
+    cache.release_partial(begun)  # as a download does that ends
+    assert sorted(entry.key for entry in prune()) == ["begun", "mine-hr18s-0123456789abcdef-c1"]
     assert prune() == []
-    assert {entry.stem for entry in clear_model(row)} == {cache_key(row), log_key(str(row.log_url))}
-    assert [entry.stem for entry in cache.entries() if entry.kind != "lock"] == ["a-model-of-mine"]
+    assert {entry.key for entry in clear_model(row)} == {cache_key(row), log_key(str(row.log_url))}
+    assert [entry.key for entry in cache.entries() if entry.kind != "lock"] == ["a-model-of-mine"]
     fsck(settled=True)

@@ -17,14 +17,14 @@ from hrnet_zoo.errors import (
     ModelConfigError,
     StateDictMismatchError,
 )
-from hrnet_zoo.weights.build import entries
-from hrnet_zoo.weights.gate import inspect_safetensors
+from hrnet_zoo.weights.convert import network_shapes
+from hrnet_zoo.weights.scan import inspect_safetensors
 from hrnet_zoo.zoo.create import create_model
 from hrnet_zoo.zoo.model_config import CONFIG_FILE, CONFIG_KEY, WEIGHTS_FILE
 from hrnet_zoo.zoo.model_folder import load_folder, read_folder, read_stored_config, verify_folder
 from tests.support.tables import ROOT
 
-NETWORK = entries("hr18s", 19)
+NETWORK = network_shapes("hr18s", 19)
 
 
 @pytest.fixture

@@ -23,16 +23,15 @@ from hrnet_zoo.errors import (
     UnexpectedContentError,
     UnknownModelError,
 )
-from hrnet_zoo.weights import build, cache
-from hrnet_zoo.weights.build import entries
-from hrnet_zoo.weights.convert import read_checkpoint
-from hrnet_zoo.weights.gate import inspect_safetensors
+from hrnet_zoo.weights import cache, convert
+from hrnet_zoo.weights.convert import network_shapes, read_checkpoint
+from hrnet_zoo.weights.scan import inspect_safetensors
 from hrnet_zoo.zoo.catalog import ModelInfo, model_info
 from hrnet_zoo.zoo.published import cache_key, import_file, load_published, mirror
 from tests.support.http_server import FaultServer, ranged, status, whole
 
 NAME = "fcn_hr18s_cityscapes_40k"
-NETWORK = entries("hr18s", 19)
+NETWORK = network_shapes("hr18s", 19)
 
 
 @pytest.fixture
@@ -81,7 +80,7 @@ def test_second_call_opens_no_socket_and_writes_nothing(
         raise AssertionError("a warm call needs no connection and no conversion")
 
     monkeypatch.setattr(socket, "socket", refuse)
-    monkeypatch.setattr(build, "publish", refuse)
+    monkeypatch.setattr(convert, "publish", refuse)
     monkeypatch.setenv("HRNET_ZOO_OFFLINE", "1")
     load_published(row, NETWORK, progress=False)
     assert {path: path.stat().st_mtime_ns for path in cache.rglob("*")} == before
@@ -97,7 +96,7 @@ def test_two_versions_share_a_cache(
     (ours,) = cache.rglob("*-c2.safetensors")
     before = (ours.read_bytes(), ours.stat().st_mtime_ns, ours.stat().st_ino)
     with monkeypatch.context() as newer:
-        for module in ("zoo.published", "weights.build"):
+        for module in ("zoo.published", "weights.convert"):
             newer.setattr(f"hrnet_zoo.{module}.CONVERTER_VERSION", 3)
         _, provenance = load_published(row, NETWORK, progress=False)
         assert provenance["converter_version"] == "3"

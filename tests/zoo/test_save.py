@@ -13,7 +13,7 @@ import torch
 from hrnet_zoo.demo.scenes import scene
 from hrnet_zoo.errors import ConfigError, ModelConfigError, OutputError, StateDictMismatchError
 from hrnet_zoo.models.fcn import FCNHRNet
-from hrnet_zoo.weights.gate import inspect_safetensors
+from hrnet_zoo.weights.scan import inspect_safetensors
 from hrnet_zoo.zoo.create import create_model
 from hrnet_zoo.zoo.model_config import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, Metrics, ModelConfig, Parent, read_config
 from hrnet_zoo.zoo.save import save_pretrained

@@ -15,7 +15,7 @@ import torch
 
 from hrnet_zoo.errors import CheckpointError, CheckpointFormatError, CheckpointNotFoundError
 from hrnet_zoo.weights.convert import read_checkpoint
-from hrnet_zoo.weights.gate import SafetensorsHeader, inspect_checkpoint, inspect_safetensors
+from hrnet_zoo.weights.scan import SafetensorsHeader, inspect_checkpoint, inspect_safetensors
 from tests.conftest import SHARED
 from tests.support.checkpoints import (
     ATTACKS,
