@@ -289,8 +289,8 @@ def test_a_image_that_fails_stops_the_others_soon(tmp_path: Path) -> None:
 def test_rounds_that_not_all_ranks_have_images_for(tmp_path: Path) -> None:
     """With 33 images rank 0 of 2 has 17, and so a second round in which rank 1 has none."""
     folder = many(tmp_path, 2 * IMAGES_PER_ROUND + 1)
-    printed = [text for size in (1, 2, 3) for text in by_ranks(size, folder)]
-    assert len(printed) == 6
+    printed = [text for size in (1, 2) for text in by_ranks(size, folder)]
+    assert len(printed) == 3
     assert set(printed) == {printed[0]}
     assert printed[0].startswith(f"{33 * 32 * 64} ")
 

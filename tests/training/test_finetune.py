@@ -579,19 +579,6 @@ def train_in_two_processes(data: Path, out: Path, script: Path, **options: Any) 
     assert run.returncode == 0, run.stderr[-3000:]
 
 
-def test_two_processes_learn_as_one_does(data: Path, tmp_path: Path) -> None:
-    options: dict[str, Any] = {"steps": 2, "batch": 4, "lr": 0.001, "val": 0.25, "workers": 0, "device": "cpu"}
-    train(data, tmp_path / "one", **options)
-    train_in_two_processes(
-        data, tmp_path / "two", tmp_path / "train.py", crop=(64, 64), resize_to=(192, 96), validate_every=2, **options
-    )
-    one, two = ([line["loss"] for line in lines(tmp_path / out, "train")] for out in ("one", "two"))
-    assert len(one) == 2
-    assert two == pytest.approx(one, rel=1e-5)
-    scores = [[line["mIoU"] for line in lines(tmp_path / out, "val")] for out in ("one", "two")]
-    assert scores[1] == pytest.approx(scores[0], abs=0.5)
-
-
 # --- what no run of one process on a good disk meets ------------------------------------------------------------------
 
 
