@@ -104,55 +104,22 @@ class HRNetZooError(Exception):
         return functools.partial(type(self), **{field.name: getattr(self, field.name) for field in fields(self)}), ()
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
-class RankError(HRNetZooError):
-    """Process `rank` of `size` lost another process of its group, or cannot reach it."""
-
-    rank: int
-    size: int
-
-
-@dataclass(kw_only=True, eq=False, repr=False)
-class WorkerError(HRNetZooError):
-    """A worker process died while it read the file `source`."""
-
-    source: str
-
-
-@dataclass(kw_only=True, eq=False, repr=False)
-class FidelityError(HRNetZooError):
-    """A device and dtype do not reproduce float32 on the CPU.
-
-    Attributes:
-        pixels: pixel agreement on a street scene, 0 to 1.
-        worst_logit: largest difference of a logit, relative to the largest logit; None: a logit is not finite.
-
-    """
-
-    pixels: float
-    worst_logit: float | None
+class ProcessError(HRNetZooError):
+    """A worker process died, or another process of the group cannot be reached."""
 
 
 class LogitsError(HRNetZooError):
     """A network's logits are infinite or not a number, so no class is the best."""
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
 class TrainingError(HRNetZooError):
-    """The loss is not finite after `step` updates, at the learning rate `lr`."""
-
-    step: int
-    lr: float
+    """The loss is not finite."""
 
 
 class ConfigError(HRNetZooError):
     """An argument or environment variable has an invalid value."""
 
     exit_code: ClassVar[int] = 2
-
-
-class DeviceError(ConfigError):
-    """The device asked for is unknown or absent."""
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -217,12 +184,8 @@ class HubError(HRNetZooError):
     repo: str
 
 
-class HubNotFoundError(HubError):
-    """The Hub has no such repository, revision or file (or hides it from this user)."""
-
-
-class HubAuthError(HubError):
-    """The Hub refuses this user: no token, an unknown one, or one without the right."""
+class HubRefusedError(HubError):
+    """The Hub has no such repository, revision or file, or refuses it to this user."""
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -294,10 +257,6 @@ class ImageError(HRNetZooError):
     source: str
 
 
-class UnreadableImageError(ImageError):
-    """An image is missing, damaged, empty or in an unknown format."""
-
-
 @dataclass(kw_only=True, eq=False, repr=False)
 class ImageTooLargeError(ImageError):
     """An image has more pixels than the limit; nothing was decoded."""
@@ -305,10 +264,6 @@ class ImageTooLargeError(ImageError):
     width: int
     height: int
     limit: int
-
-
-class UnsupportedImageError(ImageError):
-    """An image or array has a mode, dtype or shape that has no exact conversion to 8-bit RGB."""
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -350,10 +305,6 @@ class CacheError(HRNetZooError):
 
     exit_code: ClassVar[int] = 6
     path: Path
-
-
-class CachePermissionError(CacheError):
-    """The user may not write, or read, the cache."""
 
 
 class CacheSpaceError(CacheError):

@@ -109,15 +109,13 @@ def test_facts_and_pickling() -> None:
 
 
 EXIT_CODES = {
-    1: "HRNetZooError RankError TrainingError WorkerError FidelityError LogitsError",
-    2: "ConfigError DeviceError UnknownModelError",
-    3: "DownloadError OfflineError HTTPStatusError TransferError UnexpectedContentError HubError HubNotFoundError "
-    "HubAuthError",
+    1: "HRNetZooError ProcessError TrainingError LogitsError",
+    2: "ConfigError UnknownModelError",
+    3: "DownloadError OfflineError HTTPStatusError TransferError UnexpectedContentError HubError HubRefusedError",
     4: "CheckpointError HashMismatchError UnsafeCheckpointError CheckpointFormatError StateDictMismatchError "
     "ModelConfigError ResumeError",
-    5: "CheckpointNotFoundError ImageError UnreadableImageError ImageTooLargeError UnsupportedImageError DatasetError "
-    "OutputError",
-    6: "CacheError CachePermissionError CacheSpaceError OutputSpaceError",
+    5: "CheckpointNotFoundError ImageError ImageTooLargeError DatasetError OutputError",
+    6: "CacheError CacheSpaceError OutputSpaceError",
 }
 
 

@@ -34,7 +34,7 @@ def test_a_script_without_a_main_guard_is_told_so(tmp_path: Path) -> None:
     file.write_text(UNGUARDED.format(guard=""))
     done = script(str(file))
     assert done.returncode == 1
-    last = done.stderr.partition("WorkerError: ")[2]
+    last = done.stderr.partition("ProcessError: ")[2]
     assert "they ended before they had begun" in last
     assert "`if __name__ == '__main__':`" in last
     assert "memory" not in last

@@ -19,8 +19,6 @@ from hrnet_zoo import __version__
 from hrnet_zoo.errors import (
     CacheError,
     ConfigError,
-    DeviceError,
-    FidelityError,
     HRNetZooError,
     LogitsError,
     raise_on_oom,
@@ -282,14 +280,12 @@ def _health(
     if exact and not exact.fine:
         finite = "" if exact.worst_logit is not None else ", and logits that are not finite"
         errors.append(
-            FidelityError(
+            HRNetZooError(
                 asked=f"{origin.name} on {exact.device} in {exact.dtype}",
                 found=f"{exact.pixels:.3%} of a street scene's pixels agree with float32 on the CPU{finite}; "
                 f"at least {FINE_PIXELS:.1%} are expected",
                 done=OTHERS,
                 advice="do not use this device in this dtype; try float32, another device, or another release of torch",
-                pixels=exact.pixels,
-                worst_logit=exact.worst_logit,
             )
         )
     return Health(origin.name, reference.provenance["data_sha256"], exact, fast)
@@ -310,7 +306,7 @@ def _fidelity(reference: FCNHRNet, model: FCNHRNet, *, fast: bool) -> Fidelity:
                 pixels = 0.0
             exact, found = (_logits(each, image) for each in (reference, form))
     except RuntimeError as error:  # the device lacks a kernel or memory: torch has no class for it
-        raise DeviceError(
+        raise ConfigError(
             asked=asked,
             found=f"torch cannot compute it: {str(error).splitlines()[0][:200]}",
             done=OTHERS,

@@ -80,8 +80,7 @@ def evaluate(
         DatasetError: the folder is not what was looked for, something in it is wrong, or no pixel is of a class.
         ImageError: an image cannot be read.
         ConfigError: an argument is invalid, or memory ran out.
-        WorkerError: a worker process died.
-        RankError: one of several processes died.
+        ProcessError: a worker, or one of several processes, died.
 
     """
     if not isinstance(model, OptimizedModel):

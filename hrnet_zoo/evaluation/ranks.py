@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from hrnet_zoo.errors import ConfigError, DeviceError, HRNetZooError, RankError
+from hrnet_zoo.errors import ConfigError, HRNetZooError, ProcessError
 
 T = TypeVar("T")
 
@@ -51,7 +51,7 @@ class Ranks:
 
         Raises:
             HRNetZooError: the error of the first rank that has one, on all ranks.
-            RankError: a rank is gone.
+            ProcessError: a rank is gone.
 
         """
         mine: T | HRNetZooError
@@ -80,7 +80,7 @@ def join(device: torch.device) -> Iterator[Ranks]:
 
     Raises:
         ConfigError: torchrun's environment variables are incomplete.
-        RankError: the others cannot be reached.
+        ProcessError: the others cannot be reached.
 
     """
     if dist.is_available() and dist.is_initialized():
@@ -100,7 +100,7 @@ def start_group(ranks: Ranks) -> None:
     the first one there, and hang.
 
     Raises:
-        RankError: a process is missing or cannot be reached.
+        ProcessError: a process is missing or cannot be reached.
 
     """
     if ranks.device.type == "cuda":
@@ -139,14 +139,12 @@ def _rendezvous(ranks: Ranks) -> Any:  # noqa: ANN401 - a store; torch exports n
             told = True
             logger.warning("process %d waits for %s at %s, up to %.0f s", ranks.rank, who, place, RENDEZVOUS_S)
         if waited > RENDEZVOUS_S:
-            raise RankError(
+            raise ProcessError(
                 asked=f"a job of {ranks.size} processes, in process {ranks.rank}",
                 found=f"{who} did not reach {place} within {RENDEZVOUS_S:.0f} s",
                 done="nothing was computed",
                 advice="start all of them, each with its own RANK and the same WORLD_SIZE, MASTER_ADDR and "
                 "MASTER_PORT, which every machine must reach; for a single process, unset WORLD_SIZE",
-                rank=ranks.rank,
-                size=ranks.size,
             )
         time.sleep(0.05)
 
@@ -219,15 +217,14 @@ def local_device(asked: str | None = None) -> str | None:
         asked: the user's choice; returned unchanged unless it is None or "cuda" and torchrun and CUDA are there.
 
     Raises:
-        ConfigError: LOCAL_RANK is no number.
-        DeviceError: there are fewer GPUs here than processes.
+        ConfigError: LOCAL_RANK is no number, or there are fewer GPUs here than processes.
 
     """
     if asked not in (None, "cuda") or not os.environ.get("LOCAL_RANK") or not torch.cuda.is_available():
         return asked
     index, count = _number("LOCAL_RANK", 0), torch.cuda.device_count()
     if index >= count:
-        raise DeviceError(
+        raise ConfigError(
             asked=f"a GPU for process {index} of this machine (LOCAL_RANK={index})",
             found=f"GPUs here: {count}",
             done="nothing was computed",
@@ -268,16 +265,14 @@ def _incomplete(found: str) -> ConfigError:
 
 @contextmanager
 def rank_errors(ranks: Ranks) -> Iterator[None]:
-    """Turn an error of torch.distributed into a RankError."""
+    """Turn an error of torch.distributed into a ProcessError."""
     try:
         yield
     except RuntimeError as error:  # the base of all errors of torch.distributed
-        raise RankError(
+        raise ProcessError(
             asked=f"gather the results of {ranks.size} processes, in process {ranks.rank}",
             found=f"one of them has ended or cannot be reached: {str(error).splitlines()[0][:300]}",
             done="nothing was returned: fewer images would change the result",
             advice="look at the last lines of the others; a process that vanishes silently often ran out of memory; "
             "NCCL also fails where two processes share a GPU",
-            rank=ranks.rank,
-            size=ranks.size,
         ) from error

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from hrnet_zoo.errors import DatasetError, ImageTooLargeError, UnreadableImageError
+from hrnet_zoo.errors import DatasetError, ImageError, ImageTooLargeError
 from hrnet_zoo.images import headers as image_files
 from hrnet_zoo.images.headers import FORMATS, MAX_PIXELS, ImageHeader
 from hrnet_zoo.images.read import DECODER_FAULTS
@@ -30,7 +30,7 @@ def read_labels(path: Path) -> npt.NDArray[np.uint8]:
 
     Raises:
         DatasetError: not a label file: colors, more than 8 bits, lossy, several images. `problems` holds the kind.
-        UnreadableImageError: missing, empty, not a regular file, damaged, or of a format that is not read.
+        ImageError: missing, empty, not a regular file, damaged, or of a format that is not read.
         ImageTooLargeError: more pixels than an image may have.
 
     """
@@ -71,7 +71,7 @@ def open_header(path: Path, *, whole: bool = False) -> Iterator[ImageHeader]:
         whole: see `hrnet_zoo.images.headers.open_header`.
 
     Raises:
-        UnreadableImageError: missing, empty, not a regular file, damaged, or of a kind that is not read.
+        ImageError: missing, empty, not a regular file, damaged, or of a kind that is not read.
         ImageTooLargeError: more than `hrnet_zoo.images.read.MAX_PIXELS`.
 
     """
@@ -117,7 +117,5 @@ def _check_size(path: Path, header: ImageHeader) -> None:
 
 def _unreadable(
     path: Path, found: str, advice: str = "fetch or export the file anew; parts of a damaged file are never used"
-) -> UnreadableImageError:
-    return UnreadableImageError(
-        asked=f"read {path}", found=found, done="nothing was taken", advice=advice, source=str(path)
-    )
+) -> ImageError:
+    return ImageError(asked=f"read {path}", found=found, done="nothing was taken", advice=advice, source=str(path))

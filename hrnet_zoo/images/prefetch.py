@@ -19,7 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Protocol, TypeVar
 
-from hrnet_zoo.errors import WorkerError
+from hrnet_zoo.errors import ProcessError
 
 Item = TypeVar("Item")
 T = TypeVar("T")
@@ -56,7 +56,7 @@ def read_ahead(
     Closing it, or leaving it behind after an error, ends the processes.
 
     Raises:
-        WorkerError: a worker process died.
+        ProcessError: a worker process died.
 
     """
     if workers == 0:
@@ -85,7 +85,7 @@ def read_ahead(
                 result = future.result()
             except BrokenProcessPool as error:
                 died = begun.is_set() or START_METHOD == "fork"
-                raise WorkerError(
+                raise ProcessError(
                     asked=f"images read by {workers} worker processes",
                     found=f"one of them died while {sample.image} was waited for"
                     if died
@@ -95,7 +95,6 @@ def read_ahead(
                     if died
                     else "each of them imports your script first, which must not begin anew there: put what it does "
                     "below `if __name__ == '__main__':`; or use workers=0",
-                    source=str(sample.image),
                 ) from error
             yield result
     finally:

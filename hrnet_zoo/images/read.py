@@ -22,8 +22,6 @@ from hrnet_zoo.errors import (
     ConfigError,
     ImageError,
     ImageTooLargeError,
-    UnreadableImageError,
-    UnsupportedImageError,
     printable,
 )
 from hrnet_zoo.images.headers import FORMATS, MAX_PIXELS, ImageHeader, open_header
@@ -83,10 +81,9 @@ def read_image(image: ImageLike, color: Literal["rgb", "bgr"] = "rgb") -> RGB:
             state theirs.
 
     Raises:
-        UnreadableImageError: missing, not a regular file, damaged, or of another format.
+        ImageError: missing, not a regular file, damaged, of a format, mode, dtype or shape that is not listed above,
+            without pixels, or more work than any honest file.
         ImageTooLargeError: more than `MAX_PIXELS` in a file or PIL image (arrays have no limit).
-        UnsupportedImageError: a mode, dtype, shape or type that is not listed above, no pixels, or a file that takes
-            more work than any honest one.
         ConfigError: `color` is neither.
 
     """
@@ -117,7 +114,7 @@ def _read(image: ImageLike, *, bgr: bool) -> RGB:
     if isinstance(image, str | os.PathLike):
         return _from_path(os.fsdecode(image))
     kind = f"{type(image).__module__}.{type(image).__qualname__}"
-    raise _unsupported(
+    raise _unreadable(
         f"an object of type {kind}",
         f"an object of type {kind}",
         "pass a path, the file's bytes, a PIL image, a uint8 array (height, width, 3) or a uint8 tensor (3, h, w)",
@@ -242,8 +239,7 @@ def _from_stream(stream: IO[bytes], source: str) -> RGB:
         _check(source, header.size, header.mode)
         rgb = _rgb(_turned(header, source), header.maximum, header.opaque)
     except NotReadError as error:
-        kind = _unreadable if "none of the formats" in error.found else _unsupported
-        raise kind(source, error.found, error.advice) from error
+        raise _unreadable(source, error.found, error.advice) from error
     except DECODER_FAULTS as error:
         raise _damaged(source, error) from error
     finally:
@@ -300,9 +296,9 @@ def _check(source: str, size: tuple[int, int], mode: str) -> None:
             limit=MAX_PIXELS,
         )
     if width * height == 0:
-        raise _unsupported(source, f"no pixels ({width} x {height})", "pass an image of at least 1 x 1 pixel")
+        raise _unreadable(source, f"no pixels ({width} x {height})", "pass an image of at least 1 x 1 pixel")
     if not (mode in EIGHT_BIT_MODES or mode.startswith("I;16")):
-        raise _unsupported(
+        raise _unreadable(
             source,
             f"mode {mode!r}, from which there is no single exact way to 0-255 RGB",
             "convert it to 8-bit RGB yourself, with the range of its values in mind, and pass that",
@@ -346,9 +342,9 @@ def _rgb(image: Image.Image, maximum: int = 65535, opaque: bool = False) -> RGB:
 def _from_array(array: npt.NDArray[Any], bgr: bool = False) -> RGB:
     given = f"an array of dtype {array.dtype} and shape {array.shape}"
     if array.dtype != np.uint8:
-        raise _unsupported(given, f"dtype {array.dtype} and shape {array.shape}", _to_uint8(str(array.dtype)))
+        raise _unreadable(given, f"dtype {array.dtype} and shape {array.shape}", _to_uint8(str(array.dtype)))
     if array.size == 0:
-        raise _unsupported(given, f"no pixels (shape {array.shape})", "pass an image of at least 1 x 1 pixel")
+        raise _unreadable(given, f"no pixels (shape {array.shape})", "pass an image of at least 1 x 1 pixel")
     if array.ndim == 2:
         return np.repeat(array[:, :, None], 3, axis=2)
     if array.ndim == 3 and array.shape[2] == 3:
@@ -364,16 +360,16 @@ def _from_array(array: npt.NDArray[Any], bgr: bool = False) -> RGB:
         advice += ": array[:, :, 0]"
     elif array.ndim == 4:
         advice += "; for several images pass a list: list(array)"
-    raise _unsupported(given, f"dtype {array.dtype} and shape {array.shape}", advice)
+    raise _unreadable(given, f"dtype {array.dtype} and shape {array.shape}", advice)
 
 
 def _from_tensor(tensor: torch.Tensor, bgr: bool) -> RGB:
     dtype, shape = str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape)
     given = f"a tensor of dtype {dtype} and shape {shape}"
     if tensor.dtype != torch.uint8:
-        raise _unsupported(given, f"dtype {dtype} and shape {shape}", _to_uint8(dtype, tensor=True))
+        raise _unreadable(given, f"dtype {dtype} and shape {shape}", _to_uint8(dtype, tensor=True))
     if tensor.layout is not torch.strided or tensor.is_meta:
-        raise _unsupported(given, f"layout {tensor.layout} on device {tensor.device}", "pass a dense tensor with data")
+        raise _unreadable(given, f"layout {tensor.layout} on device {tensor.device}", "pass a dense tensor with data")
     if tensor.ndim == 3 and tensor.shape[0] == 3:
         return _from_array(tensor.permute(1, 2, 0).cpu().numpy(), bgr)
     advice = "pass (3, height, width) RGB"
@@ -383,7 +379,7 @@ def _from_tensor(tensor: torch.Tensor, bgr: bool) -> RGB:
         advice += "; a gray image: tensor.expand(3, -1, -1)"
     elif tensor.ndim == 4:
         advice += ", one image at a time: list(tensor)"
-    raise _unsupported(given, f"dtype {dtype} and shape {shape}", advice)
+    raise _unreadable(given, f"dtype {dtype} and shape {shape}", advice)
 
 
 def _to_uint8(dtype: str, *, tensor: bool = False) -> str:
@@ -423,7 +419,7 @@ def _elements(pixels: npt.NDArray[np.intp], channels: int) -> npt.NDArray[np.int
 
 
 def _unreadable(source: str, found: str, advice: str) -> ImageError:
-    return UnreadableImageError(
+    return ImageError(
         asked=f"read an image: {source}", found=found, done="no pixels were taken", advice=advice, source=source
     )
 
@@ -431,9 +427,3 @@ def _unreadable(source: str, found: str, advice: str) -> ImageError:
 def _damaged(source: str, error: Exception) -> ImageError:
     reason = f"damaged or incomplete data, or of a kind that is not read ({type(error).__name__}: {error})"
     return _unreadable(source, reason, "fetch or export the image anew; parts of a damaged file are never used")
-
-
-def _unsupported(source: str, found: str, advice: str) -> ImageError:
-    return UnsupportedImageError(
-        asked=f"read an image: {source}", found=found, done="nothing was converted", advice=advice, source=source
-    )

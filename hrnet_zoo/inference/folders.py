@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hrnet_zoo.datasets.pairing import SUFFIXES, UNSUPPORTED, find_images
-from hrnet_zoo.errors import HRNetZooError, ImageError, OutputError, UnreadableImageError, printable
+from hrnet_zoo.errors import HRNetZooError, ImageError, OutputError, printable
 from hrnet_zoo.images.atomic import atomic_write, make_folder, png, refuse_address, refuse_existing
 from hrnet_zoo.images.prefetch import beside
 from hrnet_zoo.images.progress import Bar
@@ -44,7 +44,7 @@ def plan(inputs: Sequence[str], out: Path, *, labels: bool, overlay: bool, force
     hidden files and results in `out` are skipped; photographs in unsupported formats are skipped with a warning.
 
     Raises:
-        UnreadableImageError: a folder holds no image.
+        ImageError: a folder holds no image.
         OutputError: `out` is an address, two images would share a result, a result exists and `force` is not given,
             or a result would replace an image.
 
@@ -146,7 +146,7 @@ def _images(text: str, out: Path) -> Generator[tuple[Path, Path], None, None]:
         skipped = [problem for problem in problems if problem.error or problem.kind == UNSUPPORTED]
         if not files:
             endings = f"no file with one of the endings {', '.join(sorted(SUFFIXES))}"
-            raise UnreadableImageError(
+            raise ImageError(
                 asked=f"the images in {path}",
                 found="; ".join([endings, *(f"{problem.kind}: {problem.found}" for problem in skipped)]),
                 done="nothing was computed or written",

@@ -15,7 +15,7 @@ def all_reduce(tensor: Tensor, ranks: Ranks, operation: str = "sum") -> Tensor:
     """Return the "sum" or "max" over all processes, in place.
 
     Raises:
-        RankError: a process is gone.
+        ProcessError: a process is gone.
 
     """
     if ranks.size > 1:

@@ -162,7 +162,7 @@ def finetune(
         ResumeError: `out` holds a run that began with other arguments, or its state is damaged.
         TrainingError: the loss is not finite any more.
         OutputError: `out` cannot be written, or the disk has too little space.
-        RankError: one of several processes died.
+        ProcessError: one of several processes died.
         KeyboardInterrupt, SystemExit: after SIGINT or SIGTERM, when the state is saved.
 
     """

@@ -75,7 +75,7 @@ class TrainingStream:
         Raises:
             ImageError: an image cannot be read.
             DatasetError: a label map cannot be used, or does not belong to its image.
-            WorkerError: a worker process died.
+            ProcessError: a worker process died.
 
         """
         share = self.batch // self.ranks

@@ -130,8 +130,6 @@ class Trainer:
                 found=f"a loss of {loss} with gradients of norm {norm}",
                 done="the training was stopped; what was saved last is intact",
                 advice="resuming would not help: begin anew with a smaller lr, a warmup, or precision='fp32'",
-                step=self.progress.step,
-                lr=lr,
             )
         self.scaler.step(self.optimizer)
         self.scaler.update()

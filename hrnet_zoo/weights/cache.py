@@ -29,7 +29,7 @@ from typing import Literal, get_args
 
 import filelock
 
-from hrnet_zoo.errors import CacheError, CachePermissionError, CacheSpaceError, HRNetZooError
+from hrnet_zoo.errors import CacheError, CacheSpaceError, HRNetZooError
 from hrnet_zoo.images.atomic import NO_SPACE
 
 LOCK_NOTICE_S = 10.0  # wait for a lock so long before telling the user
@@ -315,7 +315,7 @@ def discard(path: Path) -> None:
 
 @contextlib.contextmanager
 def disk_errors(path: Path, asked: str) -> Iterator[None]:
-    """Turn an OSError met at `path` into CacheSpaceError, CachePermissionError or CacheError."""
+    """Turn an OSError met at `path` into CacheSpaceError or CacheError."""
     try:
         yield
     except OSError as error:
@@ -324,7 +324,7 @@ def disk_errors(path: Path, asked: str) -> Iterator[None]:
         if error.errno in NO_SPACE:
             kind, advice = CacheSpaceError, "free some space, or set HRNET_ZOO_CACHE to a folder on a larger disk"
         elif error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
-            kind, advice = CachePermissionError, "set HRNET_ZOO_CACHE to a folder that you may write"
+            advice = "set HRNET_ZOO_CACHE to a folder that you may write"
             found += f" (user id {os.getuid()})" if hasattr(os, "getuid") else ""
         raise kind(
             asked=asked,

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from hrnet_zoo.datasets import PASCAL_CONTEXT
-from hrnet_zoo.errors import ConfigError, DeviceError, no_such_argument, redact
+from hrnet_zoo.errors import ConfigError, no_such_argument, redact
 from hrnet_zoo.models.empty import empty_layers
 from hrnet_zoo.models.fcn import FCNHRNet
 from hrnet_zoo.models.forks import refuse_after_fork
@@ -77,7 +77,7 @@ def create_model(
 
     Raises:
         UnknownModelError: no model has this name.
-        ConfigError: an argument cannot be used (`DeviceError` for the device).
+        ConfigError: an argument cannot be used.
         DownloadError: the weights cannot be downloaded. They are never replaced by random ones.
         HubError: the repository cannot be downloaded.
         CheckpointError: a file is damaged, unsafe, or does not fit the network.
@@ -231,7 +231,7 @@ def usable_device(device: str | torch.device | None) -> torch.device:
     """Return the requested device; None: CUDA if there is one, else the CPU.
 
     Raises:
-        DeviceError: torch cannot use it.
+        ConfigError: torch cannot use it.
 
     """
     if device is None:
@@ -246,7 +246,7 @@ def usable_device(device: str | torch.device | None) -> torch.device:
         TypeError,
     ) as error:  # torch has no class for it
         cuda = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
-        raise DeviceError(
+        raise ConfigError(
             asked=f"a model on the device {device!r}",
             found=f"torch cannot use it: {str(error).splitlines()[0][:200]}",
             done="nothing was created",

@@ -33,9 +33,8 @@ from hrnet_zoo.errors import (
     CheckpointFormatError,
     ConfigError,
     HashMismatchError,
-    HubAuthError,
     HubError,
-    HubNotFoundError,
+    HubRefusedError,
     OfflineError,
     redact,
 )
@@ -119,7 +118,7 @@ def find_repository(name: str, *, progress: bool) -> Repository:
         try:
             _require_our_files(repo, revision)
         except HubError as error:
-            if type(error) is not HubError or not is_cached:  # a refusal is final
+            if isinstance(error, HubRefusedError) or not is_cached:
                 raise
             logger.warning("hf-hub:%s: %s; the cached copy is used", name, error.found)
             ask = False
@@ -193,14 +192,14 @@ def _translated(error: BaseException, repo: str, asked: str, done: str) -> HubEr
     words = f"{type(cause).__name__}: {redact(' '.join(str(cause).split()))[:200]}"
     kind, advice = HubError, "try again later; if HF_ENDPOINT is set, check it"
     if isinstance(cause, hf.RepositoryNotFoundError) and not isinstance(cause, hf.GatedRepoError):
-        kind, found = HubNotFoundError, f"no repository {where}, or one that needs a token"
+        kind, found = HubRefusedError, f"no repository {where}, or one that needs a token"
         advice = "check the name; for a private one log in with `hf auth login`, or set HF_TOKEN"
     elif isinstance(cause, hf.RevisionNotFoundError | hf.RemoteEntryNotFoundError):
-        kind, found = HubNotFoundError, f"no such revision or file in {where}"
+        kind, found = HubRefusedError, f"no such revision or file in {where}"
         advice = "name a commit, branch or tag of a repository that hrnet-zoo filled"
     elif isinstance(cause, hf.LocalTokenNotFoundError) or status in (401, 403):
         why = f"HTTP status {status}" if status else "no token"
-        kind, found = HubAuthError, f"the Hub refuses access to {where} ({why})"
+        kind, found = HubRefusedError, f"the Hub refuses access to {where} ({why})"
         advice = "log in with `hf auth login` or set HF_TOKEN, with a token that has the right; accept its terms if any"
     elif status is not None:
         found = f"HTTP status {status} for {where}"

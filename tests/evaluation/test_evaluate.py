@@ -21,7 +21,7 @@ from hrnet_zoo.datasets.layouts import find_samples
 from hrnet_zoo.datasets.pairing import UNSUPPORTED
 from hrnet_zoo.demo.dataset import write_dataset
 from hrnet_zoo.demo.scenes import scene
-from hrnet_zoo.errors import ConfigError, DatasetError, UnreadableImageError
+from hrnet_zoo.errors import ConfigError, DatasetError, ImageError
 from hrnet_zoo.evaluation.evaluate import IMAGES_PER_ROUND, _load, _same_everywhere, _summary, default_workers, evaluate
 from hrnet_zoo.evaluation.metrics import count_matrix
 from hrnet_zoo.evaluation.ranks import Ranks
@@ -282,7 +282,7 @@ def test_a_image_that_fails_stops_the_others_soon(tmp_path: Path) -> None:
     path = image_of(folder, 1)  # of rank 1, in the first round
     path.write_bytes(path.read_bytes()[:-2000])
     first, second = by_ranks(2, folder)
-    assert first == f"0 {IMAGES_PER_ROUND} UnreadableImageError read an image: {path}\n"  # of its 40
+    assert first == f"0 {IMAGES_PER_ROUND} ImageError read an image: {path}\n"  # of its 40
     assert second == first.replace("0 16", "1 0")
 
 
@@ -430,7 +430,7 @@ def test_faults_name_their_file(spoil: Any, words: str, small: FCNHRNet, copy: P
 def test_a_image_that_fails_late_stops_the_run(small: FCNHRNet, copy: Path) -> None:
     """Its header is good, so that only reading it whole can tell."""
     image_of(copy, 2).write_bytes(image_of(copy, 2).read_bytes()[:-2000])
-    with pytest.raises(UnreadableImageError, match="demo_000002_000019"):
+    with pytest.raises(ImageError, match="demo_000002_000019"):
         score(small, copy, workers=1)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hrnet_zoo.errors import ImageError, UnreadableImageError, UnsupportedImageError
+from hrnet_zoo.errors import ImageError
 from hrnet_zoo.images.label_maps import read_labels
 from hrnet_zoo.images.read import read_image
 from tests.support.images import encode, pattern, png
@@ -72,7 +72,7 @@ COSTLY = {
 @pytest.mark.parametrize("name", COSTLY)
 def test_what_no_honest_file_holds(name: str) -> None:
     data, words = COSTLY[name]
-    with pytest.raises(UnsupportedImageError) as caught:
+    with pytest.raises(ImageError) as caught:
         read_image(data)
     assert caught.value.found.startswith(words)
     assert "the limit is" in caught.value.found
@@ -120,7 +120,7 @@ def test_a_sparse_webp(honest: bool, tmp_path: Path) -> None:
     if honest:
         np.testing.assert_array_equal(read_image(path), PIXELS)
     else:
-        with pytest.raises(UnsupportedImageError, match=r"bytes of a WebP: 2,999,999,980; the limit is"):
+        with pytest.raises(ImageError, match=r"bytes of a WebP: 2,999,999,980; the limit is"):
             read_image(path)
 
 
@@ -163,7 +163,7 @@ def ftyp(major: bytes, *compatible: bytes) -> bytes:
     ],
 )
 def test_other_formats_have_their_names(data: bytes, what: str) -> None:
-    with pytest.raises(UnreadableImageError) as caught:
+    with pytest.raises(ImageError) as caught:
         read_image(data)
     assert caught.value.found.startswith(what)
     assert "none of the formats" in caught.value.found
@@ -186,7 +186,7 @@ def test_an_avif_by_its_compatible_brands() -> None:
     ],
 )
 def test_kinds_that_are_not_read_are_named(data: bytes, what: str) -> None:
-    with pytest.raises(UnsupportedImageError) as caught:
+    with pytest.raises(ImageError) as caught:
         read_image(data)
     assert caught.value.found.startswith(what)
 
@@ -194,7 +194,7 @@ def test_kinds_that_are_not_read_are_named(data: bytes, what: str) -> None:
 @pytest.mark.parametrize("text", [b"P2 3 1 # levels\n1023\n0 512 # half\n1023\n", b"P5 3 1 1023\n\0\0\2\0\3\xff"])
 def test_pgm_of_other_levels(text: bytes) -> None:
     assert read_image(text)[0, :, 0].tolist() == [0, 128, 255]
-    with pytest.raises(UnreadableImageError):
+    with pytest.raises(ImageError):
         read_image(text[:-5])
 
 
@@ -227,7 +227,7 @@ def test_skipped_images_keep_no_memory(tmp_path: Path) -> None:
         "model.predict(paths[:2], on_error='skip')\n"
         "before = held()\n"
         "results = model.predict(paths, on_error='skip')\n"
-        "assert [type(each).__name__ for each in results] == ['UnreadableImageError'] * 8\n"
+        "assert [type(each).__name__ for each in results] == ['ImageError'] * 8\n"
         "print(held() - before)\n"
     )
     command = [sys.executable, "-c", code, str(tmp_path)]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hrnet_zoo.errors import DatasetError, ImageTooLargeError, UnreadableImageError
+from hrnet_zoo.errors import DatasetError, ImageError, ImageTooLargeError
 from hrnet_zoo.images.label_maps import EMPTY, open_header, read_labels
 
 VALUES = np.arange(256, dtype=np.uint8).reshape(16, 16)
@@ -126,7 +126,7 @@ def test_unreadable_files(tmp_path: Path) -> None:
         "absent": "No such file",
     }
     for name, found in expected.items():
-        with pytest.raises(UnreadableImageError) as caught:
+        with pytest.raises(ImageError) as caught:
             read_labels(tmp_path / f"{name}.png")
         assert caught.value.found.startswith(found)
         assert caught.value.source == str(tmp_path / f"{name}.png")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from hrnet_zoo.datasets.pairing import Sample
-from hrnet_zoo.errors import UnreadableImageError, WorkerError
+from hrnet_zoo.errors import ImageError, ProcessError
 from hrnet_zoo.images import prefetch as reading
 from hrnet_zoo.images.prefetch import beside, read_ahead
 from hrnet_zoo.images.read import read_image
@@ -52,7 +52,7 @@ def test_order_and_processes(workers: int, number: int) -> None:
 def test_an_error_comes_in_its_turn(workers: int) -> None:
     ahead = read_ahead(samples(9), fail_at_3, workers)
     assert [next(ahead) for _ in range(3)] == ["0", "1", "2"]
-    with pytest.raises(UnreadableImageError, match=r"3\.png"):
+    with pytest.raises(ImageError, match=r"3\.png"):
         next(ahead)
 
 
@@ -65,9 +65,8 @@ def test_who_stops_early_leaves_nothing_running() -> None:
 
 
 def test_a_worker_that_dies_is_told_with_the_file() -> None:
-    with pytest.raises(WorkerError, match=r"died while \S+\.png was waited for[\s\S]*workers=0") as caught:
+    with pytest.raises(ProcessError, match=r"died while \S+\.png was waited for[\s\S]*workers=0"):
         list(read_ahead(samples(9), die_at_3, 1))
-    assert caught.value.source.endswith(".png")
 
 
 def test_as_far_ahead_as_asked_and_without_an_end(tmp_path: Path) -> None:
@@ -170,7 +169,7 @@ def test_workers_go_on_when_all_processes_are_told_to_end() -> None:
 
 def test_but_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "LAST_SECONDS", 1)
-    with pytest.raises(WorkerError):
+    with pytest.raises(ProcessError):
         list(read_ahead(samples(5), told_to_end_and_stuck, 2))
 
 
@@ -257,5 +256,5 @@ def test_who_stops_early_drops_or_finishes_what_waits(finish: bool, worked: list
 def test_a_pool_that_broke_early_is_told_in_its_turn() -> None:
     """Nothing can be handed to it any more, and what was handed in is lost: the first sample says so."""
     endless = (Sample("3", Path("3.png"), Path("3_labels.png")) for _ in count())
-    with pytest.raises(WorkerError, match=r"3\.png"):
+    with pytest.raises(ProcessError, match=r"3\.png"):
         list(read_ahead(endless, die_at_3, 1, ahead=2000))

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from hrnet_zoo.datasets.pairing import find_images
-from hrnet_zoo.errors import HRNetZooError, OutputError, UnreadableImageError
+from hrnet_zoo.errors import HRNetZooError, ImageError, OutputError
 from hrnet_zoo.images.atomic import png
 from hrnet_zoo.inference.folders import RESULTS_BEHIND, Job, plan, predict_files
 from hrnet_zoo.inference.predict import PredictOptions, view_logits
@@ -84,7 +84,7 @@ def test_photographs_that_are_not_read_are_told_of(
     assert message in record.getMessage()
     (tmp_path / "phone").mkdir()
     (tmp_path / "phone" / "IMG_1.HEIC").write_bytes(b"x")
-    with pytest.raises(UnreadableImageError, match=r"format: skipped \(1: IMG_1\.HEIC\)"):
+    with pytest.raises(ImageError, match=r"format: skipped \(1: IMG_1\.HEIC\)"):
         planned([tmp_path / "phone"], tmp_path / "out")
 
 
@@ -105,7 +105,7 @@ def test_folders_with_the_characters_of_patterns(tmp_path: Path) -> None:
 
 def test_no_images(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
-    with pytest.raises(UnreadableImageError, match=r"no file with one of the endings"):
+    with pytest.raises(ImageError, match=r"no file with one of the endings"):
         planned([tmp_path], tmp_path / "out")
 
 
@@ -261,7 +261,7 @@ def test_what_was_computed_before_an_interruption_is_written(
 def test_the_first_bad_image_ends_it_if_asked(images: Path, tmp_path: Path, model: FCNHRNet) -> None:
     (images / "b.png").write_text("no image")
     jobs = planned([images], tmp_path / "out", overlay=False)
-    with pytest.raises(UnreadableImageError, match=r"b\.png"):
+    with pytest.raises(ImageError, match=r"b\.png"):
         list(predict_files(model, jobs, PredictOptions(), on_error="raise"))
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["a_labels.png"]
 

@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from hrnet_zoo.demo.scenes import scene
-from hrnet_zoo.errors import ConfigError, UnreadableImageError, UnsupportedImageError
+from hrnet_zoo.errors import ConfigError, ImageError
 from hrnet_zoo.images.read import RGB, ImageLike, keep_ratio_size, normalize, read_image, resize
 from hrnet_zoo.inference.predict import (
     IMAGES_AHEAD,
@@ -168,18 +168,16 @@ def test_images_that_are_skipped(demo: FCNHRNet, tmp_path: Path, caplog: pytest.
     """Their errors stand in their places; without being told to, the first one ends all."""
     good = scene(0, 64, 96).image
     images = [good, tmp_path / "absent.png", b"no image", good]
-    with pytest.raises(UnreadableImageError, match=r"absent\.png"):
+    with pytest.raises(ImageError, match=r"absent\.png"):
         demo.predict(images)
     results = demo.predict(images, on_error="skip")
-    assert [type(each) for each in results] == [
-        *(SegmentationResult, UnreadableImageError, UnreadableImageError, SegmentationResult)
-    ]
+    assert [type(each) for each in results] == [*(SegmentationResult, ImageError, ImageError, SegmentationResult)]
     assert "absent.png" in str(results[1])
     (line,) = [message for message in caplog.messages if "skipped" in message]
     assert line.startswith("2 of 4 images were skipped; the first: read an image: ")
     assert "absent.png" in line
     assert len(demo.predict([good], on_error="skip")) == 1
-    with pytest.raises(UnreadableImageError):
+    with pytest.raises(ImageError):
         demo.predict(tmp_path / "absent.png", on_error="skip")
     with pytest.raises(ConfigError, match=r"on_error='ignore'[\s\S]*'raise' or 'skip'"):
         demo.predict(images, on_error="ignore")  # type: ignore[call-overload]
@@ -239,7 +237,7 @@ def test_an_image_that_cannot_be_read_is_an_error_in_its_turn(demo: FCNHRNet, mo
     images: list[ImageLike] = [scene(0, 64, 64).image, Path("absent.png"), scene(1, 64, 64).image, b"nothing"]
     with evaluating(demo):
         found = list(predict_each(demo, images, PredictOptions()))
-    kinds = [SegmentationResult, UnreadableImageError, SegmentationResult, UnreadableImageError]
+    kinds = [SegmentationResult, ImageError, SegmentationResult, ImageError]
     assert [type(each) for each in found] == kinds
     seen = 0
 
@@ -249,7 +247,7 @@ def test_an_image_that_cannot_be_read_is_an_error_in_its_turn(demo: FCNHRNet, mo
         return view_logits(*args, **kwargs)
 
     monkeypatch.setattr("hrnet_zoo.inference.predict.view_logits", spy)
-    with pytest.raises(UnreadableImageError, match=r"absent\.png"):
+    with pytest.raises(ImageError, match=r"absent\.png"):
         demo.predict(images)
     assert seen == 1
     assert not threads()
@@ -371,9 +369,9 @@ def test_cuda_windows_scales_and_flips(demo: FCNHRNet) -> None:
 def test_bad_input(demo: FCNHRNet, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="mode is 'whole', 'slide'"):
         demo.predict(np.zeros((8, 8, 3), np.uint8), mode="tiles")
-    with pytest.raises(UnreadableImageError, match=r"absent\.jpg"):
+    with pytest.raises(ImageError, match=r"absent\.jpg"):
         demo.predict(tmp_path / "absent.jpg")
-    with pytest.raises(UnsupportedImageError, match="float"):
+    with pytest.raises(ImageError, match="float"):
         demo.predict(np.zeros((8, 8, 3), np.float32))
 
 

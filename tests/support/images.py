@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageCms, PngImagePlugin
 
-from hrnet_zoo.errors import ImageError, ImageTooLargeError, UnreadableImageError, UnsupportedImageError
+from hrnet_zoo.errors import ImageError, ImageTooLargeError
 from tests.support.checkpoints import GOOD_LEGACY, GOOD_ZIP
 
 Pixels = npt.NDArray[np.uint8]
@@ -232,7 +232,7 @@ def bad_images() -> dict[str, Bad]:
     canvas = b"VP8X" + struct.pack("<I", 10) + bytes(4) + struct.pack("<I", 16382)[:3] * 2
     found = {
         # of an MPO the first image counts, and is cut here
-        f"truncated {kind.lower()}": Bad(data[: len(data) // 3], UnreadableImageError, damaged)
+        f"truncated {kind.lower()}": Bad(data[: len(data) // 3], ImageError, damaged)
         for kind, data in whole.items()
     }
     others = {
@@ -253,7 +253,7 @@ def bad_images() -> dict[str, Bad]:
         "a pickle": (GOOD_LEGACY, "none of the formats"),
         "a zip": (GOOD_ZIP, "none of the formats"),
     }
-    found |= {name: Bad(data, UnreadableImageError, words) for name, (data, words) in others.items()}
+    found |= {name: Bad(data, ImageError, words) for name, (data, words) in others.items()}
     heads = {
         "head of a jpeg": b"\xff\xd8\xff\xe0",
         "head of a png": b"\x89PNG\r\n\x1a\n",
@@ -271,7 +271,7 @@ def bad_images() -> dict[str, Bad]:
         "a canvas without a frame": b"RIFF" + struct.pack("<I", 22) + b"WEBP" + canvas,
         "a number of a million digits": b"P6 " + b"1" * 1_000_000 + b" 1 255\n",
     }
-    found |= {name: Bad(data, UnreadableImageError, "") for name, data in heads.items()}
+    found |= {name: Bad(data, ImageError, "") for name, data in heads.items()}
     too_large = {
         **{
             f"png of {side} x {side}": png(side, side, 1, 0, bytes(1000))
@@ -289,4 +289,4 @@ def bad_images() -> dict[str, Bad]:
         "float": (encode(Image.fromarray(np.full((2, 2), 0.5, np.float32)), "TIFF"), "floating point"),
         "lab": (encode(Image.new("LAB", (2, 2)), "TIFF"), "mode 'LAB'"),
     }
-    return found | {name: Bad(data, UnsupportedImageError, words) for name, (data, words) in unsupported.items()}
+    return found | {name: Bad(data, ImageError, words) for name, (data, words) in unsupported.items()}

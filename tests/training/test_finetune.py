@@ -28,7 +28,6 @@ from hrnet_zoo.datasets.splits import find_training_data
 from hrnet_zoo.errors import (
     ConfigError,
     DatasetError,
-    DeviceError,
     ModelConfigError,
     OutputError,
     ResumeError,
@@ -386,7 +385,7 @@ def test_somebodys_model_is_not_overwritten(data: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:7", "meta"])
 def test_a_device_that_is_not_there(data: Path, tmp_path: Path, device: str) -> None:
-    with pytest.raises(DeviceError):
+    with pytest.raises(ConfigError):
         train(data, tmp_path, device=device)
 
 

@@ -18,7 +18,7 @@ from hrnet_zoo.datasets.label_rules import CITYSCAPES_IDS, IGNORE_INDEX, identit
 from hrnet_zoo.datasets.pairing import Sample
 from hrnet_zoo.demo.dataset import write_dataset
 from hrnet_zoo.demo.scenes import scene
-from hrnet_zoo.errors import DatasetError, UnreadableImageError, WorkerError
+from hrnet_zoo.errors import DatasetError, ImageError, ProcessError
 from hrnet_zoo.training import stream as stream_module
 from hrnet_zoo.training.augmentation import augment, collate
 from hrnet_zoo.training.stream import TrainingStream, load_sample, read_pair
@@ -128,7 +128,7 @@ def with_fault(samples: tuple[Sample, ...], tmp_path: Path, kind: str) -> Sample
 @pytest.mark.parametrize(
     ("kind", "error", "words"),
     [
-        ("image", UnreadableImageError, r"image\.png"),
+        ("image", ImageError, r"image\.png"),
         ("size", DatasetError, r"(?s)image\.png.*labels\.png.*700 x 384"),
         ("value", DatasetError, r"(?s)labels\.png.*values 77"),
         ("mask", DatasetError, r"(?s)labels\.png.*RGB mask"),
@@ -168,7 +168,7 @@ def load_and_die(place: Any, **options: Any) -> Any:
 def test_a_worker_that_dies(samples: tuple[Sample, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream_module, "load_sample", load_and_die)
     batches = make(samples, workers=1, batch=2).batches()
-    with closing(batches), pytest.raises(WorkerError, match="workers=0"):
+    with closing(batches), pytest.raises(ProcessError, match="workers=0"):
         consume(batches)
 
 

@@ -115,9 +115,8 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_change() -> None:
     trainer.update(*batch())
     before = {name: tensor.clone() for name, tensor in trainer.network.named_parameters()}
     trainer.loss = lambda logits, labels: cross_entropy(logits, labels) * math.nan
-    with pytest.raises(TrainingError, match="update 2 of 100") as caught:
+    with pytest.raises(TrainingError, match="update 2 of 100"):
         trainer.update(*batch(1))
-    assert caught.value.step == 1
     assert all(torch.equal(tensor, before[name]) for name, tensor in trainer.network.named_parameters())
 
 

@@ -24,7 +24,6 @@ from torch import Tensor
 
 from hrnet_zoo.errors import (
     CacheError,
-    CachePermissionError,
     CacheSpaceError,
     CheckpointFormatError,
     CheckpointNotFoundError,
@@ -423,7 +422,7 @@ def test_what_cannot_be_read_is_neither_removed_nor_fetched(host: FaultServer, m
     """No memory, no permission, a failing disk: the file may be whole, and of 264 MB."""
     url = host.play("/a.pth", whole(BODY))
     load(url)
-    for code, kind in ((errno.EIO, CacheError), (errno.ENOMEM, CacheError), (errno.EACCES, CachePermissionError)):
+    for code, kind in ((errno.EIO, CacheError), (errno.ENOMEM, CacheError), (errno.EACCES, CacheError)):
 
         def fails(*_: object, code: int = code, **__: object) -> None:
             raise OSError(code, os.strerror(code))
@@ -548,7 +547,7 @@ def test_modes_follow_the_umask(host: FaultServer, mask: int) -> None:
 AS_NOBODY = """
 import os, sys
 import torch
-from hrnet_zoo.errors import CachePermissionError
+from hrnet_zoo.errors import CacheError
 from tests.support.survival import load
 wrote, folder = [], os.environ["HRNET_ZOO_CACHE"]
 def hook(event, arguments):
@@ -564,7 +563,7 @@ print(wrote)
 os.environ["HRNET_ZOO_CACHE"] += "/v1/elsewhere"
 try:
     load("http://127.0.0.1:9/never.pth")
-except CachePermissionError as error:
+except CacheError as error:
     print(error.path)
 """
 

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 import hrnet_zoo
 from hrnet_zoo.datasets import CITYSCAPES
-from hrnet_zoo.errors import ConfigError, DeviceError, OfflineError, StateDictMismatchError, UnknownModelError
+from hrnet_zoo.errors import ConfigError, OfflineError, StateDictMismatchError, UnknownModelError
 from hrnet_zoo.models.fcn import FCNHRNet
 from hrnet_zoo.weights.convert import read_checkpoint
 from hrnet_zoo.zoo.catalog import ModelInfo, model_info
@@ -318,10 +318,10 @@ def test_dtype(dtype: torch.dtype) -> None:
     ("call", "error", "text"),
     [
         (lambda: create_model("fcn_hr48_cityscape_160k"), UnknownModelError, "fcn_hr48_cityscapes_160k"),
-        (lambda: create_model(NAME, device="gpu"), DeviceError, "devices here: cpu"),
-        (lambda: create_model(NAME, device="cuda:99"), DeviceError, "cuda:99"),
-        (lambda: create_model(NAME, device="meta"), DeviceError, "meta"),
-        (lambda: create_model(NAME, device=object()), DeviceError, "devices here: cpu"),  # type: ignore[arg-type]
+        (lambda: create_model(NAME, device="gpu"), ConfigError, "devices here: cpu"),
+        (lambda: create_model(NAME, device="cuda:99"), ConfigError, "cuda:99"),
+        (lambda: create_model(NAME, device="meta"), ConfigError, "meta"),
+        (lambda: create_model(NAME, device=object()), ConfigError, "devices here: cpu"),  # type: ignore[arg-type]
         (lambda: create_model(5), UnknownModelError, "5"),  # type: ignore[arg-type]
         (lambda: create_model(NAME, classes=3.5), ConfigError, "from 2 to 255"),  # type: ignore[arg-type]
         (lambda: create_model(NAME, dtype=torch.int8), ConfigError, "torch.int8"),

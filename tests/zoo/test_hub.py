@@ -15,9 +15,8 @@ from hrnet_zoo.errors import (
     CheckpointFormatError,
     ConfigError,
     HashMismatchError,
-    HubAuthError,
     HubError,
-    HubNotFoundError,
+    HubRefusedError,
     ModelConfigError,
     OfflineError,
 )
@@ -133,14 +132,14 @@ def test_pickles_are_refused_before_anything_is_fetched(hub: Hub, files: dict[st
 
 def test_what_is_not_there(hub: Hub, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
     hub.add("me/street", files)
-    with pytest.raises(HubNotFoundError, match="revision"):
+    with pytest.raises(HubRefusedError, match="revision"):
         pull("me/street@v9")
-    with pytest.raises(HubNotFoundError, match="no repository"):
+    with pytest.raises(HubRefusedError, match="no repository"):
         pull("me/absent")
     hub.repos["me/street"].private = True
     pull("me/street")
     monkeypatch.delenv("HF_TOKEN")
-    with pytest.raises(HubNotFoundError, match="needs a token") as caught:
+    with pytest.raises(HubRefusedError, match="needs a token") as caught:
         pull("me/street")
     assert TOKEN not in str(caught.value)
 
@@ -220,7 +219,7 @@ def test_a_hub_that_is_down(
 
 def test_a_gated_repository(hub: Hub) -> None:
     hub.fail = Reply(403, headers={"X-Error-Code": "GatedRepo", "X-Error-Message": "Access is restricted"})
-    with pytest.raises(HubAuthError, match=r"refuses access to me/street at .* \(HTTP status 403\)") as caught:
+    with pytest.raises(HubRefusedError, match=r"refuses access to me/street at .* \(HTTP status 403\)") as caught:
         pull("me/street")
     assert "accept its terms" in caught.value.advice
     assert TOKEN not in str(caught.value)
@@ -257,7 +256,7 @@ def test_errors_hold_no_secrets() -> None:
 def test_the_cause_of_an_upload_error_counts() -> None:
     error = RuntimeError("while uploading")
     error.__cause__ = LocalTokenNotFoundError()
-    with pytest.raises(HubAuthError, match="no token"), hub_errors("a/b", "ask"):
+    with pytest.raises(HubRefusedError, match="no token"), hub_errors("a/b", "ask"):
         raise error
 
 

@@ -13,8 +13,8 @@ from hrnet_zoo.errors import (
     CheckpointError,
     ConfigError,
     HashMismatchError,
-    HubAuthError,
     HubError,
+    HubRefusedError,
     ModelConfigError,
     OfflineError,
     UnknownModelError,
@@ -66,11 +66,11 @@ def test_network_lost_while_pushing(step: str, hub: Hub, demo_folder: Path, monk
 
 def test_no_token_and_no_right(hub: Hub, demo_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.forbid = True
-    with pytest.raises(HubAuthError, match="403") as caught:
+    with pytest.raises(HubRefusedError, match="403") as caught:
         push(demo_folder, "me/street")
     assert TOKEN not in str(caught.value)
     monkeypatch.delenv("HF_TOKEN")
-    with pytest.raises(HubAuthError, match="hf auth login"):
+    with pytest.raises(HubRefusedError, match="hf auth login"):
         push(demo_folder, "me/street")
     assert not hub.repos
 
