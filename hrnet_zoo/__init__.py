@@ -16,45 +16,28 @@ from typing import TYPE_CHECKING, Any
 from hrnet_zoo import errors
 
 if TYPE_CHECKING:
-    from hrnet_zoo.datasets.check import DataReport, check_data
-    from hrnet_zoo.engines.optimize import OptimizedModel, optimize
-    from hrnet_zoo.evaluation.benchmark import benchmark
-    from hrnet_zoo.evaluation.doctor import doctor
-    from hrnet_zoo.evaluation.evaluate import evaluate
-    from hrnet_zoo.evaluation.scorecard import Evaluation
-    from hrnet_zoo.inference.result import SegmentationResult
-    from hrnet_zoo.models.fcn import FCNHRNet
-    from hrnet_zoo.training.finetune import FineTuning, finetune
-    from hrnet_zoo.zoo.catalog import ModelInfo, list_models, model_info
-    from hrnet_zoo.zoo.create import create_model
-    from hrnet_zoo.zoo.push import push
-    from hrnet_zoo.zoo.training_log import training_log
+    from hrnet_zoo.datasets.check import DataReport as DataReport
+    from hrnet_zoo.datasets.check import check_data as check_data
+    from hrnet_zoo.engines.optimize import OptimizedModel as OptimizedModel
+    from hrnet_zoo.engines.optimize import optimize as optimize
+    from hrnet_zoo.evaluation.benchmark import benchmark as benchmark
+    from hrnet_zoo.evaluation.doctor import doctor as doctor
+    from hrnet_zoo.evaluation.evaluate import evaluate as evaluate
+    from hrnet_zoo.evaluation.scorecard import Evaluation as Evaluation
+    from hrnet_zoo.inference.result import SegmentationResult as SegmentationResult
+    from hrnet_zoo.models.fcn import FCNHRNet as FCNHRNet
+    from hrnet_zoo.training.finetune import FineTuning as FineTuning
+    from hrnet_zoo.training.finetune import finetune as finetune
+    from hrnet_zoo.zoo.catalog import ModelInfo as ModelInfo
+    from hrnet_zoo.zoo.catalog import list_models as list_models
+    from hrnet_zoo.zoo.catalog import model_info as model_info
+    from hrnet_zoo.zoo.create import create_model as create_model
+    from hrnet_zoo.zoo.push import push as push
+    from hrnet_zoo.zoo.training_log import training_log as training_log
 
 __version__ = "0.1.0"
 
-__all__ = [  # noqa: RUF022 - in the order of the flow
-    "list_models",
-    "model_info",
-    "ModelInfo",
-    "create_model",
-    "FCNHRNet",
-    "SegmentationResult",
-    "optimize",
-    "OptimizedModel",
-    "check_data",
-    "DataReport",
-    "evaluate",
-    "Evaluation",
-    "training_log",
-    "benchmark",
-    "finetune",
-    "FineTuning",
-    "push",
-    "doctor",
-    "errors",
-]
-
-_HOMES = {
+_HOMES = {  # in the order of the flow
     "list_models": "zoo.catalog",
     "model_info": "zoo.catalog",
     "ModelInfo": "zoo.catalog",
@@ -74,6 +57,8 @@ _HOMES = {
     "push": "zoo.push",
     "doctor": "evaluation.doctor",
 }
+
+__all__ = [*_HOMES, "errors"]
 
 _INSTEAD = {  # names in other libraries
     **dict.fromkeys(("from_pretrained", "load_model", "load", "get_model", "init_model", "AutoModel"), "create_model"),

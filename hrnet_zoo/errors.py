@@ -268,21 +268,11 @@ class ImageTooLargeError(ImageError):
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class DatasetError(HRNetZooError):
-    """A folder of labeled images, or a file in it, cannot be used.
-
-    Attributes:
-        path: of the folder or file.
-        problems: a text for each problem; by default `found` alone.
-
-    """
+    """The folder of labeled images, or a file in it, at `path` cannot be used."""
 
     exit_code: ClassVar[int] = 5
     done: str = "no image was opened"
     path: Path
-    problems: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        self.problems = self.problems or (self.found,)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

@@ -230,14 +230,12 @@ def require_sound(asked: str, found: Sequence[tuple[LabeledFolder, Sequence[Prob
             shlex.join(["hrnet-zoo", "check-data", str(folder.root), *(["--split", folder.split] * bool(folder.split))])
             for folder in faulty
         ]
-        texts = tuple(f"{problem.kind}: {problem.found}" for problem in errors)
         raise DatasetError(
             asked=f"{asked} {faulty[0].title} in {faulty[0].root}",
-            found="; ".join(texts),
+            found="; ".join(f"{problem.kind}: {problem.found}" for problem in errors),
             done="nothing was computed",
             advice=f"{advice}; see everything with {' and '.join(f'`{each}`' for each in dict.fromkeys(commands))}",
             path=faulty[0].root,
-            problems=texts,
         )
     for folder, problems in found if tell else ():
         for problem in problems:

@@ -170,7 +170,6 @@ def _same_everywhere(ranks: Ranks, find: Callable[[], LabeledFolder]) -> Labeled
                 done="nothing was computed",
                 advice="give every machine the same copy of the data",
                 path=folders[0].root,
-                problems=(),
             )
     return folders[ranks.rank]
 
@@ -224,7 +223,6 @@ def _unusable(sample: Sample, found: str, advice: str) -> DatasetError:
         done=STOPPED,
         advice=advice,
         path=sample.labels,
-        problems=(found,),
     )
 
 

@@ -29,7 +29,7 @@ def read_labels(path: Path) -> npt.NDArray[np.uint8]:
     ending. A PNG's checksums are verified, also those of the pixels. EXIF orientation of a label file is not applied.
 
     Raises:
-        DatasetError: not a label file: colors, more than 8 bits, lossy, several images. `problems` holds the kind.
+        DatasetError: not a label file: colors, more than 8 bits, lossy, several images.
         ImageError: missing, empty, not a regular file, damaged, or of a format that is not read.
         ImageTooLargeError: more pixels than an image may have.
 
@@ -38,7 +38,7 @@ def read_labels(path: Path) -> npt.NDArray[np.uint8]:
         if fault := label_fault(header):
             kind, advice = fault
             asked, done = f"read labels: {path}", "no value was taken"
-            raise DatasetError(asked=asked, found=kind, done=done, advice=advice, path=path, problems=(kind,))
+            raise DatasetError(asked=asked, found=kind, done=done, advice=advice, path=path)
         factor = _STRETCHED.get(_storage(header), 1)
         values = np.asarray(header.load()).astype(np.uint8)  # True becomes 1
     return values // np.uint8(factor) if factor > 1 else values

@@ -129,5 +129,4 @@ def read_pair(sample: Sample, rule: LabelRule) -> tuple[RGB, Labels]:
         done="the run was stopped",
         advice=advice,
         path=sample.labels,
-        problems=(found,),
     )

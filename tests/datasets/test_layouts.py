@@ -208,7 +208,6 @@ def test_several_homes(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"several datasets: Cityscapes in .*new; Cityscapes in .*old") as caught:
         find_samples(tmp_path, CITYSCAPES)
     assert caught.value.path == tmp_path
-    assert len(caught.value.problems) == 1
     own(tmp_path / "new")  # the official layout goes before one's own, beside it or in the same folder
     assert find_samples(tmp_path / "new", CITYSCAPES).title == "Cityscapes"
     with pytest.raises(DatasetError, match="several datasets"):

@@ -112,7 +112,7 @@ with join(torch.device("cpu")) as ranks:
     print(is_first() == (ranks.rank == 0))
     def fail():
         if ranks.rank == 1:
-            raise DatasetError(asked="read", found="nothing", done="stopped", advice="x", path=Path("p"), problems=())
+            raise DatasetError(asked="read", found="nothing", done="stopped", advice="x", path=Path("p"))
     try:
         ranks.all_gather(fail)
     except DatasetError as error:

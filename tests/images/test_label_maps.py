@@ -93,7 +93,7 @@ def test_no_label_file(name: str, mode: str, kind: str, tmp_path: Path) -> None:
     Image.new(mode, (4, 4)).save(tmp_path / name)
     with pytest.raises(DatasetError) as caught:
         read_labels(tmp_path / name)
-    assert (caught.value.problems, caught.value.path) == ((kind,), tmp_path / name)
+    assert (caught.value.found, caught.value.path) == (kind, tmp_path / name)
     assert caught.value.advice
     assert caught.value.exit_code == 5
 
@@ -153,7 +153,7 @@ def test_a_header_is_enough(tmp_path: Path) -> None:
 def test_errors_of_the_block_that_are_not_the_files_pass(tmp_path: Path) -> None:
     Image.fromarray(VALUES).save(tmp_path / "a.png")
     with pytest.raises(DatasetError, match="mine"), open_header(tmp_path / "a.png"):
-        raise DatasetError(asked="mine", found="", done="", advice="", path=tmp_path, problems=())
+        raise DatasetError(asked="mine", found="", done="", advice="", path=tmp_path)
 
 
 def test_real_labels(shared: Path) -> None:
