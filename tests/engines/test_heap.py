@@ -61,7 +61,9 @@ def test_other_c_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
     assert heap._glibc.__wrapped__("mallopt") is None
 
 
-# Memory in use: what is free is trimmed before each look.
+# Memory in use: what is free is trimmed before each look. Keeping each image would add 100 MB between the two looks; Linux
+# tells it within tens of MB.
+BOUND = 60_000_000
 GROWTH = """
 import dataclasses
 import numpy as np
@@ -72,7 +74,7 @@ from hrnet_zoo.engines import heap
 model = create_model("demo", device="cpu")
 model.dataset = dataclasses.replace(model.dataset, resize_to=(96, 64))
 random = np.random.default_rng(0)
-images = [random.integers(0, 256, (*random.integers(32, 200, 2), 3), np.uint8) for _ in range(8)]
+images = [random.integers(0, 256, (*random.integers(500, 1000, 2), 3), np.uint8) for _ in range(8)]
 for form in (model, optimize(model)):
     for number in range(81):
         if number in (24, 80):
@@ -88,5 +90,5 @@ def test_memory_stays_flat_over_mixed_sizes() -> None:
     run = subprocess.run([sys.executable, "-c", GROWTH], capture_output=True, text=True, check=False)  # noqa: S603
     assert run.returncode == 0, run.stderr
     exact_early, exact_late, fast_early, fast_late = map(int, run.stdout.split())
-    assert exact_late < 1.03 * exact_early
-    assert fast_late < 1.03 * fast_early
+    assert exact_late < exact_early + BOUND
+    assert fast_late < fast_early + BOUND

@@ -31,14 +31,11 @@ def fill(megabytes: int) -> None:
 
 @tells
 def test_memory_is_that_of_the_run() -> None:
-    small, large = (peak_memory(lambda n=n: fill(n), CPU) for n in (50, 200))  # type: ignore[misc]
-    assert small is not None
-    assert large is not None
-    assert 45 * MEGABYTE < small < 100 * MEGABYTE
-    assert large > 190 * MEGABYTE
-    nothing = peak_memory(lambda: None, CPU)
-    assert nothing is not None
-    assert nothing < 20 * MEGABYTE
+    """Within 100 MB: Linux counts resident pages per processor, and may free some meanwhile."""
+    for megabytes in (0, 200, 800):
+        peak = peak_memory(lambda n=megabytes: fill(n), CPU)  # type: ignore[misc]
+        assert peak is not None
+        assert abs(peak - megabytes * MEGABYTE) < 100 * MEGABYTE
 
 
 @tells
@@ -49,12 +46,12 @@ import torch
 from hrnet_zoo.evaluation.costs import peak_memory
 
 def small_blocks():
-    [bytearray(b"x" * 50_000) for _ in range(2_000)]
+    [bytearray(b"x" * 50_000) for _ in range(8_000)]
 
 print(*(peak_memory(small_blocks, torch.device("cpu")) for _ in range(3)))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)  # noqa: S603
-    assert all(int(peak) > 90 * MEGABYTE for peak in done.stdout.split())
+    assert all(int(peak) > 300 * MEGABYTE for peak in done.stdout.split())
     assert len(done.stdout.split()) == 3
 
 

@@ -370,28 +370,32 @@ def test_other_bombs() -> None:
     refused(ImageError, b"RIFF" + struct.pack("<I", 22) + b"WEBP" + canvas)
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ru_maxrss in KiB")
+# KiB since the process began; ru_maxrss would begin with the peak of the parent.
+PEAK = 'peak = lambda: int(open("/proc/self/status").read().partition("VmHWM:")[2].split()[0])'
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peak memory as Linux tells it")
 def test_a_bomb_costs_no_memory(tmp_path: Path) -> None:
     """The peak of a process of its own."""
     path = tmp_path / "bomb.png"
     path.write_bytes(png(10000, 10000, 1, 0, bytes(10000 * 1251)))  # valid: it would decode to 300 MB
     assert path.stat().st_size < 22_000
     code = (
-        "import resource, sys\n"
+        "import sys\n"
         "from hrnet_zoo.errors import ImageTooLargeError\n"
         "from hrnet_zoo.images.read import read_image\n"
-        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        f"{PEAK}\n"
         "before = peak()\n"
         "try:\n    read_image(sys.argv[1])\n"
         "except ImageTooLargeError:\n    print(peak() - before)\n"
     )
     command = [sys.executable, "-c", code, str(path)]
     run = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603 - our own code
-    assert int(run.stdout) < 50_000  # most of it the import of Pillow's readers
+    assert int(run.stdout) < 100_000  # decoded, it is 300 MB
     assert run.stderr == ""
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ru_maxrss in KiB")
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peak memory as Linux tells it")
 def test_the_largest_image_takes_bounded_memory(tmp_path: Path) -> None:
     """64 megapixels with alpha, to be turned: 244 MiB as decoded, twice while they are turned, 183 MiB in the end."""
     path = tmp_path / "large.png"
@@ -399,9 +403,9 @@ def test_the_largest_image_takes_bounded_memory(tmp_path: Path) -> None:
     exif[0x0112] = 6
     path.write_bytes(png(8000, 8000, 8, 6, bytes(8000 * 32001), (b"eXIf", exif.tobytes()[6:])))
     code = (
-        "import resource, sys\n"
+        "import sys\n"
         "from hrnet_zoo.images.read import read_image\n"
-        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        f"{PEAK}\n"
         "before = peak()\n"
         "assert read_image(sys.argv[1])[7999, 0].tolist() == [255, 255, 255]\n"
         "print(peak() - before)\n"
