@@ -205,20 +205,29 @@ def _matrices(
 
 def _load(sample: Sample, *, resize_to: tuple[int, int], ms_flip: bool, rule: LabelRule) -> Prepared:
     """Read an image at each size that the network takes, and its labels as class indices."""
+    image, labels = read_pair(sample, rule)
+    return resized(image, resize_to, ms_flip), labels
+
+
+def read_pair(sample: Sample, rule: LabelRule) -> tuple[RGB, npt.NDArray[np.uint8]]:
+    """Read an image (H, W, 3) uint8 RGB and its label map (H, W) uint8: class indices, 255 ignored.
+
+    Raises:
+        ImageError: a file cannot be read.
+        DatasetError: no label map, one of another size than the image, or one with values of no class.
+
+    """
     image, values = read_image(sample.image), read_labels(sample.labels)
     if image.shape[:2] != values.shape:
         found = "the image has {1} x {0} pixels, the labels have {3} x {2}".format(*image.shape[:2], *values.shape)
-        raise _unusable(sample, found, "images and labels must have the same size, as displayed")
-    present = np.flatnonzero(np.bincount(values.ravel(), minlength=256))
-    if unknown := rule.unknown(present):
+        advice = "images and labels must have the same size, as displayed"
+    elif unknown := rule.unknown(np.flatnonzero(np.bincount(values.ravel(), minlength=256))):
         found = f"the values {', '.join(map(str, unknown[:20]))} are not classes; the rule here: {rule.title}"
-        raise _unusable(sample, found, "run `hrnet-zoo check-data` on the folder for details")
-    return resized(image, resize_to, ms_flip), rule.indices(values)
-
-
-def _unusable(sample: Sample, found: str, advice: str) -> DatasetError:
-    return DatasetError(
-        asked=f"evaluate on {sample.image} with the labels {sample.labels}",
+        advice = "run `hrnet-zoo check-data` on the folder for details"
+    else:
+        return image, rule.indices(values)
+    raise DatasetError(
+        asked=f"read {sample.image} with the labels {sample.labels}",
         found=found,
         done=STOPPED,
         advice=advice,

@@ -24,7 +24,7 @@ from hrnet_zoo import __version__
 from hrnet_zoo.datasets.layouts import LabeledFolder
 from hrnet_zoo.errors import printable
 from hrnet_zoo.evaluation.costs import busy_words
-from hrnet_zoo.evaluation.evaluate import count_pixels
+from hrnet_zoo.evaluation.evaluate import count_pixels, read_pair
 from hrnet_zoo.evaluation.metrics import class_accuracy, class_iou, mean, pixel_accuracy
 from hrnet_zoo.images.atomic import atomic_write, make_folder
 from hrnet_zoo.images.progress import Bar
@@ -32,7 +32,7 @@ from hrnet_zoo.training.distributed import all_reduce
 from hrnet_zoo.training.history import History
 from hrnet_zoo.training.sheets import MAX_ROWS, SheetRow, draw_sheet
 from hrnet_zoo.training.state import STATE_FILE
-from hrnet_zoo.training.stream import TrainingStream, read_pair
+from hrnet_zoo.training.stream import TrainingStream
 from hrnet_zoo.training.trainer import Trainer, Update
 from hrnet_zoo.zoo.save import save_pretrained
 

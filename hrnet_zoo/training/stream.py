@@ -17,11 +17,9 @@ from torch import Tensor
 
 from hrnet_zoo.datasets.label_rules import LabelRule
 from hrnet_zoo.datasets.pairing import Sample
-from hrnet_zoo.errors import DatasetError
-from hrnet_zoo.images.label_maps import read_labels
+from hrnet_zoo.evaluation.evaluate import read_pair
 from hrnet_zoo.images.prefetch import read_ahead
-from hrnet_zoo.images.read import RGB, read_image
-from hrnet_zoo.training.augmentation import Labels, Pair, augment, collate
+from hrnet_zoo.training.augmentation import Pair, augment, collate
 
 _ORDER, _AUGMENTATION = 0, 1  # keep the seeds of an epoch's order and of a position's augmentation apart
 
@@ -104,29 +102,3 @@ def load_sample(
     """Read the files of a sample and augment them with the random numbers that belong to its position."""
     rng = np.random.default_rng([seed, _AUGMENTATION, place.position])
     return augment(*read_pair(place, rule), resize_to=resize_to, crop=crop, rng=rng)
-
-
-def read_pair(sample: Sample, rule: LabelRule) -> tuple[RGB, Labels]:
-    """Read an image (H, W, 3) uint8 RGB and its label map (H, W) uint8: class indices, 255 ignored.
-
-    Raises:
-        ImageError: a file cannot be read.
-        DatasetError: no label map, one of another size than the image, or one with values of no class.
-
-    """
-    image, values = read_image(sample.image), read_labels(sample.labels)
-    if image.shape[:2] != values.shape:
-        found = "the image has {1} x {0} pixels, the labels have {3} x {2}".format(*image.shape[:2], *values.shape)
-        advice = "images and label maps have the same size, as displayed"
-    elif unknown := rule.unknown(np.flatnonzero(np.bincount(values.ravel(), minlength=256))):
-        found = f"the values {', '.join(map(str, unknown[:20]))} are no class; the rule here: {rule.title}"
-        advice = "`hrnet-zoo check-data` tells how many there are, and what they look like"
-    else:
-        return image, rule.indices(values)
-    raise DatasetError(
-        asked=f"train on {sample.image} with the labels {sample.labels}",
-        found=found,
-        done="the run was stopped",
-        advice=advice,
-        path=sample.labels,
-    )

@@ -22,7 +22,15 @@ from hrnet_zoo.datasets.pairing import UNSUPPORTED
 from hrnet_zoo.demo.dataset import write_dataset
 from hrnet_zoo.demo.scenes import scene
 from hrnet_zoo.errors import ConfigError, DatasetError, ImageError
-from hrnet_zoo.evaluation.evaluate import IMAGES_PER_ROUND, _load, _same_everywhere, _summary, default_workers, evaluate
+from hrnet_zoo.evaluation.evaluate import (
+    IMAGES_PER_ROUND,
+    _load,
+    _same_everywhere,
+    _summary,
+    default_workers,
+    evaluate,
+    read_pair,
+)
 from hrnet_zoo.evaluation.metrics import count_matrix
 from hrnet_zoo.evaluation.ranks import Ranks
 from hrnet_zoo.evaluation.scorecard import Evaluation
@@ -476,3 +484,10 @@ def test_labels_that_changed_since_they_were_checked(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="the values 77 are not classes; the rule here: ") as caught:
         _load(sample, resize_to=(64, 64), ms_flip=False, rule=folder.rule)
     assert "the run was stopped" in caught.value.done
+
+
+def test_read_pair_gives_class_indices(scenes: Path) -> None:
+    sample = find_samples(scenes, CITYSCAPES).samples[2]
+    image, labels = read_pair(sample, CITYSCAPES_IDS)
+    assert np.array_equal(image, scene(2).image)
+    assert np.array_equal(labels, scene(2).mask)

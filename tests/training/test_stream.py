@@ -14,14 +14,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from hrnet_zoo.datasets.label_rules import CITYSCAPES_IDS, IGNORE_INDEX, identity
+from hrnet_zoo.datasets.label_rules import CITYSCAPES_IDS, IGNORE_INDEX
 from hrnet_zoo.datasets.pairing import Sample
 from hrnet_zoo.demo.dataset import write_dataset
 from hrnet_zoo.demo.scenes import scene
 from hrnet_zoo.errors import DatasetError, ImageError, ProcessError
 from hrnet_zoo.training import stream as stream_module
 from hrnet_zoo.training.augmentation import augment, collate
-from hrnet_zoo.training.stream import TrainingStream, load_sample, read_pair
+from hrnet_zoo.training.stream import TrainingStream, load_sample
 
 Batch = tuple[Tensor, Tensor]
 COUNT = 5
@@ -175,11 +175,3 @@ def test_a_worker_that_dies(samples: tuple[Sample, ...], monkeypatch: pytest.Mon
 def consume(batches: Iterator[Batch]) -> None:
     for _ in islice(batches, 10):
         pass
-
-
-def test_read_pair_gives_class_indices(samples: tuple[Sample, ...]) -> None:
-    image, labels = read_pair(samples[2], CITYSCAPES_IDS)
-    assert np.array_equal(image, scene(2).image)
-    assert np.array_equal(labels, scene(2).mask)
-    with pytest.raises(DatasetError, match="no class"):
-        read_pair(samples[2], identity(5))
