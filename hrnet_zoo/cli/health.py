@@ -111,7 +111,7 @@ def _comparison_lines(found: Comparison) -> list[str]:
     for each in found.variants:
         cells = [
             f"{1000 * cost.median:,.1f} ms {ratio:.2f}x {_gb(cost.peak_memory)} GB" if cost and ratio else "-"
-            for cost, ratio in zip((each.network, each.prediction), found.speedups(each), strict=True)
+            for cost, ratio in ((each.network, each.network_speedup), (each.prediction, each.prediction_speedup))
         ]
         lines.append(f"{each.name + ' ' + each.dtype:<26} {cells[0]:<28} {cells[1]}")
     return [*lines, *(f"skipped: {name}: {why}" for name, why in found.skipped.items())]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import product
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -23,7 +23,6 @@ from hrnet_zoo.images.progress import Bar
 from hrnet_zoo.images.read import RGB, keep_ratio_size, normalize
 from hrnet_zoo.inference.predict import evaluating, windows
 from hrnet_zoo.models.fcn import FCNHRNet, require_network
-from hrnet_zoo.models.predictor import Predictor
 from hrnet_zoo.zoo.catalog import ModelInfo, list_models, model_info
 from hrnet_zoo.zoo.create import create_model
 
@@ -31,48 +30,24 @@ from hrnet_zoo.zoo.create import create_model
 # frequent. ADE20K: 4:3 at its resize_to.
 IMAGES = {"cityscapes": (1024, 2048), "ade20k": (512, 683), "voc12aug": (375, 500), "pascal_context": (375, 500)}
 
-_ABOUT = {
-    "peak_memory": "first run. CUDA: peak allocated by torch, weights included. CPU: growth of the process's resident "
-    "memory, weights excluded. None: unknown on this system",
-    "times": "machines drift: compare figures of one run only",
-}
-_TIMING_ABOUT = {
-    "network": "normalized tensors on the device -> logits at full size; no reading, resizing or argmax",
-    "prediction": "model.predict of one image in memory -> mask: resize, network, argmax",
-    **_ABOUT,
-}
-_TABLE_ABOUT = {
-    "inference": "float32, batch 1: normalized tensor on the device -> mask at the image's size, all logits at once "
-    "as in the reference; published on a V100. Random weights, noise as image",
-    "published_of": "the row of the same network and dataset that has figures; they do not depend on the schedule",
-    "training_memory": "forward, cross-entropy, backward and SGD with momentum, float32, one process: peak bytes, "
-    "with weights, gradients and momentum. Published: GB (10^9 or 2^30 bytes) of one of four GPUs, with the buffers of "
-    "their communication",
-    **_ABOUT,
-}
-_COMPARISON_ABOUT = {
-    "network": "normalized tensor on the device, batch 1 -> logits at stride 4",
-    "prediction": "image in memory -> mask: resize, network, argmax. None: not measured",
-    **_ABOUT,
+_MEMORY = {
+    "peak_memory": "of the first run. CUDA: allocated by torch, weights included. CPU: growth of resident memory, "
+    "weights excluded. None: unknown on this system"
 }
 
 
 @dataclass(frozen=True)
-class Timing:
-    """Result of `benchmark`.
+class _Figures:
+    about: ClassVar[dict[str, str]]
 
-    Attributes:
-        model: catalog name, or the network's own.
-        random_weights: whether the weights come from no file; speed and memory do not depend on it.
-        machine: where it was measured.
-        height: of the images, in pixels.
-        width: of the images, in pixels.
-        batch: images that go through the network at once.
-        network: normalized tensors to logits at their size, the whole batch.
-        prediction: `model.predict` of one image of this size.
-        prediction_input: (height, width) to which `model.predict` resizes it.
+    def to_dict(self) -> dict[str, Any]:
+        """Return the figures as JSON types; "about" explains each."""
+        return {**asdict(self), "about": self.about}
 
-    """
+
+@dataclass(frozen=True)
+class Timing(_Figures):
+    """Result of `benchmark`. Sizes are (height, width) in pixels; `predict` resizes an image to `prediction_input`."""
 
     model: str
     random_weights: bool
@@ -81,37 +56,23 @@ class Timing:
     width: int
     batch: int
     network: Measurement
+    images_per_second: float
     prediction: Measurement
     prediction_input: tuple[int, int]
 
-    @property
-    def images_per_second(self) -> float:
-        """Median throughput of the network."""
-        return self.batch / self.network.median
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the figures as JSON types; "about" explains each."""
-        return {**asdict(self), "images_per_second": self.images_per_second, "about": _TIMING_ABOUT}
+    about: ClassVar[dict[str, str]] = {
+        "network": "normalized tensors on the device -> logits at full size; no reading, resizing or argmax",
+        "prediction": "model.predict of one image in memory -> mask: resize, network, argmax",
+        **_MEMORY,
+    }
 
 
 @dataclass(frozen=True)
-class TableTiming:
-    """The published table's Mem and fps columns, and the same measured here.
+class TableTiming(_Figures):
+    """Result of `benchmark_table`: the published fps and memory (GB), those measured here, and their conditions.
 
-    Attributes:
-        model: catalog name.
-        published_of: the row that has the figures, of the same network and dataset.
-        published_fps: images per second on a V100.
-        published_memory_gb: training memory of one GPU.
-        machine: where the other figures were measured.
-        image: (height, width) of a typical image of the dataset.
-        network_input: (height, width) to which it is resized.
-        sliding_window: whether windows slide over it.
-        inference: normalized tensor of that size to mask at the image's size.
-        crop: (height, width) of a training image.
-        batch_per_gpu: training batch.
-        training_memory: peak bytes of training steps; None where it is unknown.
-
+    Sizes are (height, width): of a typical image, of the network's input and of a training crop. `published_of` is the
+    row that has the figures, of the same network and dataset. `training_memory` is in bytes, None where unknown.
     """
 
     model: str
@@ -123,32 +84,37 @@ class TableTiming:
     network_input: tuple[int, int]
     sliding_window: bool
     inference: Measurement
+    fps: float
     crop: tuple[int, int]
     batch_per_gpu: int
     training_memory: int | None
 
-    @property
-    def fps(self) -> float:
-        """Median images per second."""
-        return 1 / self.inference.median
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the figures as JSON types; "about" explains each."""
-        return {**asdict(self), "fps": self.fps, "about": _TABLE_ABOUT}
+    about: ClassVar[dict[str, str]] = {
+        "inference": "float32, batch 1: normalized tensor on the device -> mask at the image's size, by way of all "
+        "logits; published on a V100",
+        "training_memory": "two steps of SGD with momentum, float32, one process: peak bytes. Published: GB of one of "
+        "four GPUs, with the buffers of their communication",
+        **_MEMORY,
+    }
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One form of a network in a comparison: `name` is "exact", the engine, or "torch.compile"."""
+    """One form of a network in a comparison: `name` is "exact", the engine, or "torch.compile".
+
+    The speedups are over the exact network, by medians.
+    """
 
     name: str
     dtype: str
     network: Measurement
+    network_speedup: float
     prediction: Measurement | None
+    prediction_speedup: float | None
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(_Figures):
     """Result of `compare`: the exact network first, and reasons for what was skipped."""
 
     model: str
@@ -159,20 +125,11 @@ class Comparison:
     variants: tuple[Variant, ...]
     skipped: dict[str, str]
 
-    def speedups(self, variant: Variant) -> tuple[float, float | None]:
-        """Return how many times as fast as the exact network a variant is, by medians: network, prediction."""
-        exact = self.variants[0]
-        network = exact.network.median / variant.network.median
-        if exact.prediction is None or variant.prediction is None:
-            return network, None
-        return network, exact.prediction.median / variant.prediction.median
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the figures as JSON types; "about" explains each."""
-        facts = asdict(self)
-        for each, variant in zip(facts["variants"], self.variants, strict=True):
-            each["network_speedup"], each["prediction_speedup"] = self.speedups(variant)
-        return {**facts, "about": _COMPARISON_ABOUT}
+    about: ClassVar[dict[str, str]] = {
+        "network": "normalized tensor on the device, batch 1 -> logits at stride 4",
+        "prediction": "image in memory -> mask: resize, network, argmax. None: not measured",
+        **_MEMORY,
+    }
 
 
 def benchmark(
@@ -199,7 +156,7 @@ def benchmark(
 
     """
     require_network(model, "benchmark a network")
-    height, width = _checked_size(size or input_size(model.dataset), batch)
+    height, width = _checked_size(model, size, batch)
     weight = model.decode_head.conv_seg.weight
     image = noise(height, width)
     with evaluating(model) as network, raise_on_oom(f"benchmark {model.name} on {batch} x {height} x {width} pixels"):
@@ -217,8 +174,9 @@ def benchmark(
         not model.provenance,
         machine_of(weight),
         *(height, width, batch),
-        costs["network"],
-        costs["prediction"],
+        network=costs["network"],
+        images_per_second=batch / costs["network"].median,
+        prediction=costs["prediction"],
         prediction_input=keep_ratio_size(height, width, model.dataset.resize_to),
     )
 
@@ -242,39 +200,53 @@ def benchmark_table(
 
     """
     info = model_info(name)
-    published = _published(info)
+    dataset, published = info.dataset, _published(info)
     # As published: no TF32, which the V100 lacks, and no search for the fastest kernels.
-    with torch.backends.cudnn.flags(enabled=True, benchmark=False, allow_tf32=False):
+    with (
+        torch.backends.cudnn.flags(enabled=True, benchmark=False, allow_tf32=False),
+        raise_on_oom(f"benchmark {info.name} as the published table"),
+    ):
         machine, inference = _time_inference(info, device, seconds, progress)
         where = torch.device(machine.device)
-        with raise_on_oom(f"two training steps of {info.name}"):
-            training_memory = peak_memory(lambda: _train(info, where, progress), where)
+        training_memory = peak_memory(lambda: _train(info, where, progress), where)
     return TableTiming(
         info.name,
         published.name,
         published.inference_fps,
         published.train_memory_gb,
         machine,
-        IMAGES[info.dataset.key],
-        input_size(info.dataset),
-        info.dataset.sliding_window,
-        inference,
-        info.dataset.crop,
-        info.dataset.batch_per_gpu,
-        training_memory,
+        image=IMAGES[dataset.key],
+        network_input=input_size(dataset),
+        sliding_window=dataset.sliding_window,
+        inference=inference,
+        fps=1 / inference.median,
+        crop=dataset.crop,
+        batch_per_gpu=dataset.batch_per_gpu,
+        training_memory=training_memory,
+    )
+
+
+def _published(info: ModelInfo) -> ModelInfo:
+    """Return the row with the figures of this row's network and dataset: the table gives them once."""
+    for row in map(model_info, list_models(arch=info.arch)):
+        if row.dataset is info.dataset and row.inference_fps is not None:
+            return row
+    raise ConfigError(
+        asked=f"compare {info.name} with the published table",
+        found="the table has no such row",
+        done="nothing was measured",
+        advice="leave --table out (hrnet_zoo.benchmark), or name one of `hrnet-zoo list`",
     )
 
 
 def _time_inference(
     info: ModelInfo, device: str | torch.device | None, seconds: float, progress: bool
 ) -> tuple[Machine, Measurement]:
-    with raise_on_oom(f"the network of {info.name}"):
-        model = create_model(info.name, pretrained=False, device=device, dtype=torch.float32)
-    weight = model.decode_head.conv_seg.weight
-    with evaluating(model) as network, raise_on_oom(f"the fps of {info.name}"):
-        x = normalize(noise(*input_size(info.dataset))).to(weight.device, memory_format=torch.channels_last)
-        runs = {"inference": lambda: infer(network, x, IMAGES[info.dataset.key])}
-        return machine_of(weight), measure(runs, weight.device, seconds, progress)["inference"]
+    model = create_model(info.name, pretrained=False, device=device, dtype=torch.float32)
+    with evaluating(model) as network:
+        x = normalize(noise(*input_size(info.dataset))).to(model.device, memory_format=torch.channels_last)
+        costs = measure({"": lambda: infer(network, x, IMAGES[info.dataset.key])}, model.device, seconds, progress)
+    return machine_of(model.decode_head.conv_seg.weight), costs[""]
 
 
 def infer(model: FCNHRNet, x: Tensor, size: tuple[int, int]) -> Tensor:
@@ -322,42 +294,35 @@ def compare(
 ) -> Comparison:
     """Measure a network and its optimized forms in turns, with an image of noise.
 
-    Args:
-        model: the network; it is left unchanged.
-        size: (height, width) of the image; None: that of the dataset's images, resized.
-        compiled: also measure `torch.compile`, which takes a minute to compile.
-        seconds: go on for about this time, but for at least 5 runs of each.
-        progress: show a bar on a terminal.
-
-    Raises:
-        ConfigError: there are no images of this size, or the device's memory does not suffice.
-
+    Arguments and errors are those of `benchmark`; `compiled` adds `torch.compile`, which takes a minute to compile.
     """
-    height, width = _checked_size(size or input_size(model.dataset), 1)
+    height, width = _checked_size(model, size, 1)
     image = noise(height, width)
     skipped: dict[str, str] = {}
     with evaluating(model) as network, raise_on_oom(f"compare {model.name} on {height} x {width} pixels"):
-        forms: dict[str, Predictor] = {"exact": network}
-        forms |= {f"{each.engine} {_name(each.dtype)}": each for each in _optimized_forms(model, skipped)}
         x = normalize(image).to(model.device, memory_format=torch.channels_last)
-        runs: dict[str, Callable[[], object]] = {}
-        for name, form in forms.items():
-            runs[f"network {name}"] = partial(form.logits_stride4, x.to(form.dtype))
-            runs[f"prediction {name}"] = partial(form.predict, image)
+        dtype, as_usual = _name(model.dtype), heap.default_malloc()
+        runs: dict[str, Callable[[], object]] = {
+            f"network exact {dtype}": as_usual(partial(network.logits_stride4, x.to(model.dtype))),
+            f"prediction exact {dtype}": as_usual(partial(network.predict, image)),
+        }
+        for form in _optimized_forms(model, skipped):
+            runs[f"network {form.engine} {_name(form.dtype)}"] = partial(form.logits_stride4, x.to(form.dtype))
+            runs[f"prediction {form.engine} {_name(form.dtype)}"] = partial(form.predict, image)
         if compiled:
-            runs["network torch.compile"] = partial(torch.compile(network.logits_stride4), x.to(model.dtype))
+            runs[f"network torch.compile {dtype}"] = as_usual(
+                partial(torch.compile(network.logits_stride4), x.to(model.dtype))
+            )
         else:
             skipped["torch.compile"] = "it takes a minute to compile; --compile includes it"
-        for name, run in runs.items():
-            if name.endswith((" exact", " torch.compile")):
-                runs[name] = heap.default_malloc()(run)
-        measured = measure(runs, model.device, seconds, progress)
-    variants = [
-        Variant(name.split()[0], _name(form.dtype), measured[f"network {name}"], measured[f"prediction {name}"])
-        for name, form in forms.items()
-    ]
-    if compiled:
-        variants.append(Variant("torch.compile", _name(model.dtype), measured["network torch.compile"], None))
+        costs = measure(runs, model.device, seconds, progress)
+    exact_network, exact_prediction = (costs[f"{kind} exact {dtype}"].median for kind in ("network", "prediction"))
+    variants = []
+    for name in dict.fromkeys(run.partition(" ")[2] for run in runs):
+        engine, _, dtype = name.partition(" ")
+        cost, prediction = costs[f"network {name}"], costs.get(f"prediction {name}")
+        speedup = exact_prediction / prediction.median if prediction else None
+        variants.append(Variant(engine, dtype, cost, exact_network / cost.median, prediction, speedup))
     machine = machine_of(model.decode_head.conv_seg.weight)
     return Comparison(model.name, not model.provenance, machine, height, width, tuple(variants), skipped)
 
@@ -392,20 +357,8 @@ def noise(height: int, width: int) -> RGB:
     return np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
 
 
-def _published(info: ModelInfo) -> ModelInfo:
-    """Return the row with the figures of this row's network and dataset: the table gives them once."""
-    for row in map(model_info, list_models(arch=info.arch)):
-        if row.dataset is info.dataset and row.inference_fps is not None:
-            return row
-    raise ConfigError(
-        asked=f"compare {info.name} with the published table",
-        found="the table has no such row",
-        done="nothing was measured",
-        advice="leave --table out (hrnet_zoo.benchmark), or name one of `hrnet-zoo list`",
-    )
-
-
-def _checked_size(size: tuple[int, int], batch: int) -> tuple[int, int]:
+def _checked_size(model: FCNHRNet, size: tuple[int, int] | None, batch: int) -> tuple[int, int]:
+    size = size or input_size(model.dataset)
     numbers = (*size, batch)
     whole = len(numbers) == 3 and all(isinstance(number, int) and number >= 1 for number in numbers)
     if not whole or size[0] * size[1] > MAX_PIXELS:

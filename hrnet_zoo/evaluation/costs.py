@@ -51,19 +51,28 @@ def peak_memory(run: Callable[[], object], device: torch.device) -> int | None:
     """Run a function once and return its peak memory in bytes; None where the system does not tell.
 
     CUDA: the most that torch had allocated on the device, earlier allocations included. CPU, on Linux: how far the
-    resident set of the process rose.
+    resident set of the process rose, to within tens of MB.
     """
     gc.collect()
+    before = None
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif device.type == "cpu":
+        heap.trim()  # memory that malloc retains is resident, and would be used again unnoticed
+        with suppress(OSError):  # not Linux, or a sandbox that forbids it
+            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # resets the peak: proc(5)
+            before = resident("VmRSS")
+    run()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        run()
-        torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device)
-    before = _reset_resident_peak() if device.type == "cpu" else None
-    run()
-    peak = resident("VmHWM") if before is not None else None
-    return None if before is None or peak is None else max(0, peak - before)
+    return None if before is None else max(0, resident("VmHWM") - before)
+
+
+def resident(field: str) -> int:
+    """Return this process's resident bytes ("VmRSS") or their peak ("VmHWM"), on Linux."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return int(status.partition(f"{field}:")[2].split()[0]) * 1024
 
 
 def measure(
@@ -120,22 +129,6 @@ def _synchronize(device: torch.device) -> None:
 def _measurement(times: Sequence[float], peak: int | None) -> Measurement:
     minimum, p10, median, p90, maximum = (float(each) for each in np.percentile(times, (0, 10, 50, 90, 100)))
     return Measurement(len(times), minimum, p10, median, p90, maximum, peak)
-
-
-def _reset_resident_peak() -> int | None:
-    """Reset the peak of this process's resident memory, and return what is resident now."""
-    heap.trim()  # memory that malloc retains is resident, and would be used again unnoticed
-    try:
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # proc(5)
-    except OSError:  # not Linux, or a sandbox that forbids it
-        return None
-    return resident("VmRSS")
-
-
-def resident(field: str) -> int | None:
-    """Return this process's resident bytes ("VmRSS") or their peak ("VmHWM"); None where the system does not tell."""
-    line = re.search(rf"^{field}:\s*(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"), re.MULTILINE)
-    return int(line[1]) * 1024 if line else None
 
 
 def machine_of(weight: Tensor) -> Machine:

@@ -144,7 +144,7 @@ def test_too_little_memory_for_the_network_to_benchmark(run: Run, monkeypatch: p
     assert "the device has too little memory" in run.err
     monkeypatch.setattr("hrnet_zoo.evaluation.benchmark.create_model", greedy)
     run("benchmark", "fcn_hr18s_cityscapes_40k", "--table", "--device", "cpu", code=2)
-    assert "the network of fcn_hr18s_cityscapes_40k" in run.err
+    assert "benchmark fcn_hr18s_cityscapes_40k as the published table" in run.err
 
 
 def test_doctor_exit_codes(

@@ -61,8 +61,8 @@ def test_other_c_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
     assert heap._glibc.__wrapped__("mallopt") is None
 
 
-# Memory in use: what is free is trimmed before each look. Keeping each image would add 100 MB between the two looks; Linux
-# tells it within tens of MB.
+# Memory in use: what is free is trimmed before each look. Keeping each image would add 100 MB between the two looks;
+# Linux tells it within tens of MB.
 BOUND = 60_000_000
 GROWTH = """
 import dataclasses

@@ -93,11 +93,11 @@ def test_what_goes_through_the_network(demo: FCNHRNet, monkeypatch: pytest.Monke
 def test_larger_images_take_more_memory(demo: FCNHRNet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hrnet_zoo.evaluation.costs.MIN_RUNS", 1)
     small, large = (
-        benchmark(demo, size=size, seconds=0, progress=False).network.peak_memory for size in ((32, 32), (640, 1280))
+        benchmark(demo, size=size, seconds=0, progress=False).network.peak_memory for size in ((32, 32), (512, 1024))
     )
     assert small is not None
     assert large is not None
-    assert large - small > 100_000_000  # some 240 MB; Linux tells resident memory within tens of MB
+    assert large - small > 70_000_000  # some 150 MB; Linux tells resident memory within tens of MB
 
 
 def test_the_model_is_left_as_it_was(demo: FCNHRNet) -> None:
@@ -246,11 +246,11 @@ def test_comparison(demo: FCNHRNet, monkeypatch: pytest.MonkeyPatch) -> None:
     assert fast.prediction is not None
     for cost in (exact.network, exact.prediction, fast.network, fast.prediction):
         assert cost.runs == MIN_RUNS
-    assert found.speedups(exact) == (1, 1)
-    assert found.speedups(fast)[1] == exact.prediction.median / fast.prediction.median
+    assert (exact.network_speedup, exact.prediction_speedup) == (1, 1)
+    assert fast.prediction_speedup == exact.prediction.median / fast.prediction.median
     facts = json.loads(json.dumps(found.to_dict()))
     assert facts["variants"][1]["network_speedup"] == exact.network.median / fast.network.median
-    assert set(facts["about"]) == {"network", "prediction", "peak_memory", "times"}
+    assert set(facts["about"]) == {"network", "prediction", "peak_memory"}
 
 
 @pytest.mark.usefixtures("_without_openvino")
@@ -274,7 +274,7 @@ def test_what_goes_through_the_forms(demo: FCNHRNet, monkeypatch: pytest.MonkeyP
     demo.eval()
     assert [each.name for each in found.variants] == ["exact", "onednn", "onednn", "torch.compile"]
     assert found.variants[-1].prediction is None
-    assert found.speedups(found.variants[-1])[1] is None
+    assert found.variants[-1].prediction_speedup is None
     assert "torch.compile" not in found.skipped
     for form, dtype in (("FCNHRNet", "float32"), ("OptimizedModel", "float32"), ("OptimizedModel", "bfloat16")):
         runs = [shape for *key, shape in seen if key == [form, getattr(torch, dtype)]]
