@@ -68,5 +68,3 @@ CITYSCAPES_IDS = LabelRule("official ids (labelIds)", _OFFICIAL_IDS, (*_VOID_IDS
 CITYSCAPES_TRAIN_IDS = LabelRule("train ids (labelTrainIds)", tuple(range(19)), (IGNORE_INDEX,))
 # 255 is ignored too, as in mmsegmentation.
 ADE20K_VALUES = LabelRule("0 is other and ignored, k is class k - 1", tuple(range(1, 151)), (0, IGNORE_INDEX))
-VOC_VALUES = LabelRule("the value is the class, 255 is the border and ignored", tuple(range(21)), (IGNORE_INDEX,))
-PASCAL_CONTEXT_VALUES = LabelRule("the value is the class, 0 is background", tuple(range(60)), (IGNORE_INDEX,))

@@ -66,8 +66,8 @@ def evaluate(
 
     Args:
         model: the network, or its optimized form.
-        data_root: the model's dataset as downloaded, at any level of its folders, or a folder with `images/` and
-            `masks/` whose values are class indices (see `hrnet_zoo.datasets.layouts`).
+        data_root: the model's dataset as downloaded, or a folder with `images/` and `masks/` whose
+            values are class indices (see `hrnet_zoo.datasets.layouts`).
         ms_flip: average six scales, each also mirrored: about 17 times slower.
         fast: use `hrnet_zoo.optimize(model)`: several times faster, with other rounding. The default gives the
             published figures to the last digit.
@@ -181,7 +181,7 @@ def _refuse_faults(folder: LabeledFolder, ranks: Ranks, progress: bool, *, limit
     inspections = [inspection for share in shares for inspection in share]
     # In a few images most classes may well be absent.
     problems = [problem for problem in judge(folder, inspections) if not (limited and problem.kind == MOSTLY_ABSENT)]
-    require_sound("evaluate on", [(folder, problems)], tell=ranks.rank == 0)
+    require_sound("evaluate on", folder, problems, tell=ranks.rank == 0)
 
 
 def _matrices(

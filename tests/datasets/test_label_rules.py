@@ -5,14 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hrnet_zoo.datasets import ADE20K, CITYSCAPES, PASCAL_CONTEXT, VOC12AUG
+from hrnet_zoo.datasets import ADE20K, CITYSCAPES
 from hrnet_zoo.datasets.label_rules import (
     ADE20K_VALUES,
     CITYSCAPES_IDS,
     CITYSCAPES_TRAIN_IDS,
     IGNORE_INDEX,
-    PASCAL_CONTEXT_VALUES,
-    VOC_VALUES,
     LabelRule,
     identity,
 )
@@ -21,8 +19,6 @@ RULES = [
     (CITYSCAPES_IDS, 19),
     (CITYSCAPES_TRAIN_IDS, 19),
     (ADE20K_VALUES, 150),
-    (VOC_VALUES, 21),
-    (PASCAL_CONTEXT_VALUES, 60),
     (identity(1), 1),
     (identity(5), 5),
     (identity(255), 255),
@@ -59,9 +55,8 @@ def test_each_value_is_a_class_or_ignored_or_unknown(rule: LabelRule, count: int
 
 
 def test_as_many_values_as_classes() -> None:
-    pairs = ((CITYSCAPES_IDS, CITYSCAPES), (ADE20K_VALUES, ADE20K), (VOC_VALUES, VOC12AUG))
+    pairs = ((CITYSCAPES_IDS, CITYSCAPES), (ADE20K_VALUES, ADE20K))
     assert all(len(rule.of_class) == len(dataset.classes) for rule, dataset in pairs)
-    assert len(PASCAL_CONTEXT_VALUES.of_class) == len(PASCAL_CONTEXT.classes)
 
 
 def test_images_keep_their_shape() -> None:
