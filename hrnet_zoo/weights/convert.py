@@ -2,9 +2,8 @@
 
     fetch -> SHA-256 -> static scan -> exact names and shapes -> safetensors -> rename -> memory map
 
-Nothing is loaded before its hash is checked, if one is known. Weights are read from a pickle's file once, here, and
-without an unpickler. From then on they live as safetensors, which holds no code, maps into memory without a copy and
-carries the digest of its own data. What was converted once is in the cache, and a second call opens no connection.
+A pickle's file is read once, here, and without an unpickler. From then on its weights live as safetensors, which holds
+no code, maps into memory without a copy and carries the digest of its own data. A second call opens no connection.
 """
 
 import errno
@@ -12,12 +11,16 @@ import hashlib
 import io
 import json
 import logging
+import math
+import mmap
+import os
 import shutil
 import stat
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import safetensors.torch
 import torch
 from torch import Tensor
@@ -36,27 +39,24 @@ from hrnet_zoo.errors import (
 from hrnet_zoo.models.empty import empty_layers
 from hrnet_zoo.models.fcn import FCNHRNet
 from hrnet_zoo.weights import cache
-from hrnet_zoo.weights.mapping import map_safetensors
 from hrnet_zoo.weights.scan import (
     Refusal,
     SafetensorsHeader,
     Storage,
     inspect_checkpoint,
-    inspect_safetensors,
+    opened_safetensors,
     refusals,
     show,
 )
-from hrnet_zoo.weights.state_dict import CLASSIFIER, class_count, find_state, fit_state, unwrap
+from hrnet_zoo.weights.state_dict import CLASSIFIER, class_count, compare, find_state, fit_state, unwrap
 
 CONVERTER_VERSION = 2  # part of cache keys: raise it whenever the same source gives other bytes
 MOST_BYTES = 2 << 30  # of a file that the user names: W48 with its optimizer's state has half as many
 ROOM = "close what else takes memory: a conversion needs twice the file's size"
 
-# Names and shapes of a network's state dict; as a function: those of the network with so many classes
-Shapes = Mapping[str, torch.Size]
-ShapesOf = Callable[[int], Shapes]
-# A state dict, and the provenance in its file's header
-Weights = tuple[dict[str, Tensor], dict[str, str]]
+Shapes = Mapping[str, torch.Size]  # names and shapes of a network's state dict
+ShapesOf = Callable[[int], Shapes]  # of the network with so many classes
+Weights = tuple[dict[str, Tensor], dict[str, str]]  # a state dict, and the provenance in its file's header
 
 _DTYPES = {  # by kind of storage; weights come in no others
     "Half": torch.float16,
@@ -69,6 +69,7 @@ _DTYPES = {  # by kind of storage; weights come in no others
     "Int": torch.int32,
     "Long": torch.int64,
 }
+_TYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64, "I64": torch.int64}
 _NO_DIGEST = "0" * 64  # holds the digest's place until the data is laid out
 _MAX_NAMES, _MAX_NAME = 1000, 100  # class names, and characters of one; a larger `meta` means something else
 
@@ -79,24 +80,15 @@ logger = logging.getLogger("hrnet_zoo")
 
 
 class Checkpoint(NamedTuple):
-    """What a `.pth` file holds.
+    """What a `.pth` file holds."""
 
-    Attributes:
-        state: its tensors by the network's names, as stored.
-        classes: the class names that its own `meta` claims; empty without such a list.
-        notes: which of its tensors were taken, and what was taken off their names, in words.
-
-    """
-
-    state: dict[str, Tensor]
-    classes: tuple[str, ...]
-    notes: str
+    state: dict[str, Tensor]  # by the network's names, as stored
+    classes: tuple[str, ...]  # the names that its own `meta` claims, if any
+    notes: str  # which of its tensors were taken, and what was taken off their names
 
 
 def read_checkpoint(data: bytes, source: str) -> Checkpoint:
     """Return what a whole `.pth` file holds, without unpickling it; `source` (path or URL) is for messages.
-
-    Whatever lies beside the weights is passed over. What wraps them is taken off (see `state_dict`).
 
     Raises:
         UnsafeCheckpointError: the file has something else in the place of weights; it was not loaded.
@@ -116,8 +108,10 @@ def read_checkpoint(data: bytes, source: str) -> Checkpoint:
                 raise Refusal(f"the tensor {show(name)} of type {kind}, which no weights have")
             if array.storage not in storages:
                 values, dtype = bytearray(arrays[array.storage.key]), _DTYPES[kind]
-                empty = torch.empty(0, dtype=dtype)
-                storages[array.storage] = torch.frombuffer(values, dtype=dtype) if values else empty
+                # frombuffer refuses an empty one
+                storages[array.storage] = (
+                    torch.frombuffer(values, dtype=dtype) if values else torch.empty(0, dtype=dtype)
+                )
             return storages[array.storage].as_strided(array.shape, array.strides, array.offset)
 
         state, notes = unwrap(found, tensor)
@@ -131,10 +125,7 @@ def read_checkpoint(data: bytes, source: str) -> Checkpoint:
 
 
 def claimed_classes(provenance: Mapping[str, str]) -> tuple[str, ...]:
-    """Read the class names that a checkpoint claimed from its file's header; empty if it claimed none.
-
-    They are only used to tell the user where they differ from the dataset's.
-    """
+    """Read the class names that a checkpoint claimed from its file's header; empty if it claimed none."""
     try:
         return _class_names(json.loads(provenance.get("file_classes", "null")))
     except (ValueError, RecursionError):  # the header of a foreign file, where the key may hold anything
@@ -165,7 +156,7 @@ def convert_checkpoint(
         bodies: the file's bytes.
         source: what errors call it.
         expected: names and shapes that the file must have, given its number of classes.
-        provenance: `model` and `source_url`; what follows from the bytes is added.
+        provenance: `model` and `source_url`; `provenance_of` is added.
         dtype: of the file's floating entries; None: any.
 
     Raises:
@@ -180,11 +171,7 @@ def convert_checkpoint(
 
 
 def provenance_of(body: bytes, claimed: Sequence[str], notes: str) -> dict[str, str]:
-    """Return what a converted file's header says of its source and of the conversion.
-
-    The class names that the file itself claimed go under "file_classes", as a JSON list; under "file_notes", which of
-    its tensors were taken.
-    """
+    """Return what a converted file's header says of its source and of the conversion."""
     return {
         **({"file_classes": json.dumps(claimed)} if claimed else {}),
         **({"file_notes": notes} if notes else {}),
@@ -196,10 +183,9 @@ def provenance_of(body: bytes, claimed: Sequence[str], notes: str) -> dict[str, 
 
 
 def to_safetensors(state: Mapping[str, Tensor], provenance: Mapping[str, str]) -> bytes:
-    """Return the bytes of a safetensors file: a state dict as `fit_state` returns it, and `provenance`.
+    """Return the bytes of a safetensors file: a state dict as `fit_state` returns it, `provenance` and "data_sha256".
 
-    The header's metadata is `provenance` plus "format" ("pt") and "data_sha256". For a moment safetensors holds two
-    copies of the data.
+    For a moment safetensors holds two copies of the data.
     """
     metadata = {**provenance, "format": "pt", "data_sha256": _NO_DIGEST}
     file = io.BytesIO(safetensors.torch.save(dict(state), metadata))  # sole owner: patched and returned uncopied
@@ -219,42 +205,83 @@ def verify_data(path: Path) -> None:
         HashMismatchError: the data is not what was written.
 
     """
-    header = inspect_safetensors(path, str(path))
-    stated = header.metadata.get("data_sha256")
-    if stated is None:
-        raise CheckpointFormatError(
-            asked=f"verify {path}",
-            found="a safetensors file without data_sha256, which hrnet-zoo did not write",
-            done="the file was left as it is",
-            advice="load it with create_model(NAME, checkpoint=PATH), which checks names, shapes and values",
-            source=str(path),
-        )
-    digest, block, size = hashlib.sha256(), bytearray(1 << 20), header.data_start
-    try:
-        with path.open("rb", buffering=0) as file:
-            file.seek(header.data_start)
-            while count := file.readinto(block):
-                digest.update(memoryview(block)[:count])
-                size += count
-    except OSError as error:
-        raise CheckpointNotFoundError(
-            asked=f"verify {path}",
-            found=f"a file that cannot be read to its end: {error.strerror}",
-            done="the file was left as it is",
-            advice="check the disk",
-            source=str(path),
-        ) from error
+    digest = hashlib.sha256()
+    with opened_safetensors(path, str(path)) as (header, file):
+        file.seek(header.data_start)
+        while block := file.read(1 << 20):
+            digest.update(block)
+    stated = header.metadata.get("data_sha256", "")
     if digest.hexdigest() != stated:
         raise HashMismatchError(
             asked=f"verify {path}",
-            found=f"data with SHA-256 {digest.hexdigest()}, but the header says {stated:.80}",
+            found=f"data with SHA-256 {digest.hexdigest()}, but the header says {stated or 'nothing':.80}",
             done="the file was left as it is",
             advice="delete the file and fetch or write it again; if it happens twice, check the disk and the memory",
             source=str(path),
             expected=stated,
             actual=digest.hexdigest(),
-            size=size,
+            size=header.size,
         )
+
+
+def map_safetensors(
+    path: Path,
+    expected: Callable[[SafetensorsHeader], Shapes],
+    source: str,
+    dtype: torch.dtype | None = None,
+    *,
+    rewritable: bool = False,
+) -> Weights:
+    """Map a safetensors file into memory: no copy, and nothing of the data is read before it is used.
+
+    Names, shapes and dtypes are compared by the header alone, before anything is mapped. The pages are private:
+    writing to a tensor leaves the file as it is. Each tensor has a storage of its own.
+
+    Later changes to the bytes of a mapped file show in the tensors, and one that is shortened ends the process
+    (SIGBUS). No file of the cache is ever rewritten in place; a file that somebody else may rewrite is read instead.
+
+    Args:
+        path: the file.
+        expected: names and shapes that it must have, given its header; what this raises is raised.
+        source: what errors call it.
+        dtype: of the floating entries; None: float16, bfloat16, float32 or float64.
+        rewritable: read the file into memory, all at once (of W48 252 MB and a tenth of a second).
+
+    Returns:
+        The tensors in the order of `expected`, and the header's metadata.
+
+    Raises:
+        CheckpointNotFoundError: there is no regular, readable file at `path`, or it was changed meanwhile.
+        CheckpointFormatError: it is not a whole safetensors file.
+        StateDictMismatchError: names, shapes or dtypes do not fit.
+        ConfigError: there is too little memory to read the file.
+
+    """
+    with opened_safetensors(path, source) as (header, file):
+        entries = {name: (_TYPES[kind], shape) for name, (kind, shape) in header.entries.items()}
+        names = expected(header)
+        compare(entries, names, source, dtype)
+        pages: mmap.mmap | memoryview
+        if rewritable:
+            with raise_on_oom(f"read {path}", done="nothing was loaded", advice="close what else takes memory"):
+                pages = np.empty(header.size, np.uint8).data
+            file.seek(0)
+            pages = pages[: file.readinto(pages)]
+        else:
+            pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        if len(pages) != header.size or os.fstat(file.fileno()).st_mtime_ns != header.modified_ns:
+            raise OSError(errno.ESTALE, "it was changed while it was read")
+        return {name: _tensor(pages, header.places[name], *entries[name]) for name in names}, header.metadata
+
+
+def _tensor(pages: mmap.mmap | memoryview, place: int, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
+    count = math.prod(shape)
+    if not count:  # which `frombuffer` refuses
+        return torch.empty(shape, dtype=dtype, device="cpu")
+    if place % dtype.itemsize:  # the format allows it, not every processor does
+        data = pages[place : place + count * dtype.itemsize]
+        return torch.frombuffer(bytearray(data), dtype=dtype).view(shape)
+    return torch.frombuffer(pages, dtype=dtype, count=count, offset=place).view(shape)
 
 
 # --- into the cache, and out of it -----------------------------------------------------------------------------------
@@ -270,10 +297,15 @@ def load(build: Callable[[], Path], expected: ShapesOf) -> Weights:
         CheckpointError: the file does not fit `expected`; and whatever `build` raises.
 
     """
+
+    def shapes(header: SafetensorsHeader) -> Shapes:
+        _, shape = header.entries.get(f"{CLASSIFIER}.weight", ("", (0,)))
+        return expected(shape[0])
+
     for last in (False, False, True):
         path = build()
         try:
-            return _map(path, expected)
+            return map_safetensors(path, shapes, str(path), torch.float32)
         except (CheckpointFormatError, CheckpointNotFoundError) as error:
             if last:
                 raise
@@ -284,16 +316,8 @@ def load(build: Callable[[], Path], expected: ShapesOf) -> Weights:
                     raise cause from None
             logger.warning("%s is damaged or gone (%s); it is built again", path, error.found)
             if not gone:
-                cache.remove_damaged(path, lambda each: _map(each, expected))
+                cache.remove_damaged(path, lambda each: map_safetensors(each, shapes, str(each), torch.float32))
     raise AssertionError  # the last turn has returned or raised
-
-
-def _map(path: Path, expected: ShapesOf) -> Weights:
-    def shapes(header: SafetensorsHeader) -> Shapes:
-        _, shape = header.entries.get(f"{CLASSIFIER}.weight", ("", (0,)))
-        return expected(shape[0])
-
-    return map_safetensors(path, shapes, str(path), torch.float32)
 
 
 def fetch_into_cache(
@@ -322,31 +346,29 @@ def fetch_into_cache(
         ConfigError: there is too little memory.
 
     """
-    final = cache.model_path(key)
     if cache.is_cached(key):
-        return final
+        return cache.model_path(key)
     with cache.lock(key):
-        if not cache.is_cached(key):  # another process may have been faster
-            bodies, partial = fetch_verified(key, urls, stated, max_bytes=max_bytes, progress=progress)
+        if cache.is_cached(key):  # another process was faster
+            return cache.model_path(key)
+        bodies, partial = fetch_verified(key, urls, stated, max_bytes=max_bytes, progress=progress)
+        try:
+            with raise_on_oom(f"convert {key}", done=f"what was fetched stays in {partial}", advice=ROOM):
+                blob = convert(bodies)
             try:
-                with raise_on_oom(f"convert {key}", done=f"what was fetched stays in {partial}", advice=ROOM):
-                    blob = convert(bodies)
-                try:
-                    publish(key, blob)
-                except CacheSpaceError as error:
-                    full = isinstance(error.__cause__, OSError) and error.__cause__.errno != errno.EFBIG
-                    size = partial.stat().st_size if partial.exists() else 0  # a sweep may have been faster
-                    if not full or shutil.disk_usage(partial.parent).free + size < len(blob):
-                        raise  # the download would go for nothing
-                    logger.info("%s: too little space for the download and the finished file at once", key)
-                    cache.discard(partial)
-                    publish(key, blob)
-            except CheckpointError:
-                cache.discard(partial)  # the host may have a better file next time
-                raise
-            cache.discard(partial)
-            cache.sweep()
-    return final
+                publish(key, blob)
+            except CacheSpaceError:
+                size = partial.stat().st_size if partial.exists() else 0  # a sweep may have been faster
+                if shutil.disk_usage(partial.parent).free + size < len(blob):
+                    raise  # the download would go for nothing
+                cache.discard(partial)
+                publish(key, blob)
+        except CheckpointError:
+            cache.discard(partial)  # the host may have a better file next time
+            raise
+        cache.discard(partial)
+        cache.sweep()
+    return cache.model_path(key)
 
 
 def fetch_verified(
@@ -356,9 +378,9 @@ def fetch_verified(
 
     In a list, so that who converts it can pop it: the peak is twice the file then, not three times.
     """
-    # Only here: requests is slow to import, and urllib3 opens a socket when it is (is there IPv6?); a warm
-    # load needs neither.
-    from hrnet_zoo.weights.download import fetch
+    from hrnet_zoo.weights.download import (
+        fetch,
+    )  # slow; and urllib3 opens a socket when it is imported (is there IPv6?)
 
     partial = cache.claim_partial(key)
 
@@ -386,8 +408,7 @@ def check_hash(body: bytes, stated: str, source: str) -> None:
             asked=f"the checkpoint {source}",
             found=f"SHA-256 {digest} of {len(body):,} bytes; expected {stated}{'...' if len(stated) < 64 else ''}",
             done="the file was not loaded and nothing was added to the cache",
-            advice="delete it and fetch it again, or from another host; if a published file comes out the same, please "
-            "report the digest above; a file of your own: its name ends in digits that are not its hash, rename it",
+            advice="fetch it again, or from another host; rename a file of your own whose name ends in other digits",
             source=source,
             expected=stated,
             actual=digest,
@@ -407,37 +428,24 @@ def read_file(path: Path) -> bytes:
     """
     try:
         facts = path.stat()
-        if stat.S_ISREG(facts.st_mode):
-            require_size(facts.st_size, path)
-            return path.read_bytes()
-        found = "a folder or special file"
-    except FileNotFoundError:
-        found = "no such file"
+        if not stat.S_ISREG(facts.st_mode):
+            raise OSError("a folder or special file")
+        require_size(facts.st_size)
+        return path.read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        found = getattr(error, "strerror", None) or str(error)
-    raise _not_found(path, found)
+        raise CheckpointNotFoundError(
+            asked=f"the checkpoint {path}",
+            found=getattr(error, "strerror", None) or str(error),
+            done="nothing was loaded",
+            advice="give the path of a .pth or .safetensors file",
+            source=str(path),
+        ) from error
 
 
-def require_size(size: int, path: Path) -> None:
-    """Refuse a file of the user's that is too large to be read.
-
-    Raises:
-        CheckpointNotFoundError: no checkpoint for these networks has so many bytes.
-
-    """
+def require_size(size: int) -> None:
+    """Raise OSError for a file of the user's that is too large to be a checkpoint."""
     if size > MOST_BYTES:
-        most = f"no checkpoint for these networks has more than {MOST_BYTES:,}"
-        raise _not_found(path, f"a file of {size:,} bytes; {most}")
-
-
-def _not_found(path: Path, found: str) -> CheckpointNotFoundError:
-    return CheckpointNotFoundError(
-        asked=f"the checkpoint {path}",
-        found=found,
-        done="nothing was loaded",
-        advice="give the path of a .pth or .safetensors file",
-        source=str(path),
-    )
+        raise OSError(f"a file of {size:,} bytes; no checkpoint for these networks has more than {MOST_BYTES:,}")
 
 
 def network_shapes(arch: str, num_classes: int) -> Shapes:

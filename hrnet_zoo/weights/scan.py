@@ -1,10 +1,9 @@
 """Checkpoint -> what it says of itself, read without executing anything: pickles, zip archives, safetensors headers.
 
 No unpickler is used, not even torch's restricted one: a small file can make it allocate terabytes, show uninitialized
-memory as weights, or hang in the hash of a dictionary key. No class or function that a pickle names is looked up,
-imported or called, so whatever a training loop saved beside the weights is passed over. A file is admitted if it has,
-to the byte, the layout that `torch.save` gives it (the same in torch 1.6 and 2.13). Memory grows with the file's size,
-which is bounded, and never with what the file claims.
+memory as weights, or hang in the hash of a dictionary key. No class or function that a pickle names is imported or
+called; what a training loop saved beside the weights is passed over. Memory grows with the file's size, which is
+bounded, and never with what the file claims.
 """
 
 import io
@@ -14,9 +13,10 @@ import os
 import re
 import stat
 import struct
+import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from pickletools import OpcodeInfo, genops
@@ -31,7 +31,6 @@ _MAX_STRING = 64 << 20  # bytes of one string: a million values of numpy take 16
 _MAX_LINE = 256  # bytes of a module's or class's name
 _MAX_MEMBERS = 20_000  # of a zip archive
 _MAX_HEADER = 4 << 20  # bytes of a safetensors header; HRNet-W48 needs 205,264
-_MAX_TENSORS = 20_000  # safetensors takes half a minute and a gigabyte for a million
 _MAX_DIMS = 16
 
 
@@ -56,13 +55,14 @@ def refusals(source: str) -> Iterator[None]:
         yield
     except Refusal as refusal:
         error = UnsafeCheckpointError if refusal.unsafe else CheckpointFormatError
-        unsafe_advice = "do not use this file; if it is your own, save model.state_dict() alone"
-        advice = "fetch the file again, or save model.state_dict() again with torch.save"
+        again = "fetch the file again, or save model.state_dict() again"
         raise error(
             asked=f"load the checkpoint {source}",
             found=str(refusal),
             done="the file was not executed and nothing of it was loaded",
-            advice=unsafe_advice if refusal.unsafe else advice,
+            advice="do not use this file; if it is your own, save model.state_dict() alone"
+            if refusal.unsafe
+            else again,
             source=source,
         ) from None
 
@@ -96,26 +96,21 @@ _ZIP, _PICKLE, _SAFETENSORS = "a zip archive", "a pickle", "a safetensors file"
 
 def _kind(start: bytes) -> str:
     """Name the kind of a file, which its first bytes tell."""
-    if not start:
-        return "an empty file"
     if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 1 << 32:
         return _SAFETENSORS
-    if start[257:262] == b"ustar":
-        return "a tar archive"
+    if start.startswith(b"PK\x03\x04"):
+        return _ZIP
+    if start.startswith(b"\x80"):
+        return _PICKLE
     if start[:512].lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
         return "a page of HTML or XML (a login or error page?)"
-    for magic, kind in ((b"PK\x03\x04", _ZIP), (b"\x80", _PICKLE), (b"\x1f\x8b", "a gzip file")):
-        if start.startswith(magic):
-            return kind
-    return f"an unknown kind of file (it begins with {start[:8].hex(' ')})"
+    return f"an unknown kind of file (it begins with {start[:8].hex(' ')})" if start else "an empty file"
 
 
 # --- pickles ---------------------------------------------------------------------------------------------------------
 
 _TENSOR_CALL = "torch._utils _rebuild_tensor_v2"
 _PARAMETER_CALLS = ("torch._utils _rebuild_parameter", "torch._utils _rebuild_parameter_with_state")
-_TYPED_CALL = "torch._tensor _rebuild_from_type_v2"  # of a tensor with attributes
-_PLAIN_TYPES = ("torch.nn.parameter Parameter", "torch Tensor", "torch._tensor Tensor")
 _ITEM_SIZES = {
     **dict.fromkeys(("Bool", "Byte", "Char", "QInt8", "QUInt8", "QUInt4x2", "QUInt2x4", "Untyped"), 1),
     **dict.fromkeys(("Short", "Half", "BFloat16"), 2),
@@ -123,13 +118,6 @@ _ITEM_SIZES = {
     **dict.fromkeys(("Long", "Double", "ComplexFloat"), 8),
     "ComplexDouble": 16,
 }
-_SCALARS = {
-    *("BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT"),
-    *("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINSTRING", "SHORT_BINSTRING"),
-    *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"),
-}
-_LITERALS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
-_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,10 +157,10 @@ class Array:
 
 @dataclass(slots=True, eq=False, repr=False)  # its state may be nested as deep as the file is long
 class Foreign:
-    """Stands for an object that is not made: `name` is what would have made it, `state` what it would have held."""
+    """Stands for a class or function, by its name "module name", or for an object that it would have made."""
 
     name: str
-    state: object = None
+    state: object = None  # what the object would have held
 
     @property
     def is_module(self) -> bool:
@@ -180,11 +168,22 @@ class Foreign:
         return isinstance(self.state, dict) and {"_modules", "_parameters"} <= self.state.keys()
 
 
-@dataclass(frozen=True, slots=True)
-class _Global:
-    """A class or function by its name, "module name"."""
-
-    name: str
+_SCALARS = {
+    *("BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT"),
+    *("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINSTRING", "SHORT_BINSTRING"),
+    *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"),
+}
+_CONSTANTS: dict[str, Callable[[], object]] = {
+    "NONE": lambda: None,
+    "NEWTRUE": lambda: True,
+    "NEWFALSE": lambda: False,
+    "EMPTY_TUPLE": tuple,
+    "EMPTY_LIST": list,
+    "EMPTY_DICT": dict,
+    "EMPTY_SET": lambda: Foreign("set"),
+}
+_TAKES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3, "APPEND": 1, "SETITEM": 2}  # so many values
+_TAKES_MARKED = {"TUPLE", "APPENDS", "SETITEMS", "ADDITEMS", "FROZENSET", "POP_MARK"}  # all since the last mark
 
 
 class _Stream(io.BytesIO):
@@ -204,11 +203,9 @@ class _Stream(io.BytesIO):
 
 
 def _walk(stream: _Stream, storages: dict[str, Storage], fields: int = 0) -> object:
-    """Read one pickle up to its end and return what it describes.
+    """Return what one pickle describes: plain values as they are, tensors as `Array`, everything else as `Foreign`.
 
-    Numbers, strings, lists, tuples and dictionaries come as they are, ordered dictionaries as plain ones, tensors as
-    `Array`, everything else as `Foreign`. `storages` receives every storage that is mentioned by key, each declared by
-    a tuple of `fields` items; where `fields` is 0 no storage is allowed.
+    `storages` receives every storage by its key, each declared by a tuple of `fields` items; 0: none is allowed.
     """
     start = position = stream.tell()
     stack, marks, memo = list[Any](), list[list[Any]](), dict[int, Any]()
@@ -228,45 +225,37 @@ def _walk(stream: _Stream, storages: dict[str, Storage], fields: int = 0) -> obj
                 stack.append(memo[arg])
             elif op in _SCALARS:
                 stack.append(arg)
-            elif op in _LITERALS:
-                stack.append(_LITERALS[op])
-            elif op == "EMPTY_LIST":
-                stack.append([])
-            elif op == "EMPTY_DICT":
-                stack.append({})
-            elif op == "EMPTY_SET":
-                stack.append(Foreign("set"))
+            elif op in _CONSTANTS:
+                stack.append(_CONSTANTS[op]())
             elif op == "MARK":
                 marks.append(stack)
                 stack = []
-            elif op in ("TUPLE", "APPENDS", "SETITEMS", "ADDITEMS", "FROZENSET", "POP_MARK"):
-                items, stack = stack, marks.pop()
-                if op == "TUPLE":
+            elif op in _TAKES or op in _TAKES_MARKED:
+                if op in _TAKES:
+                    items = [stack.pop() for _ in range(_TAKES[op])][::-1]
+                else:
+                    items, stack = stack, marks.pop()
+                if op.startswith("TUPLE"):
                     stack.append(tuple(items))
                 elif op == "FROZENSET":
                     stack.append(Foreign("frozenset"))
                 elif op != "POP_MARK":
                     _put(stack[-1], op, items)
-            elif op in _TUPLES:
-                stack.append(tuple([stack.pop() for _ in range(_TUPLES[op])][::-1]))
-            elif op in ("APPEND", "SETITEM"):
-                items = [stack.pop() for _ in range(1 + (op == "SETITEM"))][::-1]
-                _put(stack[-1], op, items)
             elif op == "POP":  # of a tuple that holds itself
                 if stack:
                     stack.pop()
                 else:
                     stack = marks.pop()
             elif op == "GLOBAL":
-                stack.append(_Global(arg))
+                stack.append(Foreign(arg))
             elif op == "STACK_GLOBAL":
                 name, module = stack.pop(), stack.pop()
                 if type(name) is not str or type(module) is not str or len(name) + len(module) > _MAX_LINE:
                     raise Refusal(f"no name of a module or class at byte {position}", unsafe=True)
-                stack.append(_Global(f"{module} {name}"))
+                stack.append(Foreign(f"{module} {name}"))
             elif op in ("REDUCE", "NEWOBJ", "NEWOBJ_EX"):
                 args = stack.pop() if op != "NEWOBJ_EX" else (stack.pop(), stack.pop())
-                stack[-1] = _call(stack[-1], args) if op == "REDUCE" else _foreign(stack[-1])
+                stack[-1] = _call(stack[-1], args if op == "REDUCE" else None)
             elif op == "BUILD":  # of what has no attributes here: the `_metadata` of a state dict, for one
                 state = stack.pop()
                 if isinstance(stack[-1], Foreign):
@@ -279,9 +268,7 @@ def _walk(stream: _Stream, storages: dict[str, Storage], fields: int = 0) -> obj
         if marks:
             raise IndexError
     except (ValueError, IndexError, KeyError):  # of genops, the stack and the memo
-        if not stream.read(1):
-            raise Refusal(f"a file that breaks off in the middle of its description, at byte {stream.tell()}") from None
-        raise Refusal(f"a broken pickle, at byte {position}") from None
+        raise Refusal(f"a pickle that is broken or breaks off, at byte {position}") from None
     return result
 
 
@@ -292,8 +279,6 @@ def _put(target: object, op: str, items: list[Any]) -> None:
     if type(target) is list and op.startswith("APPEND"):
         target.extend(items)
     elif type(target) is dict and op.startswith("SETITEM"):
-        if len(items) % 2:
-            raise Refusal("a dictionary key without a value")
         for key, value in zip(items[::2], items[1::2], strict=True):
             # Others may hash for hours; and no file means two values by one name.
             plain = type(key) is str or (type(key) is int and not abs(key) >> 63)
@@ -306,25 +291,18 @@ def _put(target: object, op: str, items: list[Any]) -> None:
 
 def _call(function: object, args: object) -> object:
     """Return what a call would have made: an empty dictionary, a tensor's description, or a stand-in."""
-    name = function.name if isinstance(function, _Global) and isinstance(args, tuple) else ""
+    name = function.name if isinstance(function, Foreign) else "something"
     match args:
-        case (*_,) if name == "collections defaultdict" or (name == "collections OrderedDict" and not args):
+        case tuple() if name == "collections defaultdict" or (name == "collections OrderedDict" and not args):
             return {}
         case (Array() as array, *_) if name in _PARAMETER_CALLS:
             return array
-        case (_Global(name=made_by), _Global(name=kind), arguments, _) if name == _TYPED_CALL and kind in _PLAIN_TYPES:
-            if made_by in (_TENSOR_CALL, *_PARAMETER_CALLS):
-                return _call(args[0], arguments)
         case (Storage() as storage, int() as offset, tuple() as shape, tuple() as strides, _, _) if (
             name == _TENSOR_CALL
         ):
             if {*map(type, (offset, *shape, *strides))} == {int}:
                 return Array(storage, offset, shape, strides)
-    return _foreign(function)
-
-
-def _foreign(function: object) -> Foreign:
-    return Foreign(function.name.replace(" ", ".") if isinstance(function, _Global) else "something")
+    return Foreign(name.replace(" ", "."))
 
 
 def _declare(entry: object, fields: int, storages: dict[str, Storage]) -> Storage | Foreign:
@@ -332,16 +310,15 @@ def _declare(entry: object, fields: int, storages: dict[str, Storage]) -> Storag
     if not isinstance(entry, tuple) or not entry or entry[0] != "storage":
         return Foreign("a reference")  # to a module's source, which torch once saved with whole models
     match entry:
-        case (_, _Global(name=kind), str() as key, str(), int() as numel, *view) if len(entry) == fields:
+        case (_, Foreign(name=kind), str() as key, str(), int() as numel, *view) if len(entry) == fields:
             module, _, title = kind.partition(" ")
             known = title.endswith("Storage") and title.removesuffix("Storage") in _ITEM_SIZES
             sound = type(numel) is int and numel >= 0 and not numel >> 62 and view in ([], [None])
             if module in ("torch", "torch.storage") and known and sound:
                 storage = Storage(title.removesuffix("Storage"), key, numel)
-                if storages.setdefault(key, storage) != storage:
-                    raise Refusal("one storage declared with two types or sizes", unsafe=True)
-                return storage
-    raise Refusal("a storage of unknown type or impossible size", unsafe=True)
+                if storages.setdefault(key, storage) == storage:
+                    return storage
+    raise Refusal("a storage of unknown type, of impossible size, or with two types or sizes", unsafe=True)
 
 
 # --- the legacy format: three pickles that never vary, the object, the list of storages, each storage with its length
@@ -358,16 +335,16 @@ def _inspect_legacy(data: bytes) -> tuple[object, dict[str, memoryview]]:
             raise Refusal("a pickle without the opening of torch.save (or of a big-endian machine)")
     content = _walk(stream, storages, fields=6)
     keys = _walk(stream, storages)
-    listed = isinstance(keys, list) and all(type(key) is str for key in keys) and sorted(keys) == sorted(storages)
-    if not isinstance(keys, list) or not listed:
+    if (
+        not isinstance(keys, list)
+        or len(keys) != len(storages)
+        or {key for key in keys if type(key) is str} != storages.keys()
+    ):
         raise Refusal("a list of stored arrays that differs from the arrays in use", unsafe=True)
-    position, size = stream.tell(), len(data)
+    position, arrays, view = stream.tell(), dict[str, memoryview](), memoryview(data)
     end = position + sum(8 + storage.size for storage in storages.values())
-    if end > size:
-        raise Refusal(f"a file of {size} bytes that describes {end}: {end - size} bytes are missing")
-    if end < size:
-        raise Refusal(f"{size - end} bytes after the last array")
-    arrays, view = dict[str, memoryview](), memoryview(data)
+    if end != len(data):
+        raise Refusal(f"a file of {len(data):,} bytes that describes {end:,}")
     for key in keys:
         stored = int.from_bytes(data[position : position + 8], "little")
         if stored != storages[key].numel:
@@ -379,27 +356,20 @@ def _inspect_legacy(data: bytes) -> tuple[object, dict[str, memoryview]]:
 
 # --- the zip format: one folder of uncompressed members without gaps -------------------------------------------------
 
-_LOCAL = struct.Struct("<4s5H3I2H")
-_ENTRY = struct.Struct("<4s6H3I5H2I")
-_DESCRIPTOR = struct.Struct("<4s3I")
-_END = struct.Struct("<4sQ2H2I4Q4sIQI4s4H2IH")  # zip64 end record, its locator and the plain end record
-_SIZES_FOLLOW, _UTF8 = 0x8, 0x800  # the flags that torch sets; an encrypted member would have 0x1
-_MEMBER = re.compile(r"([^/\\\0]+)/([^\\\0]+)")  # a newer torch may add some of any name, which are not looked at
+_HEADER_SIZE, _FOOTER_SIZE, _HAS_FOOTER = 30, 16, 0x8  # bytes around a member; the flag of those that have both
+_BROKEN_ZIP = (zipfile.BadZipFile, RuntimeError, ValueError, OSError, EOFError, OverflowError, struct.error)
 
 
 def _inspect_zip(data: bytes) -> tuple[object, dict[str, memoryview]]:
     try:
         members = _zip_members(data)
-    except (struct.error, UnicodeDecodeError):
-        raise Refusal("a zip archive with a damaged directory") from None
-    if any(name.startswith("code/") or name == "constants.pkl" for name in members):
-        raise Refusal("a TorchScript archive (torch.jit.save)")
+    except _BROKEN_ZIP:
+        raise Refusal("a zip archive that is damaged, incomplete or not as torch.save writes them") from None
     if not {"data.pkl", "version"} <= members.keys():
         raise Refusal("a zip archive without data.pkl or version, which torch.save did not write")
-    if members.get("byteorder", b"little") != b"little":
-        raise Refusal("a file of a big-endian machine, which is not supported")
-    if not re.fullmatch(rb"([1-9]|10)\s*", members["version"]):  # torch.load takes as many
-        raise Refusal(f"version {show(str(members['version'][:9], 'latin-1'))} of torch's format, which is not known")
+    little_endian = members.get("byteorder", b"little") == b"little"
+    if not little_endian or not re.fullmatch(rb"([1-9]|10)\s*", members["version"]):  # torch.load takes as many
+        raise Refusal("a file of a big-endian machine, or of a version of torch's format that is not known")
     stream, storages = _Stream(members["data.pkl"]), dict[str, Storage]()
     content = _walk(stream, storages, fields=5)
     if stream.read(1):
@@ -412,54 +382,37 @@ def _inspect_zip(data: bytes) -> tuple[object, dict[str, memoryview]]:
 
 
 def _zip_members(data: bytes) -> dict[str, memoryview]:
-    """Content by name without the top folder; every byte of the archive is accounted for."""
-    tail = len(data) - _END.size
-    if tail < 0 or data[-22:-18] != b"PK\x05\x06":
-        raise Refusal("a zip archive without its end: an interrupted download or copy, or more bytes behind it")
-    end = _END.unpack_from(data, tail)
-    count, directory = end[7], end[9]
-    extent = count, count, tail - directory, directory
-    records = (b"PK\x06\x06", 44, *end[2:4], 0, 0, *extent, b"PK\x06\x07", 0, tail, 1, b"PK\x05\x06", 0, 0, *extent, 0)
-    if count > _MAX_MEMBERS or data[tail:] != _END.pack(*records):
-        raise Refusal("a zip archive that torch.save did not write (its end record differs)")
-    members, tops, view, position, entry = dict[str, memoryview](), set[str](), memoryview(data), 0, directory
-    for _ in range(count):
-        mark, _, _, flags, method, _, _, crc, stored, size, length, *more, offset = _ENTRY.unpack_from(data, entry)
-        label = data[entry + _ENTRY.size : entry + _ENTRY.size + length]
-        if mark != b"PK\x01\x02":
-            raise Refusal("a zip archive with a damaged directory")
-        name = _MEMBER.fullmatch(str(label, "utf-8"))
-        where = f"the zip member {show(str(label, 'utf-8'))}"
-        if not name:
-            raise Refusal(f"a zip archive torch.save did not write: it has {where}")
-        if flags & ~(_SIZES_FOLLOW | _UTF8) or method or stored != size:
-            raise Refusal(f"{where} is compressed or encrypted; torch.save stores members as they are")
-        if offset != position or any(more[:3]):  # extra field, comment, disk
-            raise Refusal(f"{where} overlaps another, leaves a gap or carries more than its content")
-        local = _LOCAL.unpack_from(data, position)
-        sizes = (0, 0, 0) if flags & _SIZES_FOLLOW else (crc, size, size)
-        header = _LOCAL.pack(b"PK\x03\x04", local[1], flags, 0, *local[4:6], *sizes, length, local[10]) + label
-        start = position + len(header) + local[10]
-        footer = _DESCRIPTOR.pack(b"PK\x07\x08", crc, size, size) if flags & _SIZES_FOLLOW else b""
-        stop = start + size
-        if data[position : position + len(header)] != header or data[stop : stop + len(footer)] != footer:
-            raise Refusal(f"{where} has headers that contradict each other")
-        if stop > directory or zlib.crc32(view[start:stop]) != crc:
-            raise Refusal(f"{where} does not match its checksum")
-        tops.add(name[1])
-        if name[2] in members or len(tops) > 1 or name[1] in (".", ".."):
-            raise Refusal(f"{where} appears twice or outside the archive's one folder")
-        members[name[2]] = view[start:stop]
-        position = stop + len(footer)
-        entry += _ENTRY.size + length
-    if position != directory or entry != tail:
-        raise Refusal("a zip archive with bytes that belong to no member")
+    """Return content by name without the top folder; every byte of the archive is accounted for."""
+    if data.count(b"PK\x01\x02") > _MAX_MEMBERS:  # the mark of each in the directory
+        raise Refusal(f"a zip archive of more than {_MAX_MEMBERS} members")
+    members, view, position = dict[str, memoryview](), memoryview(data), 0
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        folder = "".join(archive.namelist()[:1]).partition("/")[0]
+        for info in archive.infolist():
+            archive.open(info).close()  # raises where the two headers of a member differ, or it is encrypted
+            name_size, padding = struct.unpack_from("<2H", data, position + 26)
+            start = position + _HEADER_SIZE + name_size + padding
+            content = view[start : start + info.file_size]
+            name = info.filename.removeprefix(f"{folder}/")
+            if (
+                (info.header_offset, info.compress_type, info.compress_size) != (position, 0, info.file_size)
+                or (info.extra, info.comment) != (b"", b"")
+                or zlib.crc32(content) != info.CRC
+                or name == info.filename
+                or name in members
+            ):
+                found = f"the zip member {show(info.filename)}, which is compressed, damaged, twice or out of place"
+                raise Refusal(found)
+            members[name] = content
+            position = start + info.file_size + (_FOOTER_SIZE if info.flag_bits & _HAS_FOOTER else 0)
+        if position != archive.start_dir or data[-22:-18] != b"PK\x05\x06":
+            raise Refusal("a zip archive with bytes that belong to no member")
     return members
 
 
 # --- safetensors -----------------------------------------------------------------------------------------------------
 
-# The types in which weights of these networks come; F64 because `fit` narrows it
+# The types in which weights of these networks come; F64 because `fit_state` narrows it
 _DTYPE_SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8}
 
 
@@ -468,7 +421,7 @@ class SafetensorsHeader:
     """What a safetensors file says of itself.
 
     Attributes:
-        entries: (dtype in the format's own words, shape) by tensor name, in the order of the header.
+        entries: (dtype in the format's own words, shape) by tensor name, in the order of the data.
         places: offset of the tensor's first byte in the file, by tensor name.
         metadata: the strings under `__metadata__`.
         data_start: offset of the first data byte in the file.
@@ -499,7 +452,8 @@ def inspect_safetensors(file: Path | bytes, source: str) -> SafetensorsHeader:
 
     """
     if isinstance(file, bytes):
-        return _read_header(io.BytesIO(file), len(file), 0, source)
+        with refusals(source):
+            return _read_header(io.BytesIO(file), len(file), 0)
     with opened_safetensors(file, source) as (header, _):
         return header
 
@@ -509,99 +463,66 @@ def opened_safetensors(path: Path, source: str) -> Iterator[tuple[SafetensorsHea
     """Open a safetensors file and check its header, so that what is read next is what was checked.
 
     Raises:
-        CheckpointNotFoundError, CheckpointFormatError: as `inspect_safetensors`.
+        CheckpointNotFoundError: as `inspect_safetensors`; also where the block cannot read on.
+        CheckpointFormatError: as `inspect_safetensors`.
 
     """
-    with ExitStack() as stack:
-        try:
-            if not stat.S_ISREG(path.stat().st_mode):  # before open(), which would wait for the writer of a pipe
-                raise OSError("a folder, pipe or device")
-            file = stack.enter_context(path.open("rb"))
+    try:
+        if "\0" in str(path) or not stat.S_ISREG(path.stat().st_mode):  # open() would wait for the writer of a pipe
+            raise OSError("a folder, pipe or device")
+        with path.open("rb") as file:
             facts = os.fstat(file.fileno())
-            header = _read_header(file, facts.st_size, facts.st_mtime_ns, source)
-        except (OSError, ValueError) as error:  # ValueError: a null character in the path
-            raise CheckpointNotFoundError(
-                asked=f"read the safetensors file {source}",
-                found=f"no regular, readable file: {getattr(error, 'strerror', None) or error}",
-                done="nothing was loaded",
-                advice="check the path",
-                source=source,
-            ) from error
-        yield header, file
-
-
-def _read_header(file: BinaryIO, size: int, modified_ns: int, source: str) -> SafetensorsHeader:
-    try:
-        start = file.read(512)
-        length = int.from_bytes(start[:8], "little")
-        kind = _kind(start)
-        if kind != _SAFETENSORS:
-            raise Refusal(f"{kind}, where a safetensors file was expected")
-        if length > _MAX_HEADER:
-            raise Refusal(f"a header of {length} bytes; the limit is {_MAX_HEADER}")
-        if 8 + length > size:
-            raise Refusal(f"a header of {length} bytes in a file of {size}: {8 + length - size} bytes are missing")
-        file.seek(8)
-        return _parse_header(file.read(length), size, modified_ns)
-    except Refusal as refusal:
-        raise CheckpointFormatError(
+            with refusals(source):
+                header = _read_header(file, facts.st_size, facts.st_mtime_ns)
+            yield header, file
+    except OSError as error:
+        raise CheckpointNotFoundError(
             asked=f"read the safetensors file {source}",
-            found=str(refusal),
+            found=f"no regular, readable file: {error.strerror or error}",
             done="nothing was loaded",
-            advice="fetch or write the file again; a checkpoint of torch.save needs a name that ends in .pth",
+            advice="check the path and the disk",
             source=source,
-        ) from None
+        ) from error
 
 
-def _parse_header(text: bytes, size: int, modified_ns: int) -> SafetensorsHeader:
+def _read_header(file: BinaryIO, size: int, modified_ns: int) -> SafetensorsHeader:
     """Read a header that describes, without gap or overlap, all that follows it in a file of `size` bytes."""
+    kind = _kind(file.read(512))
+    if kind != _SAFETENSORS:
+        raise Refusal(f"{kind}, where a safetensors file was expected")
+    file.seek(0)
+    length = int.from_bytes(file.read(8), "little")
+    if length > min(_MAX_HEADER, size - 8):
+        raise Refusal(f"a file of {size:,} bytes that describes a header of {length:,}; the limit is {_MAX_HEADER:,}")
+    entries, places = dict[str, tuple[str, tuple[int, ...]]](), dict[str, int]()
+    start, position, name = 8 + length, 0, ""
     try:
-        header = json.loads(text.decode(), object_pairs_hook=_unique, parse_int=_short_int, parse_constant=_short_int)
-    except (ValueError, RecursionError):
-        raise Refusal("a safetensors header that is not JSON, names a thing twice or nests too deep") from None
-    metadata = header.pop("__metadata__", {}) if isinstance(header, dict) else None
-    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise Refusal("a safetensors header that is not an object with texts as metadata")
-    if len(header) > _MAX_TENSORS:
-        raise Refusal(f"{len(header)} tensors; the limit is {_MAX_TENSORS}")
-    try:
-        "".join((*header, *metadata, *metadata.values())).encode()
-    except UnicodeEncodeError:
-        raise Refusal("a safetensors header with half a surrogate pair, which is no text") from None
-    start = 8 + len(text)
-    entries = dict[str, tuple[str, tuple[int, ...]]]()
-    places, spans = dict[str, int](), list[tuple[int, int]]()
-    for name, facts in header.items():  # plain steps: this is a tenth of the time in which a model is made
-        try:
+        text = file.read(length).decode()
+        table = json.loads(text, object_pairs_hook=_unique)
+        metadata = table.pop("__metadata__", {})
+        "".join((*table, *metadata, *metadata.values())).encode()  # raises for what is no text
+        for name, facts in sorted(table.items(), key=lambda item: item[1]["data_offsets"]):
             dtype, shape, (begin, end) = facts["dtype"], facts["shape"], facts["data_offsets"]
-            whole = len(facts) == 3 and type(dtype) is str and type(shape) is list
-        except (TypeError, LookupError, ValueError):
-            whole = False
-        if not whole:
-            raise Refusal(f"a malformed description of the tensor {show(name)}")
-        if dtype not in _DTYPE_SIZES:
-            raise Refusal(f"the tensor {show(name)} of type {show(dtype)}; known are {', '.join(_DTYPE_SIZES)}")
-        numbers = begin, end, *shape
-        # 62 bits: of a tensor without elements, too, torch counts in 64 how far its rows would lie apart.
-        if (
-            len(shape) > _MAX_DIMS
-            or {*map(type, numbers)} != {int}
-            or min(numbers) < 0
-            or (0 in shape and math.prod(filter(None, shape)) >> 62)
-        ):
-            raise Refusal(f"the tensor {show(name)} with an impossible shape or place")
-        if end - begin != math.prod(shape) * _DTYPE_SIZES[dtype]:
-            raise Refusal(f"the tensor {show(name)} of shape {tuple(shape)} in {end - begin} bytes")
-        entries[name] = dtype, tuple(shape)
-        places[name] = start + begin
-        spans.append((begin, end))
-    position = 0
-    for begin, end in sorted(spans):
-        if begin != position:
-            raise Refusal(f"tensors that overlap or leave a gap at data byte {position}")
-        position = end
-    if position != size - start:
-        raise Refusal(f"a header that describes {position} data bytes in a file that has {size - start}")
+            numbers = (begin, end, *shape)
+            if (
+                len(facts) != 3
+                or {*map(type, numbers)} != {int}
+                or min(numbers) < 0
+                or len(shape) > _MAX_DIMS
+                or math.prod(filter(None, shape)) >> 62  # as torch counts, whose rows lie apart even without elements
+                or begin != position
+                or end - begin != math.prod(shape) * _DTYPE_SIZES[dtype]
+            ):
+                raise ValueError(name)
+            entries[name] = dtype, tuple(shape)
+            places[name] = start + begin
+            position = end
+        if start + position != size:
+            raise Refusal(f"a file of {size:,} bytes that describes {start + position:,}")
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        place = f" (at the tensor {show(name)})" if name else ""
+        types = ", ".join(_DTYPE_SIZES)
+        raise Refusal(f"a safetensors header that is damaged, or names other types than {types}{place}") from None
     return SafetensorsHeader(entries, places, metadata, start, size, modified_ns)
 
 
@@ -611,10 +532,3 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(table) != len(pairs):
         raise ValueError("a name twice")
     return table
-
-
-def _short_int(digits: str) -> int:
-    """Refuse longer numbers, which take quadratic time; NaN and Infinity raise ValueError too."""
-    if len(digits) > 18:
-        raise ValueError("a number too long")
-    return int(digits)

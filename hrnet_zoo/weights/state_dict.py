@@ -1,18 +1,18 @@
 """State dicts: found in a checkpoint, unwrapped to the network's names, fitted to its shapes; exactly or not at all.
 
-Training scripts wrap weights in many ways. A wrapper is taken off where that is exact: all that lies under one prefix
-is the network. The rest is left out, and a note says what.
+Training scripts wrap weights in many ways. All that lies under one prefix is the network; the rest is left out, and a
+note says what.
 """
 
+import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from hrnet_zoo.errors import StateDictMismatchError
 from hrnet_zoo.models.forks import refuse_after_fork
-from hrnet_zoo.models.hrnet import SPECS
 from hrnet_zoo.weights.scan import Array, Foreign, Refusal, show
 
 CLASSIFIER = "decode_head.conv_seg"  # the layer whose rows are the classes
@@ -20,7 +20,6 @@ CLASSIFIER = "decode_head.conv_seg"  # the layer whose rows are the classes
 _COUNTER = ".num_batches_tracked"  # of batch norm: the only entries that are whole numbers; the network needs none
 _ANCHOR = f"{CLASSIFIER}.weight"
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-_MAX_TENSORS = 20_000
 _MAX_PREFIXES = 10  # no checkpoint has more
 _INNER = re.compile(r"(?<![^.])(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 # Of two networks in one file the averaged one is the copy. (What mmengine and mmcv keep under the plain names is the
@@ -41,25 +40,18 @@ def find_state(content: object) -> tuple[Mapping[str, Array], str]:
 
     """
     _refuse_object(content)
-    if not isinstance(content, dict):
-        raise Refusal("no state dict, neither at the top nor under a key")
-    tables = {id(each): (key, each) for key, each in content.items() if isinstance(key, str) and isinstance(each, dict)}
-    found = {
-        key: each
-        for key, each in (("", content), *tables.values())
-        if any(isinstance(value, Array) for value in each.values())
-    }
+    top = content if isinstance(content, dict) else {}
+    tables = {"": top} | {key: each for key, each in top.items() if isinstance(key, str) and isinstance(each, dict)}
+    found = {key: table for key, table in tables.items() if any(isinstance(each, Array) for each in table.values())}
     networks = [key for key, table in found.items() if any(f"{name}".endswith(_ANCHOR) for name in table)]
     keys = sorted(networks or found, key=lambda key: (key != "state_dict", _AVERAGED.search(key) is not None))
     if not keys:
-        for key, value in content.items():
+        for key, value in top.items():
             if key == "state_dict" or (isinstance(value, Foreign) and value.is_module):
                 _refuse_object(value)
-        few = ", ".join(show(key) for key in list(content)[:5] if isinstance(key, str))
+        few = ", ".join(show(key) for key in list(top)[:5] if isinstance(key, str))
         raise Refusal(f"no state dict, neither at the top nor under a key{f' (the keys: {few})' if few else ''}")
     state = found[keys[0]]
-    if len(state) > _MAX_TENSORS:
-        raise Refusal(f"{len(state)} tensors; the limit is {_MAX_TENSORS}")
     for name, value in state.items():
         if not isinstance(name, str):
             raise Refusal("a state dict with an entry whose name is no text")
@@ -106,15 +98,16 @@ def unwrap(names: Iterable[str], tensor: Callable[[str], Tensor]) -> tuple[dict[
         else:
             state[short] = tensor(original)
     inner = next(filter(None, map(_INNER.search, names)), None)
-    off = [each for each in (prefix, inner and inner[0]) if each]
-    notes = [f"{' and '.join(map(show, off))} {'were' if off[1:] else 'was'} taken off the names"] if off else []
-    if left:
-        notes.append(f"left out: {', '.join(map(show, left[:3]))}{f' and {len(left) - 3} more' if left[3:] else ''}")
     norms = [name.removesuffix(".running_mean") for name in state if name.endswith(".running_mean")]
-    if norms and not any(name.endswith(_COUNTER) for name in state):
-        state |= {f"{norm}{_COUNTER}": torch.tensor(0) for norm in norms}
-        notes.append(f"it has no *{_COUNTER}, which no prediction needs: 0 was put in")
-    return state, "; ".join(notes)
+    added = [] if any(name.endswith(_COUNTER) for name in state) else [f"{norm}{_COUNTER}" for norm in norms]
+    state |= {name: torch.tensor(0) for name in added}
+    groups = {"taken off the names": [prefix] * bool(prefix) + ([inner[0]] if inner else [])}
+    groups |= {"left out": left, "added, which no prediction needs": added}
+    return state, "; ".join(f"{title}: {_few(group)}" for title, group in groups.items() if group)
+
+
+def _few(names: list[str]) -> str:
+    return f"{', '.join(map(show, names[:3]))}{f' and {len(names) - 3} more' if names[3:] else ''}"
 
 
 def class_count(state: Mapping[str, Tensor], source: str) -> int:
@@ -125,16 +118,12 @@ def class_count(state: Mapping[str, Tensor], source: str) -> int:
 
     """
     if _ANCHOR not in state:
-        shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
-        cause, advice = _diagnose(shapes, {})
-        names = f"the file's names: {', '.join(map(show, list(state)[:5]))}{', ...' if len(state) > 5 else ''}"
-        raise _mismatch(
-            source, {_ANCHOR: "(classes, channels, 1, 1)"}, cause="; ".join(filter(None, (cause, names))), advice=advice
-        )
-    if state[_ANCHOR].ndim != 4 or not state[_ANCHOR].numel():
-        found = f"{tuple(state[_ANCHOR].shape)}, expected (classes, channels, 1, 1)"
-        raise _mismatch(source, different={_ANCHOR: found})
-    return state[_ANCHOR].shape[0]
+        shapes = {name: tuple(entry.shape) for name, entry in state.items()}
+        raise _mismatch(source, _cause(shapes, {}), missing=[_ANCHOR], unexpected=list(state))
+    shape = tuple(state[_ANCHOR].shape)
+    if len(shape) != 4 or not math.prod(shape):
+        raise _mismatch(source, different=[f"{_ANCHOR}: {shape}, expected (classes, channels, 1, 1)"])
+    return shape[0]
 
 
 def fit_state(
@@ -155,24 +144,23 @@ def fit_state(
     """
     for name, tensor in state.items():
         if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_meta:
-            raise _mismatch(source, different={name: "sparse, quantized or without data, expected plain values"})
+            raise _mismatch(source, different=[f"{name}: sparse, quantized or without data, expected plain values"])
     compare({name: (t.dtype, tuple(t.shape)) for name, t in state.items()}, expected, source, dtype)
     refuse_after_fork(torch.device("cpu"))
-    fitted, owners, infinite = dict[str, Tensor](), set[int](), dict[str, str]()
+    fitted, owners, infinite = dict[str, Tensor](), set[int](), list[str]()
     for name in expected:
         tensor = state[name].detach()
         if tensor.is_floating_point():
             tensor = tensor.to(torch.float32)
             # Far faster than isfinite of every value, which writes a mask; NaN passes through aminmax
             if tensor.numel() and not torch.stack(torch.aminmax(tensor)).isfinite().all():
-                infinite[name] = "has values that are infinite or not a number"
+                infinite.append(f"{name}: infinite or not a number (did its training diverge?), expected finite values")
         tensor = tensor.contiguous()
         memory = tensor.untyped_storage().data_ptr()
         fitted[name] = tensor.clone() if memory in owners else tensor
         owners.add(memory)
     if infinite:
-        advice = "its training diverged, or it is damaged: give an earlier checkpoint, or fetch the file again"
-        raise _mismatch(source, different=infinite, advice=advice)
+        raise _mismatch(source, different=infinite)
     return fitted
 
 
@@ -188,66 +176,57 @@ def compare(
         StateDictMismatchError: they do not fit.
 
     """
-    missing = {name: str(tuple(shape)) for name, shape in expected.items() if name not in found}
-    unexpected = {name: str(shape) for name, (_, shape) in found.items() if name not in expected}
-    different = dict[str, str]()
-    floats = _FLOATS if dtype is None else (dtype,)
-    for name, shape in expected.items():
-        if name not in found:
-            continue
-        found_dtype, found_shape = found[name]
+    different, floats = list[str](), _FLOATS if dtype is None else (dtype,)
+    for name, (found_dtype, found_shape) in found.items():
+        shape = tuple(expected.get(name, found_shape))
         allowed = (torch.int64,) if name.endswith(_COUNTER) else floats
-        if found_shape != tuple(shape):
-            different[name] = f"{found_shape}, expected {tuple(shape)}"
-        elif found_dtype not in allowed:
-            different[name] = f"{found_dtype}, expected {' or '.join(map(str, allowed))}"
+        if found_shape != shape:
+            different.append(f"{name}: {found_shape}, expected {shape}")
+        elif found_dtype not in allowed and name in expected:
+            different.append(f"{name}: {found_dtype}, expected {' or '.join(map(str, allowed))}")
+    missing = [name for name in expected if name not in found]
+    unexpected = [name for name in found if name not in expected]
     if missing or unexpected or different:
-        cause, advice = _diagnose({name: shape for name, (_, shape) in found.items()}, expected)
-        if not missing and not unexpected and different.keys() <= {_ANCHOR, f"{CLASSIFIER}.bias"}:
-            advice = "its head has another number of classes: say which with classes=..., or choose the name that fits"
-        raise _mismatch(source, missing, unexpected, different, cause=cause, advice=advice)
+        cause = _cause({name: shape for name, (_, shape) in found.items()}, expected)
+        raise _mismatch(source, cause, missing=missing, unexpected=unexpected, different=different)
 
 
 def _mismatch(
     source: str,
-    missing: Mapping[str, str] | None = None,
-    unexpected: Mapping[str, str] | None = None,
-    different: Mapping[str, str] | None = None,
-    *,
     cause: str = "",
-    advice: str = "",
+    *,
+    missing: Sequence[str] = (),
+    unexpected: Sequence[str] = (),
+    different: Sequence[str] = (),
 ) -> StateDictMismatchError:
-    """Return the error; its message lists five names of each kind, its attributes all of them."""
-    groups = {"missing": missing or {}, "unexpected": unexpected or {}, "different": different or {}}
+    """Return the error; its message lists five entries of each kind, its attributes all of them."""
     found = [cause] if cause else []
-    for title, group in groups.items():
+    for title, group in (("missing", missing), ("unexpected", unexpected), ("different", different)):
         if group:
-            few = ", ".join(f"{ascii(name)[1:-1]:.80} {note}" for name, note in list(group.items())[:5])
+            few = ", ".join(f"{ascii(entry)[1:-1]:.160}" for entry in group[:5])
             found.append(f"{len(group)} {title}: {few}{', ...' if len(group) > 5 else ''}")
     return StateDictMismatchError(
         asked=f"fit the checkpoint {source} into the network",
         found="; ".join(found),
         done="nothing was loaded",
-        advice=advice or "choose the name of the network that the checkpoint was trained with (see hrnet-zoo list)",
+        advice="give a whole checkpoint, backbone and FCN head, the name of the network that it was trained with (see "
+        "hrnet-zoo list), and its classes=...",
         source=source,
-        missing=tuple(groups["missing"]),
-        unexpected=tuple(groups["unexpected"]),
-        different=tuple(f"{name}: {note}" for name, note in groups["different"].items()),
+        missing=tuple(missing),
+        unexpected=tuple(unexpected),
+        different=tuple(different),
     )
 
 
-def _diagnose(shapes: Mapping[str, tuple[int, ...]], expected: Mapping[str, torch.Size]) -> tuple[str, str]:
-    """Say what a file holds in place of the network, and what to do; empty if its names do not tell."""
+def _cause(shapes: Mapping[str, tuple[int, ...]], expected: Mapping[str, torch.Size]) -> str:
+    """Say what a file holds in place of the network; empty if its names do not tell."""
     heads = [name for name in shapes if "decode_head." in name]
-    size, asked = _arch(shapes), _arch(expected)
     if not heads and any(".branches." in name for name in shapes):
-        return "a backbone alone, without a decode_head", "give the checkpoint of a whole network, backbone and head"
+        return "a backbone alone, without a decode_head"
     if any(re.search(r"decode_head\.\d+\.", name) for name in heads):
-        return "a cascade of heads (OCRNet?), where networks here have one FCN head", "give the checkpoint of an FCN"
-    if size and asked and size != asked:
-        known = f"choose a name with {size}" if size in SPECS else f"networks here are {', '.join(SPECS)}"
-        return f"a network of size {size}, where {asked} was asked for", f"{known} (see hrnet-zoo list)"
-    return "", ""
+        return "a cascade of heads (OCRNet?), where networks here have one FCN head"
+    size, asked = _arch(shapes), _arch(expected)
+    return f"a network of size {size}, where {asked} was asked for" if size and asked and size != asked else ""
 
 
 def _arch(shapes: Mapping[str, tuple[int, ...]]) -> str:

@@ -23,6 +23,7 @@ from hrnet_zoo.weights.convert import (
     convert_checkpoint,
     fetch_into_cache,
     load,
+    map_safetensors,
     provenance_of,
     publish,
     read_file,
@@ -30,7 +31,6 @@ from hrnet_zoo.weights.convert import (
     size_limit,
     to_safetensors,
 )
-from hrnet_zoo.weights.mapping import map_safetensors
 from hrnet_zoo.weights.scan import SafetensorsHeader, inspect_safetensors, is_safetensors
 from hrnet_zoo.weights.state_dict import CLASSIFIER, class_count, fit_state, unwrap
 from hrnet_zoo.zoo.model_config import CONFIG_KEY
@@ -147,7 +147,7 @@ def _is_safetensors(path: Path) -> bool:
 
 def _load_safetensors(path: Path, expected: ShapesOf) -> Weights:
     def shapes_in(header: SafetensorsHeader) -> Shapes:
-        require_size(header.size, path)
+        require_size(header.size)
         return {name: torch.Size(shape) for name, (_, shape) in header.entries.items()}
 
     stored, metadata = map_safetensors(path, shapes_in, str(path), rewritable=True)

@@ -14,8 +14,7 @@ import logging
 from pathlib import Path
 
 from hrnet_zoo.errors import CheckpointFormatError, CheckpointNotFoundError
-from hrnet_zoo.weights.convert import Shapes, Weights, verify_data
-from hrnet_zoo.weights.mapping import map_safetensors
+from hrnet_zoo.weights.convert import Shapes, Weights, map_safetensors, verify_data
 from hrnet_zoo.weights.scan import SafetensorsHeader, inspect_safetensors
 from hrnet_zoo.weights.state_dict import fit_state
 from hrnet_zoo.zoo.model_config import (

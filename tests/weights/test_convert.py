@@ -46,7 +46,6 @@ from hrnet_zoo.weights.convert import (
     verify_data,
     with_classes,
 )
-from hrnet_zoo.weights.scan import inspect_safetensors
 from hrnet_zoo.weights.state_dict import class_count, fit_state
 from tests.conftest import SHARED
 from tests.support.cache_fsck import fsck
@@ -204,7 +203,7 @@ def test_refuses_a_format_of_the_future() -> None:
     """As torch does."""
     body = weights(tensor(storage(view=b"")))
     members = {"data.pkl": body, "data/0": bytes(16), "version": b"99\n"}
-    with pytest.raises(CheckpointFormatError, match="version '99"):
+    with pytest.raises(CheckpointFormatError, match="a version of torch's format that is not known"):
         read_checkpoint(archive([Member(f"archive/{name}", data) for name, data in members.items()]), "a.pth")
 
 
@@ -257,8 +256,8 @@ def test_parts_what_shares_memory() -> None:
 @pytest.mark.parametrize(
     ("change", "kind", "words"),
     [
-        ({"backbone.conv1.weight": None}, "missing", "1 missing: backbone.conv1.weight (4, 3, 3, 3)"),
-        ({"auxiliary_head.w": torch.ones(2)}, "unexpected", "1 unexpected: auxiliary_head.w (2,)"),
+        ({"backbone.conv1.weight": None}, "missing", "1 missing: backbone.conv1.weight"),
+        ({"auxiliary_head.w": torch.ones(2)}, "unexpected", "1 unexpected: auxiliary_head.w"),
         ({"backbone.conv1.weight": torch.ones(4, 3, 3)}, "different", "(4, 3, 3), expected (4, 3, 3, 3)"),
         ({"backbone.bn1.num_batches_tracked": torch.ones(())}, "different", "torch.float32, expected torch.int64"),
         ({"backbone.bn1.num_batches_tracked": torch.tensor([1])}, "different", "(1,), expected ()"),
@@ -330,7 +329,7 @@ def test_finds_a_flipped_bit(tmp_path: Path) -> None:
 def test_verifies_only_what_states_a_digest(tmp_path: Path) -> None:
     """A file of another tool, or none."""
     safetensors.torch.save_file({"w": torch.ones(1)}, tmp_path / "a.safetensors")
-    with pytest.raises(CheckpointFormatError, match="without data_sha256"):
+    with pytest.raises(HashMismatchError, match="but the header says nothing"):
         verify_data(tmp_path / "a.safetensors")
     with pytest.raises(CheckpointNotFoundError):
         verify_data(tmp_path / "none.safetensors")
@@ -338,14 +337,13 @@ def test_verifies_only_what_states_a_digest(tmp_path: Path) -> None:
 
 def test_a_disk_that_fails_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "a.safetensors", dict(stand_in(SHAPES)))
-    header = inspect_safetensors(path, "")
 
-    def fail(*_: object, **__: object) -> None:
-        raise OSError(errno.EIO, "Input/output error")
+    class Failing:
+        def update(self, block: bytes) -> None:
+            raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr("hrnet_zoo.weights.convert.inspect_safetensors", lambda *_: header)
-    monkeypatch.setattr(Path, "open", fail)
-    with pytest.raises(CheckpointNotFoundError, match=r"to its end: Input/output error[\s\S]*check the disk"):
+    monkeypatch.setattr(hashlib, "sha256", lambda *_: Failing())
+    with pytest.raises(CheckpointNotFoundError, match=r"Input/output error[\s\S]*check the path and the disk"):
         verify_data(path)
 
 
@@ -392,7 +390,7 @@ def test_provenance_of() -> None:
 def test_read_file(tmp_path: Path) -> None:
     (tmp_path / "a.pth").write_bytes(b"x")
     assert read_file(tmp_path / "a.pth") == b"x"
-    with pytest.raises(CheckpointNotFoundError, match="no such file"):
+    with pytest.raises(CheckpointNotFoundError, match="No such file"):
         read_file(tmp_path / "b.pth")
     with pytest.raises(CheckpointNotFoundError, match="a folder or special file"):
         read_file(tmp_path)

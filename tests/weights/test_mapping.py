@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from hrnet_zoo.errors import CheckpointFormatError, CheckpointNotFoundError, StateDictMismatchError
-from hrnet_zoo.weights.convert import to_safetensors
-from hrnet_zoo.weights.mapping import map_safetensors
+from hrnet_zoo.weights.convert import map_safetensors, to_safetensors
 from hrnet_zoo.weights.scan import SafetensorsHeader
 from tests.support.checkpoints import stand_in
 
@@ -144,9 +143,9 @@ def test_refusals(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
             file.truncate(header.data_start + 4)
         return EXPECTED
 
-    with pytest.raises(CheckpointFormatError, match="mmap length"):
+    with pytest.raises(CheckpointNotFoundError, match="it was changed while it was read"):
         map_safetensors(path, cut, "mine")
-    with pytest.raises(CheckpointFormatError, match=r"mine[\s\S]*data bytes in a file that has 4"):
+    with pytest.raises(CheckpointFormatError, match=r"mine[\s\S]*bytes that describes "):
         map_safetensors(path, always(EXPECTED), "mine")
 
 
@@ -163,5 +162,5 @@ def test_a_rewritable_file_is_read(path: Path, state: dict[str, Tensor]) -> None
         os.utime(path, (1, 1))
         return EXPECTED
 
-    with pytest.raises(CheckpointFormatError, match="changed while it was read"):
+    with pytest.raises(CheckpointNotFoundError, match="changed while it was read"):
         map_safetensors(path, rewrite, "mine", rewritable=True)

@@ -49,7 +49,7 @@ def test_own_checkpoint_by_address_with_its_hash_in_the_name(hr18s: bytes, host:
     assert len(host.requests) == 1
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert provenance["source_sha256"] == digest
-    with pytest.raises(HashMismatchError, match=r"expected 0000000a[\s\S]*rename it"):
+    with pytest.raises(HashMismatchError, match=r"expected 0000000a[\s\S]*rename a file of your own"):
         own(host.play("/models/mine-0000000a.pth", whole(hr18s)))
 
 
@@ -237,11 +237,11 @@ def averaged(network: FCNHRNet, tmp_path: Path) -> object:
 
 WRITERS: dict[str, tuple[Callable[[FCNHRNet, Path], object], str]] = {
     "mmengine": (mmengine, "'state_dict' was taken, not 'ema_state_dict'"),
-    "Lightning": (lightning, "'net.' was taken off the names; left out: 'ema_model.module.backbone.conv1.weight'"),
+    "Lightning": (lightning, "taken off the names: 'net.'; left out: 'ema_model.module.backbone.conv1.weight'"),
     "torchvision with EMA": (averaged, "'model' was taken, not 'model_ema'"),
     "EMA alone": (
         lambda network, _: torch.optim.swa_utils.AveragedModel(network).state_dict(),
-        "'module.' was taken off the names; left out: 'n_averaged'",
+        "taken off the names: 'module.'; left out: 'n_averaged'",
     ),
     "mmcv's EMAHook": (
         lambda network, _: {
@@ -252,22 +252,22 @@ WRITERS: dict[str, tuple[Callable[[FCNHRNet, Path], object], str]] = {
     ),
     "torch.compile": (
         lambda network, _: cast(torch.nn.Module, torch.compile(network, backend="eager")).state_dict(),
-        "'_orig_mod.' was taken off",
+        "taken off the names: '_orig_mod.'",
     ),
     "parts compiled": (
         lambda network, _: {
             name.replace("backbone.", "backbone._orig_mod."): entry for name, entry in network.state_dict().items()
         },
-        "'_orig_mod.' was taken off",
+        "taken off the names: '_orig_mod.'",
     ),
     "DDP of compiled": (
         lambda network, _: {f"module._orig_mod.{name}": entry for name, entry in network.state_dict().items()},
-        "'module.' and '_orig_mod.' were taken off",
+        "taken off the names: 'module.', '_orig_mod.'",
     ),
-    "DDP": (lambda network, _: {"net": torch.nn.DataParallel(network).state_dict()}, "'module.' was taken off"),
+    "DDP": (lambda network, _: {"net": torch.nn.DataParallel(network).state_dict()}, "taken off the names: 'module.'"),
     "twice wrapped": (
         lambda network, _: torch.nn.DataParallel(torch.nn.DataParallel(network)).state_dict(),
-        "'module.module.' was taken off",
+        "taken off the names: 'module.module.'",
     ),
     "thop": (
         lambda network, _: {**network.state_dict(), "backbone.total_ops": torch.zeros(1, dtype=torch.float64)},
@@ -277,7 +277,7 @@ WRITERS: dict[str, tuple[Callable[[FCNHRNet, Path], object], str]] = {
         lambda network, _: {
             name: entry for name, entry in network.state_dict().items() if not name.endswith("tracked")
         },
-        "it has no *.num_batches_tracked",
+        "added, which no prediction needs: 'backbone.bn1.num_batches_tracked'",
     ),
 }
 
@@ -337,7 +337,7 @@ def test_the_true_cause_and_names_of_the_file(network: FCNHRNet, tmp_path: Path)
     cases: list[tuple[object, str]] = [
         (
             {name[9:]: entry for name, entry in state.items() if name.startswith("backbone.")},
-            r"a backbone alone, without a decode_head[\s\S]*the file's names: 'conv1\.weight'[\s\S]*a whole network",
+            r"a backbone alone, without a decode_head[\s\S]*unexpected: conv1\.weight[\s\S]*backbone and FCN head",
         ),
         (
             {name.replace("decode_head.", "decode_head.1."): entry for name, entry in state.items()},
@@ -345,15 +345,15 @@ def test_the_true_cause_and_names_of_the_file(network: FCNHRNet, tmp_path: Path)
         ),
         (
             {name: torch.empty(shape) for name, shape in network_shapes("hr48", 19).items()},
-            r"size hr48, where hr18s was asked for[\s\S]*choose a name with hr48",
+            r"size hr48, where hr18s was asked for[\s\S]*the name of the network that it was trained with",
         ),
         (
             {name: torch.empty(shape) for name, shape in network_shapes("hr18", 19).items()},
             r"size hr18, where hr18s was asked for",
         ),
         ({"model": network}, "a whole model object[\\s\\S]*FCNHRNet[\\s\\S]*save model.state_dict()"),
-        (torch.nn.Linear(1, 1).state_dict(), "the file's names: 'weight', 'bias'"),
-        ({**state, "decode_head.conv_seg.bias": torch.full((19,), torch.nan)}, "diverged"),
+        (torch.nn.Linear(1, 1).state_dict(), "2 unexpected: weight, bias"),
+        ({**state, "decode_head.conv_seg.bias": torch.full((19,), torch.nan)}, "did its training diverge"),
         ({"epoch": 1, "best": np.float64(1)}, "the keys: 'epoch', 'best'"),
     ]
     for content, words in cases:
@@ -381,7 +381,7 @@ def test_own_bad_files(hr18s: bytes, tmp_path: Path, cache: Path) -> None:
     cases: list[tuple[bytes, type[Exception], str]] = [
         (b"", CheckpointFormatError, "empty"),
         (b"<!DOCTYPE html><html>", CheckpointFormatError, "(?i)html"),
-        (hr18s[:-100], CheckpointFormatError, "100 bytes"),
+        (hr18s[:-100], CheckpointFormatError, f"a file of {len(hr18s) - 100:,} bytes that describes {len(hr18s):,}"),
         (b"cposix\nsystem\n(S'echo'\ntR.", CheckpointError, "bad.pth"),
         (legacy({name: t for name, t in state.items() if name != first}), StateDictMismatchError, first),
         (legacy({**state, "second_head.x": torch.zeros(2)}), StateDictMismatchError, "second_head.x"),
