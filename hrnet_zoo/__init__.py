@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from hrnet_zoo.engines.optimize import optimize as optimize
     from hrnet_zoo.evaluation.benchmark import benchmark as benchmark
     from hrnet_zoo.evaluation.doctor import doctor as doctor
+    from hrnet_zoo.evaluation.evaluate import Evaluation as Evaluation
     from hrnet_zoo.evaluation.evaluate import evaluate as evaluate
-    from hrnet_zoo.evaluation.scorecard import Evaluation as Evaluation
     from hrnet_zoo.inference.result import SegmentationResult as SegmentationResult
     from hrnet_zoo.models.fcn import FCNHRNet as FCNHRNet
     from hrnet_zoo.training.finetune import FineTuning as FineTuning
@@ -49,7 +49,7 @@ _HOMES = {  # in the order of the flow
     "check_data": "datasets.check",
     "DataReport": "datasets.check",
     "evaluate": "evaluation.evaluate",
-    "Evaluation": "evaluation.scorecard",
+    "Evaluation": "evaluation.evaluate",
     "training_log": "zoo.training_log",
     "benchmark": "evaluation.benchmark",
     "finetune": "training.finetune",

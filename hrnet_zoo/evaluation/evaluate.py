@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import platform
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,14 +26,14 @@ from hrnet_zoo.datasets.label_rules import LabelRule
 from hrnet_zoo.datasets.layouts import LabeledFolder, find_samples
 from hrnet_zoo.datasets.pairing import Sample
 from hrnet_zoo.engines.optimize import OptimizedModel, optimized
-from hrnet_zoo.errors import ConfigError, DatasetError, raise_on_oom
-from hrnet_zoo.evaluation.metrics import Counts, count_matrix
-from hrnet_zoo.evaluation.ranks import Ranks, is_first, join, processes_here
-from hrnet_zoo.evaluation.scorecard import SUSPICIOUS_MIOU, Evaluation, suspicion
+from hrnet_zoo.errors import ConfigError, DatasetError, printable, raise_on_oom
+from hrnet_zoo.evaluation.metrics import Counts, class_accuracy, class_iou, count_matrix, mean, pixel_accuracy
+from hrnet_zoo.evaluation.ranks import Ranks, join, processes_here
+from hrnet_zoo.images.atomic import atomic_write
 from hrnet_zoo.images.label_maps import read_labels
 from hrnet_zoo.images.prefetch import read_ahead
 from hrnet_zoo.images.progress import Bar
-from hrnet_zoo.images.read import MEAN, RGB, STD, read_image
+from hrnet_zoo.images.read import RGB, read_image
 from hrnet_zoo.inference.logits import check_max_memory
 from hrnet_zoo.inference.masks import make_mask
 from hrnet_zoo.inference.predict import MS_RATIOS, evaluating, resized, view_logits
@@ -39,13 +41,114 @@ from hrnet_zoo.models.fcn import FCNHRNet, require_network
 
 MOST_WORKERS = 8
 STOPPED = "the run was stopped: skipping images would change the mIoU"
-
 IMAGES_PER_ROUND = 16  # after which several processes tell each other about errors
+SUSPICIOUS_MIOU = 5.0  # percent
+SUSPICION = (
+    "the labels are probably numbered differently from the model's classes (ids or train ids, from 0 or 1, another "
+    "dataset), or the weights were not trained for these classes"
+)
 
 logger = logging.getLogger("hrnet_zoo")
 
-# An image at each size that the network takes, and its true class indices (H, W).
-Prepared = tuple[list[RGB], npt.NDArray[np.uint8]]
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """The score of a model on a set of labeled images.
+
+    Attributes:
+        model: its name.
+        classes: names by index.
+        counts: (K, K) int64, pixels by true class (row) and predicted class (column), without ignored pixels.
+        images: how many there were.
+        published: mIoU in percent that the catalog states for these weights and this protocol; None if it states none,
+            or for another number of images.
+        published_on: the dataset of the published figure.
+        protocol: how the figures were made, ready for JSON.
+
+    """
+
+    model: str
+    classes: tuple[str, ...]
+    counts: Counts
+    images: int
+    published: float | None
+    published_on: str
+    protocol: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def miou(self) -> float:
+        """Mean intersection over union of the classes that occur, percent."""
+        return 100 * mean(class_iou(self.counts))
+
+    @property
+    def macc(self) -> float:
+        """Mean class accuracy, percent."""
+        return 100 * mean(class_accuracy(self.counts))
+
+    @property
+    def aacc(self) -> float:
+        """Pixel accuracy, percent."""
+        return 100 * pixel_accuracy(self.counts)
+
+    @property
+    def difference(self) -> float | None:
+        """Measured minus published mIoU, in points; None if none is published."""
+        return None if self.published is None else self.miou - self.published
+
+    @property
+    def suspicion(self) -> str | None:
+        """The likely cause of an mIoU below 5 %; else None."""
+        return SUSPICION if self.miou < SUSPICIOUS_MIOU else None
+
+    @property
+    def per_class(self) -> dict[str, tuple[float, float]]:
+        """IoU and accuracy by class name, percent; nan for a class that does not occur."""
+        iou, accuracy = 100 * class_iou(self.counts), 100 * class_accuracy(self.counts)
+        return {name: (float(iou[i]), float(accuracy[i])) for i, name in enumerate(self.classes)}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all figures (percent, None for nan) and the protocol, ready for JSON."""
+        return {
+            "model": self.model,
+            "miou": _known(self.miou),
+            "macc": _known(self.macc),
+            "aacc": _known(self.aacc),
+            "published_miou": self.published,
+            "difference": _known(self.difference),
+            "images": self.images,
+            "per_class": {name: {"iou": _known(i), "acc": _known(a)} for name, (i, a) in self.per_class.items()},
+            "suspicion": self.suspicion,
+            **self.protocol,
+        }
+
+    def to_json(self, path: str | Path) -> None:
+        """Write `to_dict()` to a file.
+
+        Raises:
+            OutputError: it cannot be written.
+
+        """
+        atomic_write(Path(path), (json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n").encode())
+
+    def __str__(self) -> str:
+        """Return the figures as a table."""
+        return "\n".join(map(printable, self.lines()))
+
+    def lines(self) -> list[str]:
+        """Return the lines of the table, with class names unquoted."""
+        wide = max(map(len, (*self.classes, "mean")))
+        lines = [f"{'class':<{wide}} {'IoU':>7} {'Acc':>7}"]
+        for name, (iou, accuracy) in self.per_class.items():
+            lines.append(f"{name:<{wide}} {_cell(iou)} {_cell(accuracy)}")
+        lines.append(f"{'mean':<{wide}} {_cell(self.miou)} {_cell(self.macc)}")
+        lines.append("")
+        lines.append(f"{self.model}: mIoU {self.miou:.2f}, mAcc {self.macc:.2f}, aAcc {self.aacc:.2f}")
+        if self.published is not None and self.difference is not None:
+            lines[-1] += f"; published {self.published:.2f} on {self.published_on}, difference {self.difference:+.2f}"
+        whole = self.protocol.get("val_images")  # that the published figures are of
+        count = f"{self.images} of {whole}" if whole and self.images != whole else str(self.images)
+        part = " (a part only)" if self.protocol.get("limit") else ""
+        return [*lines, f"{count} images{part}; {self.protocol.get('summary', '')}"]
 
 
 def evaluate(
@@ -104,7 +207,10 @@ def evaluate(
         counts = count_pixels(
             *(model, folder, ranks), ms_flip=ms_flip, workers=workers, max_memory=max_memory, progress=progress
         )
-    return _summary(model, folder, counts, ms_flip, limit)
+        evaluation = _summary(model, folder, counts, ms_flip, limit)
+        if evaluation.suspicion and ranks.rank == 0:
+            logger.warning("mIoU is below %g %%: %s", SUSPICIOUS_MIOU, evaluation.suspicion)
+    return evaluation
 
 
 def default_workers() -> int:
@@ -137,19 +243,28 @@ def count_pixels(
     """
     count = len(model.classes)
     total = np.zeros((count, count), np.int64)
-    mine = replace(folder, samples=tuple(ranks.share(folder.samples)))
-    shown = progress and ranks.rank == 0
+    mine = folder.samples[ranks.rank :: ranks.size]
+    samples = iter(mine)
+    load = partial(_load, resize_to=model.dataset.resize_to, ms_flip=ms_flip, rule=folder.rule)
     rounds = -(-len(folder.samples) // (ranks.size * IMAGES_PER_ROUND))  # of the largest share: the same on all ranks
+    shown = progress and ranks.rank == 0
     with (
         evaluating(model) as network,
-        Bar(total=len(mine.samples), desc="evaluate", unit="image", disable=None if shown else True) as bar,
-        closing(_matrices(network, mine, ms_flip, workers, max_memory)) as matrices,
+        Bar(total=len(mine), desc="evaluate", unit="image", disable=None if shown else True) as bar,
+        closing(read_ahead(mine, load, workers)) as prepared,
     ):
 
         def work() -> Counts:
             counts = np.zeros_like(total)
-            for matrix in islice(matrices, IMAGES_PER_ROUND):
-                counts += matrix
+            for sample in islice(samples, IMAGES_PER_ROUND):
+                with raise_on_oom(
+                    f"evaluate {model.name} on {sample.image}",
+                    done=STOPPED,
+                    advice="use fewer workers, float16, a smaller network, or an idle device",
+                ):
+                    images, truth = next(prepared)
+                    views = view_logits(network, images, slide=model.dataset.sliding_window, flip=ms_flip)
+                    counts += count_matrix(truth, make_mask(views, truth.shape[0], truth.shape[1], max_memory), count)
                 bar.update()
             return counts
 
@@ -161,12 +276,12 @@ def count_pixels(
 def _same_everywhere(ranks: Ranks, find: Callable[[], LabeledFolder]) -> LabeledFolder:
     """Return the folder if every rank sees the same images."""
     folders = ranks.all_gather(find)
-    names = [[sample.name for sample in folder.samples] for folder in folders]
-    for rank, each in enumerate(names):
-        if each != names[0] or folders[rank].rule != folders[0].rule:
+    seen = [([sample.name for sample in folder.samples], folder.rule) for folder in folders]
+    for rank, (names, _) in enumerate(seen):
+        if seen[rank] != seen[0]:
             raise DatasetError(
                 asked=f"evaluate on {folders[0].root} with {ranks.size} processes",
-                found=f"process 0 sees {len(names[0])} images, process {rank} sees {len(each)}, or different ones",
+                found=f"process 0 sees {len(seen[0][0])} images, process {rank} sees {len(names)}, or different ones",
                 done="nothing was computed",
                 advice="give every machine the same copy of the data",
                 path=folders[0].root,
@@ -176,34 +291,17 @@ def _same_everywhere(ranks: Ranks, find: Callable[[], LabeledFolder]) -> Labeled
 
 def _refuse_faults(folder: LabeledFolder, ranks: Ranks, progress: bool, *, limited: bool) -> None:
     """Check the folder before the network runs; each rank checks its share."""
-    mine = replace(folder, samples=tuple(ranks.share(folder.samples)))
+    mine = replace(folder, samples=folder.samples[ranks.rank :: ranks.size])
     shares = ranks.all_gather(lambda: inspect_pairs(mine, decode=False, progress=progress and ranks.rank == 0))
-    inspections = [inspection for share in shares for inspection in share]
-    # In a few images most classes may well be absent.
-    problems = [problem for problem in judge(folder, inspections) if not (limited and problem.kind == MOSTLY_ABSENT)]
+    problems = judge(folder, [inspection for share in shares for inspection in share])
+    if limited:  # in a few images most classes may well be absent
+        problems = [problem for problem in problems if problem.kind != MOSTLY_ABSENT]
     require_sound("evaluate on", folder, problems, tell=ranks.rank == 0)
 
 
-def _matrices(
-    model: FCNHRNet | OptimizedModel, folder: LabeledFolder, ms_flip: bool, workers: int, max_memory: int | None
-) -> Generator[Counts, None, None]:
-    """Yield the count matrix of each image."""
-    load = partial(_load, resize_to=model.dataset.resize_to, ms_flip=ms_flip, rule=folder.rule)
-    with closing(read_ahead(folder.samples, load, workers)) as prepared:
-        for sample in folder.samples:
-            with raise_on_oom(
-                f"evaluate {model.name} on {sample.image}",
-                done=STOPPED,
-                advice="use fewer workers, float16, a smaller network, or an idle device",
-            ):
-                images, truth = next(prepared)
-                views = view_logits(model, images, slide=model.dataset.sliding_window, flip=ms_flip)
-                mask = make_mask(views, truth.shape[0], truth.shape[1], max_memory)
-                matrix = count_matrix(truth, mask, len(model.classes))
-            yield matrix
-
-
-def _load(sample: Sample, *, resize_to: tuple[int, int], ms_flip: bool, rule: LabelRule) -> Prepared:
+def _load(
+    sample: Sample, *, resize_to: tuple[int, int], ms_flip: bool, rule: LabelRule
+) -> tuple[list[RGB], npt.NDArray[np.uint8]]:
     """Read an image at each size that the network takes, and its labels as class indices."""
     image, labels = read_pair(sample, rule)
     return resized(image, resize_to, ms_flip), labels
@@ -238,42 +336,31 @@ def read_pair(sample: Sample, rule: LabelRule) -> tuple[RGB, npt.NDArray[np.uint
 def _summary(
     model: FCNHRNet | OptimizedModel, folder: LabeledFolder, counts: Counts, ms_flip: bool, limit: int | None
 ) -> Evaluation:
-    dataset, info = model.dataset, model.info
-    weights = model.provenance
+    dataset, info, weights, device = model.dataset, model.info, model.provenance, model.device
     whole = dataset.val_images if folder.key else 0
     published = None
     if info is not None and weights.get("model") == info.name and not limit and len(folder.samples) == whole:
         published = info.miou_ms_flip if ms_flip else info.miou
     mode = "windows of {} px every {} px".format(*dataset.window) if dataset.sliding_window else "whole image"
     dtype = str(model.dtype).removeprefix("torch.")
-    place = model.device
-    device = place.type
     engine = model.engine if isinstance(model, OptimizedModel) else "exact"
     scales = "six scales and mirroring" if ms_flip else "one scale"
     protocol = {
-        "summary": f"{f'{folder.title} {folder.split}'.strip()}, {scales}, {mode}, {dtype} on {device}"
+        "summary": f"{f'{folder.title} {folder.split}'.strip()}, {scales}, {mode}, {dtype} on {device.type}"
         + (f", optimized ({engine})" if engine != "exact" else ""),
         "data": {"layout": folder.title, "split": folder.split, "labels": folder.rule.title},
         "limit": limit,
         "val_images": whole or None,
         "inference": {
             "resize_to": dataset.resize_to,
-            "resize": "bilinear, ratio kept, no antialiasing, 8-bit fixed point",
-            "mean": MEAN,
-            "std": STD,
             "mode": mode,
-            "scales_of_the_box": MS_RATIOS if ms_flip else (1.0,),
-            "mirrored_too": ms_flip,
-            "scores": "float32, resized to the network's input and then to the image; softmax mean over the views"
-            if ms_flip
-            else "float32, resized to the network's input and then to the image",
+            "scales": MS_RATIOS if ms_flip else (1.0,),
+            "flip": ms_flip,
         },
-        "metric": "counts over all images, 255 ignored, absent classes left out",
         "weights": {key: weights[key] for key in ("source_url", "source_sha256", "data_sha256") if key in weights},
         "engine": engine,
         "dtype": dtype,
-        "tf32": False,
-        "device": torch.cuda.get_device_name(place) if device == "cuda" else device,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "versions": {
             "hrnet_zoo": __version__,
             "torch": torch.__version__,
@@ -282,8 +369,13 @@ def _summary(
             "python": platform.python_version(),
         },
     }
-    cause = suspicion(counts, dataset)
-    if cause and is_first():
-        logger.warning("mIoU is below %g %%: %s", SUSPICIOUS_MIOU, cause)
     on = info.dataset_title if info else ""
-    return Evaluation(model.name, model.classes, counts, len(folder.samples), published, on, cause, protocol)
+    return Evaluation(model.name, model.classes, counts, len(folder.samples), published, on, protocol)
+
+
+def _known(value: float | None) -> float | None:
+    return None if value is None or np.isnan(value) else value
+
+
+def _cell(value: float) -> str:
+    return f"{'-':>7}" if np.isnan(value) else f"{value:7.2f}"

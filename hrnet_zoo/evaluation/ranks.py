@@ -7,7 +7,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
@@ -41,10 +41,6 @@ class Ranks:
     rank: int
     size: int
     device: torch.device
-
-    def share(self, items: Sequence[T]) -> list[T]:
-        """Return this rank's part of the items: every `size`-th."""
-        return list(items[self.rank :: self.size])
 
     def all_gather(self, work: Callable[[], T]) -> list[T]:
         """Run `work` on every rank; return all results, by rank.

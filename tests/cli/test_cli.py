@@ -462,7 +462,7 @@ def test_evaluate_shows_its_figures_even_if_they_cannot_be_saved(
         raise OutputError(asked="a", found="no space", done="c", advice="d", path=tmp_path)
 
     write_dataset(tmp_path / "scenes", seeds=[0], progress=False)
-    monkeypatch.setattr("hrnet_zoo.evaluation.scorecard.atomic_write", full)
+    monkeypatch.setattr("hrnet_zoo.evaluation.evaluate.atomic_write", full)
     options = ("--device", "cpu", "--workers", "0", "--save", tmp_path / "figures.json")
     text = run("evaluate", "demo", tmp_path / "scenes", *options, code=5)
     assert "1 of 50 images; Cityscapes val, one scale, whole image, float32 on cpu" in text

@@ -21,9 +21,10 @@ from hrnet_zoo.datasets.layouts import find_samples
 from hrnet_zoo.datasets.pairing import UNSUPPORTED
 from hrnet_zoo.demo.dataset import write_dataset
 from hrnet_zoo.demo.scenes import scene
-from hrnet_zoo.errors import ConfigError, DatasetError, ImageError
+from hrnet_zoo.errors import ConfigError, DatasetError, ImageError, OutputError
 from hrnet_zoo.evaluation.evaluate import (
     IMAGES_PER_ROUND,
+    Evaluation,
     _load,
     _same_everywhere,
     _summary,
@@ -31,9 +32,8 @@ from hrnet_zoo.evaluation.evaluate import (
     evaluate,
     read_pair,
 )
-from hrnet_zoo.evaluation.metrics import count_matrix
+from hrnet_zoo.evaluation.metrics import Counts, count_matrix
 from hrnet_zoo.evaluation.ranks import Ranks
-from hrnet_zoo.evaluation.scorecard import Evaluation
 from hrnet_zoo.models.fcn import FCNHRNet
 from hrnet_zoo.training.finetune import _check_data
 from hrnet_zoo.zoo.catalog import DEMO
@@ -126,8 +126,8 @@ def test_scales_and_mirroring_are_those_of_predict(small: FCNHRNet, scenes: Path
     drawn = scene(0)
     assert np.array_equal(scores.counts, count_matrix(drawn.mask, small.predict(drawn.image, ms_flip=True).mask, 19))
     protocol = scores.to_dict()["inference"]
-    assert protocol["scales_of_the_box"] == (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
-    assert protocol["mirrored_too"]
+    assert protocol["scales"] == (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
+    assert protocol["flip"]
     assert scores.published is None  # a part of the images only
 
 
@@ -208,7 +208,6 @@ def test_progress_and_json(small: FCNHRNet, scenes: Path, tmp_path: Path) -> Non
     assert found["weights"]["source_sha256"] == DEMO.sha256
     assert found["versions"]["torch"] == torch.__version__
     assert (found["dtype"], found["device"]) == ("float32", "cpu")
-    assert found["tf32"] is False
     assert "2 of 50 images (a part only)" in str(scores)
 
 
@@ -446,6 +445,68 @@ def test_wrong_folders_and_arguments(small: FCNHRNet, tmp_path: Path) -> None:
 def test_cuda_is_within_a_tenth_of_a_point(demo: FCNHRNet, scenes: Path, ms_flip: bool) -> None:
     there = score(create_model("demo", device="cuda"), scenes, ms_flip=ms_flip, workers=2)
     assert there.miou == pytest.approx(score(demo, scenes, ms_flip=ms_flip).miou, abs=0.1)
+
+
+# --- the figures, by hand ---------------------------------------------------------------------------------------------
+
+
+def card(counts: Counts, published: float | None = 50.0) -> Evaluation:
+    protocol = {"summary": "a dataset", "limit": None}
+    return Evaluation("net", ("road", "sky", "tree"), counts, 2, published, "Cityscapes", protocol)
+
+
+COUNTS = np.array([[6, 2, 0], [0, 2, 0], [0, 0, 0]], np.int64)
+
+
+def test_figures_by_hand() -> None:
+    scores = card(COUNTS)
+    assert scores.miou == pytest.approx(100 * (6 / 8 + 2 / 4) / 2)
+    assert scores.macc == pytest.approx(100 * (6 / 8 + 1) / 2)
+    assert scores.aacc == pytest.approx(80)
+    assert scores.difference == pytest.approx(12.5)
+    assert scores.per_class["road"] == (75, 75)
+    assert np.isnan(scores.per_class["tree"]).all()
+    assert card(COUNTS, None).difference is None
+
+
+def test_table_shows_published_and_difference() -> None:
+    text = str(card(COUNTS))
+    assert "net: mIoU 62.50, mAcc 87.50, aAcc 80.00; published 50.00 on Cityscapes, difference +12.50" in text
+    assert any(line.split() == ["tree", "-", "-"] for line in text.splitlines())
+    assert "published" not in str(card(COUNTS, None))
+
+
+def test_json_is_plain(tmp_path: Path) -> None:
+    card(COUNTS).to_json(tmp_path / "figures.json")
+    found = json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))
+    assert found["miou"] == 62.5
+    assert found["per_class"]["tree"] == {"iou": None, "acc": None}
+    assert found["difference"] == 12.5
+    with pytest.raises(OutputError, match=r"figures\.json"):
+        card(COUNTS).to_json(tmp_path / "absent" / "figures.json")
+
+
+def test_nothing_scored_is_null_everywhere(tmp_path: Path) -> None:
+    empty = card(np.zeros((3, 3), np.int64))
+    empty.to_json(tmp_path / "figures.json")
+    found = json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"), parse_constant=pytest.fail)
+    assert [found[name] for name in ("miou", "macc", "aacc", "difference")] == [None] * 4
+
+
+def test_how_many_of_how_many() -> None:
+    scores = card(COUNTS, None)
+    scores.protocol["val_images"] = 500
+    assert str(scores).endswith("\n2 of 500 images; a dataset")
+    scores.protocol["limit"] = 2
+    assert str(scores).endswith("\n2 of 500 images (a part only); a dataset")
+    scores.protocol.update(val_images=2, limit=None)
+    assert str(scores).endswith("\n2 images; a dataset")
+
+
+def test_a_hopeless_figure_is_explained() -> None:
+    assert card(COUNTS).suspicion is None
+    assert "numbered differently" in str(card(COUNTS[[1, 2, 0]]).suspicion)
+    assert card(np.zeros((3, 3), np.int64)).suspicion is None
 
 
 # --- what no run of one process on checked data meets -----------------------------------------------------------------

@@ -81,7 +81,6 @@ def test_one_process_is_the_plain_case() -> None:
     assert processes_here() == 1
     with join(CPU) as ranks:
         assert (ranks.rank, ranks.size) == (0, 1)
-        assert ranks.share("abc") == ["a", "b", "c"]
         assert ranks.all_gather(lambda: 7) == [7]
 
 
@@ -94,14 +93,6 @@ def test_an_error_of_one_process_is_raised_as_it_is() -> None:
     with pytest.raises(ConfigError) as caught:
         Ranks(0, 1, CPU).all_gather(work)
     assert caught.value is error
-
-
-def test_shares_are_a_partition() -> None:
-    items = list(range(11))
-    for size in range(1, 13):
-        shares = [Ranks(rank, size, CPU).share(items) for rank in range(size)]
-        assert sorted(item for share in shares for item in share) == items
-        assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
 def test_results_and_errors_reach_everybody() -> None:
