@@ -1,15 +1,13 @@
-"""Groups of output pixels that interpolate the same logits.
+"""Blocks: groups of output pixels that interpolate the same stride-4 logits.
 
-Along each axis, consecutive positions of the image that interpolate the same stride-4 logits are a band. A band of rows
-and a band of columns meet in a block: 4 x 4 pixels where the image has the size of the network's input.
+Along each axis, consecutive positions of the image that interpolate the same logits are a band. A band of rows and a
+band of columns meet in a block: 4 x 4 pixels where the image has the size of the network's input.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from itertools import chain, pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -32,45 +30,24 @@ CACHED = 1 << 18
 SINGLE_THREADED = 1 << 15
 
 
-class Sources(NamedTuple):
-    """The positions of stride-4 logits that bands interpolate, along an axis.
-
-    Attributes:
-        distinct: arrays (bands) of positions that differ.
-        pairs: for each of the one or two positions of the network's input the two of `distinct` that it interpolates.
-
-    """
-
-    distinct: tuple[Index, ...]
-    pairs: tuple[tuple[int, int], ...]
-
-
-@dataclass(frozen=True, eq=False)
-class Axis:
+class Axis(NamedTuple):
     """The positions of an image along an axis, and their bands.
 
     Attributes:
         lerps: from stride-4 logits to the one or two positions of the network's input that a position interpolates.
         weight: of the second of these; None where the image has the size of the network's input.
         bounds: (bands + 1) where bands start, and the end of the last.
-        split: (bands) the two positions of the network's input interpolate different logits. Such bands are narrow
-            and have more sources, so they are processed apart.
-        sources: by `split`; entries of bands of the other kind have no meaning.
-        all_sources: of all bands.
+        sources: (2 or 4, bands) the positions of stride-4 logits, two for each of `lerps`.
+        split: (bands) the two positions of the network's input interpolate different logits. Such bands are narrow and
+            have more sources, so they are processed apart.
 
     """
 
     lerps: tuple[Lerp, ...]
     weight: Floats | None
     bounds: Index
+    sources: Index
     split: Flags
-    sources: tuple[Sources, Sources]
-    all_sources: Sources
-
-    @property
-    def lengths(self) -> Index:
-        """The number of positions of each band."""
-        return np.diff(self.bounds)
 
     def positions(self, bands: Index) -> Index:
         """Return the positions (longest, bands) of some bands; shorter ones repeat their last."""
@@ -87,87 +64,62 @@ def make_axis(logits: int, network: int, image: int) -> Axis:
         inputs = [first, second]
     lerps = tuple(lerp(logits, network).at(positions) for positions in inputs)
     sources = np.stack([positions for each in lerps for positions in (each.first, each.second)])
-    starts = (np.flatnonzero((sources[:, 1:] != sources[:, :-1]).any(axis=0)) + 1).tolist()
-    bounds = _split_ends([0, *starts, image])
+    # Positions before the first logit have a band of their own, or the first would be half as long again.
+    keys = np.vstack([sources, lerps[0].weight > 0])
+    starts = np.flatnonzero((keys[:, 1:] != keys[:, :-1]).any(axis=0)) + 1
+    bounds = np.concatenate([[0], starts, [image]])
     sources = sources[:, bounds[:-1]]
-    split = (sources[:2] != sources[-2:]).any(axis=0)
-    return Axis(
-        lerps,
-        weight,
-        np.array(bounds),
-        split,
-        (_distinct(sources, ~split), _distinct(sources, split)),
-        _distinct(sources, np.ones_like(split)),
-    )
+    return Axis(lerps, weight, bounds, sources, (sources[:2] != sources[-2:]).any(axis=0))
 
 
-def _split_ends(bounds: list[int]) -> list[int]:
-    """Cut the first and the last band, which reach to the edge, so that they are no longer than the others."""
-    longest = max((stop - start for start, stop in pairwise(bounds[1:-1])), default=bounds[-1])
-    ends = (range(start, stop, longest) for start, stop in (bounds[:2], bounds[-2:]))
-    return sorted({*bounds, *chain(*ends)})
-
-
-def _distinct(sources: Index, bands: Flags) -> Sources:
-    distinct: list[Index] = []
+def distinct(sources: Index) -> tuple[list[Index], list[tuple[int, int]]]:
+    """Return the rows of sources that differ, and for each two rows the numbers of their equals among these."""
+    rows: list[Index] = []
     numbers = []
-    for positions in sources:
-        equal = (number for number, each in enumerate(distinct) if np.array_equal(each[bands], positions[bands]))
-        numbers.append(next(equal, len(distinct)))
-        if numbers[-1] == len(distinct):
-            distinct.append(positions)
-    return Sources(tuple(distinct), tuple(zip(numbers[::2], numbers[1::2], strict=True)))
+    for row in sources:
+        numbers.append(next((number for number, each in enumerate(rows) if np.array_equal(each, row)), len(rows)))
+        if numbers[-1] == len(rows):
+            rows.append(row)
+    return rows, list(zip(numbers[::2], numbers[1::2], strict=True))
 
 
-@dataclass(frozen=True, eq=False)
-class BlockRows:
+class BlockRows(NamedTuple):
     """A row chunk of whole blocks.
 
     Attributes:
         down: the axis of rows.
         across: the axis of columns.
         bands: the bands of rows.
-        tensor: the logits (rows, columns, classes) that they interpolate.
+        logits: (classes, rows x columns) that they interpolate: by class they are ten times faster to reduce.
         top: the row of the first of these.
+        width: columns of the logits.
 
     """
 
     down: Axis
     across: Axis
     bands: slice
-    tensor: Tensor
+    logits: Floats
     top: int
+    width: int
 
     @property
     def rows(self) -> slice:
         """The rows of the image."""
         return slice(int(self.down.bounds[self.bands.start]), int(self.down.bounds[self.bands.stop]))
 
-    def logits(self) -> Floats:
-        """Return the logits by class, (classes, rows x columns) float32: ten times faster to reduce."""
-        classes = self.tensor.shape[2]
-        flat = self.tensor.reshape(-1, classes)
-        logits = np.empty((classes, len(flat)), np.float32)
-        step = max(1, SINGLE_THREADED // classes)
-        for start in range(0, len(flat), step):
-            logits[:, start : start + step] = flat[start : start + step].float().numpy().T
-        return logits
-
-    def flat_index(self, rows: Index, columns: Index) -> Index:
-        """Return where positions of the network's logits are in a row of `logits()`."""
-        return (rows - self.top) * self.tensor.shape[1] + columns
-
     def reduce(self, values: Labels, combine: Callable[[Labels, Labels], Labels]) -> Labels:
         """Combine, for each block, the values (rows x columns) of the logits that it interpolates."""
-        found = values.reshape(self.tensor.shape[:2])
-        rows = (positions[self.bands] - self.top for positions in self.down.all_sources.distinct)
-        found = functools.reduce(combine, (found.take(positions, axis=0) for positions in rows))
-        return functools.reduce(combine, (found.take(each, axis=1) for each in self.across.all_sources.distinct))
+        found = values.reshape(-1, self.width)
+        for axis, sources in enumerate((self.down.sources[:, self.bands] - self.top, self.across.sources)):
+            found = functools.reduce(combine, (found.take(each, axis=axis) for each in distinct(sources)[0]))
+        return found
 
     def spread(self, blocks: Labels) -> Labels:
         """Return for each pixel (rows, columns) the value of its block."""
-        columns = np.repeat(np.arange(blocks.shape[1]), self.across.lengths)
-        return np.repeat(blocks.take(columns, axis=1), self.down.lengths[self.bands], axis=0)
+        heights, widths = np.diff(self.down.bounds)[self.bands], np.diff(self.across.bounds)
+        columns = np.repeat(np.arange(blocks.shape[1]), widths)
+        return np.repeat(blocks.take(columns, axis=1), heights, axis=0)
 
 
 def block_rows(
@@ -182,15 +134,20 @@ def block_rows(
         max_memory: bytes for the logits of a chunk in float32; a chunk has one band of rows at least.
 
     """
+    _, width, classes = logits.shape
     down, across = (make_axis(*sizes) for sizes in zip(logits.shape[:2], network, image, strict=True))
     count = len(down.split)
     # A band interpolates up to three rows, and the next band at most one more.
-    step = max(1, max_memory // (4 * logits.shape[1] * logits.shape[2]) - 2)
+    step = max(1, max_memory // (4 * width * classes) - 2)
     for start in range(0, count, step):
         bands = slice(start, min(start + step, count))
-        top = min(int(positions[bands].min()) for positions in down.all_sources.distinct)
-        bottom = max(int(positions[bands].max()) for positions in down.all_sources.distinct)
-        yield BlockRows(down, across, bands, logits[top : bottom + 1], top)
+        top, bottom = int(down.sources[:, bands].min()), int(down.sources[:, bands].max())
+        flat = logits[top : bottom + 1].reshape(-1, classes)
+        by_class = np.empty((classes, len(flat)), np.float32)
+        size = max(1, SINGLE_THREADED // classes)
+        for begin in range(0, len(flat), size):
+            by_class[:, begin : begin + size] = flat[begin : begin + size].float().numpy().T
+        yield BlockRows(down, across, bands, by_class, top, width)
 
 
 def confident_labels(logits: Floats, margin: np.float32) -> Labels:
@@ -218,7 +175,7 @@ def all_bits(flags: Flags) -> Labels:
     return np.negative(flags.view(np.uint8))
 
 
-def in_cache(count: int, classes: int) -> Iterator[slice]:
-    """Cut `count` values of each class into slices that stay in a core's cache."""
-    step = max(1, CACHED // classes)
+def in_cache(count: int, values: int) -> Iterator[slice]:
+    """Cut `count` items of so many values into slices that stay in a core's cache."""
+    step = max(1, CACHED // values)
     return (slice(start, start + step) for start in range(0, count, step))

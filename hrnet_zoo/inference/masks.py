@@ -11,8 +11,6 @@ In one thread: the calls of NumPy are so short that a second one loses more than
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import product
-from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,12 +21,14 @@ from hrnet_zoo.inference.blocks import (
     CACHED,
     UNDECIDED,
     BlockRows,
+    Flags,
     Floats,
     Labels,
     agreed,
     all_bits,
     block_rows,
     confident_labels,
+    distinct,
     in_cache,
 )
 from hrnet_zoo.inference.logits import CPU_BYTES, Index, ViewLogits, merge_views, row_chunks, rows_per_chunk
@@ -45,8 +45,6 @@ ONE = 254
 
 # Rows upsampled together: more of them have fewer decided columns, fewer cost more calls.
 ROWS = 8
-
-_Number = TypeVar("_Number", bound=np.generic)
 
 
 def make_mask(
@@ -139,9 +137,8 @@ def bounds_of_view(
     height, width = size
     labels, gaps = (np.empty((height, width), np.uint8) for _ in range(2))
     for chunk in block_rows(view.windows[0].logits, (view.height, view.width), (height, width), max_memory // 2):
-        logits = chunk.logits()
-        labels[chunk.rows] = chunk.spread(chunk.reduce(confident_labels(logits, margin), agreed))
-        gaps[chunk.rows] = chunk.spread(chunk.reduce(_gaps(logits), np.minimum))
+        labels[chunk.rows] = chunk.spread(chunk.reduce(confident_labels(chunk.logits, margin), agreed))
+        gaps[chunk.rows] = chunk.spread(chunk.reduce(_gaps(chunk.logits), np.minimum))
     return (labels[:, ::-1], gaps[:, ::-1]) if view.flipped else (labels, gaps)
 
 
@@ -162,8 +159,7 @@ def _decide_blocks(mask: Labels, views: Sequence[ViewLogits], margin: np.float32
     """Write the mask of one view that is one window."""
     (view,) = views
     for chunk in block_rows(view.windows[0].logits, (view.height, view.width), mask.shape, max_memory // 2):
-        logits = chunk.logits()
-        labels = chunk.reduce(confident_labels(logits, margin), agreed)
+        labels = chunk.reduce(confident_labels(chunk.logits, margin), agreed)
         mask[chunk.rows] = chunk.spread(labels)
         undecided = np.flatnonzero(labels == UNDECIDED)
         if len(undecided) > NOISE * labels.size:
@@ -174,127 +170,78 @@ def _decide_blocks(mask: Labels, views: Sequence[ViewLogits], margin: np.float32
             continue
         i, j = np.divmod(undecided, labels.shape[1])
         i += chunk.bands.start
-        split = chunk.down.split[i], chunk.across.split[j]
-        most = max(64, max_memory // (40 * len(logits)))
-        for down, across in product((False, True), repeat=2):
-            chosen = np.flatnonzero((split[0] == down) & (split[1] == across))
+        kinds = 2 * chunk.down.split[i] + chunk.across.split[j]
+        most = max(64, max_memory // (40 * len(chunk.logits)))
+        for kind in range(4):
+            chosen = np.flatnonzero(kinds == kind)
             for start in range(0, len(chosen), most):
                 some = chosen[start : start + most]
-                _Blocks(chunk, logits, i[some], j[some], (down, across)).decide(mask, margin)
+                _Blocks(chunk, i[some], j[some]).decide(mask, margin)
 
 
 class _Blocks:
     """Undecided blocks, by their bands of rows (i) and of columns (j), which are all split or all not."""
 
-    def __init__(self, chunk: BlockRows, logits: Floats, i: Index, j: Index, split: tuple[bool, bool]) -> None:
+    def __init__(self, chunk: BlockRows, i: Index, j: Index) -> None:
         self.chunk = chunk
-        self.logits = logits
-        self.i, self.j = i, j
-        self.down = chunk.down.sources[split[0]]
-        self.across = chunk.across.sources[split[1]]
         self.y, self.x = chunk.down.positions(i), chunk.across.positions(j)
+        rows, self.row_pairs = distinct(chunk.down.sources[:, i])
+        columns, self.column_pairs = distinct(chunk.across.sources[:, j])
+        # The logits that the blocks interpolate: places in a row of `chunk.logits`.
+        self.corners = [[(row - chunk.top) * chunk.width + column for column in columns] for row in rows]
 
     def decide(self, mask: Labels, margin: np.float32) -> None:
         """Write the best classes of all their pixels."""
-        counts, classes = self.candidates(margin)
-        first = np.cumsum(counts) - counts
+        possible = self.candidates(margin)
+        counts = possible.sum(axis=1, dtype=np.int16)  # which NumPy sorts faster than wider integers
+        classes = (np.flatnonzero(possible) % possible.shape[1]).astype(np.uint8)
+        first = np.cumsum(counts, dtype=np.intp) - counts
         order = np.argsort(-counts, kind="stable")
-        totals = np.cumsum(counts[order])
-        begin = 0
-        while begin < len(order):
-            pairs = (totals[begin - 1] if begin else 0) + CACHED // (len(self.y) * len(self.x))
-            end = max(begin + 1, int(np.searchsorted(totals, pairs, side="right")))
-            some = order[begin:end]
-            y, x = self.y.take(some, axis=1), self.x.take(some, axis=1)
-            pixels = y[:, None] * mask.shape[1] + x
-            mask.reshape(-1)[pixels] = self.best(some, counts[some], first[some], classes)
-            begin = end
+        parts = np.cumsum(counts[order], dtype=np.intp) * len(self.y) * len(self.x) // CACHED
+        for blocks in np.split(order, np.flatnonzero(np.diff(parts)) + 1):
+            # The first candidate of all blocks, the second one of those that have it, and so on.
+            sizes = [int(np.searchsorted(-counts[blocks], -number)) for number in range(counts[blocks[0]])]
+            rounds = [classes[first[blocks[:size]] + number] for number, size in enumerate(sizes)]
+            logits = self.upsample(np.concatenate([blocks[:size] for size in sizes]), np.concatenate(rounds))
+            best, *others = np.split(logits, np.cumsum(sizes)[:-1], axis=2)
+            labels = np.broadcast_to(rounds[0], best.shape).copy()
+            for candidates, values in zip(rounds[1:], others, strict=True):
+                leader, label = best[:, :, : len(candidates)], labels[:, :, : len(candidates)]
+                label ^= (label ^ candidates) & all_bits(values > leader)
+                np.maximum(leader, values, out=leader)
+            y, x = self.y.take(blocks, axis=1), self.x.take(blocks, axis=1)
+            mask.reshape(-1)[y[:, None] * mask.shape[1] + x] = labels
 
-    def candidates(self, margin: np.float32) -> tuple[Index, Index]:
-        """Return how many classes may be the best in each block, and which: block by block, ascending."""
-        first, *others = (
-            self.chunk.flat_index(row[self.i], column[self.j])
-            for row, column in product(self.down.distinct, self.across.distinct)
-        )
-        low = self.logits.take(first, axis=1)
-        high = low.copy()
-        for other in others:
-            logits = self.logits.take(other, axis=1)
+    def candidates(self, margin: np.float32) -> Flags:
+        """Return which classes may be the best: (blocks, classes)."""
+        first, *others = (self.chunk.logits.take(corner, axis=1) for row in self.corners for corner in row)
+        low, high = first, first.copy()
+        for logits in others:
             np.minimum(low, logits, out=low)
             np.maximum(high, logits, out=high)
-        possible = np.ascontiguousarray((high >= low.max(axis=0) - margin).T)
-        return possible.sum(axis=1), np.flatnonzero(possible) % possible.shape[1]
+        return np.ascontiguousarray((high >= low.max(axis=0) - margin).T)
 
-    def best(self, some: Index, counts: Index, first: Index, classes: Index) -> Labels:
-        """Return the best class (height, width, blocks) of the pixels of some blocks, most candidates first.
-
-        Args:
-            some: the blocks.
-            counts: how many candidates each has.
-            first: where its first one is in `classes`.
-            classes: the candidates.
-
-        """
-        labels = np.empty((len(self.y), len(self.x), len(some)), np.uint8)
-        labels[:] = classes[first]
-        # How many blocks have a second candidate, a third one and so on.
-        sizes = [int(np.searchsorted(-counts, -number)) for number in range(1, int(counts[0]))]
-        if not sizes:
-            return labels
-        sizes = [sizes[0], *sizes]
-        chosen = np.concatenate([classes[first[:size] + number] for number, size in enumerate(sizes)])
-        logits = self.upsample(some, chosen, sizes)
-        index = chosen.astype(np.uint8)
-        best = logits[:, :, : sizes[0]]
-        start = sizes[0]
-        for size in sizes[1:]:
-            others = logits[:, :, start : start + size]
-            changed = labels[:, :, :size] ^ index[start : start + size]
-            changed &= all_bits(others > best[:, :, :size])
-            labels[:, :, :size] ^= changed
-            np.maximum(best[:, :, :size], others, out=best[:, :, :size])
-            start += size
-        return labels
-
-    def upsample(self, some: Index, classes: Index, sizes: list[int]) -> Floats:
-        """Return the logits (height, width, pairs) of pairs of a block and a class, to the bit as `ViewLogits.resize`.
-
-        Args:
-            some: the blocks.
-            classes: (pairs) one class for each of the first sizes[0] blocks, then one for the first sizes[1], ...
-            sizes: how many blocks each time.
-
-        """
-        chunk = self.chunk
-
-        def paired(each: npt.NDArray[_Number]) -> npt.NDArray[_Number]:
-            return np.concatenate([each[..., :size] for size in sizes], axis=-1)
-
-        i, j = self.i[some], self.j[some]
-        y, x = self.y.take(some, axis=1), self.x.take(some, axis=1)  # contiguous, as y[:, some] is not
-        starts = classes * self.logits.shape[1]
-        stride4 = [
-            [
-                self.logits.reshape(-1).take(starts + paired(chunk.flat_index(row[i], column[j])))
-                for column in self.across.distinct
-            ]
-            for row in self.down.distinct
-        ]
+    def upsample(self, blocks: Index, classes: Labels) -> Floats:
+        """Return logits (height, width, n), to the bit as `ViewLogits.resize`, of n blocks, of one class of each."""
+        down, across = self.chunk.down, self.chunk.across
+        y, x = self.y.take(blocks, axis=1), self.x.take(blocks, axis=1)  # contiguous, as y[:, blocks] is not
+        starts = classes.astype(np.intp) * self.chunk.logits.shape[1]
+        stride4 = [[self.chunk.logits.take(starts + corner[blocks]) for corner in row] for row in self.corners]
         # The one or two rows of the network's input, each at its one or two columns.
-        across = [paired(each.weight[x]) for each in chunk.across.lerps]
+        columns = [each.weight[x] for each in across.lerps]
         at_input = []
-        for (above, below), each in zip(self.down.pairs, chunk.down.lerps, strict=True):
-            weight = paired(each.weight[y])
+        for (above, below), each in zip(self.row_pairs, down.lerps, strict=True):
+            weight = each.weight[y]
             row = [_blend(near, far, weight)[:, None] for near, far in zip(stride4[above], stride4[below], strict=True)]
-            columns = zip(self.across.pairs, across, strict=True)
-            at_input.append([_blend(row[left], row[right], weight) for (left, right), weight in columns])
+            pairs = zip(self.column_pairs, columns, strict=True)
+            at_input.append([_blend(row[left], row[right], weight) for (left, right), weight in pairs])
         # The image.
-        if chunk.down.weight is not None:
-            weight = paired(chunk.down.weight[y])[:, None]
+        if down.weight is not None:
+            weight = down.weight[y][:, None]
             at_input = [[_blend(near, far, weight) for near, far in zip(*at_input, strict=True)]]
-        if chunk.across.weight is not None:
+        if across.weight is not None:
             left, right = at_input[0]
-            return _blend(left, right, paired(chunk.across.weight[x]))
+            return _blend(left, right, across.weight[x])
         return at_input[0][0]
 
 

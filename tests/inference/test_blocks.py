@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from hrnet_zoo.inference.blocks import UNDECIDED, agreed, block_rows, confident_labels, make_axis
+from hrnet_zoo.inference.blocks import UNDECIDED, agreed, block_rows, confident_labels, distinct, make_axis
 from hrnet_zoo.inference.logits import lerp
 
 # Scores, network input, image.
@@ -29,32 +29,30 @@ def test_a_band_is_made_of_the_same_places(old: int, inner: int, outer: int) -> 
     expected = made_of(old, inner, outer)
     assert axis.bounds[0] == 0
     assert axis.bounds[-1] == outer
-    assert (axis.lengths > 0).all()
     for band, (start, stop) in enumerate(pairwise(axis.bounds)):
-        assert len(set(expected[start:stop])) == 1
-        kind = axis.sources[int(axis.split[band])]
-        for sources in (kind, axis.all_sources):
-            assert {int(place[band]) for place in sources.distinct} >= set(expected[start])
-            numbered = [int(sources.distinct[number][band]) for pair in sources.pairs for number in pair]
-            assert tuple(numbered) == expected[start]
-        assert {int(place[band]) for place in kind.distinct} == set(expected[start])
+        assert stop > start
+        assert set(expected[start:stop]) == {tuple(axis.sources[:, band].tolist())}
+    for kind in (axis.split, ~axis.split, np.ones_like(axis.split)):
+        rows, pairs = distinct(axis.sources[:, kind])
+        assert np.array_equal([rows[number] for pair in pairs for number in pair], axis.sources[:, kind])
+        assert len({tuple(row.tolist()) for row in rows}) == len(rows)
 
 
 def test_bands_of_four_pixels_and_two_scores() -> None:
-    """The first would be of six, up to the first score and from there to the second; the last is all at the edge."""
+    """The first and the last are at the edge, beyond the first and the last logit."""
     axis = make_axis(16, 64, 64)
-    assert axis.lengths.tolist() == [4, 2, *[4] * 14, 2]
+    assert np.diff(axis.bounds).tolist() == [2, *[4] * 15, 2]
     assert not axis.split.any()
-    assert len(axis.sources[0].distinct) == 2
-    assert axis.positions(np.array([1, 3])).tolist() == [[4, 10], [5, 11], [5, 12], [5, 13]]
+    assert len(distinct(axis.sources)[0]) == 2
+    assert axis.positions(np.array([0, 3])).tolist() == [[0, 10], [1, 11], [1, 12], [1, 13]]
 
 
 def test_split_bands_are_between_others_and_made_of_three() -> None:
     axis = make_axis(16, 64, 80)
     assert axis.split.sum() == 15
     assert not (axis.split[1:] & axis.split[:-1]).any()
-    assert len(axis.sources[0].distinct) == 2
-    assert len(axis.sources[1].distinct) == 3
+    assert len(distinct(axis.sources[:, ~axis.split])[0]) == 2
+    assert len(distinct(axis.sources[:, axis.split])[0]) == 3
 
 
 @pytest.mark.parametrize("max_memory", [1, 5000, 1 << 30])
@@ -64,11 +62,10 @@ def test_pieces_cover_the_image(max_memory: int) -> None:
     assert [chunk.rows.start for chunk in chunks] == [0, *(chunk.rows.stop for chunk in chunks[:-1])]
     assert chunks[-1].rows.stop == 75
     for chunk in chunks:
-        found = chunk.logits()
-        assert found.shape == (3, chunk.tensor.shape[0] * 24)
-        assert len(chunk.tensor) <= 4 or found.nbytes <= max_memory
-        here = logits[chunk.top : chunk.top + len(chunk.tensor)].float()
-        assert np.array_equal(found, here.permute(2, 0, 1).reshape(3, -1).numpy())
+        rows = chunk.logits.shape[1] // 24
+        assert rows <= 4 or chunk.logits.nbytes <= max_memory
+        here = logits[chunk.top : chunk.top + rows].float()
+        assert np.array_equal(chunk.logits, here.permute(2, 0, 1).reshape(3, -1).numpy())
 
 
 def test_labels_are_told_of_blocks_and_their_pixels() -> None:
@@ -77,7 +74,7 @@ def test_labels_are_told_of_blocks_and_their_pixels() -> None:
     logits[:, 2:, 1] = 1
     logits[:, :2, 0] = 1
     (chunk,) = block_rows(logits, (8, 16), (8, 16), 1 << 20)
-    labels = confident_labels(chunk.logits(), np.float32(0.5))
+    labels = confident_labels(chunk.logits, np.float32(0.5))
     assert labels.tolist() == [0, 0, 1, 1] * 2
     told = chunk.spread(chunk.reduce(labels, agreed))
     assert told.tolist() == [[0] * 6 + [UNDECIDED] * 4 + [1] * 6] * 8
