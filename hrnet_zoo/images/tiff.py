@@ -1,147 +1,145 @@
-"""TIFF directories, judged before Pillow sees the file, and the layouts of pixels that Pillow cannot read."""
+"""TIFF files: the image that is meant, how its values are stored, and its pixels in row chunks of bounded memory.
+
+Pillow never sees the file: each row chunk is handed to it as a small TIFF with the tags that matter to pixels. Layouts
+that Pillow cannot read exactly (16 bits, bands beside RGB) are unpacked as bytes, of which NumPy makes the values.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import io
 import struct
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import IO
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, TiffImagePlugin
+from PIL.ExifTags import Base as Tag
 
-MOST_PIECES = 100_000  # strips or tiles of an image
-_MOST_TAGS, _MOST_PAGES, _MOST_SUBPAGES = 4096, 1000, 16
-_MOST_METADATA = 256 << 20  # bytes that the tags of a directory refer to
-_LARGEST_PIECE = 64 << 20  # bytes of a compressed strip or tile, unpacked
-_BYTES_AT_ONCE = 8 << 20
+MAX_PIECES = 100_000  # strips or tiles of an image
+MAX_DIRECTORIES = 100
+MAX_UNPACKED = 64 << 20  # bytes of a compressed strip, or row of tiles, that is unpacked here
+_CHUNK = 8 << 20  # unpacked bytes of a row chunk, unless one compressed strip or row of tiles has more
 
-_SUBFILE, _OLD_SUBFILE, _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 254, 255, 256, 257, 258, 259, 262
-_STRIP_OFFSETS, _SAMPLES, _ROWS, _STRIP_COUNTS, _MAXIMUM, _PLANAR, _PREDICTOR = 273, 277, 278, 279, 281, 284, 317
-_TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _TILE_COUNTS, _SUBPAGES, _EXTRA = 322, 323, 324, 325, 330, 338
-_FORMAT, _S_MAXIMUM, _DNG, _FILL_ORDER, _ORIENTATION = 339, 341, 50706, 266, 274
-_BELOW = (34665, 34853, 40965)  # directories of EXIF, GPS and interoperability, which Pillow reads
-_WANTED = {
-    *(_SUBFILE, _OLD_SUBFILE, _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _STRIP_OFFSETS, _SAMPLES, _ROWS),
-    *(_STRIP_COUNTS, _MAXIMUM, _PLANAR, _PREDICTOR, _TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _TILE_COUNTS),
-    *(_SUBPAGES, _EXTRA, _FORMAT, _S_MAXIMUM, _DNG, _FILL_ORDER, _ORIENTATION, *_BELOW),
+# What Pillow is told of a row chunk, beside its height and where its strips or tiles are.
+_OF_PIXELS = {
+    *(Tag.ImageWidth, Tag.BitsPerSample, Tag.Compression, Tag.PhotometricInterpretation, Tag.FillOrder),
+    *(Tag.SamplesPerPixel, Tag.RowsPerStrip, Tag.PlanarConfiguration, Tag.T4Options, Tag.T6Options, Tag.Predictor),
+    *(Tag.ColorMap, Tag.TileWidth, Tag.TileLength, Tag.ExtraSamples, Tag.SampleFormat, Tag.JPEGTables),
+    Tag.YCbCrSubSampling,
 }
-_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
-_CODES = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q"}
-_WHITE_IS_ZERO, _BLACK_IS_ZERO, _COLORS = 0, 1, 2
-_RAW_PHOTOMETRICS = (32803, 34892)  # color filter array, linear raw
+_WANTED = {
+    *(Tag.NewSubfileType, Tag.ImageLength, Tag.StripOffsets, Tag.StripByteCounts, Tag.TileOffsets),
+    *(Tag.TileByteCounts, Tag.SubIFDs, Tag.MaxSampleValue, Tag.SMaxSampleValue, Tag.Orientation, Tag.DNGVersion),
+    *_OF_PIXELS,
+}
+_CODES = {1: "B", 3: "H", 4: "I", 7: "B", 13: "I", 16: "Q"}  # of whole numbers
+_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB = 0, 1, 2
+_CAMERA = (32803, 34892)  # photometric: color filter array, linear raw
+_BYTE_CODECS = (1, 5, 8, 32773, 32946, 34925, 50000)  # none, LZW, deflate (8, 32946), PackBits, LZMA, Zstandard
+_BROKEN = (EOFError, OSError, OverflowError, struct.error)
+_TO_EIGHT_BITS = (
+    "choose three bands (or one) and the values `low` and `high` that are black and white, and pass "
+    "np.clip((bands - low) / (high - low) * 255, 0, 255).round().astype('uint8'); rasterio and tifffile read them"
+)
 
 Tags = Mapping[int, tuple[int, ...]]
+Piece = tuple[int, int]  # offset and bytes of a strip or tile in the file
 
 
-class NotReadError(Exception):
-    """A healthy file of a kind that is not read: what it is, and what to do."""
+class RefusedError(Exception):
+    """Why an image is not read, and what to do; with its `size` if it has too many pixels."""
 
-    def __init__(self, found: str, advice: str) -> None:
+    def __init__(self, found: str, advice: str, size: tuple[int, int] | None = None) -> None:
         super().__init__(found)
-        self.found, self.advice = found, advice
+        self.found, self.advice, self.size = found, advice, size
 
 
 @dataclass(frozen=True)
 class Page:
-    """The image of a TIFF that is meant, and how its pixels lie.
+    """An image of a TIFF.
 
     Attributes:
-        number: of the directory, from 0.
-        several: there are further images that are not reduced forms of it.
-        tags: what the directory says, of the tags that matter here.
+        tags: those that matter here, by number.
         order: "<" or ">".
-        mode: of the image that `read` makes; "": Pillow reads this layout.
-        unnamed: the colors of the bands are not stated: the first three were taken as red, green, blue.
-        opaque: no band is transparency, whatever Pillow makes of it.
-        maximum: the value that is white, of 16-bit or 12-bit values.
-        stated: `maximum` is what the file says, and not the full range of 16 bits.
-        fault: why there is no one exact way from the values to RGB; None: there is.
+        mode: of the decoded image.
+        by_pillow: Pillow decodes the values; else NumPy does.
+        colors_unknown: the file does not say which band is which color; the first three are taken for RGB.
+        maximum: the value that is white.
 
     """
 
-    number: int
-    several: bool
     tags: Tags
     order: str
     mode: str
-    unnamed: bool
-    opaque: bool
+    by_pillow: bool
+    colors_unknown: bool
     maximum: int
-    stated: bool
-    fault: NotReadError | None
-
-    @property
-    def bits(self) -> int:
-        """Of a value."""
-        return _first(self.tags, _BITS, 1)
-
-    @property
-    def orientation(self) -> int:
-        """As EXIF counts."""
-        found = _first(self.tags, _ORIENTATION, 1)
-        return found if 1 <= found <= 8 else 1
 
     @property
     def size(self) -> tuple[int, int]:
         """Width and height, as stored."""
-        return self.tags[_WIDTH][0], self.tags[_HEIGHT][0]
+        return self.tags[Tag.ImageWidth][0], self.tags[Tag.ImageLength][0]
+
+    @property
+    def bits(self) -> int:
+        """Of a value."""
+        return _first(self.tags, Tag.BitsPerSample, 1)
+
+    @property
+    def inverted(self) -> bool:
+        """Whether zero is white."""
+        return _first(self.tags, Tag.PhotometricInterpretation, 0) == _WHITE_IS_ZERO
 
 
-def find_page(stream: IO[bytes]) -> Page:
-    """Choose the image of a TIFF at full resolution: the first that is neither a reduced form nor a transparency mask.
+def choose_page(stream: IO[bytes]) -> tuple[Page, bool]:
+    """Return the first image that is neither a reduced copy nor a mask, and whether there are more such images.
 
     Raises:
-        NotReadError: camera raw, or more tags, strips or tiles than any honest file has.
-        ValueError, struct.error: damaged.
+        RefusedError: camera raw, or values without one exact way to 0-255 RGB.
+        ValueError, EOFError, struct.error: damaged.
 
     """
-    pages, order, raw, look = _pages(stream)
-    full = [number for number, tags in enumerate(pages) if not (_first(tags, _SUBFILE, 0) & 5 or _is_old_reduced(tags))]
-    full = [number for number in full if number == full[0] or not _is_overview(pages[number], pages[full[0]])]
+    pages, order = directories(stream)
+    full = [tags for tags in pages if not _first(tags, Tag.NewSubfileType, 0) & 5]
+    full = [tags for tags in full if tags is full[0] or not _is_overview(tags, full[0])]
+    raw = any(Tag.DNGVersion in tags or _first(tags, Tag.PhotometricInterpretation, 0) in _CAMERA for tags in pages)
     if raw or not full:
         what = "a camera raw file" if raw else "a TIFF that holds reduced images alone, as camera raw files do"
-        raise NotReadError(f"{what}, of which only a preview could be read", "develop it: export it as JPEG or TIFF")
-    number = full[0]
-    tags = pages[number]
-    for tag in _BELOW:
-        with contextlib.suppress(struct.error):  # broken EXIF spoils no pixels
-            if tag in tags:
-                look(tags[tag][0])
-    if _WIDTH not in tags or _HEIGHT not in tags:
+        raise RefusedError(f"{what}, of which only a preview could be read", "develop it: export it as JPEG or TIFF")
+    if Tag.ImageWidth not in full[0] or Tag.ImageLength not in full[0]:
         raise ValueError("a directory without the image's size")
-    maximum, stated = _maximum(tags)
-    mode, unnamed, fault = "", False, None
-    try:
-        mode, unnamed = _layout(tags, order)
-    except NotReadError as error:
-        fault = error.with_traceback(None)
-        floats = 3 in tags.get(_FORMAT, ())
-        mode = "F" if floats else "I" if max(tags.get(_BITS, (1,))) > 8 else f"{_first(tags, _SAMPLES, 1)}-band"
-    opaque = _first(tags, _PHOTOMETRIC, 0) == _COLORS and tags.get(_EXTRA, ())[:1] not in ((1,), (2,))
-    return Page(number, len(full) > 1, tags, order, mode, unnamed, opaque, maximum, stated, fault)
+    return _page(full[0], order), len(full) > 1
 
 
-def read(stream: IO[bytes], page: Page) -> Image.Image:
-    """Return the image of a page whose `mode` is not empty; 16-bit values are scaled: round(255 * value / maximum)."""
+def decode(stream: IO[bytes], page: Page) -> Image.Image:
+    """Return the image of a page as stored; 16-bit values are scaled: round(255 * value / maximum)."""
     image = Image.new(page.mode, page.size)
-    bits = page.bits
-    bands = {"L": (0,), "LA": (0, 1), "RGB": (0, 1, 2), "RGBA": (0, 1, 2, 3)}[page.mode]
-    for (left, top), values in _pieces(stream, page, bands):
-        part = to_eight_bits(values, page.maximum) if bits == 16 else values
-        if bits == 16 and page.mode.endswith("A"):
-            part[..., -1] = to_eight_bits(values[..., -1], 65535)
-        if _first(page.tags, _PHOTOMETRIC, 0) == _WHITE_IS_ZERO:
-            part = 255 - part
-        image.paste(Image.fromarray(part[..., 0] if len(bands) == 1 else np.ascontiguousarray(part)), (left, top))
+    for top, rows, planes in _chunks(page):
+        if page.by_pillow:
+            part = _part_of_pillow(stream, page, rows, planes)
+            part.load()
+            if part.mode != page.mode:
+                part = part.convert(page.mode)
+            if rows == image.height:
+                return part
+            if top == 0 and part.mode in ("P", "PA"):
+                image.putpalette(part.getpalette() or [])
+        else:
+            part = _to_image(page, _values(stream, page, rows, planes))
+        image.paste(part, (0, top))
     return image
 
 
-def to_eight_bits(values: npt.NDArray[np.unsignedinteger], maximum: int) -> npt.NDArray[np.uint8]:
+def orientation(tags: Tags) -> int:
+    """Return EXIF's orientation, 1 to 8."""
+    found = _first(tags, Tag.Orientation, 1)
+    return found if 1 <= found <= 8 else 1
+
+
+def scale_to_uint8(values: npt.NDArray[np.unsignedinteger], maximum: int) -> npt.NDArray[np.uint8]:
     """Return round(255 * v / maximum), at most 255, of values up to 65535."""
     scaled = values.astype(np.uint32)
     scaled *= 510
@@ -153,65 +151,54 @@ def to_eight_bits(values: npt.NDArray[np.unsignedinteger], maximum: int) -> npt.
 # --- directories ---------------------------------------------------------------------------------------------------
 
 
-def _pages(stream: IO[bytes]) -> tuple[list[Tags], str, bool, Callable[[int], tuple[Tags, int]]]:
-    """Return the directories in their order, the byte order, whether one is a camera's, and what reads further ones."""
-    stream.seek(0, io.SEEK_END)
-    length = stream.tell()
+def directories(stream: IO[bytes]) -> tuple[list[Tags], str]:
+    """Return the tags of each directory, at most MAX_DIRECTORIES, and the byte order, "<" or ">".
+
+    Raises:
+        RefusedError, EOFError, OSError, OverflowError, struct.error: the first directory cannot be read.
+
+    """
     stream.seek(0)
     head = stream.read(16)
-    order = "<" if head[:2] == b"II" else ">"
+    order = {b"II": "<", b"MM": ">"}[head[:2]]
     big = struct.unpack_from(order + "H", head, 2)[0] == 43
-    (place,) = struct.unpack_from(order + ("Q" if big else "I"), head, 8 if big else 4)
-    look = partial(_directory, stream, order=order, big=big, length=length)
-    pages: list[Tags] = []
-    seen: set[int] = set()
-    raw = head[8:10] == b"CR" and not big
-    while place and place not in seen and len(pages) < _MOST_PAGES:
-        seen.add(place)
-        try:
-            tags, place = look(place)
-        except (NotReadError, struct.error):
-            if pages:  # the first image is whole, which is enough
-                break
-            raise
-        pages.append(tags)
-    everything = [*pages]
-    for place in [place for tags in pages for place in tags.get(_SUBPAGES, ())][:_MOST_SUBPAGES]:
-        with contextlib.suppress(struct.error):
-            everything.append(look(place)[0])
-    raw = raw or any(_DNG in tags or _first(tags, _PHOTOMETRIC, 0) in _RAW_PHOTOMETRICS for tags in everything)
-    return pages, order, raw, look
+    places = [struct.unpack_from(order + ("Q" if big else "I"), head, 8 if big else 4)[0]]
+    found: dict[int, Tags] = {}
+    while places and len(found) < MAX_DIRECTORIES:
+        place = places.pop(0)
+        if place and place not in found:
+            try:
+                found[place], following = _directory(stream, place, order, big)
+            except (RefusedError, *_BROKEN):
+                if found:  # the first image is whole, which is enough
+                    continue
+                raise
+            places += [following, *found[place].get(Tag.SubIFDs, ())[:MAX_DIRECTORIES]]
+    return list(found.values()), order
 
 
-def _directory(stream: IO[bytes], place: int, *, order: str, big: bool, length: int) -> tuple[Tags, int]:
-    """Return a directory's tags of whole numbers, and the place of the next directory."""
-    entry, counter, inline = ("HHQ", "Q", 8) if big else ("HHI", "H", 4)
+def _directory(stream: IO[bytes], place: int, order: str, big: bool) -> tuple[Tags, int]:
+    """Return the wanted tags of whole numbers, and the place of the next directory."""
+    counter, entry, offset = ("Q", "HHQ8s", "Q") if big else ("H", "HHI4s", "I")
     stream.seek(place)
     (count,) = struct.unpack(order + counter, stream.read(struct.calcsize(counter)))
-    if count > _MOST_TAGS:
-        raise _too_much(f"{count:,} tags", _MOST_TAGS)
-    width = struct.calcsize("=" + entry) + inline
-    body = stream.read(count * width + inline)
+    length = min(count, 1 << 16) * struct.calcsize(order + entry)
+    body = stream.read(length)
+    following = int.from_bytes(stream.read(struct.calcsize(offset)), "little" if order == "<" else "big")
+    if len(body) < length:
+        raise EOFError("a directory that ends early")
     tags: dict[int, tuple[int, ...]] = {}
-    metadata = 0
-    for at in range(0, count * width, width):
-        tag, kind, number = struct.unpack_from(order + entry, body, at)
-        size = _SIZES.get(kind, 1) * number
-        metadata += size if size > inline else 0
-        if tag not in _WANTED or kind not in _CODES or tag in tags:
-            continue
-        if number > MOST_PIECES:
-            raise _too_much(f"{number:,} strips or tiles", MOST_PIECES)
-        code = f"{order}{number}{_CODES[kind]}"
-        if size <= inline:
-            tags[tag] = struct.unpack_from(code, body, at + width - inline)
-        else:
-            stream.seek(struct.unpack_from(order + ("Q" if big else "I"), body, at + width - inline)[0])
-            tags[tag] = struct.unpack(code, stream.read(size))
-    if metadata > min(length, _MOST_METADATA):
-        raise _too_much(f"tags of {metadata:,} bytes", min(length, _MOST_METADATA))
-    rest = body[count * width :]
-    return tags, struct.unpack(order + ("Q" if big else "I"), rest)[0] if len(rest) == inline else 0
+    for tag, kind, number, value in struct.iter_unpack(order + entry, body):
+        if tag in _WANTED and kind in _CODES:
+            if number > MAX_PIECES:
+                found = f"a TIFF with {number:,} strips or tiles; the limit is {MAX_PIECES:,}"
+                raise RefusedError(found, "save the image anew")
+            code = f"{order}{number}{_CODES[kind]}"
+            if struct.calcsize(code) > len(value):
+                stream.seek(struct.unpack(order + offset, value)[0])
+                value = stream.read(struct.calcsize(code))
+            tags[tag] = struct.unpack_from(code, value)
+    return tags, following
 
 
 def _first(tags: Tags, tag: int, default: int) -> int:
@@ -219,125 +206,141 @@ def _first(tags: Tags, tag: int, default: int) -> int:
 
 
 def _is_overview(tags: Tags, full: Tags) -> bool:
-    """Tell whether an image has a half, a quarter, ... of another one's sides: a reduced copy that does not say so."""
-    sides = [(_first(full, tag, 0), _first(tags, tag, 0)) for tag in (_WIDTH, _HEIGHT)]
-    return (
-        any(all(-(-whole // 2**level) == side for whole, side in sides) for level in range(1, 16)) and sides[0][1] > 0
-    )
+    """Return whether an image has a half, a quarter, ... of another one's sides: a reduced copy that is not marked."""
+    width, height, *whole = (_first(each, tag, 0) for each in (tags, full) for tag in (Tag.ImageWidth, Tag.ImageLength))
+    return any((width, height) == (-(-whole[0] // 2**level), -(-whole[1] // 2**level)) for level in range(1, 16))
 
 
-def _is_old_reduced(tags: Tags) -> bool:
-    return _SUBFILE not in tags and _first(tags, _OLD_SUBFILE, 1) == 2
+# --- layouts of values ---------------------------------------------------------------------------------------------
 
 
-def _maximum(tags: Tags) -> tuple[int, bool]:
-    """Return the value that is white, and whether the file states it (MaxSampleValue, SMaxSampleValue, or its bits)."""
-    bits = _first(tags, _BITS, 1)
-    full = (1 << min(bits, 16)) - 1
-    stated = max((*tags.get(_MAXIMUM, ()), *tags.get(_S_MAXIMUM, ())), default=0)
-    return (stated, True) if 0 < stated < full and bits > 8 else (full, bits != 16)
-
-
-def _too_much(what: str, limit: int) -> NotReadError:
-    return NotReadError(f"a TIFF with {what}; the limit is {limit:,}", "save the image anew, without metadata")
-
-
-# --- layouts of pixels ---------------------------------------------------------------------------------------------
-
-
-def _layout(tags: Tags, order: str) -> tuple[str, bool]:
-    """Return the mode that `read` makes of a page ("": Pillow reads it), and whether the bands' colors are a guess."""
-    bits, formats, extra = tags.get(_BITS, (1,)), tags.get(_FORMAT, (1,)), tags.get(_EXTRA, ())
-    photometric, compression = _first(tags, _PHOTOMETRIC, 0), _first(tags, _COMPRESSION, 1)
-    samples = _first(tags, _SAMPLES, 3 if compression == 7 and photometric in (2, 6) else 1)
-    if compression not in TiffImagePlugin.COMPRESSION_INFO:
-        raise NotReadError(f"a TIFF of compression {compression}", "save it uncompressed, or with deflate or LZW")
-    bands = f"{samples} band{'s' * (samples > 1)} of {max(bits)} bits"
-    if set(formats) != {1} or len(set(bits)) > 1 or bits[0] > 16:
-        kinds = {1: "unsigned integers", 2: "signed integers", 3: "floating point"}
-        kind = kinds.get(formats[0], "no numbers") if len(set(formats)) == 1 else "several kinds"
-        raise NotReadError(f"a TIFF of {bands}, {kind}, from which there is no single exact way to 0-255 RGB", _SCALE)
-    colored, gray = photometric == _COLORS, photometric in (_WHITE_IS_ZERO, _BLACK_IS_ZERO)
-    if not (colored or gray):
-        return "", False
-    alpha = extra[:1] in ((1,), (2,)) and samples > (3 if colored else 1)
+def _page(tags: Tags, order: str) -> Page:
+    """Decide how the values of a page are decoded."""
+    bits, formats, extra = (tags.get(tag, ()) for tag in (Tag.BitsPerSample, Tag.SampleFormat, Tag.ExtraSamples))
+    depth, photometric = max(bits, default=1), _first(tags, Tag.PhotometricInterpretation, 0)
+    compression = _first(tags, Tag.Compression, 1)
+    samples = _first(tags, Tag.SamplesPerPixel, 3 if compression == 7 and photometric in (2, 6) else 1)
+    bands = f"a TIFF of {samples} band{'s' * (samples > 1)} of {depth} bits"
+    if compression == 6 or compression not in TiffImagePlugin.COMPRESSION_INFO:
+        raise RefusedError(f"a TIFF of compression {compression}", "save it uncompressed, or with deflate or LZW")
+    if not set(formats) <= {1} or len(set(bits)) > 1 or depth not in (1, 2, 4, 8, 16):
+        kind = {2: "signed integers", 3: "floating point"}.get(max(formats, default=1), "unsigned integers")
+        raise RefusedError(f"{bands}, {kind}, from which there is no single exact way to 0-255 RGB", _TO_EIGHT_BITS)
+    stated = max((*tags.get(Tag.MaxSampleValue, ()), *tags.get(Tag.SMaxSampleValue, ())), default=0)
+    maximum = stated if depth == 16 and 0 < stated < 65535 else (1 << depth) - 1
+    colored, gray = photometric == _RGB, photometric in (_WHITE_IS_ZERO, _BLACK_IS_ZERO)
     if (gray and samples > 4) or (colored and samples < 3):
-        raise NotReadError(f"a TIFF of {bands}, of which none is said to be red, green or blue", _SCALE)
-    if bits[0] not in (8, 16):
-        if samples > 1 or (bits[0] > 8 and (bits[0], order, photometric) != (12, "<", _BLACK_IS_ZERO)):
-            raise NotReadError(f"a TIFF of {bands}", "save it with 8 or 16 bits")
-        return "", False
-    unnamed = gray and samples > 2
-    by_pillow = ((1, ()), (2, (0,)), (2, (2,))) if gray else ((3, ()), (4, ()), (4, (0,)), (4, (1,)), (4, (2,)))
-    if bits[0] == 8 and (samples, extra) in by_pillow:
-        return "", False
-    rare = alpha and extra[0] == 1, samples > 1 and photometric == _WHITE_IS_ZERO, _first(tags, _FILL_ORDER, 1) != 1
-    if compression in (6, 7) or any(rare):
-        raise NotReadError(f"a TIFF of {bands}, stored in a rare way", "save it as 8-bit RGB")
-    return ("RGB" if colored or unnamed else "L") + "A" * (alpha and not unnamed), unnamed
+        raise RefusedError(f"{bands}, of which none is said to be red, green or blue", _TO_EIGHT_BITS)
+    pillows = ((1, ()), (2, (0,)), (2, (2,))) if gray else ((3, ()), (4, ()), (4, (0,)), (4, (1,)), (4, (2,)))
+    if not (gray or colored) or depth < 8 or (depth == 8 and (samples, extra) in pillows):
+        page = Page(tags, order, "", True, False, maximum)
+        mode = _part_of_pillow(io.BytesIO(), page, 1, []).mode
+        # A fourth band is alpha only where the file says so.
+        return replace(page, mode="RGB" if colored and extra == () else mode)
+    alpha = extra[:1] if samples > (3 if colored else 1) else ()
+    rare = alpha == (1,), samples > 1 and photometric == _WHITE_IS_ZERO, _first(tags, Tag.FillOrder, 1) != 1
+    if compression not in _BYTE_CODECS or any(rare):
+        raise RefusedError(f"{bands}, stored in a rare way", "save it as 8-bit RGB")
+    unknown = gray and samples > 2
+    mode = ("RGB" if colored or unknown else "L") + "A" * (alpha == (2,) and not unknown)
+    return Page(tags, order, mode, False, unknown, maximum)
 
 
-_SCALE = (
-    "choose three bands (or one) and the values `low` and `high` that are black and white, and pass "
-    "np.clip((bands - low) / (high - low) * 255, 0, 255).round().astype('uint8'); rasterio and tifffile read them"
-)
-
-
-def _pieces(
-    stream: IO[bytes], page: Page, bands: tuple[int, ...]
-) -> Iterator[tuple[tuple[int, int], npt.NDArray[np.unsignedinteger]]]:
-    """Yield ((left, top), values (h, w, bands)) of the strips or tiles, one after the other."""
-    tags = page.tags
-    width, height = page.size
-    tiled = _TILE_OFFSETS in tags
-    offsets = tags.get(_TILE_OFFSETS if tiled else _STRIP_OFFSETS, ())
-    counts = tags.get(_TILE_COUNTS if tiled else _STRIP_COUNTS, ())
-    w = _first(tags, _TILE_WIDTH, 0) if tiled else width
-    h = _first(tags, _TILE_HEIGHT, 0) if tiled else min(_first(tags, _ROWS, height), height)
-    samples, separate = _first(tags, _SAMPLES, 1), _first(tags, _PLANAR, 1) == 2
+def _chunks(page: Page) -> Iterator[tuple[int, int, list[list[Piece]]]]:
+    """Yield (top, rows, (offset, bytes) of the strips or tiles of each plane) of each row chunk."""
+    tags, (width, height) = page.tags, page.size
+    tiled = Tag.TileOffsets in tags
+    offsets = tags.get(Tag.TileOffsets if tiled else Tag.StripOffsets, ())
+    counts = tags.get(Tag.TileByteCounts if tiled else Tag.StripByteCounts, ())
+    w = _first(tags, Tag.TileWidth, 0) if tiled else width
+    h = _first(tags, Tag.TileLength, 0) if tiled else min(_first(tags, Tag.RowsPerStrip, height), height)
     if not (0 < w < 1 << 20 and 0 < h < 1 << 20):
         raise ValueError(f"strips or tiles of {w} x {h}")
-    grid = [(x, y) for y in range(0, height, h) for x in range(0, width, w)]
-    if len(offsets) != len(counts) or len(offsets) < len(grid) * (samples if separate else 1):
-        raise ValueError(f"{len(offsets)} strips or tiles, where {len(grid)} are needed")
-    row_bytes = w * (1 if separate else samples) * (page.bits // 8)
-    step = h if tiled or _first(tags, _COMPRESSION, 1) != 1 else max(1, _BYTES_AT_ONCE // row_bytes)
-    for number, (x, y) in enumerate(grid):
-        planes = [number + band * len(grid) for band in bands] if separate else [number]
-        rows = h if tiled else min(h, height - y)
-        for top in range(0, rows, step):  # uncompressed strips, which may be as large as the image, in parts
-            shape = min(step, rows - top), w, 1 if separate else samples
-            parts = [_piece(stream, page, offsets[n] + top * row_bytes, counts[n], shape) for n in planes]
-            values = np.concatenate(parts, axis=2) if separate else parts[0][..., : len(bands)]
-            yield (x, y + top), values[: height - y - top, : width - x]
+    across, down = -(-width // w), -(-height // h)
+    samples = _first(tags, Tag.SamplesPerPixel, 1)
+    planes, in_plane = (samples, 1) if _first(tags, Tag.PlanarConfiguration, 1) == 2 else (1, samples)
+    pieces = list(zip(offsets, counts, strict=True))
+    if len(pieces) < across * down * planes:
+        raise ValueError(f"{len(pieces)} strips or tiles, where {across * down * planes} are needed")
+    row_bytes = -(-across * w * in_plane * page.bits // 8)
+    compressed = _first(tags, Tag.Compression, 1) != 1
+    if compressed and not page.by_pillow and h * row_bytes > MAX_UNPACKED:
+        found = f"a compressed strip of {h * row_bytes:,} bytes; the limit is {MAX_UNPACKED:,}"
+        raise RefusedError(found, "save it in tiles")
+    step = max(1, _CHUNK // row_bytes)
+    together = max(1, step // h)
+    for first in range(0, down, together):
+        top, last = first * h, min(first + together, down)
+        rows = min(last * h, height) - top
+        chunk = [pieces[(plane * down + first) * across : (plane * down + last) * across] for plane in range(planes)]
+        if tiled or compressed or h <= step:
+            yield top, rows, chunk
+            continue
+        for start in range(0, rows, step):  # a long uncompressed strip in parts
+            part = min(step, rows - start)
+            yield top + start, part, [[(plane[0][0] + start * row_bytes, part * row_bytes)] for plane in chunk]
 
 
-def _piece(
-    stream: IO[bytes], page: Page, offset: int, count: int, shape: tuple[int, int, int]
+def _small_tiff(stream: IO[bytes], order: str, tags: Tags, pieces: Sequence[tuple[int, int]]) -> Image.Image:
+    """Let Pillow open strips or tiles, copied from a file, as a TIFF of its own with these tags."""
+    data = []
+    for offset, length in pieces:
+        stream.seek(offset)
+        data.append(stream.read(length))
+    places = tuple(accumulate(map(len, data[:-1]), initial=8)) if data else (8,)
+    lengths = tuple(map(len, data)) or (0,)
+    tiled = Tag.TileWidth in tags
+    tags = {**tags, (Tag.TileOffsets if tiled else Tag.StripOffsets): places}
+    tags |= {(Tag.TileByteCounts if tiled else Tag.StripByteCounts): lengths}
+    directory = 8 + sum(lengths)
+    entries, far, behind = b"", b"", directory + 2 + 12 * len(tags) + 4
+    for tag, values in sorted(tags.items()):
+        code, kind = ("B", 7) if tag == Tag.JPEGTables else ("I", 4)
+        packed = struct.pack(f"{order}{len(values)}{code}", *values)
+        value = packed.ljust(4, b"\0") if len(packed) <= 4 else struct.pack(order + "I", behind + len(far))
+        far += packed if len(packed) > 4 else b""
+        entries += struct.pack(order + "HHI", tag, kind, len(values)) + value
+    head = {"<": b"II*\0", ">": b"MM\0*"}[order] + struct.pack(order + "I", directory)
+    whole = b"".join((head, *data, struct.pack(order + "H", len(tags)), entries, bytes(4), far))
+    return TiffImagePlugin.TiffImageFile(io.BytesIO(whole), "")
+
+
+def _part_of_pillow(stream: IO[bytes], page: Page, rows: int, planes: Sequence[Sequence[Piece]]) -> Image.Image:
+    """Let Pillow decode a row chunk."""
+    tags = {tag: values for tag, values in page.tags.items() if tag in _OF_PIXELS} | {Tag.ImageLength: (rows,)}
+    return _small_tiff(stream, page.order, tags, [piece for plane in planes for piece in plane])
+
+
+def _values(
+    stream: IO[bytes], page: Page, rows: int, planes: Sequence[Sequence[Piece]]
 ) -> npt.NDArray[np.unsignedinteger]:
-    """Read and unpack one strip or tile."""
-    rows, width, samples = shape
+    """Return the values (rows, width, bands) of a row chunk."""
+    width, bands = page.size[0], len(page.mode)
     kind = np.dtype("u1" if page.bits == 8 else page.order + "u2")
-    size = rows * width * samples * kind.itemsize
-    compression, predictor = _first(page.tags, _COMPRESSION, 1), _first(page.tags, _PREDICTOR, 1)
-    stream.seek(offset)
-    if compression == 1:
-        data = stream.read(size)
-    elif size > _LARGEST_PIECE or count > 2 * size + 65536:
-        raise NotReadError(f"a compressed strip of {size:,} bytes; the limit is {_LARGEST_PIECE:,}", "save it in tiles")
-    else:
-        data = _unpacked(stream.read(count), width * samples * kind.itemsize, rows, compression)
-    values = np.frombuffer(data, kind, rows * width * samples).reshape(shape)
-    if compression != 1 and predictor == 2:
-        return np.cumsum(values, axis=1, dtype=kind.newbyteorder("="))
+    unit = kind.itemsize * (1 if len(planes) > 1 else _first(page.tags, Tag.SamplesPerPixel, 1))
+    tile = _first(page.tags, Tag.TileWidth, 0)
+    # The strips or tiles as an image of bytes: 8-bit gray.
+    kept = Tag.Compression, Tag.RowsPerStrip, Tag.TileLength
+    tags = {tag: page.tags[tag] for tag in kept if tag in page.tags}
+    tags |= {Tag.ImageWidth: (width * unit,), Tag.ImageLength: (rows,), Tag.BitsPerSample: (8,)}
+    tags |= {Tag.PhotometricInterpretation: (_BLACK_IS_ZERO,), **({Tag.TileWidth: (tile * unit,)} if tile else {})}
+    parts = [np.asarray(_small_tiff(stream, page.order, tags, plane)) for plane in planes[:bands]]
+    shaped = [part.view(kind).reshape(rows, width, -1)[..., :bands] for part in parts]
+    values = np.concatenate(shaped, axis=2).astype(kind.newbyteorder("="))
+    if _first(page.tags, Tag.Predictor, 1) == 2 and _first(page.tags, Tag.Compression, 1) != 1:
+        for left in range(0, width, tile or width):
+            part = values[:, left : left + (tile or width)]
+            np.cumsum(part, axis=1, dtype=part.dtype, out=part)
     return values
 
 
-def _unpacked(data: bytes, row: int, rows: int, compression: int) -> bytes:
-    """Let libtiff unpack a strip, as the bytes that it is: as a TIFF of its own, 8-bit gray."""
-    tags = [(256, row), (257, rows), (258, 8), (259, compression), (262, 1), (273, 8), (277, 1), (278, rows)]
-    tags.append((279, len(data)))
-    entries = b"".join(struct.pack("<HHII", tag, 4 if tag in (256, 257, 273, 278, 279) else 3, 1, v) for tag, v in tags)
-    head = b"II*\0" + struct.pack("<I", 8 + len(data))
-    whole = head + data + struct.pack("<H", len(tags)) + entries + bytes(4)
-    return TiffImagePlugin.TiffImageFile(io.BytesIO(whole), "").tobytes()
+def _to_image(page: Page, values: npt.NDArray[np.unsignedinteger]) -> Image.Image:
+    """Scale 16-bit values to 0-255, and return them as an image."""
+    scaled = values
+    if page.bits == 16:
+        scaled = scale_to_uint8(values, page.maximum)
+        if page.mode.endswith("A"):
+            scaled[..., -1] = scale_to_uint8(values[..., -1], 65535)
+    if page.inverted:
+        scaled = 255 - scaled
+    return Image.fromarray(scaled[..., 0] if len(page.mode) == 1 else scaled)
