@@ -41,7 +41,8 @@ from hrnet_zoo.engines.openvino import import_extra
 from hrnet_zoo.errors import ConfigError
 from hrnet_zoo.evaluation.costs import measure, processor
 from hrnet_zoo.evaluation.metrics import count_matrix
-from hrnet_zoo.images.read import RGB, normalize
+from hrnet_zoo.images.preprocess import normalize
+from hrnet_zoo.images.read import RGB
 from hrnet_zoo.inference.logits import ViewLogits, Window
 from hrnet_zoo.inference.masks import make_mask
 from hrnet_zoo.inference.predict import MS_RATIOS, evaluating

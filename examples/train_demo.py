@@ -33,7 +33,7 @@ from hrnet_zoo import __version__
 from hrnet_zoo.datasets import SCENES
 from hrnet_zoo.demo.scenes import EVALUATION_SEEDS, TRAINING_SEEDS_START, UNLABELLED, scene
 from hrnet_zoo.evaluation.metrics import class_iou, count_matrix
-from hrnet_zoo.images.read import MEAN, STD
+from hrnet_zoo.images.preprocess import MEAN, STD
 from hrnet_zoo.models.fcn import FCNHRNet
 from hrnet_zoo.models.hrnet import BasicBlock, Bottleneck
 from hrnet_zoo.zoo.create import initialize

@@ -25,11 +25,10 @@ from hrnet_zoo.datasets.label_rules import ADE20K_VALUES, CITYSCAPES_IDS, IGNORE
 from hrnet_zoo.datasets.layouts import LabeledFolder, find_samples
 from hrnet_zoo.datasets.pairing import UNSUPPORTED, Problem, Sample, relative_name
 from hrnet_zoo.errors import ConfigError, DatasetError, ImageError
-from hrnet_zoo.images.label_maps import label_fault, open_header, read_labels
+from hrnet_zoo.images.formats import open_image
+from hrnet_zoo.images.label_maps import read_label_image
 from hrnet_zoo.images.prefetch import beside
 from hrnet_zoo.images.progress import Bar
-from hrnet_zoo.images.read import EIGHT_BIT_MODES
-from hrnet_zoo.images.tiff import NotReadError
 
 _STRAY, _STRAY_FRACTION = 32, 0.001  # pixels, and fraction of a mask, that a slip of the brush may leave
 MOSTLY_ABSENT = "most classes never occur"
@@ -230,26 +229,19 @@ def _inspect(sample: Sample, folder: LabeledFolder, decode: bool) -> Inspection:
     counts = Counter[int]()
     palette: Mapping[tuple[int, ...], int] = {}
     try:
-        with open_header(sample.labels) as header:
-            mask_size, fault = header.size, label_fault(header)
-            if header.format == "PNG" and header.mode == "P" and header.image and header.image.palette:
-                palette = header.image.palette.colors  # the lowest value of each color
-        if fault:
-            problems.append(Problem(fault[0], "", fault[1], (mask,)))
-        else:
-            histogram = Image.fromarray(read_labels(sample.labels)).histogram()
-            counts = +Counter(dict(enumerate(histogram)))
+        values, labels = read_label_image(sample.labels)
+        mask_size = labels.size
+        counts = +Counter(dict(enumerate(Image.fromarray(values).histogram())))
+        palette = labels.palette.colors if labels.palette else {}  # the lowest value of each color
+    except DatasetError as error:
+        problems.append(Problem(error.found, "", error.advice, (mask,)))
     except ImageError as error:
         problems.append(Problem("unreadable mask", "", error.advice, (f"{mask}: {error.found}",)))
     try:
-        with open_header(sample.image, whole=decode) as header:
-            size, unread = header.displayed, header.fault
-            if not unread and header.mode not in EIGHT_BIT_MODES and not header.mode.startswith("I;16"):
-                unread = NotReadError(f"mode {header.mode}", "convert it to 8-bit RGB")
-            if decode and not unread:
-                header.load()
-        if unread:
-            problems.append(Problem("unsupported image", "", unread.advice, (f"{image}: {unread.found}",)))
+        with open_image(sample.image, whole=decode) as header:
+            size = header.displayed
+            if decode:
+                header.decode()
     except ImageError as error:
         problems.append(Problem("unreadable image", "", error.advice, (f"{image}: {error.found}",)))
     if size and mask_size and size != mask_size:

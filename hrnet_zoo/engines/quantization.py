@@ -13,7 +13,8 @@ from torch import Tensor
 from hrnet_zoo.datasets.pairing import find_images
 from hrnet_zoo.engines.openvino import import_extra
 from hrnet_zoo.errors import ConfigError
-from hrnet_zoo.images.read import normalize, read_image
+from hrnet_zoo.images.preprocess import normalize
+from hrnet_zoo.images.read import read_image
 from hrnet_zoo.inference.predict import resized
 
 if TYPE_CHECKING:

@@ -18,9 +18,10 @@ from hrnet_zoo.engines import heap, onednn
 from hrnet_zoo.engines.optimize import OptimizedModel, optimize
 from hrnet_zoo.errors import ConfigError, raise_on_oom
 from hrnet_zoo.evaluation.costs import Machine, Measurement, machine_of, measure, peak_memory
-from hrnet_zoo.images.headers import MAX_PIXELS
+from hrnet_zoo.images.formats import MAX_PIXELS
+from hrnet_zoo.images.preprocess import keep_ratio_size, normalize
 from hrnet_zoo.images.progress import Bar
-from hrnet_zoo.images.read import RGB, keep_ratio_size, normalize
+from hrnet_zoo.images.read import RGB
 from hrnet_zoo.inference.predict import evaluating, windows
 from hrnet_zoo.models.fcn import FCNHRNet, require_network
 from hrnet_zoo.zoo.catalog import ModelInfo, list_models, model_info

@@ -326,7 +326,7 @@ def _logits(form: Predictor, image: RGB) -> torch.Tensor:
     """Return the logits at stride 4 of the resized image, float32 on the CPU."""
     import torch
 
-    from hrnet_zoo.images.read import normalize
+    from hrnet_zoo.images.preprocess import normalize
     from hrnet_zoo.inference.predict import resized
 
     (view,) = resized(image, form.dataset.resize_to, ms_flip=False)

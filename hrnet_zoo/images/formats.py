@@ -24,14 +24,12 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image, ImageFile
 
-from hrnet_zoo.errors import ImageError, ImageTooLargeError
 from hrnet_zoo.images import tiff
 from hrnet_zoo.images.tiff import RefusedError, scale_to_uint8
 
 # Formats that decode inside Pillow: none of them starts another program, as EPS would. JPEG includes MPO.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "AVIF")
 MODES = ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "LA", "PA", "RGBA", "I;16", "I;16L", "I;16B", "I;16N")
-EMPTY = "an empty file"  # `found` in errors about a file of zero bytes
 
 MAX_PIXELS = 64_000_000  # 192 MB of RGB; a file of 22 KB can claim thousands of times its size
 MAX_SCANS = 24  # of a JPEG with MAX_PIXELS, of one component each; smaller ones may have more; libjpeg writes 14
@@ -122,17 +120,12 @@ def image_errors(source: str) -> Iterator[None]:
     """Raise what the block and Pillow raise as an ImageError about `source`."""
     try:
         yield
-    except (RefusedError, *DECODER_FAULTS) as error:
-        refused = error
-        if not isinstance(error, RefusedError):
-            found = f"damaged or incomplete data, or of a kind that is not read ({type(error).__name__}: {error})"
-            refused = RefusedError(found, "fetch or export it anew; parts of a damaged file are never used")
-        said = {"asked": f"read an image: {source}", "found": refused.found, "advice": refused.advice}
-        said |= {"done": "no pixels were taken", "source": source}
-        if refused.size is None:
-            raise ImageError(**said) from error
-        width, height = refused.size
-        raise ImageTooLargeError(**said, width=width, height=height, limit=MAX_PIXELS) from error
+    except RefusedError as error:
+        raise error.about(source) from error
+    except DECODER_FAULTS as error:
+        found = f"damaged or incomplete data, or of a kind that is not read ({type(error).__name__}: {error})"
+        advice = "fetch or export it anew; parts of a damaged file are never used"
+        raise RefusedError(found, advice).about(source) from error
 
 
 def source_name(image: str | Path | bytes) -> str:
@@ -150,7 +143,9 @@ def check_size(size: tuple[int, int]) -> None:
         raise RefusedError(
             f"{width} x {height} = {width * height:,} pixels; the limit is {MAX_PIXELS:,}",
             "make it smaller, or cut it, if you trust it; decoded arrays are taken at any size",
-            size,
+            width=width,
+            height=height,
+            limit=MAX_PIXELS,
         )
     if width * height == 0:
         raise RefusedError(f"no pixels ({width} x {height})", "pass an image of at least 1 x 1 pixel")
@@ -207,7 +202,7 @@ def _read_header(stream: IO[bytes], whole: bool) -> ImageHeader:
             check_size(header.size)
             check_mode(header.mode)
             return header
-    found = f"{_NONE_OF_THE_FORMATS}; it begins with {start[:16]!r}" if start else EMPTY
+    found = f"{_NONE_OF_THE_FORMATS}; it begins with {start[:16]!r}" if start else "an empty file"
     advice = "convert the image to PNG or JPEG, or fetch it anew if it should be one"
     raise RefusedError(found, advice)
 
@@ -376,7 +371,7 @@ def _next_marker(stream: IO[bytes], place: int, most: int) -> tuple[int, int] | 
     return None
 
 
-def _in_one_piece(stream: IO[bytes], factory: Factory, _: bool, *, name: str) -> ImageHeader:
+def _in_one_piece(stream: IO[bytes], factory: Factory, _whole: bool, *, name: str) -> ImageHeader:
     """Read a WebP or AVIF, which Pillow takes into memory at once."""
     _check_cost(f"bytes of a {name}", stream.seek(0, io.SEEK_END), MAX_BYTES)
     stream.seek(0)
@@ -385,7 +380,7 @@ def _in_one_piece(stream: IO[bytes], factory: Factory, _: bool, *, name: str) ->
     return _header(image, name, several=several, orientation=_orientation(exif))
 
 
-def _gif(stream: IO[bytes], factory: Factory, _: bool) -> ImageHeader:
+def _gif(stream: IO[bytes], factory: Factory, _whole: bool) -> ImageHeader:
     """Keep the first image and its transparency: Pillow takes quadratic time for comments."""
     head = stream.read(13)
     place = 13 + _color_table(head[10])
@@ -422,7 +417,7 @@ def _color_table(flags: int) -> int:
     return 3 << (flags & 7) + 1 if flags & 128 else 0
 
 
-def _bmp(stream: IO[bytes], factory: Factory, _: bool) -> ImageHeader:
+def _bmp(stream: IO[bytes], factory: Factory, _whole: bool) -> ImageHeader:
     image = factory(stream, "")
     if image.tile and image.tile[0].codec_name == "bmp_rle":
         check_size(image.size)
@@ -430,17 +425,18 @@ def _bmp(stream: IO[bytes], factory: Factory, _: bool) -> ImageHeader:
     return _header(image, "BMP")
 
 
-def _ppm(stream: IO[bytes], factory: Factory, _: bool) -> ImageHeader:
+def _ppm(stream: IO[bytes], factory: Factory, _whole: bool) -> ImageHeader:
     """Let Pillow read 8 bits, 1 bit and the header; other numbers of levels it would read number by number."""
     image = factory(io.BytesIO(stream.read(_HEADER_BYTES)), "")
     check_size(image.size)
     codec, _, offset, arguments = image.tile[0]
+    levels = arguments[-1] if isinstance(arguments, tuple) else 0
     if codec == "ppm_plain":
         _check_cost("pixels of a PPM as text", image.width * image.height, MAX_SLOW_PIXELS)
     if image.mode not in ("L", "RGB", "I") or (codec == "raw" and image.mode != "I"):
         stream.seek(0)
         return _header(factory(stream, ""), "PPM")
-    maximum = 65535 if codec == "raw" else int(arguments[-1])
+    maximum = 65535 if codec == "raw" else int(levels)
     decode = partial(_levels, stream, offset, image.size, image.mode == "RGB", maximum, codec == "ppm_plain")
     return ImageHeader("PPM", image.mode.replace("I", "I;16"), image.size, decode, bits=maximum.bit_length())
 
@@ -466,7 +462,7 @@ def _levels(stream: IO[bytes], offset: int, size: tuple[int, int], rgb: bool, ma
     return image
 
 
-def _tiff(stream: IO[bytes], _: Factory, __: bool) -> ImageHeader:
+def _tiff(stream: IO[bytes], _factory: Factory, _whole: bool) -> ImageHeader:
     page, several = tiff.choose_page(stream)
     check_size(page.size)
     return ImageHeader(

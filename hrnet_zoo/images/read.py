@@ -5,7 +5,6 @@ Color order is RGB and channels come last, 0-255, everywhere but in the tensor t
 
 import logging
 import os
-from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import numpy as np

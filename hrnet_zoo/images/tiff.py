@@ -18,6 +18,8 @@ import numpy.typing as npt
 from PIL import Image, TiffImagePlugin
 from PIL.ExifTags import Base as Tag
 
+from hrnet_zoo.errors import ImageError, ImageTooLargeError
+
 MAX_PIECES = 100_000  # strips or tiles of an image
 MAX_DIRECTORIES = 100
 MAX_UNPACKED = 64 << 20  # bytes of a compressed strip, or row of tiles, that is unpacked here
@@ -50,11 +52,23 @@ Piece = tuple[int, int]  # offset and bytes of a strip or tile in the file
 
 
 class RefusedError(Exception):
-    """Why an image is not read, and what to do; with its `size` if it has too many pixels."""
+    """Why an image is not read, and what to do; `too_large` has the size and the limit if it has too many pixels."""
 
-    def __init__(self, found: str, advice: str, size: tuple[int, int] | None = None) -> None:
+    def __init__(self, found: str, advice: str, **too_large: int) -> None:
         super().__init__(found)
-        self.found, self.advice, self.size = found, advice, size
+        self.found, self.advice, self.too_large = found, advice, too_large
+
+    def about(self, source: str) -> ImageError:
+        """Return the public error."""
+        kind = ImageTooLargeError if self.too_large else ImageError
+        return kind(
+            asked=f"read an image: {source}",
+            found=self.found,
+            done="no pixels were taken",
+            advice=self.advice,
+            source=source,
+            **self.too_large,
+        )
 
 
 @dataclass(frozen=True)
@@ -257,13 +271,17 @@ def _chunks(page: Page) -> Iterator[tuple[int, int, list[list[Piece]]]]:
     if not (0 < w < 1 << 20 and 0 < h < 1 << 20):
         raise ValueError(f"strips or tiles of {w} x {h}")
     across, down = -(-width // w), -(-height // h)
-    samples = _first(tags, Tag.SamplesPerPixel, 1)
+    compressed, samples = _first(tags, Tag.Compression, 1) != 1, _first(tags, Tag.SamplesPerPixel, 1)
     planes, in_plane = (samples, 1) if _first(tags, Tag.PlanarConfiguration, 1) == 2 else (1, samples)
-    pieces = list(zip(offsets, counts, strict=True))
-    if len(pieces) < across * down * planes:
-        raise ValueError(f"{len(pieces)} strips or tiles, where {across * down * planes} are needed")
+    needed = across * down * planes
+    if len(offsets) < needed or (compressed and len(counts) < needed):
+        raise ValueError(f"{len(offsets)} strips or tiles, where {needed} are needed")
+    if not compressed:  # what is needed; some writers state other counts, or none
+        piece_row = -(-w * in_plane * page.bits // 8)
+        heights = [h if tiled else min(h, height - row * h) for row in range(down)]
+        counts = tuple(piece_row * heights[number // across % down] for number in range(needed))
+    pieces = list(zip(offsets, counts, strict=False))
     row_bytes = -(-across * w * in_plane * page.bits // 8)
-    compressed = _first(tags, Tag.Compression, 1) != 1
     if compressed and not page.by_pillow and h * row_bytes > MAX_UNPACKED:
         found = f"a compressed strip of {h * row_bytes:,} bytes; the limit is {MAX_UNPACKED:,}"
         raise RefusedError(found, "save it in tiles")
@@ -287,6 +305,8 @@ def _small_tiff(stream: IO[bytes], order: str, tags: Tags, pieces: Sequence[tupl
     for offset, length in pieces:
         stream.seek(offset)
         data.append(stream.read(length))
+        if len(data[-1]) < length:
+            raise EOFError("the file ends in a strip or tile")
     places = tuple(accumulate(map(len, data[:-1]), initial=8)) if data else (8,)
     lengths = tuple(map(len, data)) or (0,)
     tiled = Tag.TileWidth in tags
@@ -321,7 +341,7 @@ def _values(
     tile = _first(page.tags, Tag.TileWidth, 0)
     # The strips or tiles as an image of bytes: 8-bit gray.
     kept = Tag.Compression, Tag.RowsPerStrip, Tag.TileLength
-    tags = {tag: page.tags[tag] for tag in kept if tag in page.tags}
+    tags: dict[int, tuple[int, ...]] = {tag: page.tags[tag] for tag in kept if tag in page.tags}
     tags |= {Tag.ImageWidth: (width * unit,), Tag.ImageLength: (rows,), Tag.BitsPerSample: (8,)}
     tags |= {Tag.PhotometricInterpretation: (_BLACK_IS_ZERO,), **({Tag.TileWidth: (tile * unit,)} if tile else {})}
     parts = [np.asarray(_small_tiff(stream, page.order, tags, plane)) for plane in planes[:bands]]

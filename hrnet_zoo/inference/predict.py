@@ -18,8 +18,9 @@ from torch import Tensor
 
 from hrnet_zoo.errors import ConfigError, ImageError, LogitsError
 from hrnet_zoo.images.prefetch import beside
+from hrnet_zoo.images.preprocess import keep_ratio_size, normalize_on, resize
 from hrnet_zoo.images.progress import Bar
-from hrnet_zoo.images.read import RGB, ImageLike, keep_ratio_size, normalize_on, read_image, resize
+from hrnet_zoo.images.read import RGB, ImageLike, read_image
 from hrnet_zoo.inference.logits import ViewLogits, Window, check_max_memory
 from hrnet_zoo.inference.masks import make_mask
 from hrnet_zoo.inference.result import SegmentationResult

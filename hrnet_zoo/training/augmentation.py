@@ -14,7 +14,8 @@ from PIL import Image
 from torch import Tensor
 
 from hrnet_zoo.datasets.label_rules import IGNORE_INDEX
-from hrnet_zoo.images.read import RGB, keep_ratio_size, normalize, resize
+from hrnet_zoo.images.preprocess import keep_ratio_size, normalize, resize
+from hrnet_zoo.images.read import RGB
 
 Labels = npt.NDArray[np.uint8]
 Pair = tuple[RGB, Labels]

@@ -218,7 +218,7 @@ def test_images_that_predict_refuses(tmp_path: Path) -> None:
     Image.new("F", (12, 8)).save(tmp_path / "images/a.tif")
     for problems in (quick(find_samples(tmp_path, None)), check_data(tmp_path).problems):
         ((kind, (file,)),) = kinds(list(problems)).items()
-        assert kind == "unsupported image"
+        assert kind == "unreadable image"
         assert file.startswith("images/a.tif: a TIFF of 1 band of 32 bits, floating point")
 
 

@@ -18,7 +18,7 @@ from hrnet_zoo.engines.openvino import OpenVINOEngine, as_openvino, dtypes
 from hrnet_zoo.engines.optimize import optimize, pixel_agreement
 from hrnet_zoo.engines.plan import Plan
 from hrnet_zoo.errors import ConfigError
-from hrnet_zoo.images.read import normalize
+from hrnet_zoo.images.preprocess import normalize
 from hrnet_zoo.models.fcn import FCNHRNet
 from hrnet_zoo.zoo.create import create_model
 from tests.support.reference_cases import random_network

@@ -19,8 +19,8 @@ from hrnet_zoo.engines.optimize import OptimizedModel
 from hrnet_zoo.errors import ConfigError, UnknownModelError
 from hrnet_zoo.evaluation.benchmark import IMAGES, _published, benchmark, benchmark_table, compare, infer, input_size
 from hrnet_zoo.evaluation.costs import MIN_RUNS
-from hrnet_zoo.images.headers import MAX_PIXELS
-from hrnet_zoo.images.read import normalize, resize
+from hrnet_zoo.images.formats import MAX_PIXELS
+from hrnet_zoo.images.preprocess import normalize, resize
 from hrnet_zoo.models.fcn import FCNHRNet
 from hrnet_zoo.zoo.catalog import ModelInfo, list_models, model_info
 from hrnet_zoo.zoo.create import create_model

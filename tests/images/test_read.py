@@ -17,17 +17,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from hrnet_zoo.errors import ImageError, ImageTooLargeError
-from hrnet_zoo.images.read import (
-    MEAN,
-    STD,
-    ImageLike,
-    _standardise,
-    keep_ratio_size,
-    normalize,
-    normalize_on,
-    read_image,
-    resize,
-)
+from hrnet_zoo.images.preprocess import MEAN, STD, _standardise, keep_ratio_size, normalize, normalize_on, resize
+from hrnet_zoo.images.read import ImageLike, read_image
 from tests.support.images import (
     WHITE,
     Bad,
@@ -325,18 +316,18 @@ def test_float_tiff_is_refused_and_not_black() -> None:
     [
         (np.zeros((2, 3, 3), np.float32), "dtype float32 and shape (2, 3, 3)", "(x * 255).round()"),
         (np.zeros((2, 3, 3), np.uint16), "dtype uint16", "x / 257"),
-        (np.zeros((2, 3), bool), "dtype bool", "* 255"),
-        (np.zeros((2, 3, 3), np.int64), "dtype int64", "values 0..255 already"),
+        (np.zeros((2, 3), bool), "dtype bool", "to uint8"),
+        (np.zeros((2, 3, 3), np.int64), "dtype int64", "to uint8"),
         (np.zeros((3, 8, 8), np.uint8), "shape (3, 8, 8)", "np.moveaxis(array, 0, -1)"),
-        (np.zeros((8, 8, 1), np.uint8), "shape (8, 8, 1)", "array[:, :, 0]"),
+        (np.zeros((8, 8, 1), np.uint8), "shape (8, 8, 1)", "(height, width) gray"),
         (np.zeros((8, 8, 5), np.uint8), "shape (8, 8, 5)", "(height, width, 3) RGB"),
-        (np.zeros((2, 8, 8, 3), np.uint8), "shape (2, 8, 8, 3)", "list(array)"),
+        (np.zeros((2, 8, 8, 3), np.uint8), "shape (2, 8, 8, 3)", "a list"),
         (np.zeros((0, 8, 3), np.uint8), "no pixels", "at least 1 x 1"),
         (Image.new("RGB", (0, 3)), "no pixels (0 x 3)", "at least 1 x 1"),
-        (torch.zeros(3, 2, 2), "dtype float32 and shape (3, 2, 2)", "to(torch.uint8)"),
-        (torch.zeros(2, 3, 4, 4, dtype=torch.uint8), "shape (2, 3, 4, 4)", "list(tensor)"),
+        (torch.zeros(3, 2, 2), "dtype float32 and shape (3, 2, 2)", "to uint8"),
+        (torch.zeros(2, 3, 4, 4, dtype=torch.uint8), "shape (2, 3, 4, 4)", "a list"),
         (torch.zeros(8, 8, 3, dtype=torch.uint8), "shape (8, 8, 3)", "tensor.permute(2, 0, 1)"),
-        (torch.zeros(8, 8, dtype=torch.uint8), "shape (8, 8)", "tensor.expand(3, -1, -1)"),
+        (torch.zeros(8, 8, dtype=torch.uint8), "shape (8, 8)", "(3, height, width) RGB"),
         (torch.zeros(3, 0, 8, dtype=torch.uint8), "no pixels", "at least 1 x 1"),
         (torch.zeros(3, 8, 8, dtype=torch.uint8, device="meta"), "device meta", "with data"),
         (None, "builtins.NoneType", "pass a path"),

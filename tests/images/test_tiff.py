@@ -180,17 +180,20 @@ def test_any_orientation_of_what_pillow_cannot_read() -> None:
     np.testing.assert_array_equal(read_image(tiff((found, Layout(tags={274: 6})))), np.rot90(upright, -1))
 
 
+WHOLE = tiff((values(1), Layout(GREY)))
+
+
 def directory(count: int, size: int) -> bytes:
-    entries = b"".join(struct.pack("<HHII", 1000 + each, 7, size, 8) for each in range(count))
+    entries = b"".join(struct.pack("<HHII", 1000 + each % 30_000, 7, size, 8) for each in range(count))
     return b"II*\0\x08\0\0\0" + struct.pack("<H", count) + entries + bytes(4)
 
 
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (directory(60_000, 1), "60,000 tags; the limit is 4,096"),
-        (directory(3000, 30_000), "tags of 90,000,000 bytes"),
+        (WHOLE.replace(struct.pack("<HHI", 273, 4, 1), struct.pack("<HHI", 273, 4, 1 << 30)), "1,073,741,824 strips"),
         (tiff((values(3), Layout(tags={259: 34887}))), "compression 34887"),
+        (tiff((values(3), Layout(tags={259: 6}))), "compression 6"),
     ],
 )
 def test_more_than_honest_files_hold(data: bytes, words: str) -> None:
@@ -199,11 +202,19 @@ def test_more_than_honest_files_hold(data: bytes, words: str) -> None:
     assert words in caught.value.found
 
 
-def test_the_directory_of_exif_is_bounded_too() -> None:
-    place = len(tiff((values(1), Layout(GREY, tags={34665: 1}))))
-    data = tiff((values(1), Layout(GREY, tags={34665: place}))) + directory(3000, 30_000)[8:]
-    with pytest.raises(ImageError, match=r"tags of 90,000,000 bytes"):
-        read_image(data)
+@pytest.mark.parametrize("count", [3000, 60_000])
+def test_metadata_costs_nothing(count: int) -> None:
+    """Tags that refer to the whole file time and again, in the image's directory and in EXIF's."""
+    found = values(1)
+    data = bytearray(tiff((found, Layout(GREY, tags={34665: 1}))))
+    struct.pack_into("<I", data, data.index(struct.pack("<HHI", 34665, 4, 1)) + 8, len(data))
+    data += directory(count, 30_000)[8:]
+    np.testing.assert_array_equal(read_image(bytes(data))[..., :1], found)
+    struct.pack_into("<I", data, 4, len(data))
+    size = int.from_bytes(data[8:10], "little")
+    more = directory(count, 30_000)[10:-4]
+    data += struct.pack("<H", size + count) + data[10 : 10 + 12 * size] + more + bytes(4)
+    np.testing.assert_array_equal(read_image(bytes(data))[..., :1], found)
 
 
 def test_endless_directories_are_not_followed() -> None:

@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 
 from hrnet_zoo.demo.scenes import scene
 from hrnet_zoo.errors import ConfigError, ImageError
-from hrnet_zoo.images.read import RGB, ImageLike, keep_ratio_size, normalize, read_image, resize
+from hrnet_zoo.images.preprocess import keep_ratio_size, normalize, resize
+from hrnet_zoo.images.read import RGB, ImageLike, read_image
 from hrnet_zoo.inference.predict import (
     IMAGES_AHEAD,
     PredictOptions,

@@ -16,7 +16,8 @@ from torch import nn
 
 from hrnet_zoo.datasets import CITYSCAPES, Dataset
 from hrnet_zoo.demo.scenes import scene
-from hrnet_zoo.images.read import RGB, keep_ratio_size, normalize, resize
+from hrnet_zoo.images.preprocess import keep_ratio_size, normalize, resize
+from hrnet_zoo.images.read import RGB
 from hrnet_zoo.models.fcn import FCNHRNet
 from hrnet_zoo.models.hrnet import BasicBlock, Bottleneck
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hrnet_zoo.demo.scenes import scene
-from hrnet_zoo.images.read import MEAN, STD, normalize
+from hrnet_zoo.images.preprocess import MEAN, STD, normalize
 from hrnet_zoo.training import augmentation
 from hrnet_zoo.training.augmentation import augment, collate
 

@@ -11,7 +11,7 @@ import pytest
 
 from hrnet_zoo.datasets import PASCAL_CONTEXT, SCENES
 from hrnet_zoo.errors import ModelConfigError
-from hrnet_zoo.images import read
+from hrnet_zoo.images import preprocess
 from hrnet_zoo.zoo import model_config
 from hrnet_zoo.zoo.catalog import model_info
 from hrnet_zoo.zoo.model_config import Metrics, ModelConfig, Parent, parse_config, read_config
@@ -28,7 +28,7 @@ CONFIG = ModelConfig(
 
 
 def test_the_constants_are_those_of_the_computation() -> None:
-    assert (model_config.MEAN, model_config.STD) == (read.MEAN, read.STD)
+    assert (model_config.MEAN, model_config.STD) == (preprocess.MEAN, preprocess.STD)
 
 
 def test_written_and_read(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ COSTLY = {
     "zeros between segments": (JPEG[:20] + bytes(20_000_000) + JPEG[20:], "bytes between two segments"),
     "segments": (JPEG[:2] + segment(0xE5, b"") * 10_001 + JPEG[2:], "segments of a JPEG"),
     "ends of lines": (runs(8000, b"\0\0" * 500), "pixels of a BMP with run lengths"),
-    "text of a PPM": (b"P3 8000 8000 255\n1 2 3", "pixels of a PPM of text"),
+    "text of a PPM": (b"P3 8000 8000 255\n1 2 3", "pixels of a PPM as text"),
     "a comment in a GIF": (GIF[:FRAME] + b"!\xfe" + b"\1a" * 1_000_001 + b"\0" + GIF[FRAME:], "blocks of a GIF"),
 }
 
@@ -108,20 +108,14 @@ def test_further_images_cost_nothing(caplog: pytest.LogCaptureFixture) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="sparse files")
-@pytest.mark.parametrize("honest", [False, True])
-def test_a_sparse_webp(honest: bool, tmp_path: Path) -> None:
-    """3 GB of nothing, as its pixels or behind them."""
+def test_a_sparse_webp(tmp_path: Path) -> None:
+    """3 GB of nothing behind the pixels."""
     path = tmp_path / "sparse.webp"
-    claimed = b"VP8L" + struct.pack("<I", 2_999_999_980) + WEBP[20:25]
-    body = WEBP[12:] + b"JUNK" + struct.pack("<I", 2_900_000_000) if honest else claimed
     with path.open("wb") as stream:
-        stream.write(b"RIFF" + struct.pack("<I", 3_000_000_000) + b"WEBP" + body)
+        stream.write(b"RIFF" + struct.pack("<I", 3_000_000_000) + WEBP[8:] + b"JUNK" + struct.pack("<I", 2_900_000_000))
         stream.truncate(3_000_000_008)
-    if honest:
-        np.testing.assert_array_equal(read_image(path), PIXELS)
-    else:
-        with pytest.raises(ImageError, match=r"bytes of a WebP: 2,999,999,980; the limit is"):
-            read_image(path)
+    with pytest.raises(ImageError, match=r"bytes of a WEBP: 3,000,000,008; the limit is"):
+        read_image(path)
 
 
 def test_metadata_of_any_size_is_passed_over(tmp_path: Path) -> None:
