@@ -1,1 +1,1 @@
-"""Files <-> arrays: read, resize and normalize any image, read label maps, write atomically, prefetch, progress."""
+"""Image files <-> arrays: read any image or label map; resize, and normalize by mean and std; write; prefetch."""
