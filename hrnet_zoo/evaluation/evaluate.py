@@ -32,7 +32,6 @@ from hrnet_zoo.evaluation.ranks import Ranks, join, processes_here
 from hrnet_zoo.images.atomic import atomic_write
 from hrnet_zoo.images.label_maps import read_labels
 from hrnet_zoo.images.prefetch import read_ahead
-from hrnet_zoo.images.preprocess import MEAN, STD
 from hrnet_zoo.images.progress import Bar
 from hrnet_zoo.images.read import RGB, read_image
 from hrnet_zoo.inference.logits import check_max_memory
