@@ -11,24 +11,26 @@ import io
 import json
 import logging
 import math
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
+
+import numpy as np
 
 from hrnet_zoo.errors import ConfigError, DownloadError, UnexpectedContentError, install, printable
 from hrnet_zoo.images.atomic import atomic_write
 from hrnet_zoo.weights import cache
 from hrnet_zoo.weights.addresses import addresses
-from hrnet_zoo.weights.cache import disk_errors
 from hrnet_zoo.weights.download import fetch
 from hrnet_zoo.zoo.catalog import LOCAL, is_saved, model_info
 
 MAX_BYTES = 64 << 20  # a line every 50 iterations makes 1 MB for the longest schedule
 MAX_COLUMNS = 1000  # ADE20K with IoU and accuracy of each class has 300; a malicious file may have one for each line
-MOST_ITERATIONS = 10**12
-LARGEST = 1e100  # plotting larger values overflows
+MAX_ITERATIONS = 10**12
+MAX_VALUE = 1e100  # plotting larger values overflows
 OWN_LOG = "metrics.jsonl"  # in the folder of a fine-tuning
 PLOT_FORMATS = ("png", "svg", "pdf")
 
@@ -42,18 +44,16 @@ class TrainingLog:
     """How a checkpoint was trained.
 
     A column is a list with one entry per line, in the log's order and under the log's own name; nan where a line lacks
-    it. Values are as in the file, and not rescaled: mIoU, mAcc and aAcc are fractions in the logs of mmsegmentation
-    0.x and percent in those of some later versions.
+    it. Values are those in the file: mIoU, mAcc and aAcc are fractions in the logs of mmsegmentation 0.x and percent in
+    those of some later versions.
 
     Attributes:
         name: canonical name of the model.
         environment: the log's first line: env_info (machine and versions, many lines), seed, exp_name, ...
         train: columns of the training lines: "iter", "loss", "decode.acc_seg" (percent), "lr", "memory" (MB),
-            "time" (seconds per iteration), ... Of an `lr` that is a list, the first entry is here, the others are under
-            "lr[1]", "lr[2]", ...
-        val: columns of the validation lines: "iter", "mIoU", "mAcc", "aAcc", ... Some versions wrote the number of
-            validation batches as `iter`: such a line gets the iteration of the training line before it, and
-            "iter_in_file" holds what the file says.
+            "time" (seconds per iteration), ...
+        val: columns of the validation lines: "iter", "mIoU", "mAcc", "aAcc", ... A line whose `iter` is absent or below
+            that of the training line before it, because it counts batches, gets that line's.
 
     """
 
@@ -69,8 +69,7 @@ class TrainingLog:
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything, ready for JSON: None where a figure is missing, infinite or not a number."""
-        best = self.best and {"iter": self.best[0], "mIoU": self.best[1]}
-        facts = {"name": self.name, "environment": self.environment, "best": best, "train": self.train, "val": self.val}
+        facts = {**asdict(self), "best": self.best and {"iter": self.best[0], "mIoU": self.best[1]}}
         ready: dict[str, Any] = json.loads(json.dumps(facts), parse_constant=lambda _: None)  # NaN is no JSON
         return ready
 
@@ -104,10 +103,10 @@ class TrainingLog:
         losses = figure.subplots()
         losses.set(xlabel="iteration", ylabel="loss")
         losses.set_title(printable(self.name)[:100], parse_math=False)  # the name of a folder may hold a $
-        losses.plot(*_axes(_points(self.train, "loss")), color="tab:blue", linewidth=0.8, label="loss")
+        losses.plot(*_axes(self.train, "loss"), color="tab:blue", linewidth=0.8, label="loss")
         scores = losses.twinx()
         scores.set_ylabel("mIoU, validation")
-        scores.plot(*_axes(_points(self.val, "mIoU")), color="tab:orange", marker="o", label="mIoU")
+        scores.plot(*_axes(self.val, "mIoU"), color="tab:orange", marker="o", label="mIoU")
         figure.legend(loc="outside lower center", ncols=2)
         file = io.BytesIO()
         figure.savefig(file, format=kind)
@@ -117,8 +116,8 @@ class TrainingLog:
 def training_log(name: str, *, progress: bool = True) -> TrainingLog:
     """Return the training log of a published checkpoint, or of a fine-tuned model.
 
-    Published logs are downloaded into the cache like the weights (resume, mirrors, offline switch). Their hashes were
-    never published, so only the format of every line is checked.
+    Published logs are downloaded into the cache like the weights. Their hashes were never published, so only the format
+    of every line is checked.
 
     Args:
         name: catalog name or alias; or the path of a folder that `finetune` made ("runs/a", "local-dir:runs/a").
@@ -126,51 +125,59 @@ def training_log(name: str, *, progress: bool = True) -> TrainingLog:
 
     Raises:
         UnknownModelError: no row has this name.
-        ConfigError: the model has no log ("demo").
-        DownloadError: the log cannot be had (UnexpectedContentError: what came is no log).
+        ConfigError: the model has no log.
+        DownloadError: the log cannot be downloaded (UnexpectedContentError: the file is no log).
         CacheError: the cache cannot be used.
 
     """
     if is_saved(name):
-        return _own_log(Path(name.removeprefix(LOCAL)))
+        folder = os.path.expanduser(name.removeprefix(LOCAL))  # noqa: PTH111 - never raises, unlike Path.expanduser
+        return _own_log(Path(folder))
     info = model_info(name)
     if info.log_url is None:
         raise ConfigError(
             asked=f"the training log of {info.name}",
             found="no log of its training was published",
-            done="nothing was fetched",
+            done="nothing was downloaded",
             advice="the checkpoints that `hrnet-zoo list` names have one each",
         )
-    url = info.log_url
-    data = _cached(url, progress=progress)
+    path = _download(info.log_url, progress=progress)
+    with cache.disk_errors(path, f"read {path}"):
+        data = path.read_bytes()
+    return parse_log(data, str(path), info.name)
+
+
+def _own_log(folder: Path) -> TrainingLog:
+    file = folder / OWN_LOG
     try:
-        return parse_log(data, url, info.name)
-    except UnexpectedContentError as error:
-        # Damaged in the cache, not by this library: download it once more.
-        logger.warning("%s is damaged (%s); it is fetched again", cache.log_path(log_key(url)), error.found)
-        cache.clear(log_key(url))
-        return parse_log(_cached(url, progress=progress), url, info.name)
+        data = file.read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: a null character in the path
+        raise ConfigError(
+            asked=f"the training log of {folder}",
+            found=f"it cannot be read: {error}",
+            done="nothing was changed",
+            advice="name a folder that `hrnet-zoo finetune` made; a model that was copied from one has no log",
+        ) from error
+    return parse_log(data, str(file), folder.name)
 
 
 def parse_log(data: bytes, source: str, name: str) -> TrainingLog:
-    """Read a log's bytes; `source` (path or address) and the model's `name` are for messages.
+    """Parse a log's bytes; `source` (path or address) and the model's `name` are for messages.
 
     Raises:
         UnexpectedContentError: it is no log.
 
     """
-    records, cut = _records(data, source)
-    if cut:
+    records, is_cut = _records(data, source)
+    if is_cut:
         logger.warning("the training log of %s is cut off in its last line, which is left out", name)
-    if other := {str(record.get("mode", "")) for record in records} - {"", "train", "val"}:
-        logger.warning("the training log of %s has lines of other modes, left out: %.200r", name, sorted(other))
-    _set_iterations(records)
-    counted = [record for record in records if record.get("mode") in ("train", "val")]
-    if wrong := sum(not _is_iteration(record.get("iter")) for record in counted):
-        logger.warning(
-            "the training log of %s: %d of %d lines have no `iter` from 0 to %g; `best` and the plot leave them out",
-            *(name, wrong, len(counted), MOST_ITERATIONS),
-        )
+    before: float = 0
+    for record in records:
+        mode, iteration = record.get("mode"), record.get("iter", -1)
+        if mode == "train" and _is_iteration(iteration):
+            before = iteration
+        elif mode == "val" and not (_is_iteration(iteration) and iteration >= before):
+            record["iter"] = before
     return TrainingLog(
         name,
         {key: value for record in records if "mode" not in record for key, value in record.items()},
@@ -178,129 +185,57 @@ def parse_log(data: bytes, source: str, name: str) -> TrainingLog:
     )
 
 
-def _own_log(folder: Path) -> TrainingLog:
-    file = folder / OWN_LOG
-    try:
-        data = file.read_bytes()
-    except OSError as error:
-        raise ConfigError(
-            asked=f"the training log of {folder}",
-            found=f"{file} cannot be read: {error.strerror}",
-            done="nothing was changed",
-            advice="name a folder that `hrnet-zoo finetune` made; a model that was copied from one has no log",
-        ) from error
-    return parse_log(data, str(file), folder.name)
-
-
 def log_key(url: str) -> str:
-    """Name of a log's file in the cache."""
+    """Return the cache key of a log."""
     return PurePosixPath(urlsplit(url).path).name.removesuffix(".log.json")
 
 
-def _cached(url: str, *, progress: bool) -> bytes:
-    """Return the log of an address from the cache; fetch, verify and publish it first if it is not there."""
+def _download(url: str, *, progress: bool) -> Path:
+    """Return the path of a published log in the cache, after downloading it if need be."""
     key = log_key(url)
-    if not cache.is_cached(key, "log"):
-        with cache.lock(key):
-            if not cache.is_cached(key, "log"):  # another process may have been faster
-                _fetch(url, key, progress=progress)
-    final = cache.log_path(key)
-    with disk_errors(final, f"read the training log {key}"):
-        return final.read_bytes()
+    if cache.is_cached(key, "log"):
+        return cache.log_path(key)
+    with cache.lock(key):
+        if not cache.is_cached(key, "log"):  # another process may have been faster
+            partial = cache.claim_partial(key, "log")
+
+            def verify(data: bytes) -> None:
+                try:
+                    _records(data, url)
+                except UnexpectedContentError:
+                    cache.discard(partial)  # nothing to resume: the host may have the log next time
+                    raise
+
+            try:
+                data = fetch(addresses(url), partial, max_bytes=MAX_BYTES, verify=verify, progress=progress)
+            except DownloadError as error:  # its advice is about weights
+                place = urlsplit(url).path.lstrip("/")
+                error.advice = f"check the network; or put the log in a folder as {place}, and set "
+                error.advice += "HRNET_ZOO_MIRRORS=file:///FOLDER"
+                raise
+            cache.publish(key, data, lambda path: verify(path.read_bytes()), "log")
+            cache.discard(partial)
+            cache.sweep()
+    return cache.log_path(key)
 
 
-def _fetch(url: str, key: str, *, progress: bool) -> None:
-    partial = cache.claim_partial(key, "log")
-
-    def verify(data: bytes) -> None:
+def _records(data: bytes, source: str) -> tuple[list[dict[str, Any]], bool]:
+    """Return a log's lines, and whether the last one is cut off and left out."""
+    records, lines = list[dict[str, Any]](), [line for line in data.splitlines() if line.strip()]
+    for number, line in enumerate(lines, start=1):
         try:
-            _records(data, url)
-        except UnexpectedContentError:
-            cache.discard(partial)  # nothing to resume: the host may have the log next time
-            raise
-
-    try:
-        data = fetch(addresses(url), partial, max_bytes=MAX_BYTES, verify=verify, progress=progress)
-    except DownloadError as error:  # its advice is about weights
-        error.advice = (
-            "check the network, the proxy and HRNET_ZOO_OFFLINE, and run the same again; or bring the log by hand: "
-            f"lay it below a folder as {urlsplit(url).path.lstrip('/')}, and name the folder in HRNET_ZOO_MIRRORS as "
-            "file:///FOLDER"
-        )
-        raise
-
-    cache.publish(key, data, lambda path: verify(path.read_bytes()), "log")
-    cache.discard(partial)
-    cache.sweep()
-
-
-def _records(data: bytes, url: str) -> tuple[list[dict[str, Any]], bool]:
-    """Read the lines of a log, and whether its last one is cut off; UnexpectedContentError if it is no log."""
-    lines = [(number, line) for number, line in enumerate(data.splitlines(), start=1) if line.strip()]
-    records, cut = list[dict[str, Any]](), False
-    for number, line in lines:
-        record = _record(line)
-        if record is not None:
+            record = json.loads(line)
+        except (ValueError, RecursionError):  # RecursionError: brackets without end
+            record = None
+        if isinstance(record, dict):
             records.append(record)
-        elif number == lines[-1][0]:
-            cut = True
-        else:
-            raise _no_log(url, f"line {number} is no JSON object: {line[:60]!r}")
+        elif number < len(lines):
+            raise _no_log(source, f"line {number} is no JSON object: {line[:60]!r}")
     if not any(record.get("mode") == "train" or "env_info" in record for record in records):
-        raise _no_log(url, "neither a line of training nor the environment")
+        raise _no_log(source, "neither a line of training nor the environment")
     if len({key for record in records for key in record}) > MAX_COLUMNS:
-        raise _no_log(url, f"more than {MAX_COLUMNS} different keys")
-    return records, cut
-
-
-def _record(line: bytes) -> dict[str, Any] | None:
-    try:
-        record = json.loads(line, parse_int=_whole)
-    except (ValueError, RecursionError):  # RecursionError: brackets without end
-        return None
-    if not isinstance(record, dict):
-        return None
-    rates = record.get("lr")
-    if isinstance(rates, list):  # one for each group of parameters
-        record["lr"] = rates[0] if rates else math.nan
-        record |= {f"lr[{index}]": rate for index, rate in enumerate(rates) if index}
-    return record
-
-
-def _whole(digits: str) -> float:
-    """Parse an integer; a huge one as a float, which every later step can handle."""
-    return int(digits) if len(digits) < 20 else float(digits)
-
-
-def _set_iterations(records: Sequence[dict[str, Any]]) -> None:
-    """Replace the `iter` of validation lines that count something else by that of the training line before.
-
-    It is an iteration if it lies between those of the training lines before and after it.
-    """
-    train: list[float | None] = [
-        record["iter"] if record.get("mode") == "train" and _is_iteration(record.get("iter")) else None
-        for record in records
-    ]
-    afters: list[float] = [math.inf] * len(records)  # the training iteration that follows each line
-    for index in range(len(records) - 2, -1, -1):
-        following = train[index + 1]
-        afters[index] = afters[index + 1] if following is None else following
-    before: float | None = None
-    changed = dict[int, Any]()
-    for index, record in enumerate(records):
-        if train[index] is not None:
-            before = train[index]
-        elif record.get("mode") == "val" and before is not None:
-            after = afters[index]
-            if after <= before:  # a run that was resumed from further back: says nothing of this line
-                after = math.inf
-            stated = record.get("iter", math.nan)
-            if not (_is_iteration(stated) and before <= stated <= after):
-                changed[index], record["iter"] = stated, before
-    if changed:
-        for index, record in enumerate(records):
-            if record.get("mode") == "val":
-                record["iter_in_file"] = changed.get(index, record.get("iter", math.nan))
+        raise _no_log(source, f"more than {MAX_COLUMNS} different keys")
+    return records, len(records) < len(lines)
 
 
 def _columns(records: Sequence[dict[str, Any]]) -> Columns:
@@ -314,23 +249,24 @@ def _points(columns: Columns, key: str) -> list[tuple[float, float]]:
     return [(x, y) for x, y in pairs if _is_iteration(x) and _is_number(y)]
 
 
-def _axes(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
-    return [x for x, _ in points], [y for _, y in points]
+def _axes(columns: Columns, key: str) -> np.ndarray:
+    """Return a column's iterations and values as two rows."""
+    return np.array(_points(columns, key), dtype=np.float64).reshape(-1, 2).T
 
 
 def _is_number(value: object) -> bool:
-    return type(value) in (int, float) and -LARGEST <= value <= LARGEST  # type: ignore[operator]  # nan is not
+    return type(value) in (int, float) and -MAX_VALUE <= value <= MAX_VALUE  # type: ignore[operator]  # nan is not
 
 
 def _is_iteration(value: object) -> bool:
-    return _is_number(value) and 0 <= value <= MOST_ITERATIONS  # type: ignore[operator]
+    return _is_number(value) and 0 <= value <= MAX_ITERATIONS  # type: ignore[operator]
 
 
-def _no_log(url: str, found: str) -> UnexpectedContentError:
+def _no_log(source: str, found: str) -> UnexpectedContentError:
     return UnexpectedContentError(
-        asked=f"the training log {url}",
-        found=f"what came is no training log: {found}",
-        done="nothing was kept",
-        advice="try another host with HRNET_ZOO_MIRRORS",
-        url=url,
+        asked=f"read the training log {source}",
+        found=f"this is no training log: {found}",
+        done="nothing was loaded",
+        advice="try another host with HRNET_ZOO_MIRRORS; for a file in the cache: hrnet-zoo cache repair",
+        url=source,
     )
