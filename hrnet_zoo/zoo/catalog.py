@@ -10,7 +10,6 @@ import difflib
 import fnmatch
 import os
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -66,11 +65,6 @@ class ModelInfo:
         return f"fcn_{self.arch}_{self.dataset.key}_{self.thousand_iterations}k"
 
     @property
-    def method(self) -> str:
-        """Segmentation method, as in the published table."""
-        return "FCN"
-
-    @property
     def backbone(self) -> str:
         """Backbone, as in the published table."""
         return ARCHS[self.arch][0]
@@ -119,11 +113,6 @@ class ModelInfo:
         return self.sha256 or self.sha256_prefix
 
     @property
-    def stored_dtype(self) -> str:
-        """Name of the torch dtype of the weights in the file; they are loaded as float32."""
-        return "float32"
-
-    @property
     def log_url(self) -> str | None:
         """Published address of the training log."""
         # The two Pascal Context logs are named with a hyphen before the date.
@@ -162,11 +151,12 @@ class ModelInfo:
     def to_dict(self) -> dict[str, Any]:
         """Return the published table's columns, then what else distinguishes rows, ready for JSON."""
         names = (
-            *("name", "method", "backbone", "dataset", "crop_size", "lr_schedule_iterations", "train_memory_gb"),
-            *("inference_fps", "miou", "miou_ms_flip", "checkpoint_url", "log_url", "arch", "sha256_prefix", "sha256"),
-            *("num_classes", "parameters", "license_note"),
+            *("backbone", "crop_size", "lr_schedule_iterations", "train_memory_gb", "inference_fps", "miou"),
+            *("miou_ms_flip", "checkpoint_url", "log_url", "arch", "sha256_prefix", "sha256", "num_classes"),
+            *("parameters", "license_note"),
         )
-        return {name: getattr(self, name) for name in names} | {"dataset": self.dataset_title}
+        facts = {name: getattr(self, name) for name in names}
+        return {"name": self.name, "method": "FCN", "dataset": self.dataset_title, **facts}
 
 
 # fmt: off
@@ -204,7 +194,6 @@ class BundledModel(ModelInfo):
 
     name = "demo"
     lr_schedule_iterations = 4800  # about, over four runs
-    stored_dtype = "float16"  # half the size in the package; widening is exact
     log_url = None
     license_note = "Code, weights and generated training data: Apache-2.0."
 
@@ -284,22 +273,12 @@ def model_info(name: str) -> ModelInfo:
     name = str(name)
     # Only the file name of an address counts: mirrors have the same files.
     row = rows.get(name) or rows.get(name.rpartition("/")[2] if "://" in name else name)
-    if row is None and is_saved(name):
-        raise UnknownModelError(
-            asked=f"the published model {name[:100]!r}",
-            found="the name of a saved model, of which the published table knows nothing",
-            done="nothing was downloaded or changed",
-            advice=f"`hrnet-zoo info {name[:100]}` tells everything about it; so do model.classes, model.palette and "
-            "model.dataset after create_model",
-            name=name,
-            nearest=(),
-        )
     if row is None:
         names = _nearest(name)
         shown = name if len(name) <= 100 else f"{name[:100]}..."
         raise UnknownModelError(
             asked=f"the model {shown!r}",
-            found="no model has this name" + (f"; the nearest are {', '.join(names)}" if names else ""),
+            found="no published model has this name" + (f"; the nearest are {', '.join(names)}" if names else ""),
             done="nothing was downloaded or changed",
             advice=_advice(shown),
             name=name,
@@ -309,22 +288,17 @@ def model_info(name: str) -> ModelInfo:
 
 
 def _nearest(name: str) -> tuple[str, ...]:
-    """Suggest rows: similar names, or the best ones for the network and dataset that the name mentions."""
-    rows, text = _rows_by_name(), name[:200].lower()
-    near = difflib.get_close_matches(text, rows, n=3, cutoff=0.7)
-    small = re.search("18s|small", text)
-    arch = "hr48" if "48" in text else ("hr18s" if small else "hr18") if "18" in text else None
-    words = {"cityscapes": "city", "ade20k": "ade", "voc12aug": "voc", "pascal_context": "context"}
-    dataset = next((key for key, word in words.items() if word in text), None)
-    if not near and (arch or dataset):
-        for key in [dataset] if dataset else DATASETS:
-            near += sorted(list_models(dataset=key, arch=arch), key=lambda each: rows[each].miou)[-1:]
-    near = near or difflib.get_close_matches(text, rows, n=3, cutoff=0.4)
+    """Suggest rows with similar names, in the spelling of other libraries too: HRNetV2-W48, hrnet_w18_small."""
+    rows, text = _rows_by_name(), re.sub(r"hrnet\w*?[-_]?w(?=\d)", "hr", name[:200].lower())
+    text = "fcn_" + text.removeprefix("fcn").lstrip("-_").replace("_small", "s")
+    near = [] if is_saved(name) else difflib.get_close_matches(text, rows, n=3, cutoff=0.5)
     return tuple(dict.fromkeys(rows[match].name for match in near))
 
 
 def _advice(name: str) -> str:
-    """Say what to do with something that is no model's name, but perhaps a file or a repository."""
+    """Say what to do with a name that may be that of a file, a model folder or a repository."""
+    if is_saved(name):
+        return f"of a saved model, `hrnet-zoo info {name}` tells everything"
     if name.lower().endswith((".pth", ".pt", ".bin", ".ckpt", ".safetensors")):
         return f"weights go into a network that has a name: create_model(NAME, checkpoint={name!r}), or --checkpoint"
     if os.path.isfile(name):  # noqa: PTH113 - never raises, as Path.is_file does
@@ -335,37 +309,28 @@ def _advice(name: str) -> str:
 
 
 def is_saved(name: str) -> bool:
-    """Tell whether this names a model folder (prefixed, or by its path) or a repository on the Hub, not a row."""
+    """Return whether this names a model folder (prefixed, or by its path) or a repository on the Hub, not a row."""
     folder = os.path.expanduser(name)  # noqa: PTH111 - never raises, as Path.expanduser does
     return name.startswith((LOCAL, HUB)) or (name not in _rows_by_name() and os.path.isdir(folder))  # noqa: PTH112
 
 
 def recognize(sha256: str) -> ModelInfo | None:
-    """Return the row whose file has this SHA-256 (64 hex digits), by its first eight where no more is known."""
-    return next((row for row in _all_rows() if sha256.startswith(row.stated_sha256)), None)
+    """Return the row whose file has this SHA-256 (64 hex digits), as far as the row states it."""
+    return next((row for row in _all_rows(_ROWS) if sha256.startswith(row.stated_sha256)), None)
 
 
 def stated_digests(path: Path = Path(__file__).parent / "digests.sha256") -> dict[str, str]:
-    """Read `digests.sha256` beside this file: whole digests by file name, in the format of `sha256sum`.
-
-    A maintainer who has the files fills it: `hrnet-zoo verify --sha256sum > hrnet_zoo/zoo/digests.sha256`. A whole
-    digest takes precedence over the digits in the file's name.
-    """
+    """Read whole digests by file name, as `hrnet-zoo verify --sha256sum` prints them."""
     lines = path.read_text(encoding="ascii").splitlines()
     return {name: digest for digest, name in (line.split("  ") for line in lines)}
 
 
-def _all_rows() -> Iterator[ModelInfo]:
-    yield from _with_digests(_ROWS)
-    yield DEMO
-
-
 @cache
-def _with_digests(rows: tuple[ModelInfo, ...]) -> tuple[ModelInfo, ...]:
+def _all_rows(rows: tuple[ModelInfo, ...]) -> tuple[ModelInfo, ...]:
     digests = stated_digests()
-    return tuple(replace(row, sha256=digests[row.file_name]) if row.file_name in digests else row for row in rows)
+    return (*(replace(row, sha256=digests.get(row.file_name, row.sha256)) for row in rows), DEMO)
 
 
 @cache
 def _rows_by_name() -> dict[str, ModelInfo]:
-    return {name: row for row in _all_rows() for name in (row.name, *row.aliases)}
+    return {name: row for row in _all_rows(_ROWS) for name in (row.name, *row.aliases)}

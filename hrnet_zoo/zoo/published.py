@@ -11,7 +11,6 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 import safetensors.torch
-import torch
 
 from hrnet_zoo.errors import CacheError, HashMismatchError, UnknownModelError, raise_on_oom
 from hrnet_zoo.images.atomic import atomic_write, make_folder
@@ -179,7 +178,7 @@ def cache_key(info: ModelInfo) -> str:
 
 def _convert(bodies: list[bytes], source: str, info: ModelInfo, expected: Shapes) -> bytes:
     provenance = {"model": info.name, "source_url": _published_address(info)}
-    return convert_checkpoint(bodies, source, lambda _: expected, provenance, getattr(torch, info.stored_dtype))
+    return convert_checkpoint(bodies, source, lambda _: expected, provenance)
 
 
 def _published_address(info: ModelInfo) -> str:

@@ -286,7 +286,7 @@ def test_predict_bad_arguments(run: Run, tmp_path: Path) -> None:
         (("predict", "demo", "https://example.org/street.jpg"), "fetch the address first"),
         (("predict", "demo", "street.jpg", "--out", "labeled.png"), "--out labeled"),
         (("predict", "model.pth", "street.jpg"), "--checkpoint"),
-        (("info", "hrnet_w48"), "fcn_hr48_cityscapes_160k"),
+        (("info", "hrnet_w48"), "fcn_hr48_ade20k_160k"),
         (("benchmark", "absent/model"), "hf-hub:absent/model"),
     ],
 )
