@@ -27,7 +27,7 @@ HOUSE = (
 # open when called. What they take and return is named for type checkers.
 DOORWAYS = {
     "models/predictor.py": {"hrnet_zoo.inference.predict"},
-    "models/fcn.py": {"hrnet_zoo.zoo.save", "hrnet_zoo.engines.optimize"},
+    "models/fcn.py": {"hrnet_zoo.zoo.model_folder", "hrnet_zoo.engines.optimize"},
 }
 
 

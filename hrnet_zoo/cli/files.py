@@ -132,25 +132,15 @@ def cache_repair() -> None:
 @click.command()
 @click.argument("names", nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="All files in the cache.")
-@click.option("--sha256sum", is_flag=True, help="Print the SHA-256 of the published files, as `sha256sum` does.")
 @as_json
-def verify(names: tuple[str, ...], everything: bool, sha256sum: bool, as_json: bool) -> None:
-    """Hash cached models again, and report which are damaged.
-
-    With --sha256sum, print the digests of the published files that the intact models were converted from; without
-    names, of all in the cache.
-    """
-    if (names and everything) or not (names or everything or sha256sum):
+def verify(names: tuple[str, ...], everything: bool, as_json: bool) -> None:
+    """Hash cached models again, and report which are damaged."""
+    if bool(names) == everything:
         raise click.UsageError("give names, or --all")
-    if sha256sum and as_json:
-        raise click.UsageError("--sha256sum and --json exclude each other")
-    from hrnet_zoo.zoo.maintenance import source_digests, verify
+    from hrnet_zoo.zoo.maintenance import verify
 
     verdicts = verify(names)
-    if sha256sum:
-        for line in source_digests(verdicts):
-            say(line)
-    elif as_json:
+    if as_json:
         facts = [
             {"name": v.name, "path": str(v.path) if v.path else None, "found": v.error.found if v.error else "whole"}
             for v in verdicts

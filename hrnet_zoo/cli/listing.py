@@ -70,7 +70,7 @@ def _show_saved(config: ModelConfig, name: str, as_json: bool) -> None:
     if as_json:
         say_json(facts)
         return
-    facts["classes"] = ", ".join(config.classes)
+    facts["classes"] = ", ".join(config.dataset.classes)
     for key, value in facts.items():
         parts = {f"{key} {part}": each for part, each in value.items()} if isinstance(value, dict) else {key: value}
         for title, shown in parts.items():

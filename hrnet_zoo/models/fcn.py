@@ -121,8 +121,8 @@ class FCNHRNet(Predictor, nn.Module):
         metrics: Mapping[str, float | int | str | None] | None = None,
         license: str | None = None,  # noqa: A002 - the Hub calls it so
     ) -> Path:
-        """Save the network as a model folder, for create_model("local-dir:FOLDER"): see `hrnet_zoo.zoo.save`."""
-        from hrnet_zoo.zoo.save import save_pretrained
+        """Save the network as a model folder: see `hrnet_zoo.zoo.model_folder.save_pretrained`."""
+        from hrnet_zoo.zoo.model_folder import save_pretrained
 
         return save_pretrained(self, folder, metrics=metrics, license=license)
 

@@ -39,9 +39,9 @@ from hrnet_zoo.training.run import Run, print_line
 from hrnet_zoo.training.state import STATE_FILE
 from hrnet_zoo.training.stream import TrainingStream
 from hrnet_zoo.training.trainer import Trainer
-from hrnet_zoo.zoo.create import create_to_train, usable_device
+from hrnet_zoo.zoo.create import create_model, usable_device
 from hrnet_zoo.zoo.model_config import WEIGHTS_FILE
-from hrnet_zoo.zoo.save import config_of
+from hrnet_zoo.zoo.model_folder import config_of
 
 CUSTOM_LICENSE = "those of your own images; what it started from: "
 
@@ -295,7 +295,10 @@ def _load(
 ) -> FCNHRNet:
     """Return a network for these classes with float32 weights, all of which learn."""
     if not isinstance(model, FCNHRNet):
-        return create_to_train(model, names, device, torch.Generator().manual_seed(seed), progress)
+        generator = torch.Generator().manual_seed(seed)
+        return create_model(
+            model, classes=names, device=device, dtype=torch.float32, generator=generator, progress=progress
+        )
     wrong = {str(parameter.dtype) for parameter in model.parameters() if parameter.dtype != torch.float32}
     if wrong:
         found = f"its weights are {', '.join(sorted(wrong))}, which loses small updates"

@@ -34,7 +34,7 @@ from hrnet_zoo.training.sheets import MAX_ROWS, SheetRow, draw_sheet
 from hrnet_zoo.training.state import STATE_FILE
 from hrnet_zoo.training.stream import TrainingStream
 from hrnet_zoo.training.trainer import Trainer, Update
-from hrnet_zoo.zoo.save import save_pretrained
+from hrnet_zoo.zoo.model_folder import save_pretrained
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -395,7 +395,7 @@ def publish(key: str, blob: bytes) -> None:
     cache.publish(key, blob, verify_data)
 
 
-def check_hash(body: bytes, stated: str, source: str) -> None:
+def check_hash(body: bytes | mmap.mmap, stated: str, source: str) -> None:
     """Compare a file with the SHA-256, or the beginning of one, that its row or its name states; "": none is known.
 
     Raises:

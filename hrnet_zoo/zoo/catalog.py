@@ -10,7 +10,7 @@ import difflib
 import fnmatch
 import os
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -289,10 +289,9 @@ def model_info(name: str) -> ModelInfo:
 
 def _nearest(name: str) -> tuple[str, ...]:
     """Suggest rows with similar names, in the spelling of other libraries too: HRNetV2-W48, hrnet_w18_small."""
-    rows, text = _rows_by_name(), re.sub(r"hrnet\w*?[-_]?w(?=\d)", "hr", name[:200].lower())
+    rows, text = [row.name for row in (*_ROWS, DEMO)], re.sub(r"hrnet\w*?[-_]?w(?=\d)", "hr", name[:200].lower())
     text = "fcn_" + text.removeprefix("fcn").lstrip("-_").replace("_small", "s")
-    near = [] if is_saved(name) else difflib.get_close_matches(text, rows, n=3, cutoff=0.5)
-    return tuple(dict.fromkeys(rows[match].name for match in near))
+    return () if is_saved(name) else tuple(difflib.get_close_matches(text, rows, n=3, cutoff=0.5))
 
 
 def _advice(name: str) -> str:
@@ -316,21 +315,9 @@ def is_saved(name: str) -> bool:
 
 def recognize(sha256: str) -> ModelInfo | None:
     """Return the row whose file has this SHA-256 (64 hex digits), as far as the row states it."""
-    return next((row for row in _all_rows(_ROWS) if sha256.startswith(row.stated_sha256)), None)
-
-
-def stated_digests(path: Path = Path(__file__).parent / "digests.sha256") -> dict[str, str]:
-    """Read whole digests by file name, as `hrnet-zoo verify --sha256sum` prints them."""
-    lines = path.read_text(encoding="ascii").splitlines()
-    return {name: digest for digest, name in (line.split("  ") for line in lines)}
-
-
-@cache
-def _all_rows(rows: tuple[ModelInfo, ...]) -> tuple[ModelInfo, ...]:
-    digests = stated_digests()
-    return (*(replace(row, sha256=digests.get(row.file_name, row.sha256)) for row in rows), DEMO)
+    return next((row for row in (*_ROWS, DEMO) if sha256.startswith(row.stated_sha256)), None)
 
 
 @cache
 def _rows_by_name() -> dict[str, ModelInfo]:
-    return {name: row for row in _all_rows(_ROWS) for name in (row.name, *row.aliases)}
+    return {name: row for row in (*_ROWS, DEMO) for name in (row.name, *row.aliases)}

@@ -12,7 +12,6 @@ from typing import NoReturn
 import torch
 from torch import Tensor, nn
 
-from hrnet_zoo.datasets import PASCAL_CONTEXT
 from hrnet_zoo.errors import ConfigError, no_such_argument, redact
 from hrnet_zoo.models.empty import empty_layers
 from hrnet_zoo.models.fcn import FCNHRNet
@@ -20,7 +19,7 @@ from hrnet_zoo.models.forks import refuse_after_fork
 from hrnet_zoo.weights.convert import claimed_classes, with_classes
 from hrnet_zoo.weights.state_dict import CLASSIFIER
 from hrnet_zoo.zoo.custom import load_custom
-from hrnet_zoo.zoo.resolve import ResolvedModel, resolve
+from hrnet_zoo.zoo.resolve import resolve
 
 MAX_CLASSES = 255  # of a label map's 256 values, 255 is kept for pixels without a label
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -36,6 +35,7 @@ _INSTEAD = {
 logger = logging.getLogger("hrnet_zoo")
 
 
+@torch.inference_mode(mode=False)  # a network created in inference mode can be trained, too
 def create_model(
     name: str | Path,
     pretrained: bool = True,
@@ -44,6 +44,7 @@ def create_model(
     classes: int | Sequence[str] | None = None,
     device: str | torch.device | None = None,
     dtype: torch.dtype | str | None = None,
+    generator: torch.Generator | None = None,
     progress: bool = True,
     **wrong: NoReturn,
 ) -> FCNHRNet:
@@ -53,8 +54,7 @@ def create_model(
     differently, one log line says so; the metadata is used for nothing else.
 
     On CUDA the weights are channels_last. On a CPU in float32 they are the cached file itself, memory-mapped: nothing
-    is read before it is used, and writing to the weights does not change the file. Files outside the cache are copied
-    into memory, so rewriting them later changes no network.
+    is read before it is used, and writing to the weights does not change the file.
 
     Args:
         name: catalog name or alias (see `hrnet_zoo.model_info`), or "demo"; or a saved model: the path of a folder
@@ -72,7 +72,8 @@ def create_model(
         device: None: CUDA if there is one, else the CPU. torch's default device and dtype have no effect.
         dtype: of the weights and the arithmetic: a torch dtype, or its name ("bfloat16"). None: float16 on CUDA,
             float32 elsewhere.
-        progress: show a bar for a download on a terminal.
+        generator: draws the random rows of a new classifier; None: torch's default generator.
+        progress: show a bar for a download on a terminal; the Hub's own bars obey HF_HUB_DISABLE_PROGRESS_BARS.
         wrong: no other argument is accepted; for those of other libraries, the error says what to use.
 
     Raises:
@@ -86,64 +87,41 @@ def create_model(
     """
     if wrong:
         raise no_such_argument("create_model", wrong, _INSTEAD)
-    if not isinstance(pretrained, bool):
+    if not isinstance(pretrained, bool) or (checkpoint is not None and not pretrained):
         raise ConfigError(
-            asked=f"a model with pretrained={pretrained!r}",
-            found="pretrained is True or False",
+            asked=f"a model with pretrained={pretrained!r} and checkpoint={checkpoint!r}",
+            found="pretrained is True or False, and False excludes a checkpoint",
             done="nothing was created",
-            advice="use checkpoint= for a file of weights, device= for a device",
+            advice="leave pretrained out, and use checkpoint= for a file of weights",
         )
-    with torch.inference_mode(mode=False):  # a network created in inference mode can be trained, too
-        return _create(name, pretrained, checkpoint, classes, device, dtype, progress, None)
-
-
-def create_to_train(
-    name: str | Path, classes: Sequence[str], device: torch.device, generator: torch.Generator, progress: bool
-) -> FCNHRNet:
-    """Create a network in float32 for these classes; the generator draws the classifier's random rows."""
-    return _create(name, True, None, classes, device, torch.float32, progress, generator)
-
-
-def _create(
-    name: str | Path,
-    pretrained: bool,
-    checkpoint: str | Path | None,
-    classes: int | Sequence[str] | None,
-    device: str | torch.device | None,
-    dtype: torch.dtype | str | None,
-    progress: bool,
-    generator: torch.Generator | None,
-) -> FCNHRNet:
     device = usable_device(device)
     dtype = _usable_dtype(dtype, device)
     names = _class_names(classes)
     model = resolve(str(name), progress=progress)
-    if not pretrained and checkpoint is not None:
-        raise ConfigError(
-            asked=f"create {model.name} with pretrained=False and a checkpoint",
-            found="these two exclude each other",
-            done="nothing was created",
-            advice="leave pretrained out to load the checkpoint, or leave the checkpoint out",
-        )
     dataset = model.dataset.with_classes(names) if names else model.dataset
     if not pretrained:
         network = FCNHRNet(model.arch, dataset, model.info, model.name)
         initialize(network)
-        return _finish(network, device, dtype)
-    with empty_layers():
-        network = FCNHRNet(model.arch, dataset, model.info, model.name)
-    shapes = {key: entry.shape for key, entry in network.state_dict().items()}
-    if checkpoint is not None:
-        state, network.provenance = load_custom(str(checkpoint), model.arch, shapes, progress=progress)
     else:
-        state, network.provenance = model.load(with_classes(shapes, len(model.dataset.classes)))
-        if names:
-            state = _swap_classifier(state, model.dataset.classes, names, generator)
-    # A list of new classes for the published weights, or a number of them, has nothing to be compared with.
-    if not names or (checkpoint is not None and isinstance(classes, Sequence)):
-        _compare_names(network, model, checkpoint, custom_names=bool(names))
-    _assign(network, state)
-    return _finish(network, device, dtype)
+        with empty_layers():
+            network = FCNHRNet(model.arch, dataset, model.info, model.name)
+        shapes = {key: entry.shape for key, entry in network.state_dict().items()}
+        if checkpoint is not None:
+            state, network.provenance = load_custom(str(checkpoint), model.arch, shapes, progress=progress)
+        else:
+            state, network.provenance = model.load(with_classes(shapes, len(model.dataset.classes)))
+            if names:
+                state = _swap_classifier(state, model.dataset.classes, names, generator)
+        _assign(network, state)
+        # A list of new classes for the published weights, or a number of them, has nothing to be compared with.
+        if not names or (checkpoint is not None and isinstance(classes, Sequence)):
+            _compare_names(network, redact(str(checkpoint)) if checkpoint is not None else model.source)
+    network.eval()
+    if device.type == "cpu" and dtype == torch.float32:
+        # channels_last weights would copy the mapped file, and be no faster: CPU kernels reorder weights themselves.
+        return network
+    refuse_after_fork(device)
+    return network.to(device=device, dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
 def initialize(network: FCNHRNet) -> None:
@@ -193,38 +171,25 @@ def _swap_classifier(
     return {**state, f"{CLASSIFIER}.weight": new_weight, f"{CLASSIFIER}.bias": new_bias}
 
 
-def _compare_names(
-    network: FCNHRNet, model: ResolvedModel, checkpoint: str | Path | None, *, custom_names: bool
-) -> None:
+def _compare_names(network: FCNHRNet, source: str) -> None:
     """Log one line if the weights' file names its classes differently than the network does."""
     claimed = claimed_classes(network.provenance)
     pairs = list(zip_longest(claimed, network.classes))
-    different = [(index, *pair) for index, pair in enumerate(pairs) if _letters(pair[0]) != _letters(pair[1])]
-    if not claimed or not different:
-        return
-    used = "those of your list" if custom_names else f"those of {model.dataset.title}"
-    known = "; this is known of the two published files" if model.dataset is PASCAL_CONTEXT and not custom_names else ""
-    logger.warning(
-        "%s disagrees about the names of its classes: %d of %d differ (%s%s); %s are used%s",
-        *(model.source if checkpoint is None else redact(str(checkpoint)), len(different), len(pairs)),
-        ", ".join(f"{index} is {claim!r} in the file and {ours!r} here" for index, claim, ours in different[:3]),
-        ", ..." if len(different) > 3 else "",
-        *(used, known),
-    )
+    different = [
+        f"{index} is {claim!r} in the file and {ours!r} here"
+        for index, (claim, ours) in enumerate(pairs)
+        if _letters(claim) != _letters(ours)
+    ]
+    if claimed and different:
+        logger.warning(
+            "%s disagrees about the names of its classes: %d of %d differ (%s%s); those here are used",
+            *(source, len(different), len(pairs), ", ".join(different[:3]), ", ..." if len(different) > 3 else ""),
+        )
 
 
 def _letters(name: str | None) -> str | None:
     """Normalize a class name: "Traffic light" and "traffic_light" are the same."""
     return name and "".join(letter for letter in name.casefold() if letter.isalnum())
-
-
-def _finish(network: FCNHRNet, device: torch.device, dtype: torch.dtype) -> FCNHRNet:
-    network.eval()
-    if device.type == "cpu" and dtype == torch.float32:
-        # channels_last weights would copy the mapped file, and be no faster: CPU kernels reorder weights themselves.
-        return network
-    refuse_after_fork(device)
-    return network.to(device=device, dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
 def usable_device(device: str | torch.device | None) -> torch.device:

@@ -1,6 +1,5 @@
 """Path or address of a custom checkpoint -> state dict."""
 
-import functools
 import hashlib
 import logging
 import re
@@ -8,7 +7,6 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
 import safetensors.torch
-import torch
 
 from hrnet_zoo.errors import StateDictMismatchError, raise_on_oom, redact
 from hrnet_zoo.weights import cache
@@ -17,23 +15,19 @@ from hrnet_zoo.weights.convert import (
     CONVERTER_VERSION,
     ROOM,
     Shapes,
-    ShapesOf,
     Weights,
     claimed_classes,
     convert_checkpoint,
     fetch_into_cache,
     load,
-    map_safetensors,
     provenance_of,
     publish,
     read_file,
-    require_size,
     size_limit,
     to_safetensors,
 )
-from hrnet_zoo.weights.scan import SafetensorsHeader, inspect_safetensors, is_safetensors
+from hrnet_zoo.weights.scan import inspect_safetensors, is_safetensors
 from hrnet_zoo.weights.state_dict import CLASSIFIER, class_count, fit_state, unwrap
-from hrnet_zoo.zoo.model_config import CONFIG_KEY
 
 # Training checkpoints hold up to two more copies of the weights, in the optimizer's state.
 SIZE_FACTOR = 4
@@ -45,7 +39,7 @@ logger = logging.getLogger("hrnet_zoo")
 
 
 def load_custom(source: str, arch: str, network: Shapes, *, progress: bool) -> Weights:
-    """Load a custom checkpoint; where tensors were renamed or ignored, one log line says which.
+    """Load a custom checkpoint through the cache; where tensors were renamed or ignored, one log line says which.
 
     Args:
         source: path or address of a checkpoint: written by `torch.save` (either serialization, with whatever lies
@@ -56,7 +50,7 @@ def load_custom(source: str, arch: str, network: Shapes, *, progress: bool) -> W
         progress: show a bar for a download on a terminal.
 
     Returns:
-        Float32 tensors, memory-mapped where the file is in the cache; and the provenance in its header.
+        Memory-mapped float32 tensors, and the provenance in the cached file's header.
 
     Raises:
         CheckpointNotFoundError: there is no such file.
@@ -65,95 +59,68 @@ def load_custom(source: str, arch: str, network: Shapes, *, progress: bool) -> W
         CacheError: the cache cannot be used.
 
     """
+    shown = redact(source)
 
     def expected(count: int) -> Shapes:
         asked = network[f"{CLASSIFIER}.weight"][0]
         if count != asked:
             raise StateDictMismatchError(
-                asked=f"load {redact(source)} into a network with {asked} classes",
+                asked=f"load {shown} into a network with {asked} classes",
                 found=f"the file's classifier has {count} classes",
                 done="nothing was loaded",
                 advice=f"name the file's own classes: create_model(..., classes=[{count} names])",
-                source=redact(source),
+                source=shown,
                 different=(f"{CLASSIFIER}.weight: {count} classes, expected {asked}",),
             )
         return network
 
-    if "://" in source:
-        max_bytes = SIZE_FACTOR * size_limit(network)
-        build = functools.partial(_download, source, arch, expected, max_bytes=max_bytes, progress=progress)
-        state, provenance = load(build, expected)
-    elif _is_safetensors(Path(source)):
-        state, provenance = _load_safetensors(Path(source), expected)
-    else:
-        state, provenance = load(functools.partial(_convert_file, Path(source), arch, expected), expected)
-    if notes := provenance.get("file_notes"):
-        logger.warning("%s: %s", redact(source), notes)
-    return state, provenance
-
-
-def _download(address: str, arch: str, expected: ShapesOf, *, max_bytes: int, progress: bool) -> Path:
-    """Return the cached file of an address, after downloading and converting it if need be."""
-    name = PurePosixPath(urlsplit(address).path).name
-    match = STATED_HASH.search(name)
-    stated = match[1] if match else ""
-    provenance = {"source_url": redact(address)}
-
-    def convert(bodies: list[bytes]) -> bytes:
-        if not stated:
-            logger.warning("%s has no SHA-256 in its name: the download could not be verified", redact(address))
+    def convert(bodies: list[bytes], address: str) -> bytes:
+        provenance = {"source_url": address}
         if not is_safetensors(bodies[0]):
-            return convert_checkpoint(bodies, redact(address), expected, provenance)
-        claimed = claimed_classes(inspect_safetensors(bodies[0], redact(address)).metadata)
-        stored = safetensors.torch.load(bodies[0])
+            return convert_checkpoint(bodies, shown, expected, provenance)
+        body = bodies.pop()
+        claimed = claimed_classes(inspect_safetensors(body, shown).metadata)
+        stored = safetensors.torch.load(body)
         state, notes = unwrap(stored, stored.__getitem__)
-        fitted = fit_state(state, expected(class_count(state, redact(address))), redact(address))
-        return to_safetensors(fitted, {**provenance, **provenance_of(bodies.pop(), claimed, notes)})
+        header = {**provenance, **provenance_of(body, claimed, notes)}
+        return to_safetensors(fit_state(state, expected(class_count(state, shown)), shown), header)
 
-    # Another file with the same few digits is found in minutes: only a whole digest is shared between addresses.
-    digest = stated if len(stated) == 64 else hashlib.sha256(address.encode()).hexdigest()
-    return fetch_into_cache(
-        _cache_key(name.partition(";")[0], arch, digest),
-        addresses(address),
-        stated,
-        convert,
-        max_bytes=max_bytes,
-        progress=progress,
-    )
+    def download() -> Path:
+        name = PurePosixPath(urlsplit(source).path).name
+        match = STATED_HASH.search(name)
+        stated = match[1] if match else ""
 
+        def convert_download(bodies: list[bytes]) -> bytes:
+            if not stated:
+                logger.warning("%s has no SHA-256 in its name: the download could not be verified", shown)
+            return convert(bodies, shown)
 
-def _convert_file(path: Path, arch: str, expected: ShapesOf) -> Path:
-    """Return the cached file of a local .pth with exactly these bytes, after converting it if need be."""
-    with raise_on_oom(f"convert {path}", done="nothing was loaded", advice=ROOM):
-        bodies = [read_file(path)]
-        key = _cache_key(path.name, arch, hashlib.sha256(bodies[0]).hexdigest())
-        with cache.lock(key):
-            if not cache.is_cached(key):
-                # The name alone: the header travels with the weights, and must not tell the user's folders.
-                publish(key, convert_checkpoint(bodies, str(path), expected, {"source_url": path.name}))
-    return cache.model_path(key)
+        # Another file with the same few digits is found in minutes: only a whole digest is shared between addresses.
+        digest = stated if len(stated) == 64 else hashlib.sha256(source.encode()).hexdigest()
+        return fetch_into_cache(
+            _cache_key(name.partition(";")[0], arch, digest),
+            addresses(source),
+            stated,
+            convert_download,
+            max_bytes=SIZE_FACTOR * size_limit(network),
+            progress=progress,
+        )
 
+    def read() -> Path:
+        path = Path(source)
+        with raise_on_oom(f"convert {path}", done="nothing was loaded", advice=ROOM):
+            bodies = [read_file(path)]
+            key = _cache_key(path.name, arch, hashlib.sha256(bodies[0]).hexdigest())
+            with cache.lock(key):
+                if not cache.is_cached(key):
+                    # The name alone: the header travels with the weights, and must not tell the user's folders.
+                    publish(key, convert(bodies, path.name))
+        return cache.model_path(key)
 
-def _is_safetensors(path: Path) -> bool:
-    """Look into a local file, whatever its name; errors are left to its reader."""
-    try:
-        if path.is_file():  # before open(), which would block on a pipe
-            with path.open("rb") as file:
-                return is_safetensors(file.read(512))
-    except (OSError, ValueError):  # ValueError: a null character in the path
-        pass
-    return path.suffix == ".safetensors"
-
-
-def _load_safetensors(path: Path, expected: ShapesOf) -> Weights:
-    def shapes_in(header: SafetensorsHeader) -> Shapes:
-        require_size(header.size)
-        return {name: torch.Size(shape) for name, (_, shape) in header.entries.items()}
-
-    stored, metadata = map_safetensors(path, shapes_in, str(path), rewritable=True)
-    state, notes = unwrap(stored, stored.__getitem__)
-    unverified = {key: value for key, value in metadata.items() if key != CONFIG_KEY}
-    return fit_state(state, expected(class_count(state, str(path))), str(path)), {**unverified, "file_notes": notes}
+    state, provenance = load(download if "://" in source else read, expected)
+    if notes := provenance.get("file_notes"):
+        logger.warning("%s: %s", shown, notes)
+    return state, provenance
 
 
 def _cache_key(name: str, arch: str, digest: str) -> str:

@@ -7,24 +7,18 @@ the one in their header.
 
 from __future__ import annotations
 
-import hashlib
+import functools
 import logging
 import mmap
 import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import HfApi, constants, hf_hub_download, try_to_load_from_cache
 from huggingface_hub import errors as hf
-from huggingface_hub.utils import (  # type: ignore[attr-defined]
-    are_progress_bars_disabled,
-    disable_progress_bars,
-    enable_progress_bars,
-    validate_repo_id,
-)
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from hrnet_zoo import __version__
 from hrnet_zoo.errors import (
@@ -32,68 +26,34 @@ from hrnet_zoo.errors import (
     CheckpointError,
     CheckpointFormatError,
     ConfigError,
-    HashMismatchError,
     HubError,
     HubRefusedError,
     OfflineError,
     redact,
 )
 from hrnet_zoo.weights.addresses import is_base, is_offline, without_passwords
-from hrnet_zoo.weights.convert import Shapes, Weights
+from hrnet_zoo.weights.convert import Shapes, Weights, check_hash
+from hrnet_zoo.zoo.catalog import HUB
 from hrnet_zoo.zoo.model_config import CONFIG_FILE, WEIGHTS_FILE, ModelConfig, read_config
 from hrnet_zoo.zoo.model_folder import load_folder, verify_folder
+from hrnet_zoo.zoo.resolve import ResolvedModel
 
 TIMEOUT_S = 20.0  # for the answer to one small question
 _FILES = (CONFIG_FILE, WEIGHTS_FILE)
 # What the Hub's HTTP library (httpx or httpx2) raises when a host cannot be reached: the base of the Hub's own error.
 _TRANSPORT_ERROR: type[Exception] = next(base for base in hf.HfHubHTTPError.__bases__ if base is not OSError)
+_REFUSALS = (
+    hf.RepositoryNotFoundError,  # gated ones too
+    hf.RevisionNotFoundError,
+    hf.RemoteEntryNotFoundError,
+    hf.LocalTokenNotFoundError,
+)
 
 logger = logging.getLogger("hrnet_zoo")
 
 
-@dataclass(frozen=True)
-class Repository:
-    """A model on the Hub at one commit, its configuration fetched."""
-
-    repo: str  # "org/name"
-    commit: str  # 40 hex digits
-    folder: Path  # in the Hub's cache
-    config: ModelConfig
-    progress: bool  # show a bar for the download of the weights
-
-    @property
-    def name(self) -> str:
-        """The name of exactly these weights for `create_model`."""
-        return f"hf-hub:{self.repo}@{self.commit}"
-
-    def verify(self) -> ModelConfig:
-        """Return the configuration of the cached files, or raise CheckpointError if they are damaged."""
-        config = verify_folder(self.folder)
-        _compare_with_hub_digest(self.folder / WEIGHTS_FILE)
-        return config
-
-    def load(self, expected: Shapes) -> Weights:
-        """Fetch the weights if they are not cached, verify them, and load them as `load_folder` does."""
-        self._fetch_files()
-        try:
-            config = self.verify()
-        except CheckpointError as error:
-            if is_offline():
-                raise
-            logger.warning("%s: %s; fetching it once more", self.name, error.found)
-            self._fetch_files(anew=True)
-            config = self.verify()
-        state, provenance = load_folder(self.folder, config, expected, rewritable=False)
-        address = redact(f"{endpoint()}/{self.repo}/{WEIGHTS_FILE}")
-        return state, {**provenance, "model": self.name, "source_url": address}
-
-    def _fetch_files(self, *, anew: bool = False) -> None:
-        for file in _FILES:
-            _fetch(self.repo, file, self.commit, progress=self.progress, anew=anew)
-
-
-def find_repository(name: str, *, progress: bool) -> Repository:
-    """Return the model "org/name" or "org/name@revision" on the Hub, with its configuration fetched unless cached.
+def resolve_repository(name: str) -> ResolvedModel:
+    """Return the model "hf-hub:org/name[@revision]", with its configuration fetched unless cached.
 
     A full commit hash whose files are cached needs no connection. Otherwise the Hub is asked; if it cannot be reached,
     the cached copy is used, with a warning.
@@ -104,10 +64,8 @@ def find_repository(name: str, *, progress: bool) -> Repository:
         CheckpointError: it holds no model of this library.
 
     """
-    if "://" in name:  # before it is split where a password may begin
-        raise _impossible_name(f"the repository {redact(name)[:100]!r}", "an address")
-    repo, at, revision = name.partition("@")
-    require_repo(repo)
+    repo, at, revision = name.removeprefix(HUB).partition("@")
+    require_repo(repo if "://" not in name else name)
     if at and not re.fullmatch(r"(?!.*\.\.)\w[\w./-]{0,199}", revision):
         raise _impossible_name(f"the revision {revision!r}", "not a commit, branch or tag")
     revision = revision or "main"
@@ -120,16 +78,24 @@ def find_repository(name: str, *, progress: bool) -> Repository:
         except HubError as error:
             if isinstance(error, HubRefusedError) or not is_cached:
                 raise
-            logger.warning("hf-hub:%s: %s; the cached copy is used", name, error.found)
+            logger.warning("%s: %s; the cached copy is used", name, error.found)
             ask = False
-    path = _fetch(repo, CONFIG_FILE, revision, progress=progress, cached=not ask)
+    path = _fetch(repo, CONFIG_FILE, revision, cached=not ask)
     commit = path.parent.name
+    pinned = f"{HUB}{repo}@{commit}"
     if not is_pinned:
-        logger.warning(
-            "hf-hub:%s is not pinned: %s is commit %s today; hf-hub:%s@%s stays the same",
-            *(name, revision, commit[:8], repo, commit),
-        )
-    return Repository(repo, commit, path.parent, read_config(path), progress)
+        logger.warning("%s is not pinned: %s is commit %s today; %s stays the same", name, revision, commit[:8], pinned)
+    config = read_config(path)
+    return ResolvedModel(
+        name=pinned,
+        arch=config.arch,
+        dataset=config.dataset,
+        info=None,
+        config=config,
+        source=pinned,
+        load=functools.partial(_load, repo, path.parent),
+        verify=functools.partial(_verify, path.parent),
+    )
 
 
 def hub_api() -> HfApi:
@@ -160,17 +126,16 @@ def require_repo(repo: str) -> None:
         raise _impossible_name(f"the repository {repo[:100]!r}", "a name without an organization")
 
 
-@contextmanager
-def bars(shown: bool) -> Iterator[None]:
-    """Hide huggingface_hub's progress bars, which appear on terminals alone, unless they are to be shown."""
-    hide = not shown and not are_progress_bars_disabled()
-    if hide:
-        disable_progress_bars()
-    try:
-        yield
-    finally:
-        if hide:
-            enable_progress_bars()
+def require_online(repo: str, asked: str) -> None:
+    """Raise OfflineError if the network is switched off."""
+    if is_offline():
+        raise OfflineError(
+            asked=asked,
+            found="HRNET_ZOO_OFFLINE or HF_HUB_OFFLINE switches the network off, and it is not in the Hub's cache",
+            done="no connection was opened",
+            advice="unset it; or fetch the files on another machine, and name their folder: local-dir:PATH",
+            url=f"{endpoint()}/{repo}",
+        )
 
 
 @contextmanager
@@ -188,24 +153,10 @@ def _translated(error: BaseException, repo: str, asked: str, done: str) -> HubEr
     while type(cause) in (RuntimeError, hf.LocalEntryNotFoundError) and cause.__cause__ is not None:
         cause = cause.__cause__
     status = getattr(getattr(cause, "response", None), "status_code", None)
-    where = f"{repo} at {redact(endpoint())}"
     words = f"{type(cause).__name__}: {redact(' '.join(str(cause).split()))[:200]}"
-    kind, advice = HubError, "try again later; if HF_ENDPOINT is set, check it"
-    if isinstance(cause, hf.RepositoryNotFoundError) and not isinstance(cause, hf.GatedRepoError):
-        kind, found = HubRefusedError, f"no repository {where}, or one that needs a token"
-        advice = "check the name; for a private one log in with `hf auth login`, or set HF_TOKEN"
-    elif isinstance(cause, hf.RevisionNotFoundError | hf.RemoteEntryNotFoundError):
-        kind, found = HubRefusedError, f"no such revision or file in {where}"
-        advice = "name a commit, branch or tag of a repository that hrnet-zoo filled"
-    elif isinstance(cause, hf.LocalTokenNotFoundError) or status in (401, 403):
-        why = f"HTTP status {status}" if status else "no token"
-        kind, found = HubRefusedError, f"the Hub refuses access to {where} ({why})"
-        advice = "log in with `hf auth login` or set HF_TOKEN, with a token that has the right; accept its terms if any"
-    elif status is not None:
-        found = f"HTTP status {status} for {where}"
-    elif isinstance(cause, (_TRANSPORT_ERROR, ConnectionError, TimeoutError, hf.LocalEntryNotFoundError)):
-        found, advice = f"no answer for {where} ({words})", "check the network, and HF_ENDPOINT if it is set"
-    elif isinstance(cause, OSError) and cause.errno is not None:
+    network_errors = (_TRANSPORT_ERROR, ConnectionError, TimeoutError, hf.LocalEntryNotFoundError)
+    is_network = status is not None or isinstance(cause, network_errors)
+    if isinstance(cause, OSError) and cause.errno is not None and not is_network:
         return CacheError(
             asked=asked,
             found=f"a file on this machine that cannot be used ({words})",
@@ -213,72 +164,76 @@ def _translated(error: BaseException, repo: str, asked: str, done: str) -> HubEr
             advice="check the free space, and that you may write to the Hub's cache (HF_HUB_CACHE)",
             path=Path(constants.HF_HUB_CACHE),
         )
-    else:
-        found = f"huggingface_hub refused {where} ({words})"
-    return kind(asked=asked, found=found, done=done, advice=advice, repo=repo)
+    answer = f"HTTP status {status}" if status else "no answer" if is_network else "a refusal of huggingface_hub"
+    found = f"{answer} for {repo} at {redact(endpoint())} ({words})"
+    if isinstance(cause, _REFUSALS) or status in (401, 403):
+        advice = (
+            "check the name and the revision; for a private repository log in with `hf auth login`, or set HF_TOKEN; "
+            "accept its terms if any"
+        )
+        return HubRefusedError(asked=asked, found=found, done=done, advice=advice, repo=repo)
+    advice = "check the network, and HF_ENDPOINT if it is set; try again later"
+    return HubError(asked=asked, found=found, done=done, advice=advice, repo=repo)
 
 
-def _fetch(repo: str, file: str, revision: str, *, progress: bool, cached: bool = False, anew: bool = False) -> Path:
+def _load(repo: str, folder: Path, expected: Shapes) -> Weights:
+    """Fetch the weights if they are not cached, verify them, and load them as `load_folder` does."""
+    name = f"{HUB}{repo}@{folder.name}"
+    for file in _FILES:
+        _fetch(repo, file, folder.name)
+    try:
+        config = _verify(folder)
+    except CheckpointError as error:
+        if is_offline():
+            raise
+        logger.warning("%s: %s; fetching it once more", name, error.found)
+        for file in _FILES:
+            _fetch(repo, file, folder.name, anew=True)
+        config = _verify(folder)
+    state, provenance = load_folder(folder, config, expected, rewritable=False)
+    return state, {**provenance, "model": name, "source_url": redact(f"{endpoint()}/{repo}/{WEIGHTS_FILE}")}
+
+
+def _verify(folder: Path) -> ModelConfig:
+    """Return the configuration of the cached files, or raise CheckpointError if they are damaged."""
+    config, path = verify_folder(folder), folder / WEIGHTS_FILE
+    # The Hub states a SHA-256, which covers the header too. It is the name of the file behind the link; where the file
+    # system has no links, the cache keeps no such name.
+    stated = Path(os.path.realpath(path)).name
+    if re.fullmatch("[0-9a-f]{64}", stated):
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as body:
+            check_hash(body, stated, str(path))
+    return config
+
+
+def _fetch(repo: str, file: str, revision: str, *, cached: bool = False, anew: bool = False) -> Path:
     """Return the path of a repository's file in the Hub's cache; `anew` fetches it again, `cached` never does."""
     asked = f"{file} of {repo} at {revision}"
-    offline = is_offline()
-    if offline and not isinstance(try_to_load_from_cache(repo, file, revision=revision), str):
-        raise OfflineError(
-            asked=asked,
-            found="HRNET_ZOO_OFFLINE or HF_HUB_OFFLINE switches the network off, and it is not in the Hub's cache",
-            done="nothing was fetched",
-            advice="unset it; or fetch it on another machine, and name the folder: local-dir:PATH",
-            url=f"{endpoint()}/{repo}",
-        )
-    with hub_errors(repo, asked), bars(progress):
+    if not isinstance(try_to_load_from_cache(repo, file, revision=revision), str):
+        require_online(repo, asked)
+    with hub_errors(repo, asked):
         path = hf_hub_download(
             repo,
             file,
             revision=revision,
             endpoint=endpoint(),
-            local_files_only=cached or offline,
+            local_files_only=cached or is_offline(),
             force_download=anew,
         )
     return Path(path)
 
 
-def _compare_with_hub_digest(path: Path) -> None:
-    """Compare weights in the Hub's cache with the SHA-256 that the Hub stated: the name of the file behind the link.
-
-    It covers the header too. Where the file system has no links, the cache keeps no such name.
-    """
-    stated = Path(os.path.realpath(path)).name
-    if not re.fullmatch("[0-9a-f]{64}", stated):
-        return
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as body:
-        digest, size = hashlib.sha256(body).hexdigest(), len(body)
-    if digest != stated:
-        raise HashMismatchError(
-            asked=f"the weights {path}",
-            found=f"SHA-256 {digest} of {size:,} bytes; the Hub states {stated}",
-            done="nothing was loaded",
-            advice="if it happens again, check the disk and the network between here and the Hub",
-            source=str(path),
-            expected=stated,
-            actual=digest,
-            size=size,
-        )
-
-
 def _require_our_files(repo: str, revision: str) -> None:
-    with hub_errors(repo, f"the model hf-hub:{repo}"):
+    with hub_errors(repo, f"the model {HUB}{repo}"):
         found = hub_api().model_info(repo, revision=revision, timeout=TIMEOUT_S)
-    files = [file.rfilename for file in found.siblings or ()]
-    if missing := [file for file in _FILES if file not in files]:
-        pickles = [file for file in files if file.endswith((".bin", ".pth", ".pt", ".ckpt", ".pkl"))]
-        held = f"; {', '.join(pickles[:3])} can hold code and is never loaded from the Hub" if pickles else ""
+    if missing := {*_FILES} - {file.rfilename for file in found.siblings or ()}:
         raise CheckpointFormatError(
-            asked=f"the model hf-hub:{repo}",
-            found=f"no {', '.join(missing)} there{held}",
+            asked=f"the model {HUB}{repo}",
+            found=f"no {', '.join(sorted(missing))} there",
             done="nothing was fetched",
             advice="name a repository that `hrnet-zoo push` filled; or fetch a .pth yourself, if you trust its author, "
             "and load it: create_model(NAME, checkpoint=PATH)",
-            source=f"hf-hub:{repo}",
+            source=f"{HUB}{repo}",
         )
 
 

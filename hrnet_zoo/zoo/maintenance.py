@@ -11,15 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
-from hrnet_zoo.errors import CheckpointError, CheckpointNotFoundError, HRNetZooError, StateDictMismatchError
+from hrnet_zoo.errors import CheckpointError, HRNetZooError
 from hrnet_zoo.weights import cache
-from hrnet_zoo.weights.cache import disk_errors
 from hrnet_zoo.weights.convert import CONVERTER_VERSION, network_shapes, verify_data
-from hrnet_zoo.weights.scan import inspect_safetensors
 from hrnet_zoo.zoo.catalog import ModelInfo, list_models, model_info
-from hrnet_zoo.zoo.published import cache_key, download, require_source
+from hrnet_zoo.zoo.published import cache_key, download, verify_published
 from hrnet_zoo.zoo.resolve import resolve
 from hrnet_zoo.zoo.training_log import log_key, parse_log
 
@@ -53,25 +49,12 @@ def verify(names: Sequence[str] = ()) -> list[Verdict]:
         try:
             model = resolve(name, progress=False)
             name = model.name
-            if model.info is None:
-                model.verify()
-            else:
-                path = cache.model_path(cache_key(model.info))
-                _verify_published(model.info, path)
+            path = cache.model_path(cache_key(model.info)) if model.info else None
+            model.verify()
         except CheckpointError as failure:
             error = failure
         verdicts.append(Verdict(name, path, error))
     return verdicts
-
-
-def source_digests(verdicts: Sequence[Verdict]) -> list[str]:
-    """Return the SHA-256 of the published file behind each intact model, in the format of `sha256sum`."""
-    lines = []
-    for verdict in verdicts:
-        if verdict.error is None and verdict.path and verdict.name in list_models():
-            header = inspect_safetensors(verdict.path, str(verdict.path))
-            lines.append(f"{header.metadata['source_sha256']}  {model_info(verdict.name).file_name}")
-    return lines
 
 
 def repair(*, progress: bool) -> list[Verdict]:
@@ -86,14 +69,13 @@ def repair(*, progress: bool) -> list[Verdict]:
 
     """
     damaged = []
-    rows = _rows_by_key()
     for entry in _finished():
         if _error_in(entry) is None:
             continue
-        error, row = None, rows.get(entry.key)
+        error, row = None, _rows_by_key().get(entry.key)
         try:
             cache.remove_damaged(entry.path, functools.partial(_check, entry))
-            if row and entry.kind == "model":
+            if row:
                 download(row, network_shapes(row.arch, row.num_classes), progress=progress)
         except HRNetZooError as failure:  # it cannot be read, and stays; or it cannot be downloaded
             error = failure
@@ -148,39 +130,11 @@ def _error_in(entry: cache.CacheEntry) -> HRNetZooError | None:
 
 
 def _check(entry: cache.CacheEntry, path: Path) -> None:
-    row = _rows_by_key().get(entry.key)
     if entry.kind == "log":
-        with disk_errors(path, f"read {path}"):
-            parse_log(path.read_bytes(), str(path), entry.key)
-    elif row:
-        _verify_published(row, path)
+        with cache.disk_errors(path, f"read {path}"):
+            data = path.read_bytes()
+        parse_log(data, str(path), entry.key)
+    elif row := _rows_by_key().get(entry.key):
+        verify_published(row)
     else:
         verify_data(path)
-
-
-def _verify_published(info: ModelInfo, path: Path) -> None:
-    """Verify a row's file: its data, the file it was converted from, and its names and shapes."""
-    if not path.exists():
-        raise CheckpointNotFoundError(
-            asked=f"verify {info.name}",
-            found=f"it is not in the cache: {path}",
-            done="nothing was downloaded",
-            advice=f"hrnet-zoo download {info.name}",
-            source=str(path),
-        )
-    verify_data(path)
-    header = inspect_safetensors(path, str(path))
-    require_source(info, header.metadata, path)
-    expected = network_shapes(info.arch, info.num_classes)
-    shapes = {name: torch.Size(shape) for name, (_, shape) in header.entries.items()}
-    if shapes != expected:
-        raise StateDictMismatchError(
-            asked=f"verify {path}",
-            found="names or shapes that are not the network's",
-            done="nothing was changed",
-            advice="hrnet-zoo cache repair",
-            source=str(path),
-            missing=tuple(expected.keys() - shapes.keys()),
-            unexpected=tuple(shapes.keys() - expected.keys()),
-            different=tuple(name for name in expected.keys() & shapes.keys() if expected[name] != shapes[name]),
-        )

@@ -72,7 +72,7 @@ def _body(config: ModelConfig) -> str:
     ]
     on = f" on {inline(metrics.data)}" if measured and metrics.data else ""
     return f"""\
-# FCN {ARCHS[config.arch][0]}, {len(config.classes)} classes
+# FCN {ARCHS[config.arch][0]}, {len(config.dataset.classes)} classes
 
 Semantic segmentation: every pixel of an image gets one of the classes below. Saved by hrnet-zoo.
 

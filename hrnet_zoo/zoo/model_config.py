@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import re
 import reprlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hrnet_zoo.datasets import Dataset
+from hrnet_zoo.datasets import Color, Dataset
 from hrnet_zoo.datasets.label_rules import identity
 from hrnet_zoo.errors import ModelConfigError
 from hrnet_zoo.zoo.catalog import ARCHS
@@ -23,8 +23,7 @@ CARD_FILE = "README.md"
 CONFIG_KEY = "config"  # metadata key in the header of the weights file; its value is `ModelConfig.to_header()`
 
 MAX_BYTES = 1 << 20  # 255 classes with the longest names take a tenth of it
-# The normalization, written for other readers; a file with other values is refused, since we would compute it wrongly.
-# A test compares them with `images.MEAN` and `images.STD`, whose module imports torch.
+# As in `images.read`, whose module imports torch. They are written for other readers; other values are refused.
 MEAN = (123.675, 116.28, 103.53)
 STD = (58.395, 57.12, 57.375)
 LABELS = identity(2).title
@@ -90,11 +89,6 @@ class ModelConfig:
     parent: Parent | None = None
     metrics: Metrics = Metrics()
 
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Class names by index."""
-        return self.dataset.classes
-
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON object."""
         data = self.dataset
@@ -114,7 +108,7 @@ class ModelConfig:
                 "mean": list(MEAN),
                 "std": list(STD),
             },
-            "data": {name: getattr(data, name) for name in _FORMAT["data"]},
+            "data": {key: getattr(data, key) for key in ("key", "title", "batch_per_gpu", "data_license")},
             "parent": asdict(self.parent) if self.parent else None,
             "metrics": asdict(self.metrics),
             "license": self.license,
@@ -156,31 +150,48 @@ def parse_config(text: bytes | str, source: str, data_sha256: str | None = None)
     try:
         content = json.loads(text)
         if isinstance(content, dict) and content.get("schema") == 1:
-            content = {**_upgraded(content), "schema": SCHEMA}
+            content = {**json.loads(text, object_pairs_hook=_rename), "schema": SCHEMA}
     except (ValueError, RecursionError) as error:
         raise refusal(source, "$", f"not JSON: {str(error)[:200]}") from None
     if data_sha256 is not None and isinstance(content, dict):
         content["data_sha256"] = data_sha256
-    for path, found in _faults(content, _FORMAT, "$"):
-        raise refusal(source, path, found)
-    inputs, names = content["input"], [each["name"] for each in content["classes"]]
-    for index, name in enumerate(names):
-        if name in names[:index]:
-            raise refusal(source, f"$.classes[{index}].name", f"{name!r} a second time")
-    if inputs["resize_to"][0] < inputs["resize_to"][1]:
-        raise refusal(source, "$.input.resize_to", f"{inputs['resize_to']}, but the long side comes first")
-    dataset = Dataset(
-        **content["data"],
-        crop=tuple(inputs["crop"]),
-        resize_to=tuple(inputs["resize_to"]),
-        sliding_window=inputs["sliding_window"],
-        labels=tuple((each["name"], tuple(each["color"])) for each in content["classes"]),
-    )
-    if inputs["window"] != list(dataset.window):
-        raise refusal(source, "$.input.window", f"{inputs['window']}, but this crop requires {list(dataset.window)}")
+    for path, value in _leaves(content, "$"):
+        rule = _RULES.get(re.sub(r"(?<=\.classes)\[\d+\]", "", path))
+        if rule is None or not rule.allows(value):
+            expected = rule.expected if rule else "no such value here"
+            raise refusal(source, path, f"{reprlib.repr(value)}, expected {expected}")
+    try:
+        config = _build(content)
+    except (KeyError, TypeError, ValueError) as error:
+        raise refusal(source, "$", f"a key or an entry of a list is missing: {error}") from None
+    for key, value in config.to_dict().items():
+        if content.get(key) != value:
+            raise refusal(source, f"$.{key}", f"{reprlib.repr(content.get(key))}, expected {value!r}")
+    names = config.dataset.classes
+    if not 2 <= len(names) == len(set(names)) <= 255:
+        raise refusal(
+            source, "$.classes", f"{len(set(names))} different names of {len(names)}, expected 2 to 255 names"
+        )
+    if config.dataset.resize_to[0] < config.dataset.resize_to[1]:
+        raise refusal(source, "$.input.resize_to", f"{config.dataset.resize_to}, but the long side comes first")
+    return config
+
+
+def _build(content: Mapping[str, Any]) -> ModelConfig:
+    inputs, labels = content["input"], list[tuple[str, Color]]()
+    for each in content["classes"]:
+        red, green, blue = each["color"]
+        labels.append((each["name"], (red, green, blue)))
+    (long, short), (height, width) = inputs["resize_to"], inputs["crop"]
     return ModelConfig(
         arch=content["arch"],
-        dataset=dataset,
+        dataset=Dataset(
+            **content["data"],
+            resize_to=(long, short),
+            crop=(height, width),
+            sliding_window=inputs["sliding_window"],
+            labels=tuple(labels),
+        ),
         data_sha256=content["data_sha256"],
         license=content["license"],
         parent=Parent(**content["parent"]) if content["parent"] else None,
@@ -200,110 +211,77 @@ def refusal(source: str, path: str, found: str) -> ModelConfigError:
     )
 
 
-def _upgraded(content: Any) -> Any:  # noqa: ANN401 - JSON
-    """Rename the keys of schema 1, which differ in their spelling."""
-    if isinstance(content, list):
-        return [_upgraded(each) for each in content]
-    if not isinstance(content, dict):
-        return content
+def _rename(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """Make an object of schema 1 one of schema 2, which spells some keys differently."""
     new = {
         "colour": "color",
         "box": "resize_to",
         "slides": "sliding_window",
         "pictures_per_gpu": "batch_per_gpu",
         "terms": "data_license",
+        "licence": "license",
     }
-    return {new.get(key, key.replace("cence", "cense")): _upgraded(each) for key, each in content.items()}
+    return {new.get(key, key): value for key, value in pairs}
 
 
-class _Rule(NamedTuple):
-    """What a JSON value must be; `expected` says it in words."""
+class _Value(NamedTuple):
+    """A rule for a JSON value; `expected` says it in words."""
 
     expected: str
     allows: Callable[[Any], bool]
 
 
-class _List(NamedTuple):
-    each: object
-    shortest: int
-    longest: int
+def _or_null(rule: _Value) -> _Value:
+    return _Value(f"{rule.expected}, or null", lambda value: value is None or rule.allows(value))
 
 
-class _OrNull(NamedTuple):
-    rule: object
+def _text(longest: int, forbidden: str = "") -> _Value:
+    def allows(text: Any) -> bool:  # noqa: ANN401 - JSON
+        is_short = isinstance(text, str) and 1 <= len(text) <= longest
+        return is_short and text.isprintable() and text == text.strip() and not {*text} & {*forbidden}
+
+    return _Value(f"1 to {longest} printable characters without outer blanks {forbidden}".rstrip(), allows)
 
 
-def _text(longest: int) -> _Rule:
-    def allows(text: object) -> bool:
-        return isinstance(text, str) and 1 <= len(text) <= longest and text.isprintable() and text == text.strip()
-
-    return _Rule(f"1 to {longest} printable characters without outer blanks", allows)
-
-
-def _integer(low: int, high: int) -> _Rule:
+def _integer(low: int, high: int) -> _Value:
     # True is an int to Python.
-    return _Rule(f"an integer from {low} to {high}", lambda value: type(value) is int and low <= value <= high)
+    return _Value(f"an integer from {low} to {high}", lambda value: type(value) is int and low <= value <= high)
 
 
-def _one_of(*known: object) -> _Rule:
-    return _Rule(" or ".join(map(repr, known)), lambda value: value in known)
-
-
-_SHA256 = _Rule("64 hex digits", lambda text: isinstance(text, str) and bool(re.fullmatch("[0-9a-f]{64}", text)))
-_PERCENT = _OrNull(_Rule("percent (0 to 100)", lambda value: type(value) in (int, float) and 0 <= value <= 100))
-_FILE_NAME = _OrNull(_Rule("a file name", lambda text: _text(500).allows(text) and not {*text} & {*"/\\"}))
-_SIZE = _List(_integer(32, 16_384), 2, 2)
-_FORMAT: Mapping[str, Any] = {
-    "schema": _integer(SCHEMA, SCHEMA),
-    "library": _one_of(LIBRARY),
-    "arch": _one_of(*ARCHS),
-    "classes": _List({"name": _text(100), "color": _List(_integer(0, 255), 3, 3)}, 2, 255),
-    "labels": _one_of(LABELS),
-    "input": {
-        "resize_to": _SIZE,
-        "crop": _SIZE,
-        "sliding_window": _Rule("true or false", lambda value: isinstance(value, bool)),
-        "window": _List(_integer(1, 16_384), 2, 2),
-        "mean": _one_of([*MEAN]),
-        "std": _one_of([*STD]),
-    },
-    "data": {"key": _text(100), "title": _text(500), "batch_per_gpu": _integer(1, 65_536), "data_license": _text(500)},
-    "parent": _OrNull(
-        {"name": _text(500), "file": _FILE_NAME, "source_sha256": _OrNull(_SHA256), "data_sha256": _OrNull(_SHA256)}
-    ),
-    "metrics": {
-        **dict.fromkeys(("miou", "macc", "aacc"), _PERCENT),
-        "data": _OrNull(_text(500)),
-        "steps": _OrNull(_integer(0, 10**12)),
-    },
-    "license": _text(100),
-    "data_sha256": _SHA256,
+_SHA256 = _Value("64 hex digits", lambda text: isinstance(text, str) and bool(re.fullmatch("[0-9a-f]{64}", text)))
+_PERCENT = _Value("percent (0 to 100)", lambda value: type(value) in (int, float) and 0 <= value <= 100)
+_ANY = _Value("anything", lambda _: True)  # compared with what we write
+_RULES = {  # of the values, by path; classes without their index
+    **dict.fromkeys(("$.schema", "$.library", "$.labels"), _ANY),
+    "$.arch": _Value(" or ".join(ARCHS), lambda value: isinstance(value, str) and value in ARCHS),
+    "$.classes.name": _text(100),
+    **{f"$.classes.color[{index}]": _integer(0, 255) for index in range(3)},
+    **{f"$.input.{key}[{index}]": _integer(32, 16_384) for key in ("resize_to", "crop") for index in range(2)},
+    **{f"$.input.{key}[{index}]": _ANY for key in ("window", "mean", "std") for index in range(3)},
+    "$.input.sliding_window": _Value("true or false", lambda value: isinstance(value, bool)),
+    "$.data.key": _text(100),
+    "$.data.title": _text(500),
+    "$.data.batch_per_gpu": _integer(1, 65_536),
+    "$.data.data_license": _text(500),
+    "$.parent": _Value("null or an object", lambda value: value is None),
+    "$.parent.name": _text(500),
+    "$.parent.file": _or_null(_text(500, forbidden="/\\")),
+    **dict.fromkeys(("$.parent.source_sha256", "$.parent.data_sha256"), _or_null(_SHA256)),
+    **dict.fromkeys(("$.metrics.miou", "$.metrics.macc", "$.metrics.aacc"), _or_null(_PERCENT)),
+    "$.metrics.data": _or_null(_text(500)),
+    "$.metrics.steps": _or_null(_integer(0, 10**12)),
+    "$.license": _text(100),
+    "$.data_sha256": _SHA256,
 }
 
 
-def _faults(value: Any, rule: Any, path: str) -> Iterator[tuple[str, str]]:  # noqa: ANN401 - JSON
-    """Yield each place where a JSON value breaks a rule, with what was found there."""
-    match rule:
-        case _OrNull(inner):
-            if value is not None:
-                yield from _faults(value, inner, path)
-        case _List(each, shortest, longest):
-            if not isinstance(value, list) or not shortest <= len(value) <= longest:
-                count = str(shortest) if shortest == longest else f"{shortest} to {longest}"
-                yield path, f"{reprlib.repr(value)}, expected a list of {count}"
-                return
-            for index, entry in enumerate(value):
-                yield from _faults(entry, each, f"{path}[{index}]")
-        case dict():
-            if not isinstance(value, dict):
-                yield path, f"{reprlib.repr(value)}, expected an object"
-                return
-            for name, inner in rule.items():
-                if name in value:
-                    yield from _faults(value[name], inner, f"{path}.{name}")
-                else:
-                    yield f"{path}.{name}", "missing"
-            yield from ((path, f"the unknown key {reprlib.repr(name)}") for name in value if name not in rule)
-        case _Rule(expected, allows):
-            if not allows(value):
-                yield path, f"{reprlib.repr(value)}, expected {expected}"
+def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:  # noqa: ANN401 - JSON
+    """Yield the values in a JSON value that are no filled object or list, by their paths."""
+    if isinstance(value, dict) and value:
+        for key, each in value.items():
+            yield from _leaves(each, f"{path}.{key}")
+    elif isinstance(value, list) and value:
+        for index, each in enumerate(value):
+            yield from _leaves(each, f"{path}[{index}]")
+    else:
+        yield path, value

@@ -12,7 +12,7 @@ from urllib.request import url2pathname
 
 import safetensors.torch
 
-from hrnet_zoo.errors import CacheError, HashMismatchError, UnknownModelError, raise_on_oom
+from hrnet_zoo.errors import CacheError, CheckpointNotFoundError, HashMismatchError, raise_on_oom
 from hrnet_zoo.images.atomic import atomic_write, make_folder
 from hrnet_zoo.weights import cache
 from hrnet_zoo.weights.addresses import addresses
@@ -26,11 +26,13 @@ from hrnet_zoo.weights.convert import (
     fetch_into_cache,
     fetch_verified,
     load,
+    map_safetensors,
     network_shapes,
     publish,
     read_checkpoint,
     read_file,
     size_limit,
+    verify_data,
 )
 from hrnet_zoo.zoo.catalog import DEMO, ModelInfo, model_info, recognize
 
@@ -49,7 +51,7 @@ def load_published(info: ModelInfo, expected: Shapes, *, progress: bool) -> Weig
         Memory-mapped float32 tensors, and the provenance in the file's header.
 
     Raises:
-        DownloadError: the file cannot be had.
+        DownloadError: the file cannot be downloaded.
         CheckpointError: it is not the file that the catalog states, or does not fit the network.
         CacheError: the cache cannot be used; the bundled file needs none.
 
@@ -66,17 +68,25 @@ def load_published(info: ModelInfo, expected: Shapes, *, progress: bool) -> Weig
         blob = _convert([body], str(path), info, expected)
         metadata = json.loads(blob[8 : 8 + int.from_bytes(blob[:8], "little")])["__metadata__"]
         return safetensors.torch.load(blob), metadata
-    require_source(info, header, cache.model_path(cache_key(info)))
+    _require_source(info, header, cache.model_path(cache_key(info)))
     return state, header
 
 
-def require_source(info: ModelInfo, header: Mapping[str, str], path: Path) -> None:
-    """Check that a cached file was converted from the file that the catalog states, which may know more by now.
+def verify_published(info: ModelInfo) -> None:
+    """Raise CheckpointError unless a row's file is cached and intact: its data, its origin, its names and shapes."""
+    path = cache.model_path(cache_key(info))
+    try:
+        verify_data(path)
+    except CheckpointNotFoundError as error:
+        error.advice = f"hrnet-zoo download {info.name}"
+        raise
+    expected = network_shapes(info.arch, info.num_classes)
+    _, header = map_safetensors(path, lambda _: expected, str(path))
+    _require_source(info, header, path)
 
-    Raises:
-        HashMismatchError: it was converted from another file.
 
-    """
+def _require_source(info: ModelInfo, header: Mapping[str, str], path: Path) -> None:
+    """Check that a cached file was converted from the file that the catalog states, which may know more by now."""
     found = header.get("source_sha256", "")
     if not found.startswith(info.stated_sha256):
         raise HashMismatchError(
@@ -111,29 +121,17 @@ def import_file(path: Path) -> tuple[ModelInfo, Path]:
 
     Raises:
         CheckpointNotFoundError: there is no such file.
-        CheckpointFormatError, UnsafeCheckpointError: it is no checkpoint, or not safe to load.
-        HashMismatchError: it has the name of a published file, but other content.
+        CheckpointError: it is no checkpoint, or not safe to load; or it has a published file's name, but other content.
         UnknownModelError: it is none of the published files.
         ConfigError: out of memory.
 
     """
     with raise_on_oom(f"import {path}", done="nothing was imported", advice=ROOM):
         bodies = [read_file(path)]
-        digest = hashlib.sha256(bodies[0]).hexdigest()
-        info = recognize(digest)
+        info = recognize(hashlib.sha256(bodies[0]).hexdigest())
         if info is None:
             read_checkpoint(bodies[0], str(path))  # a web page, a truncated or an unsafe file is reported as such
-            try:
-                info = model_info(path.name)
-            except UnknownModelError as error:
-                raise UnknownModelError(
-                    asked=f"import {path}",
-                    found=f"its SHA-256 is {digest}, which is that of no published file",
-                    done="nothing was imported",
-                    advice=f"load it into a network of your choice: create_model(NAME, checkpoint={str(path)!r})",
-                    name=path.name,
-                    nearest=(),
-                ) from error
+            info = model_info(path.name)
         check_hash(bodies[0], info.stated_sha256, str(path))
         key = cache_key(info)
         with cache.lock(key):
@@ -147,7 +145,7 @@ def mirror(info: ModelInfo, folder: Path, expected: Shapes, *, progress: bool) -
     Any web server can serve the folder as it is; `file://FOLDER` in HRNET_ZOO_MIRRORS works too.
 
     Raises:
-        DownloadError: the file cannot be had.
+        DownloadError: the file cannot be downloaded.
         CheckpointError: the file downloaded, or already there, is not the one that the catalog states.
         OutputError: the folder cannot be written.
         CacheError: the cache, where downloads begin, cannot be used.
@@ -157,14 +155,10 @@ def mirror(info: ModelInfo, folder: Path, expected: Shapes, *, progress: bool) -
     if os.path.lexists(final):  # unlike Path.is_file, never raises, even for a name that is too long
         check_hash(read_file(final), info.stated_sha256, str(final))
         return final
-    with cache.lock(cache_key(info)):
-        bodies, partial = fetch_verified(
-            cache_key(info),
-            addresses(info.checkpoint_url),
-            info.stated_sha256,
-            max_bytes=size_limit(expected),
-            progress=progress,
-        )
+    key, limit = cache_key(info), size_limit(expected)
+    with cache.lock(key):
+        urls = addresses(info.checkpoint_url)
+        bodies, partial = fetch_verified(key, urls, info.stated_sha256, max_bytes=limit, progress=progress)
     make_folder(final.parent)
     atomic_write(final, bodies.pop())
     cache.discard(partial)

@@ -11,16 +11,14 @@ from typing import Any
 from huggingface_hub import CommitOperationAdd
 
 from hrnet_zoo import __version__
-from hrnet_zoo.errors import ConfigError, OfflineError, redact
-from hrnet_zoo.weights.addresses import is_offline
+from hrnet_zoo.errors import ConfigError, redact
 from hrnet_zoo.weights.convert import read_file
 from hrnet_zoo.zoo.catalog import list_models, model_info
 from hrnet_zoo.zoo.create import create_model
-from hrnet_zoo.zoo.hub import bars, endpoint, hub_api, hub_errors, require_repo
+from hrnet_zoo.zoo.hub import hub_api, hub_errors, require_online, require_repo
 from hrnet_zoo.zoo.model_card import model_card
 from hrnet_zoo.zoo.model_config import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE
-from hrnet_zoo.zoo.model_folder import verify_folder
-from hrnet_zoo.zoo.save import save_pretrained
+from hrnet_zoo.zoo.model_folder import save_pretrained, verify_folder
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,6 @@ def push(
     public: bool = False,
     revision: str | None = None,
     message: str | None = None,
-    progress: bool = True,
 ) -> Pushed:
     """Share a model folder on the Hub: its three files and nothing else, in one commit.
 
@@ -70,7 +67,6 @@ def push(
         public: make a new repository visible to everybody.
         revision: the branch to commit to; None: main.
         message: of the commit; None: a description of the model.
-        progress: show a bar on a terminal.
 
     Raises:
         CheckpointError: the folder is not a complete, intact model.
@@ -80,6 +76,7 @@ def push(
     """
     folder, asked = Path(folder), f"push {folder} to {repo}"
     require_repo(repo)
+    require_online(repo, asked)
     config = verify_folder(folder)
     card = read_file(folder / CARD_FILE) if (folder / CARD_FILE).is_file() else model_card(config).encode()
     if config.data_sha256.encode() not in card:
@@ -89,21 +86,13 @@ def push(
             done="nothing was sent",
             advice=f"save the model again, or delete {CARD_FILE} to have a new one written",
         )
-    if is_offline():
-        raise OfflineError(
-            asked=asked,
-            found="HRNET_ZOO_OFFLINE or HF_HUB_OFFLINE switches the network off",
-            done="nothing was sent",
-            advice="unset it",
-            url=f"{endpoint()}/{repo}",
-        )
     files: dict[str, bytes | Path] = {  # bytes of the small ones: they were just verified
         CARD_FILE: card,
         CONFIG_FILE: config.to_json().encode(),
         WEIGHTS_FILE: folder / WEIGHTS_FILE,
     }
-    api = hub_api()
-    with hub_errors(repo, asked, "no commit was made (a repository created just now is empty)"), bars(progress):
+    api, count = hub_api(), len(config.dataset.classes)
+    with hub_errors(repo, asked, "no commit was made (a repository created just now is empty)"):
         if not api.repo_exists(repo):  # exist_ok of create_repo works on the public Hub alone
             api.create_repo(repo, private=not public)
         if revision is not None:
@@ -111,39 +100,29 @@ def push(
         commit = api.create_commit(
             repo,
             [CommitOperationAdd(name, content) for name, content in files.items()],
-            commit_message=message or f"{config.arch} with {len(config.classes)} classes, by hrnet-zoo {__version__}",
+            commit_message=message or f"{config.arch} with {count} classes, by hrnet-zoo {__version__}",
             revision=revision,
         )
     return Pushed(repo, commit.oid, redact(commit.commit_url), config.data_sha256)
 
 
-def push_published(
-    organization: str, names: Sequence[str] = (), *, public: bool = False, progress: bool = True
-) -> Iterator[Pushed]:
+def push_published(organization: str, names: Sequence[str] = (), *, public: bool = False) -> Iterator[Pushed]:
     """Mirror published checkpoints in your own organization, each in a repository `ORG/<name of the row>`.
 
-    Each is fetched unless cached, verified, saved as a model folder and pushed, one after the other, as the iterator is
-    consumed. `create_model("hf-hub:ORG/<name>")` loads them. The errors are those of `create_model` and `push`.
+    Each is downloaded unless cached, verified, saved as a model folder and pushed, one after the other, as the iterator
+    is consumed. `create_model("hf-hub:ORG/<name>")` loads them. The errors are those of `create_model` and `push`.
 
     Args:
         organization: the account on the Hub.
         names: catalog names; empty: all published ones.
         public: make new repositories visible to everybody; the datasets' licenses are in the cards.
-        progress: show bars on a terminal.
 
     """
     rows = [model_info(name) for name in (names or list_models())]
-    if "/" in organization:
-        raise ConfigError(
-            asked=f"push published checkpoints to {organization!r}",
-            found="a repository, where an organization is expected",
-            done="nothing was pushed",
-            advice="name the organization alone; each checkpoint gets a repository with its own name",
-        )
     for row in rows:
+        require_repo(f"{organization}/{row.name}")
         with tempfile.TemporaryDirectory() as folder:
-            model = create_model(row.name, device="cpu", progress=progress)
+            model = create_model(row.name, device="cpu")
             save_pretrained(model, folder, metrics={"miou": row.miou, "data": f"{row.dataset_title} val, as published"})
             del model
-            message = f"{row.file_name}, converted"
-            yield push(folder, f"{organization}/{row.name}", public=public, message=message, progress=progress)
+            yield push(folder, f"{organization}/{row.name}", public=public, message=f"{row.file_name}, converted")

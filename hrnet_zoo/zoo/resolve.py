@@ -10,12 +10,11 @@ from pathlib import Path
 
 from hrnet_zoo.datasets import Dataset
 from hrnet_zoo.errors import ConfigError
-from hrnet_zoo.weights import cache
 from hrnet_zoo.weights.convert import Shapes, Weights, verify_data
 from hrnet_zoo.zoo.catalog import HUB, LOCAL, ModelInfo, is_saved, model_info
 from hrnet_zoo.zoo.model_config import WEIGHTS_FILE, ModelConfig
 from hrnet_zoo.zoo.model_folder import load_folder, read_folder
-from hrnet_zoo.zoo.published import cache_key, load_published
+from hrnet_zoo.zoo.published import load_published, verify_published
 
 
 @dataclass(frozen=True)
@@ -55,28 +54,25 @@ def resolve(name: str, *, progress: bool = True) -> ResolvedModel:
         UnknownModelError: no model has this name.
         ConfigError: it cannot be the name of a folder or repository.
         CheckpointError: the folder or repository was not written by `save_pretrained`.
-        HubError, OfflineError: the repository cannot be had.
+        HubError, OfflineError: the repository cannot be downloaded.
 
     """
     if name.startswith(HUB):
-        from hrnet_zoo.zoo.hub import find_repository  # huggingface_hub is slow to import
+        from hrnet_zoo.zoo.hub import resolve_repository  # huggingface_hub is slow to import
 
-        pulled = find_repository(name.removeprefix(HUB), progress=progress)
-        config = pulled.config
-        return ResolvedModel(
-            *(pulled.name, config.arch, config.dataset, None, config),
-            source=pulled.name,
-            load=pulled.load,
-            verify=pulled.verify,
-        )
+        return resolve_repository(name)
     if is_saved(name):
         return _resolve_folder(f"{LOCAL}{name.removeprefix(LOCAL)}")
     info = model_info(name)
     return ResolvedModel(
-        *(info.name, info.arch, info.dataset, info, None),
+        name=info.name,
+        arch=info.arch,
+        dataset=info.dataset,
+        info=info,
+        config=None,
         source=info.file_name,
         load=functools.partial(load_published, info, progress=progress),
-        verify=lambda: verify_data(cache.model_path(cache_key(info))),
+        verify=functools.partial(verify_published, info),
     )
 
 
@@ -97,8 +93,12 @@ def _resolve_folder(name: str) -> ResolvedModel:
         return state, {**provenance, "model": LOCAL.rstrip(":"), "source_url": WEIGHTS_FILE}
 
     return ResolvedModel(
-        *(name, config.arch, config.dataset, None, config),
+        name=name,
+        arch=config.arch,
+        dataset=config.dataset,
+        info=None,
+        config=config,
         source=str(path),
         load=load,
-        verify=lambda: verify_data(path),
+        verify=functools.partial(verify_data, path),
     )

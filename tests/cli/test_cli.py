@@ -5,7 +5,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -171,10 +170,6 @@ def test_verify_prune_repair(run: Run, published: FaultServer, cache: Path) -> N
     path = Path(run("download", NAME).split()[1])
     assert run("verify", NAME) == run("verify", "--all") == f"{NAME}: whole\n"
     assert json.loads(run("verify", "--all", "--json")) == [{"name": NAME, "path": str(path), "found": "whole"}]
-    digests = run("verify", "--sha256sum")
-    assert re.fullmatch(r"[0-9a-f]{64}  fcn_hr18s_512x1024_40k_cityscapes_20200601_014216-[0-9a-f]{8}\.pth\n", digests)
-    assert run("verify", NAME, "--sha256sum") == digests
-    run("verify", "--sha256sum", "--json", code=2)
     run("verify", code=2)
     assert run("cache", "repair") == "nothing is damaged\n"
     body = bytearray(path.read_bytes())

@@ -101,7 +101,7 @@ def test_names_that_changed_places(hub: Hub, files: dict[str, bytes]) -> None:
 
     hub.add("me/street", files)
     hub.corrupt, hub.damage = 2, swapped
-    with pytest.raises(HashMismatchError, match="the Hub states"):
+    with pytest.raises(HashMismatchError, match=r"expected [0-9a-f]{64}"):
         pull("me/street")
     pull("me/street")
 
@@ -122,7 +122,7 @@ def test_an_invalid_config(config: bytes, hub: Hub, files: dict[str, bytes]) -> 
 
 def test_pickles_are_refused_before_anything_is_fetched(hub: Hub, files: dict[str, bytes]) -> None:
     hub.add("me/old", {"pytorch_model.bin": b"\x80", CONFIG_FILE: files[CONFIG_FILE]})
-    with pytest.raises(CheckpointFormatError, match=r"pytorch_model\.bin can hold code[\s\S]*checkpoint=PATH"):
+    with pytest.raises(CheckpointFormatError, match=r"no model\.safetensors there[\s\S]*checkpoint=PATH"):
         pull("me/old")
     hub.add("me/text", {"README.md": b""})
     with pytest.raises(CheckpointFormatError, match=r"no config\.json, model\.safetensors"):
@@ -134,12 +134,12 @@ def test_what_is_not_there(hub: Hub, files: dict[str, bytes], monkeypatch: pytes
     hub.add("me/street", files)
     with pytest.raises(HubRefusedError, match="revision"):
         pull("me/street@v9")
-    with pytest.raises(HubRefusedError, match="no repository"):
+    with pytest.raises(HubRefusedError, match="HTTP status 404 for me/absent"):
         pull("me/absent")
     hub.repos["me/street"].private = True
     pull("me/street")
     monkeypatch.delenv("HF_TOKEN")
-    with pytest.raises(HubRefusedError, match="needs a token") as caught:
+    with pytest.raises(HubRefusedError, match="set HF_TOKEN") as caught:
         pull("me/street")
     assert TOKEN not in str(caught.value)
 
@@ -219,7 +219,7 @@ def test_a_hub_that_is_down(
 
 def test_a_gated_repository(hub: Hub) -> None:
     hub.fail = Reply(403, headers={"X-Error-Code": "GatedRepo", "X-Error-Message": "Access is restricted"})
-    with pytest.raises(HubRefusedError, match=r"refuses access to me/street at .* \(HTTP status 403\)") as caught:
+    with pytest.raises(HubRefusedError, match="HTTP status 403 for me/street at ") as caught:
         pull("me/street")
     assert "accept its terms" in caught.value.advice
     assert TOKEN not in str(caught.value)
@@ -256,7 +256,7 @@ def test_errors_hold_no_secrets() -> None:
 def test_the_cause_of_an_upload_error_counts() -> None:
     error = RuntimeError("while uploading")
     error.__cause__ = LocalTokenNotFoundError()
-    with pytest.raises(HubRefusedError, match="no token"), hub_errors("a/b", "ask"):
+    with pytest.raises(HubRefusedError, match="LocalTokenNotFoundError"), hub_errors("a/b", "ask"):
         raise error
 
 

@@ -133,6 +133,6 @@ def test_an_organizations_own_mirror(hub: Hub) -> None:
     assert all(torch.equal(a, b) for a, b in zip(mirrored.parameters(), published.parameters(), strict=True))
     with pytest.raises(UnknownModelError):
         list(push_published("lab", ["demo", "dmeo"]))
-    with pytest.raises(ConfigError, match="organization alone"):
+    with pytest.raises(ConfigError, match="ORG/NAME"):
         list(push_published("lab/x", ["demo"]))
     assert list(hub.repos) == ["lab/demo"]
