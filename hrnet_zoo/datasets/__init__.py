@@ -1,25 +1,5 @@
 """A folder of labeled images in; its pairs, class names, colors and label rule, and everything wrong with it, out."""
 
-from hrnet_zoo.datasets.dataset import (
-    ADE20K,
-    BLACK,
-    CITYSCAPES,
-    DATASETS,
-    PASCAL_CONTEXT,
-    SCENES,
-    VOC12AUG,
-    Color,
-    Dataset,
-)
+from hrnet_zoo.datasets.dataset import ADE20K, CITYSCAPES, DATASETS, PASCAL_CONTEXT, SCENES, VOC12AUG, Dataset
 
-__all__ = [
-    "ADE20K",
-    "BLACK",
-    "CITYSCAPES",
-    "DATASETS",
-    "PASCAL_CONTEXT",
-    "SCENES",
-    "VOC12AUG",
-    "Color",
-    "Dataset",
-]
+__all__ = ["ADE20K", "CITYSCAPES", "DATASETS", "PASCAL_CONTEXT", "SCENES", "VOC12AUG", "Dataset"]

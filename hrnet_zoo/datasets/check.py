@@ -38,15 +38,7 @@ logger = logging.getLogger("hrnet_zoo")
 
 @dataclass(frozen=True)
 class ClassCount:
-    """How often a class occurs.
-
-    Attributes:
-        name: of the class; its value if it has no name.
-        pixels: number of pixels.
-        share: of all pixels of the readable masks, 0 to 1.
-        images: number of images in which it occurs.
-
-    """
+    """How often a class occurs: its name (or value), pixels, their share (0 to 1) of all, and number of images."""
 
     name: str
     pixels: int
@@ -168,15 +160,9 @@ def inspect_pairs(folder: LabeledFolder, *, decode: bool, progress: bool = True)
     """
     threads = min(8, os.cpu_count() or 1)
     work = partial(_inspect, folder=folder, decode=decode)
-    with (
-        closing(beside(folder.samples, work, threads=threads, ahead=2 * threads)) as inspections,
-        Bar(total=len(folder.samples), desc="check", unit="pair", disable=None if progress else True) as bar,
-    ):
-        found = []
-        for inspection in inspections:
-            found.append(inspection)
-            bar.update()
-        return found
+    with closing(beside(folder.samples, work, threads=threads, ahead=2 * threads)) as inspections:
+        total, disable = len(folder.samples), None if progress else True
+        return list(Bar(inspections, total=total, desc="check", unit="pair", disable=disable))
 
 
 def judge(
@@ -283,10 +269,13 @@ def _value_problems(folder: LabeledFolder, inspections: Sequence[Inspection]) ->
         )
         files = tuple(each.mask for each in inspections if each.counts.keys() & values)
         yield Problem("value outside the classes", text, advice, files)
-    mixed = [each.mask for each in inspections if rule == CITYSCAPES_IDS and _holds_train_ids(each.counts)]
+    # Official files never hold 255, and nearly all hold ids above 18 (sky, vegetation, car, ...).
+    train_ids = {*range(19), IGNORE_INDEX}
+    suspicious = [each for each in inspections if IGNORE_INDEX in each.counts and each.counts.keys() <= train_ids]
+    mixed = tuple(each.mask for each in suspicious if len(each.counts) > 1 and rule == CITYSCAPES_IDS)
     if mixed:
         advice = "write all masks with train ids (0 to 18, and 255), or all with official ids (7 is road)"
-        yield Problem("ids mixed with train ids", "these seem to hold train ids", advice, tuple(mixed))
+        yield Problem("ids mixed with train ids", "these seem to hold train ids", advice, mixed)
     if rule == ADE20K_VALUES and pixels[255] and not pixels[150]:
         text = "255 occurs, which the official files never hold, and 150 does not: they hold 0 to 149 already"
         advice = "use the official files, in which 0 is 'other'; or list your own classes in classes.txt"
@@ -302,18 +291,6 @@ def _value_problems(folder: LabeledFolder, inspections: Sequence[Inspection]) ->
     if len(counted) > len(absent) > len(counted) / 2:
         advice = "the means leave them out; if the dataset is custom, list its classes in classes.txt, one per line"
         yield Problem(MOSTLY_ABSENT, f"{len(absent)} of {len(counted)}", advice, absent, error=False)
-
-
-def _holds_train_ids(counts: Counter[int]) -> bool:
-    """Guess whether a mask that should hold the official ids of Cityscapes holds train ids."""
-    # Nearly every image shows classes whose official ids are above 18: sky, vegetation, car, ...
-    if any(19 <= value < 255 for value in counts):
-        return False
-    # Official files never hold 255. Train ids 0 (road) and 8, 10 or 13 (vegetation, sky, car) are mostly void as ids.
-    void = sum(count for value, count in counts.items() if value in CITYSCAPES_IDS.ignored)
-    return (255 in counts and len(counts) > 1) or (
-        0 in counts and bool(counts.keys() & {8, 10, 13}) and 2 * void > counts.total()
-    )
 
 
 def _is_binary(counts: Counter[int]) -> bool:

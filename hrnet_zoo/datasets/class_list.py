@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hrnet_zoo.datasets import Color
+from hrnet_zoo.datasets.dataset import Color
 from hrnet_zoo.errors import ConfigError, DatasetError
 
 MAX_CLASSES = 255  # in 8-bit labels, which keep 255 for ignored pixels
@@ -35,16 +35,10 @@ _OTHER_FORMAT = re.compile(
 
 @dataclass(frozen=True)
 class ClassList:
-    """The classes that a file lists.
+    """The classes that a file lists."""
 
-    Attributes:
-        names: class names by index, all different.
-        colors: RGB by class name, where the file gives a color.
-
-    """
-
-    names: tuple[str, ...]
-    colors: dict[str, Color]
+    names: tuple[str, ...]  # by index, all different
+    colors: dict[str, Color]  # RGB by class name, where the file gives a color
 
 
 def read_class_list(file: Path) -> ClassList:

@@ -115,11 +115,7 @@ def _resembles(one: Color, other: Color) -> bool:
 
 def voc_color(index: int) -> Color:
     """Return a color of the Pascal VOC color map: the index's bits go to red, green and blue in turn."""
-    red = green = blue = 0
-    for bit in range(8):
-        red |= (index >> (3 * bit) & 1) << (7 - bit)
-        green |= (index >> (3 * bit + 1) & 1) << (7 - bit)
-        blue |= (index >> (3 * bit + 2) & 1) << (7 - bit)
+    red, green, blue = (sum((index >> 3 * bit + channel & 1) << 7 - bit for bit in range(8)) for channel in range(3))
     return red, green, blue
 
 

@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 
-from hrnet_zoo.datasets import DATASETS, Color, Dataset
+from hrnet_zoo.datasets import DATASETS, Dataset
 from hrnet_zoo.datasets.class_list import MAX_CLASSES, read_class_list, read_text
+from hrnet_zoo.datasets.dataset import Color
 from hrnet_zoo.datasets.label_rules import ADE20K_VALUES, CITYSCAPES_IDS, CITYSCAPES_TRAIN_IDS, LabelRule, identity
 from hrnet_zoo.datasets.pairing import Problem, Sample, find_images, pair, stem
 from hrnet_zoo.errors import DatasetError
@@ -168,12 +169,7 @@ def find_samples(
 
 
 def check_root(root: str | Path) -> None:
-    """Refuse a path that is not a folder, before any weights are fetched.
-
-    Raises:
-        DatasetError: there is no such folder.
-
-    """
+    """Raise DatasetError for what is not a folder, before any weights are fetched."""
     if not _is_folder(Path(root)):
         raise _refusal(Path(root), "", "no such folder", "name the folder that holds the dataset")
 
@@ -191,7 +187,8 @@ def _recognize(root: Path, layouts: Sequence[_Layout]) -> list[tuple[_Layout, Pa
             if (layout in layouts or (folder / "classes.txt").is_file()) and layout.places(folder)
         ]:
             return found
-        level = [folder for above in level for folder in _subfolders(above)][: _MAX_FOLDERS - searched]
+        below = [Path(above, name) for above in level for name in sorted(next(os.walk(above), ("", [], []))[1])]
+        level = [folder for folder in below if not folder.name.startswith(".")][: _MAX_FOLDERS - searched]
         searched += len(level)
     return []
 
@@ -252,14 +249,6 @@ def _read(
 def _cityscapes_name(path: Path, folder: Path) -> str:
     """Return "city/city_000000_000000" for an image or a mask of Cityscapes."""
     return re.sub(r"_(leftImg8bit|gtFine_label(Train)?Ids)$", "", stem(path, folder))
-
-
-def _subfolders(folder: Path) -> list[Path]:
-    try:
-        with os.scandir(folder) as entries:
-            return sorted(Path(entry) for entry in entries if not entry.name.startswith(".") and entry.is_dir())
-    except OSError:  # it cannot be searched, so nothing in it is recognized
-        return []
 
 
 def _is_folder(path: Path) -> bool:

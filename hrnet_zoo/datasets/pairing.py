@@ -10,21 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 # Files of a folder that are taken for images. Of files that are named one by one, the content decides.
-SUFFIXES = frozenset(
-    {
-        *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".bmp", ".tif", ".tiff", ".gif"),
-        *(".ppm", ".pgm", ".pbm", ".pnm", ".avif"),
-    }
-)
+SUFFIXES = {
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".bmp", ".tif", ".tiff", ".gif"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".avif"),
+}
 # Unsupported photographs: HEIF, JPEG 2000, JPEG XL, camera raw.
-_UNSUPPORTED_SUFFIXES = frozenset(
-    {
-        *(".heic", ".heif", ".hif", ".jp2", ".j2k", ".jpx", ".jpf", ".jxl", ".dng", ".cr2", ".cr3", ".crw", ".nef"),
-        *(".nrw", ".arw", ".srf", ".sr2", ".raf", ".orf", ".rw2", ".pef", ".srw", ".x3f", ".3fr", ".iiq", ".raw"),
-    }
-)
+_UNSUPPORTED_SUFFIXES = {
+    *(".heic", ".heif", ".hif", ".jp2", ".j2k", ".jpx", ".jpf", ".jxl", ".dng", ".cr2", ".cr3", ".crw", ".nef"),
+    *(".nrw", ".arw", ".srf", ".sr2", ".raf", ".orf", ".rw2", ".pef", ".srw", ".x3f", ".3fr", ".iiq", ".raw"),
+}
 UNSUPPORTED = "unsupported photograph format"
-_JUNK = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
+_JUNK = {"thumbs.db", "desktop.ini", "__macosx"}
 # Affixes that people add to the names of images and masks.
 _NAME_SUFFIX = re.compile(
     r"(?<=.)[ ._-]+(?:gtfine_labeltrainids|gtfine_labelids|leftimg8bit|labeltrainids|labelids|trainids|segmentation"
@@ -35,16 +31,9 @@ _NAME_PREFIX = re.compile(r"^(?:images?|img|masks?|labels?|seg|gt)(?:[ ._-]+(?=.
 
 @dataclass(frozen=True)
 class Sample:
-    """An image and its mask.
+    """An image and its mask."""
 
-    Attributes:
-        name: unique within the folder, such as "lindau/lindau_000000_000019".
-        image: path of the image.
-        labels: path of the mask.
-
-    """
-
-    name: str
+    name: str  # unique within the folder, such as "lindau/lindau_000000_000019"
     image: Path
     labels: Path
 
@@ -94,19 +83,15 @@ def find_images(folder: Path, home: Path) -> tuple[list[Path], list[Problem]]:
     others: list[Path] = []
     closed: list[Path] = []
     visited: set[str] = set()
-
     for path, folders, files in os.walk(folder, onerror=lambda error: closed.append(error.filename), followlinks=True):
         real = os.path.realpath(path)
-        if real in visited:
-            folders.clear()
-            continue
-        visited.add(real)
-        folders[:] = sorted(name for name in folders if not _is_junk(name))
-        for name in files:
+        folders[:] = [] if real in visited else sorted(name for name in folders if not _is_junk(name))
+        for name in files if real not in visited else []:
             if not _is_junk(name):
                 suffix = Path(name).suffix.lower()
                 kind = images if suffix in SUFFIXES else unsupported if suffix in _UNSUPPORTED_SUFFIXES else others
                 kind.append(Path(path, name))
+        visited.add(real)
     not_one = f"skipped: the extension is none of {', '.join(sorted(SUFFIXES))}"
     problems = [
         Problem("unreadable folder", "it cannot be listed", "check its permissions", _names(closed, home)),
@@ -127,7 +112,7 @@ def stem(path: Path, folder: Path) -> str:
 
 
 def pair(
-    images: Iterable[tuple[str, Path]], labels: Iterable[tuple[str, Path]], home: Path
+    images: list[tuple[str, Path]], labels: list[tuple[str, Path]], home: Path
 ) -> tuple[list[Sample], list[Problem]]:
     """Pair images and masks, each given with its name, by these names.
 
@@ -136,24 +121,22 @@ def pair(
     """
     samples: list[Sample] = []
     ambiguous: list[Path] = []
-    rest = [list(images), list(labels)]
     keys: tuple[Callable[[str], str], ...] = (str.casefold, _core)
     for key in keys:
         groups: dict[str, tuple[list[tuple[str, Path]], list[tuple[str, Path]]]] = {}
-        for side, named in enumerate(rest):
+        for side, named in enumerate((images, labels)):
             for each in named:
                 groups.setdefault(key(each[0]), ([], []))[side].append(each)
-        rest = [[], []]
-        for group in groups.values():
-            if len(group[0]) == len(group[1]) == 1:
-                ((name, image),), ((_, mask),) = group
-                samples.append(Sample(name, image, mask))
-            elif group[0] and group[1]:
-                ambiguous += [path for side in group for _, path in side]
+        images, labels = [], []
+        for some, masks in groups.values():
+            if len(some) == len(masks) == 1:
+                samples.append(Sample(*some[0], masks[0][1]))
+            elif some and masks:
+                ambiguous += [path for _, path in (*some, *masks)]
             else:
-                rest[0] += group[0]
-                rest[1] += group[1]
-    alone, orphans = ([path for _, path in named] for named in rest)
+                images += some
+                labels += masks
+    alone, orphans = ([path for _, path in named] for named in (images, labels))
     one_each = "rename or move files until each image has one mask"
     problems = [
         Problem("ambiguous names", "several files match", one_each, _names(ambiguous, home)),

@@ -51,40 +51,28 @@ def find_training_data(
             advice="give a fraction such as 0.1, a folder, or a text file of names",
         )
     custom = None if classes is None else class_names(classes, "train for")
-    train = _require_samples(find_samples(root, None, "train", classes=custom))
-    names = _require_classes(train)
-    if val is None:
-        if train.split and _has_val(train):
-            custom = None if train.key else names
-            return train, _comparable(train, find_samples(train.root, None, "val", classes=custom)), names
-        val = DEFAULT_FRACTION
-    if isinstance(val, int | float):
-        if val == 0:
-            return train, None, names
-        return *_split_by_fraction(train, val), names
-    path = Path(val)
-    if path.is_dir():
+    train = find_samples(root, None, "train", classes=custom)
+    if not train.samples:
+        raise _refusal(train, "; ".join(map(str, train.problems)), "give masks the names of their images")
+    names = train.classes or ()
+    if len(names) < 2:
+        advice = f"list at least two classes (background too) in {train.root / 'classes.txt'}, or pass classes"
+        raise _refusal(train, f"class names: {', '.join(names) or 'none'}", advice)
+    if val is None and train.split and _has_val(train):
+        val_split = find_samples(train.root, None, "val", classes=None if train.key else names)
+        return train, _comparable(train, val_split), names
+    val = DEFAULT_FRACTION if val is None else val
+    if val == 0:
+        return train, None, names
+    if not isinstance(val, int | float) and (path := Path(val)).is_dir():
         expected = None if train.key else CITYSCAPES.with_classes(names)  # whose names alone matter
         return train, _comparable(train, find_samples(path, expected, "val")), names
-    return *_split_by_list(train, path), names
-
-
-def _require_samples(folder: LabeledFolder) -> LabeledFolder:
-    if not folder.samples:
-        found = "; ".join(f"{problem.kind}: {problem.found}" for problem in folder.problems if problem.error)
-        raise _refusal(folder, found, "give masks the names of their images")
-    return folder
-
-
-def _require_classes(folder: LabeledFolder) -> tuple[str, ...]:
-    if folder.classes is None:
-        file = folder.root / "classes.txt"
-        advice = f"write {file}, one name per line in the order of the mask values, or pass classes"
-        raise _refusal(folder, "the classes have no names", advice)
-    if len(folder.classes) < 2:
-        advice = "at least two classes are required: add a background class"
-        raise _refusal(folder, f"only one class, {folder.classes[0]!r}", advice)
-    return folder.classes
+    held_out = _draw(train, val) if isinstance(val, int | float) else _read_names(train, Path(val))
+    splits = [
+        replace(train, samples=tuple(sample for sample in train.samples if (sample.name in held_out) is chosen))
+        for chosen in (False, True)
+    ]
+    return splits[0], splits[1], names
 
 
 def _has_val(folder: LabeledFolder) -> bool:
@@ -97,7 +85,6 @@ def _has_val(folder: LabeledFolder) -> bool:
 
 def _comparable(train: LabeledFolder, val: LabeledFolder) -> LabeledFolder:
     """Return the validation split if its classes are those of the training split, and no image is in both."""
-    _require_samples(val)
     if val.classes != train.classes:
         found = f"its {len(val.classes or ())} classes are not the {len(train.classes or ())} of {train.root}"
         raise _refusal(val, found, "validate on images that are labeled with the training classes")
@@ -108,15 +95,14 @@ def _comparable(train: LabeledFolder, val: LabeledFolder) -> LabeledFolder:
     return val
 
 
-def _split_by_fraction(folder: LabeledFolder, fraction: float) -> tuple[LabeledFolder, LabeledFolder]:
+def _draw(folder: LabeledFolder, fraction: float) -> set[str]:
+    """Draw about this fraction of the names: at least one, and not all."""
     if len(folder.samples) < 2:
         found = "a single image, which cannot be held out for validation"
         raise _refusal(folder, found, "add images, or train without validation (val=0)")
     places = sorted((_hash(sample.name), sample.name) for sample in folder.samples)
-    held_out = {name for place, name in places if place < fraction} or {places[0][1]}
-    if len(held_out) == len(places):
-        held_out.remove(places[-1][1])
-    return _split(folder, held_out)
+    count = sum(place < fraction for place, _ in places)
+    return {name for _, name in places[: min(max(count, 1), len(places) - 1)]}
 
 
 def _hash(name: str) -> float:
@@ -125,32 +111,21 @@ def _hash(name: str) -> float:
     return math.ldexp(int.from_bytes(digest[:6], "big"), -48)
 
 
-def _split_by_list(folder: LabeledFolder, file: Path) -> tuple[LabeledFolder, LabeledFolder]:
-    lines = [line.strip() for line in read_text(file).splitlines() if line.strip()]
+def _read_names(folder: LabeledFolder, file: Path) -> set[str]:
+    """Return the names of training images that a file lists."""
     known = {sample.name for sample in folder.samples}
-    names = {line if line in known else _without_suffix(line) for line in lines}
-    found, advice = "", f"list names below images/, one per line, such as {min(known)}"
-    if unknown := sorted(names - known):
-        more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
-        found = f"no training image is named {', '.join(unknown[:5])}{more}"
-    elif not names:
-        found = "no names"
-    elif names == known:
-        found, advice = "every image, so that none is left to train on", "list fewer images"
-    if found:
-        raise DatasetError(asked=f"validate on images listed in {file}", found=found, advice=advice, path=file)
-    return _split(folder, names)
-
-
-def _without_suffix(line: str) -> str:
-    suffix = Path(line).suffix
-    return line.removesuffix(suffix) if suffix.lower() in SUFFIXES else line
-
-
-def _split(folder: LabeledFolder, held_out: set[str]) -> tuple[LabeledFolder, LabeledFolder]:
-    train = tuple(sample for sample in folder.samples if sample.name not in held_out)
-    val = tuple(sample for sample in folder.samples if sample.name in held_out)
-    return replace(folder, samples=train), replace(folder, samples=val)
+    lines = [line.strip() for line in read_text(file).splitlines() if line.strip()]
+    names = {
+        line if line in known or Path(line).suffix.lower() not in SUFFIXES else line.rpartition(".")[0]
+        for line in lines
+    }
+    if names and names < known:
+        return names
+    found = f"no training image is named {', '.join(sorted(names - known)[:5])}"
+    if names <= known:
+        found = "every image, so that none is left to train on" if names else "no names"
+    advice = "list some of the names below images/, one per line"
+    raise DatasetError(asked=f"validate on images listed in {file}", found=found, advice=advice, path=file)
 
 
 def _refusal(folder: LabeledFolder, found: str, advice: str) -> DatasetError:

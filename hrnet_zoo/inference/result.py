@@ -9,8 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont, ImageShow
 
-from hrnet_zoo.datasets import BLACK
-from hrnet_zoo.datasets.dataset import is_background
+from hrnet_zoo.datasets.dataset import BLACK, is_background
 from hrnet_zoo.errors import ConfigError, OutputError, printable
 from hrnet_zoo.images.atomic import atomic_write, png
 

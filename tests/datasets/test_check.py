@@ -238,11 +238,11 @@ def scenes(home: Path, kind: str, **values: bool) -> Path:
 @pytest.mark.parametrize("kind", ["Ids", "TrainIds"])
 def test_ids_mixed_with_train_ids_both_ways(kind: str, tmp_path: Path) -> None:
     right = kind == "TrainIds"
-    assert check_data(scenes(tmp_path / "all", kind, a=right, bb=right, ccc=right, dddd=right), progress=False).ok
-    report = check_data(scenes(tmp_path / "some", kind, a=right, bb=not right, ccc=right, dddd=not right))
+    assert check_data(scenes(tmp_path / "all", kind, a=right, bb=right, ccc=right, eeeee=right), progress=False).ok
+    report = check_data(scenes(tmp_path / "some", kind, a=right, bb=not right, ccc=right, eeeee=not right))
     ((found, files),) = kinds(report.problems).items()
     assert found == ("value outside the classes" if right else "ids mixed with train ids")
-    assert files == tuple(f"gtFine/val/x/{name}_gtFine_label{kind}.png" for name in ("bb", "dddd"))
+    assert files == tuple(f"gtFine/val/x/{name}_gtFine_label{kind}.png" for name in ("bb", "eeeee"))
 
 
 def test_no_scene_is_suspected_of_the_wrong_ids(tmp_path: Path) -> None:

@@ -4,18 +4,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from hrnet_zoo.datasets import (
-    ADE20K,
-    BLACK,
-    CITYSCAPES,
-    DATASETS,
-    PASCAL_CONTEXT,
-    SCENES,
-    VOC12AUG,
-    Color,
-    Dataset,
-)
-from hrnet_zoo.datasets.dataset import voc_color
+from hrnet_zoo.datasets import ADE20K, CITYSCAPES, DATASETS, PASCAL_CONTEXT, SCENES, VOC12AUG, Dataset
+from hrnet_zoo.datasets.dataset import BLACK, Color, voc_color
 
 
 @pytest.mark.parametrize(

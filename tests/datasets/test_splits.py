@@ -217,7 +217,7 @@ def test_names_of_the_classes(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"classes\.txt"):
         find_training_data(home)
     (home / "classes.txt").write_text("one")
-    with pytest.raises(DatasetError, match="only one class, 'one'"):
+    with pytest.raises(DatasetError, match="class names: one"):
         find_training_data(home)
     with pytest.raises(DatasetError, match="name 1 is 'one' where 'sky' is expected"):
         find_training_data(home, classes=NAMES)

@@ -309,7 +309,9 @@ def test_the_network_does_not_run_on_masks_that_are_wrong(
     spoil_values(copy)
     with pytest.raises(DatasetError, match=r"value outside the classes[\s\S]*demo_000001_000019[\s\S]*computed"):
         score(small, copy)
-    Image.fromarray(scene(1).mask).save(labels_of(copy, 1))  # train ids
+    train_ids = scene(1).mask
+    train_ids[0] = 255
+    Image.fromarray(train_ids).save(labels_of(copy, 1))
     with pytest.raises(DatasetError, match=r"ids mixed with train ids[\s\S]*demo_000001_000019"):
         score(small, copy)
 
