@@ -171,8 +171,7 @@ def _show(report: Report) -> None:
         say("network")
         for each in report.network:
             state = {True: "ok", False: "FAILS", None: "off"}[each.reachable]
-            size = f", {each.size / 1e6:.1f} MB" if each.size is not None else ""
-            say(f"  {state:<5} {each.model} {each.file}: {each.url}: {each.found}{size}")
+            say(f"  {state:<5} {each.model} {each.file}: {each.url}: {each.found}")
     if report.health is not None:
         say(report.health.model)
         _line("weights", f"SHA-256 {report.health.data_sha256}")

@@ -5,42 +5,63 @@ What is broken is reported, not raised. A broken torch too: it is imported only 
 
 from __future__ import annotations
 
-import math
 import os
 import platform
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+import requests
+import urllib3.exceptions
 
 from hrnet_zoo import __version__
 from hrnet_zoo.errors import (
     CacheError,
     ConfigError,
+    DownloadError,
     HRNetZooError,
     LogitsError,
     raise_on_oom,
+    redact,
 )
-from hrnet_zoo.evaluation.reachability import Reach, reach, require_all
+from hrnet_zoo.images.prefetch import beside
+from hrnet_zoo.images.progress import Bar
 from hrnet_zoo.weights import cache
-from hrnet_zoo.weights.addresses import without_passwords
-from hrnet_zoo.zoo.catalog import is_saved, list_models, model_info
+from hrnet_zoo.weights.addresses import addresses, is_offline, without_passwords
+from hrnet_zoo.weights.download import MAX_REDIRECTS, PAGE_TYPES, TimedSession, cause
+from hrnet_zoo.zoo.catalog import ModelInfo, is_saved, list_models, model_info
 
 if TYPE_CHECKING:
     import torch
 
-    from hrnet_zoo.images.read import RGB
     from hrnet_zoo.models.fcn import FCNHRNet
-    from hrnet_zoo.models.predictor import Predictor
 
 T = TypeVar("T")
 
 FINE_PIXELS = 0.995  # share of pixels that must agree with float32 on the CPU
+TIMEOUT_S = (10.0, 10.0)  # to connect; between two packets
+ANSWER_S = 30.0  # for the whole answer, over all redirects
+AT_ONCE = 8  # requests
 OTHERS = "the other findings are in the report"
 PACKAGES = ("torch", "numpy", "pillow", "safetensors", "huggingface_hub", "requests", "matplotlib")
 SETTINGS = ("HRNET_ZOO_CACHE", "HRNET_ZOO_MIRRORS", "HRNET_ZOO_OFFLINE", "HF_HUB_OFFLINE")
+
+
+@dataclass(frozen=True)
+class Reach:
+    """Whether one address has its file, "checkpoint" or "log"; `reachable` is None if an offline switch is on."""
+
+    model: str
+    file: str
+    url: str
+    reachable: bool | None
+    found: str
 
 
 @dataclass(frozen=True)
@@ -52,6 +73,7 @@ class Fidelity:
         dtype: without "torch.".
         pixels: share of pixels with the same class, 0 to 1.
         worst_logit: largest difference of a logit, relative to the largest logit; None: a logit is not finite.
+        fine: whether all logits are finite and at least 99.5 % of the pixels agree.
         engine: the engine of `optimize`; None: the network itself.
 
     """
@@ -60,25 +82,16 @@ class Fidelity:
     dtype: str
     pixels: float
     worst_logit: float | None
+    fine: bool
     engine: str | None = None
-
-    @property
-    def fine(self) -> bool:
-        """Whether all logits are finite and at least `FINE_PIXELS` agree."""
-        return self.worst_logit is not None and self.pixels >= FINE_PIXELS
 
 
 @dataclass(frozen=True)
 class Health:
-    """What was found about one model, whose cached file agrees with the digest in its header.
+    """What was found about one model, whose cached weights have the SHA-256 `data_sha256`.
 
-    Attributes:
-        model: its name.
-        data_sha256: digest of the converted weights.
-        fidelity: of the device and dtype asked for; None: they cannot be used, and `Report.errors` says why.
-        fast: the same of the model that `optimize` makes there, in its own dtype. A low figure is no error: float32 or
-            the network itself are there instead.
-
+    `fidelity` is that of the device and dtype asked for, None if they cannot be used; `fast` that of the model that
+    `optimize` makes there, in its own dtype, where a low figure is no error.
     """
 
     model: str
@@ -89,17 +102,7 @@ class Health:
 
 @dataclass(frozen=True)
 class Report:
-    """What `doctor` found.
-
-    Attributes:
-        environment: versions, processor, devices.
-        settings: environment variables that hrnet-zoo reads, secrets blanked; None: unset.
-        cache: its folder, whether it can be written, and what is in it.
-        network: each address of each file; None: not asked for.
-        health: of the named model; None: none was named, or it cannot be loaded and `errors` says why.
-        errors: what is wrong.
-
-    """
+    """What `doctor` found; None is what was not asked for, is not set, or fails as `errors` says."""
 
     environment: dict[str, Any]
     settings: dict[str, str | None]
@@ -110,11 +113,8 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report, ready for JSON."""
-        facts = asdict(self)
-        for form in ("fidelity", "fast") if self.health else ():
-            if fidelity := getattr(self.health, form):
-                facts["health"][form]["fine"] = fidelity.fine
-        return {**facts, "errors": [{"kind": type(error).__name__, "message": str(error)} for error in self.errors]}
+        errors = [{"kind": type(error).__name__, "message": str(error)} for error in self.errors]
+        return {**asdict(self), "errors": errors}
 
 
 def doctor(
@@ -171,13 +171,15 @@ def _attempt(errors: list[HRNetZooError], step: Callable[[], T]) -> T | None:
 
 
 def _environment() -> dict[str, Any]:
-    versions: dict[str, str | None] = {}
+    facts: dict[str, Any] = {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "hrnet-zoo": __version__,
+        **dict.fromkeys(PACKAGES),
+    }
     for package in PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = None
-    facts = {"python": platform.python_version(), "platform": platform.platform(), "hrnet-zoo": __version__, **versions}
+        with suppress(metadata.PackageNotFoundError):
+            facts[package] = metadata.version(package)
     try:
         return {**facts, **_devices()}
     except (ImportError, OSError) as error:
@@ -193,12 +195,10 @@ def _devices() -> dict[str, Any]:
     driver = Path("/proc/driver/nvidia/version")  # Linux; there even where torch is a CPU build
     return {
         "processor": processor(),
-        "instructions": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "busy": busy_words(),
         "nvidia_driver": driver.read_text(encoding="utf-8").splitlines()[0] if driver.is_file() else None,
         "torch_cuda": torch.version.cuda,
-        "torch_cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
         "cuda_devices": [_cuda_device(index) for index in range(torch.cuda.device_count())],
         "mps": torch.backends.mps.is_available(),
     }
@@ -212,10 +212,13 @@ def _cuda_device(index: int) -> dict[str, Any]:
         free, total = torch.cuda.mem_get_info(index)
     except RuntimeError as error:  # a driver too old, a device that has failed
         return {"device": f"cuda:{index}", "fault": str(error).splitlines()[0]}
-    # From compute capability 8.0 on bfloat16 is native; before it is emulated, and slow.
-    capability = f"{facts.major}.{facts.minor}"
-    memory = {"memory_bytes": total, "free_bytes": free}
-    return {"device": f"cuda:{index}", "name": facts.name, **memory, "capability": capability, "bf16": facts.major >= 8}
+    return {
+        "device": f"cuda:{index}",
+        "name": facts.name,
+        "memory_bytes": total,
+        "free_bytes": free,
+        "capability": f"{facts.major}.{facts.minor}",
+    }
 
 
 def _cache(errors: list[HRNetZooError]) -> dict[str, Any]:
@@ -223,12 +226,9 @@ def _cache(errors: list[HRNetZooError]) -> dict[str, Any]:
     folder = _attempt(errors, cache.root)
     if folder is None:
         return {}
-    nearest = next((each for each in (folder, *folder.parents) if os.path.lexists(each)), folder)
-    try:
-        free = shutil.disk_usage(nearest).free
-    except OSError:  # a link that leads nowhere, a folder that may not be looked into: said by `writable` and `errors`
-        free = None
-    if not os.path.isdir(nearest):  # noqa: PTH112 - never raises
+    nearest = next(each for each in (folder, *folder.parents) if os.path.lexists(each))
+    usable = os.path.isdir(nearest)  # noqa: PTH112 - never raises
+    if not usable:
         errors.append(
             CacheError(
                 asked=f"use the cache {folder}",
@@ -238,20 +238,97 @@ def _cache(errors: list[HRNetZooError]) -> dict[str, Any]:
                 path=folder,
             )
         )
-    found = _attempt(errors, cache.entries) or []
-    leftovers: dict[str, dict[str, int]] = {}
-    for entry in found:
-        if entry.kind != "model":
-            kind = leftovers.setdefault(entry.kind, {"files": 0, "bytes": 0})
-            kind["files"] += 1
-            kind["bytes"] += entry.size
+    kinds: dict[str, dict[str, int]] = {}
+    for entry in _attempt(errors, cache.entries) or []:
+        kind = kinds.setdefault(entry.kind, {"files": 0, "bytes": 0})
+        kind["files"] += 1
+        kind["bytes"] += entry.size
     return {
         "folder": str(folder),
-        "writable": os.path.isdir(nearest) and os.access(nearest, os.W_OK | os.X_OK),  # noqa: PTH112 - never raises
-        "free_bytes": free,
-        "models": [{"file": entry.path.name, "bytes": entry.size} for entry in found if entry.kind == "model"],
-        "leftovers": leftovers,
+        "writable": usable and os.access(nearest, os.W_OK | os.X_OK),
+        "free_bytes": shutil.disk_usage(nearest).free if usable else None,
+        "files": kinds,
     }
+
+
+# --- hosts and mirrors -----------------------------------------------------------------------------------------------
+
+
+def reach(rows: Sequence[ModelInfo], *, progress: bool) -> tuple[Reach, ...]:
+    """Check the checkpoint and the log of each row at all their addresses, a few at once.
+
+    HEAD requests; `file:` addresses are looked up. With an offline switch on, no connection is opened.
+
+    Raises:
+        ConfigError: a mirror or an offline switch is set to something unusable.
+
+    """
+    offline = is_offline()
+    jobs = [
+        (row.name, file, address)
+        for row in rows
+        for file, url in (("checkpoint", row.checkpoint_url), ("log", row.log_url))
+        for address in (addresses(url) if url else ())
+    ]
+
+    def ask(job: tuple[str, str, str]) -> Reach:
+        name, file, url = job
+        reachable: bool | None = None
+        if url.startswith("file:"):
+            reachable = os.path.isfile(url2pathname(urlsplit(url).path))  # noqa: PTH113 - never raises
+            found = "a file" if reachable else "no file"
+        elif offline:
+            found = "not tried: HRNET_ZOO_OFFLINE or HF_HUB_OFFLINE is on"
+        else:
+            reachable, found = _head(url)
+        return Reach(name, file, redact(url), reachable, found)
+
+    with closing(beside(jobs, ask, threads=AT_ONCE, ahead=AT_ONCE)) as answers:
+        return tuple(Bar(answers, "network", len(jobs), unit="URL", disable=None if progress else True))
+
+
+def _head(url: str) -> tuple[bool, str]:
+    """Ask a host for a file's header; return whether it has the file, and its answer."""
+    with TimedSession(ANSWER_S) as session:
+        session.max_redirects = MAX_REDIRECTS
+        if not url.startswith("http:"):
+            del session.adapters["http://"]  # a redirect from https down to http then has nowhere to go
+        try:
+            answer = session.head(url, headers={"Accept-Encoding": "identity"}, allow_redirects=True, timeout=TIMEOUT_S)
+        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+            if not session.late:
+                malformed = isinstance(error, requests.exceptions.InvalidURL)  # its text may quote a password
+                why = "the address, or a proxy setting, is malformed" if malformed else cause(error)[:200]
+                return False, f"{type(error).__name__}: {why}"
+        if session.late:
+            return False, f"no whole answer within {ANSWER_S:.0f} s"
+    kind = answer.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    if answer.status_code == 200 and kind in PAGE_TYPES:
+        return False, f"a {kind} page in place of the file, which looks like a login page"
+    return answer.status_code == 200, f"HTTP status {answer.status_code} {answer.reason or ''}".strip()
+
+
+def require_all(reached: Sequence[Reach]) -> None:
+    """Raise unless every file that was tried is at one of its addresses.
+
+    Raises:
+        DownloadError: some are nowhere.
+
+    """
+    there = {(each.model, each.file) for each in reached if each.reachable}
+    missing = [each for each in reached if each.reachable is False and (each.model, each.file) not in there]
+    if missing:
+        files = list(dict.fromkeys(f"{each.file} of {each.model}" for each in missing))
+        raise DownloadError(
+            asked="reach the published files",
+            found=f"{len(files)} at no address: {', '.join(files[:3])}; {missing[0].url}: {missing[0].found}",
+            done="nothing was downloaded; what is in the cache works",
+            advice="check the network and its proxy settings; or name a mirror in HRNET_ZOO_MIRRORS",
+            url=missing[0].url,
+        )
+
+
+# --- one model -------------------------------------------------------------------------------------------------------
 
 
 def _health(
@@ -266,15 +343,17 @@ def _health(
     from hrnet_zoo.zoo.create import create_model
     from hrnet_zoo.zoo.resolve import resolve
 
-    def created(device: str | torch.device | None, dtype: torch.dtype | str | None) -> FCNHRNet:
+    origin = resolve(name, progress=progress)
+    with raise_on_oom(f"load {origin.name}", done=OTHERS):
+        reference = create_model(origin.name, device="cpu", dtype=torch.float32, progress=progress)
+    if not any(isinstance(error, CacheError) for error in errors):  # without a cache the demo is converted in memory
+        origin.verify()
+
+    def load() -> FCNHRNet:
         with raise_on_oom(f"load {origin.name}", done=OTHERS):
             return create_model(origin.name, device=device, dtype=dtype, progress=progress)
 
-    origin = resolve(name, progress=progress)
-    reference = created("cpu", torch.float32)
-    if not any(isinstance(error, CacheError) for error in errors):  # without a cache the demo is converted in memory
-        origin.verify()
-    model = _attempt(errors, lambda: created(device, dtype))
+    model = _attempt(errors, load)
     exact = _attempt(errors, lambda: _fidelity(reference, model, fast=False)) if model else None
     fast = _attempt(errors, lambda: _fidelity(reference, model, fast=True)) if model and exact else None
     if exact and not exact.fine:
@@ -294,17 +373,22 @@ def _health(
 def _fidelity(reference: FCNHRNet, model: FCNHRNet, *, fast: bool) -> Fidelity:
     from hrnet_zoo.demo.scenes import scene
     from hrnet_zoo.engines.optimize import optimize, pixel_agreement
+    from hrnet_zoo.inference.predict import evaluating, resized, view_logits
 
     image = scene(0).image
+    sizes = resized(image, model.dataset.resize_to, ms_flip=False)
     asked = f"check {model.name} on {model.device} in {str(model.dtype).removeprefix('torch.')}"
+    pixels, worst = 0.0, None
     try:
-        with raise_on_oom(asked, done=OTHERS):
+        with raise_on_oom(asked, done=OTHERS), suppress(LogitsError):  # infinite, or not a number
             form = optimize(model) if fast else model
-            try:
-                pixels = pixel_agreement(reference, form, [image])
-            except LogitsError:  # no pixel can be labeled; `worst_logit` says why
-                pixels = 0.0
-            exact, found = (_logits(each, image) for each in (reference, form))
+            pixels = pixel_agreement(reference, form, [image])
+            logits = []
+            for each in (reference, form):
+                with evaluating(each) as network:
+                    (view,) = view_logits(network, sizes, slide=False, flip=False)
+                    logits.append(view.windows[0].logits.float().cpu())
+            worst = float((logits[1] - logits[0]).abs().max() / logits[0].abs().max())
     except RuntimeError as error:  # the device lacks a kernel or memory: torch has no class for it
         raise ConfigError(
             asked=asked,
@@ -312,24 +396,11 @@ def _fidelity(reference: FCNHRNet, model: FCNHRNet, *, fast: bool) -> Fidelity:
             done=OTHERS,
             advice="try another dtype or device, or a build of torch for this device",
         ) from error
-    worst = float((found - exact).abs().max() / exact.abs().max())
     return Fidelity(
         device=str(model.device),
         dtype=str(form.dtype).removeprefix("torch."),
         pixels=pixels,
-        worst_logit=worst if math.isfinite(worst) else None,
+        worst_logit=worst,
+        fine=worst is not None and pixels >= FINE_PIXELS,
         engine=getattr(form, "engine", None),
     )
-
-
-def _logits(form: Predictor, image: RGB) -> torch.Tensor:
-    """Return the logits at stride 4 of the resized image, float32 on the CPU."""
-    import torch
-
-    from hrnet_zoo.images.preprocess import normalize
-    from hrnet_zoo.inference.predict import resized
-
-    (view,) = resized(image, form.dataset.resize_to, ms_flip=False)
-    with torch.inference_mode():
-        x = normalize(view).to(form.device, form.dtype, memory_format=torch.channels_last)
-        return form.logits_stride4(x).float().cpu()

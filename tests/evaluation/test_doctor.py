@@ -4,6 +4,8 @@ import dataclasses
 import json
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -21,13 +23,23 @@ from hrnet_zoo.errors import (
     OfflineError,
     UnknownModelError,
 )
-from hrnet_zoo.evaluation.doctor import FINE_PIXELS, SETTINGS, Fidelity, Report, doctor
+from hrnet_zoo.evaluation.doctor import (
+    AT_ONCE,
+    FINE_PIXELS,
+    SETTINGS,
+    Fidelity,
+    Reach,
+    Report,
+    doctor,
+    reach,
+    require_all,
+)
 from hrnet_zoo.models.fcn import FCNHRNet
 from hrnet_zoo.weights.cache import model_path
-from hrnet_zoo.zoo.catalog import DEMO
+from hrnet_zoo.zoo.catalog import DEMO, list_models, model_info
 from hrnet_zoo.zoo.create import create_model
 from hrnet_zoo.zoo.published import cache_key
-from tests.support.http_server import FaultServer
+from tests.support.http_server import FaultServer, drip, status
 
 
 def of_demo(device: str = "cpu", dtype: torch.dtype | None = None) -> Report:
@@ -52,7 +64,7 @@ def test_without_a_name(cache: Path) -> None:
     assert report.cache["folder"] == str(cache)
     assert report.cache["writable"]
     assert report.cache["free_bytes"] > 0
-    assert report.cache["models"] == []
+    assert report.cache["files"] == {}
     assert not cache.exists()  # looked at, not made
     assert json.loads(json.dumps(report.to_dict()))["errors"] == []
 
@@ -63,10 +75,10 @@ def test_what_is_in_the_cache(cache: Path) -> None:
     part.parent.mkdir(exist_ok=True)
     part.write_bytes(b"123")
     found = doctor().cache
-    assert [model["file"] for model in found["models"]] == [model_path(cache_key(DEMO)).name]
-    assert found["models"][0]["bytes"] > 15_000_000
-    assert found["leftovers"]["unknown"] == {"files": 1, "bytes": 3}
-    assert found["leftovers"]["lock"]["files"] == 1
+    size = model_path(cache_key(DEMO)).stat().st_size
+    assert found["files"]["model"] == {"files": 1, "bytes": size}
+    assert found["files"]["unknown"] == {"files": 1, "bytes": 3}
+    assert found["files"]["lock"]["files"] == 1
 
 
 def test_secrets_in_settings(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,7 +92,7 @@ def test_the_bundled_model_is_healthy() -> None:
     report = of_demo()
     assert report.errors == ()
     assert report.health is not None
-    assert report.health.fidelity == Fidelity("cpu", "float32", 1.0, 0.0)
+    assert report.health.fidelity == Fidelity("cpu", "float32", 1.0, 0.0, fine=True)
     facts = json.loads(json.dumps(report.to_dict()))["health"]
     assert facts["fidelity"]["fine"]
     fast = report.health.fast
@@ -102,11 +114,6 @@ def test_half_precision_strays_and_is_fine() -> None:
     assert FINE_PIXELS <= health.fidelity.pixels <= 1
     assert health.fidelity.worst_logit is not None
     assert 0 < health.fidelity.worst_logit < 0.01
-
-
-def test_what_is_not_fine() -> None:
-    assert not Fidelity("cuda:0", "bfloat16", 0.9949, 0.01).fine
-    assert not Fidelity("cuda:0", "float16", 1.0, None).fine
 
 
 @pytest.mark.cuda
@@ -179,6 +186,7 @@ def test_a_damaged_file_in_the_cache() -> None:
     assert report.health is None
 
 
+@pytest.mark.usefixtures("small")
 def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     for folder in (tmp_path / "file", tmp_path / "file" / "below"):
@@ -274,3 +282,128 @@ def test_settings_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_unknown_name() -> None:
     with pytest.raises(UnknownModelError):
         doctor("fcn_hr48")
+
+
+# --- hosts and mirrors -----------------------------------------------------------------------------------------------
+
+ROW = model_info("fcn_hr18s_cityscapes_40k")
+HOST = "https://download.openmmlab.com"
+CHECKPOINT = ROW.checkpoint_url.removeprefix(HOST)
+LOG = (ROW.log_url or "").removeprefix(HOST)
+
+
+@pytest.fixture
+def mirror(host: FaultServer, monkeypatch: pytest.MonkeyPatch) -> FaultServer:
+    """Let the loopback host be the only mirror."""
+    monkeypatch.setenv("HRNET_ZOO_MIRRORS", host.url)
+    return host
+
+
+def asked() -> tuple[Reach, ...]:
+    return reach([ROW], progress=False)
+
+
+def test_a_good_host(mirror: FaultServer) -> None:
+    mirror.play(CHECKPOINT, status(302, {"Location": "/elsewhere"}))
+    mirror.play("/elsewhere", status(200))
+    mirror.play(LOG, status(200, {"Content-Type": "application/json"}, length=None))
+    reached = asked()
+    assert reached == (
+        Reach(ROW.name, "checkpoint", mirror.url + CHECKPOINT, True, "HTTP status 200 OK"),
+        Reach(ROW.name, "log", mirror.url + LOG, True, "HTTP status 200 OK"),
+    )
+    assert {request.method for request in mirror.requests} == {"HEAD"}
+    require_all(reached)
+
+
+def test_a_file_that_is_not_there(mirror: FaultServer) -> None:
+    mirror.play(CHECKPOINT, status(200))
+    reached = asked()
+    assert [each.reachable for each in reached] == [True, False]
+    assert reached[1].found == "HTTP status 404 Not Found"
+    with pytest.raises(DownloadError, match=f"1 at no address: log of {ROW.name}; .*404") as caught:
+        require_all(reached)
+    assert caught.value.url == mirror.url + LOG
+    assert caught.value.exit_code == 3
+
+
+def test_one_address_is_enough(host: FaultServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HRNET_ZOO_MIRRORS", f"http://127.0.0.1:9 {host.url}")
+    for path in (CHECKPOINT, LOG):
+        host.play(path, status(200))
+    reached = asked()
+    assert [each.reachable for each in reached] == [False, True, False, True]
+    assert reached[0].found.startswith("ConnectionError")
+    require_all(reached)
+
+
+def test_pages_and_loops(mirror: FaultServer) -> None:
+    mirror.play(CHECKPOINT, status(200, {"Content-Type": "text/html; charset=utf-8"}))
+    mirror.play(LOG, status(302, {"Location": LOG}))
+    checkpoint, log = asked()
+    assert not checkpoint.reachable
+    assert "login page" in checkpoint.found
+    assert not log.reachable
+    assert log.found.startswith("TooManyRedirects")
+    assert len(mirror.to(LOG)) == 6
+    with pytest.raises(DownloadError, match=r"2 at no address: checkpoint of .*, log of "):
+        require_all([checkpoint, log])
+
+
+def test_a_host_that_never_ends(mirror: FaultServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hrnet_zoo.evaluation.doctor.ANSWER_S", 0.5)
+    mirror.play(CHECKPOINT, drip(b"HTTP/1.1 100 Continue\r\n\r\n", 0.02, 1_000_000, lambda _: None))
+    mirror.play(LOG, status(404))
+    assert asked()[0].found.startswith("no whole answer within")
+
+
+def test_passwords_of_mirrors_are_blanked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HRNET_ZOO_MIRRORS", "http://user:secret@127.0.0.1:9")
+    reached = asked()
+    assert "secret" not in repr(reached)
+    assert reached[0].url == f"http://***@127.0.0.1:9{CHECKPOINT}"
+    with pytest.raises(DownloadError) as caught:
+        require_all(reached)
+    assert "secret" not in str(caught.value)
+
+
+def test_offline_opens_no_connection(host: FaultServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HRNET_ZOO_OFFLINE", "1")
+    monkeypatch.setenv("HRNET_ZOO_MIRRORS", f"{host.url} {tmp_path.as_uri()}")
+    reached = asked()
+    assert [each.reachable for each in reached] == [None, False, None, False]
+    assert "HRNET_ZOO_OFFLINE" in reached[0].found
+    assert not host.requests
+    require_all([reached[0], reached[2]])
+
+
+def test_folders_are_looked_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HRNET_ZOO_MIRRORS", tmp_path.as_uri())
+    (tmp_path / LOG[1:]).mkdir(parents=True)
+    (tmp_path / CHECKPOINT[1:]).write_bytes(b"12345")
+    assert [(each.reachable, each.found) for each in asked()] == [(True, "a file"), (False, "no file")]
+    (bundled,) = reach([DEMO], progress=False)
+    assert bundled.reachable
+
+
+def test_all_rows_a_few_at_once(mirror: FaultServer) -> None:
+    lock, now, most = threading.Lock(), 0, 0
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        nonlocal now, most
+        with lock:
+            now += 1
+            most = max(most, now)
+        status(200)(handler)
+        with lock:
+            now -= 1
+
+    rows = [model_info(name) for name in list_models()]
+    for row in rows:
+        for url in (row.checkpoint_url, row.log_url or ""):
+            mirror.play(url.removeprefix(HOST), answer)
+    reached = reach(rows, progress=False)
+    assert len(reached) == len(mirror.requests) == 46
+    assert all(each.reachable for each in reached)
+    assert [each.model for each in reached[::2]] == list_models()
+    assert 1 <= most <= AT_ONCE
