@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hrnet_zoo.datasets import Color, Dataset
+from hrnet_zoo.datasets import Dataset
+from hrnet_zoo.datasets.dataset import Color
 from hrnet_zoo.datasets.label_rules import identity
 from hrnet_zoo.errors import ModelConfigError
 from hrnet_zoo.zoo.catalog import ARCHS
