@@ -46,8 +46,8 @@ from hrnet_zoo.images.read import RGB
 from hrnet_zoo.inference.logits import ViewLogits, Window
 from hrnet_zoo.inference.masks import make_mask
 from hrnet_zoo.inference.predict import MS_RATIOS, evaluating
+from hrnet_zoo.models.base import SegmentationModel
 from hrnet_zoo.models.fcn import FCNHRNet
-from hrnet_zoo.models.predictor import Predictor
 
 ROWS = ("network", "image", "ms-flip", "mask", "counts")
 PACKAGES = ("torch", "mmsegmentation", "mmcv-lite", "onnxruntime", "openvino", "numpy")
@@ -204,7 +204,7 @@ class Peers:
         self.model = create_model(f"fcn_{arch}_cityscapes_40k", pretrained=False, device="cpu", dtype=torch.float32)
         self.folder, self.skipped, self.compiled = folder, skipped, compiled
         self.reference = self._or_skip("the reference", lambda: Reference(self.model))
-        self.fast: dict[str, Predictor] = {"optimize": optimize(self.model)}
+        self.fast: dict[str, SegmentationModel] = {"optimize": optimize(self.model)}
         self.fast["optimize float32"] = optimize(self.model, dtype=torch.float32)
         if other := self._or_skip("engine='openvino'", lambda: optimize(self.model, engine="openvino")):
             self.fast["engine='openvino'"] = other
@@ -317,7 +317,7 @@ def best(planes: Tensor, size: tuple[int, int]) -> npt.NDArray[Any]:
     return mask
 
 
-def mask_of(form: Predictor, image: RGB, *, ms_flip: bool = False) -> npt.NDArray[Any]:
+def mask_of(form: SegmentationModel, image: RGB, *, ms_flip: bool = False) -> npt.NDArray[Any]:
     """Label an image with one form of the network."""
     result = form.predict(image, ms_flip=ms_flip, progress=False)
     return result.mask

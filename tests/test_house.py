@@ -26,7 +26,7 @@ HOUSE = (
 # model.predict(...), which is fast if asked, and model.save_pretrained(...): the doorways from a noun to a verb, which
 # open when called. What they take and return is named for type checkers.
 DOORWAYS = {
-    "models/predictor.py": {"hrnet_zoo.inference.predict"},
+    "models/base.py": {"hrnet_zoo.inference.predict"},
     "models/fcn.py": {"hrnet_zoo.zoo.model_folder", "hrnet_zoo.engines.optimize"},
 }
 

@@ -21,8 +21,8 @@ from hrnet_zoo.engines.plan import Plan
 from hrnet_zoo.engines.pytorch import PyTorchEngine
 from hrnet_zoo.errors import ConfigError, raise_on_oom
 from hrnet_zoo.inference.predict import without_autocast
+from hrnet_zoo.models.base import SegmentationModel
 from hrnet_zoo.models.fcn import FCNHRNet, forward_is_replaced, require_network
-from hrnet_zoo.models.predictor import Predictor
 
 if TYPE_CHECKING:
     import os
@@ -46,7 +46,7 @@ ENGINES: dict[str, type[Engine]] = {  # the best first; OpenVINO is used only wh
 logger = logging.getLogger("hrnet_zoo")
 
 
-class OptimizedModel(Predictor):
+class OptimizedModel(SegmentationModel):
     """What `optimize` returns: predicts as the network does, without keeping the network alive.
 
     While the network exists, changes of its weights, modules and dataset are noticed and followed. Threads may share
@@ -60,8 +60,6 @@ class OptimizedModel(Predictor):
         provenance: what the weights' file says of its origin.
 
     """
-
-    _positions = tuple(name for name in Predictor._positions if name != "fast")
 
     def __init__(self, model: FCNHRNet, build: Callable[[Plan], Engine]) -> None:
         self.name: str

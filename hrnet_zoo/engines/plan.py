@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from hrnet_zoo.errors import ConfigError
-from hrnet_zoo.models.empty import empty_layers
 from hrnet_zoo.models.fcn import FCNHRNet, forward_is_replaced
 from hrnet_zoo.models.hrnet import Bottleneck, fit
+from hrnet_zoo.models.skip_init import skip_init
 
 Step = TypeVar("Step", bound=nn.Module)
 
@@ -220,7 +220,7 @@ def require_published(model: FCNHRNet) -> None:
         ConfigError: a module is missing, added, of another type or with other settings, or has forward hooks.
 
     """
-    with empty_layers():
+    with skip_init():
         expected = _description(FCNHRNet(model.arch, model.dataset))
     found = _description(model)
     nothing = (None, "nothing")

@@ -20,7 +20,7 @@ from hrnet_zoo.images.prefetch import beside
 from hrnet_zoo.images.progress import Bar
 from hrnet_zoo.inference.predict import PredictOptions, evaluating, predict_each
 from hrnet_zoo.inference.result import SegmentationResult
-from hrnet_zoo.models.predictor import Predictor
+from hrnet_zoo.models.base import SegmentationModel
 
 _logger = logging.getLogger("hrnet_zoo")
 
@@ -76,7 +76,7 @@ def plan(inputs: Sequence[str], out: Path, *, labels: bool, overlay: bool, force
 
 
 def predict_files(
-    model: Predictor,
+    model: SegmentationModel,
     jobs: Sequence[Job],
     options: PredictOptions,
     *,

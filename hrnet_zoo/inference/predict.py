@@ -24,8 +24,8 @@ from hrnet_zoo.images.read import RGB, ImageLike, read_image
 from hrnet_zoo.inference.logits import ViewLogits, Window, check_max_memory
 from hrnet_zoo.inference.masks import make_mask
 from hrnet_zoo.inference.result import SegmentationResult
-from hrnet_zoo.models.forks import refuse_after_fork
-from hrnet_zoo.models.predictor import Predictor
+from hrnet_zoo.models.base import SegmentationModel
+from hrnet_zoo.models.fork_safety import refuse_after_fork
 
 # mmsegmentation's test-time augmentation (`img_ratios`), relative to the dataset's `resize_to`.
 MS_RATIOS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
@@ -41,12 +41,12 @@ _pil = threading.Lock()
 
 logger = logging.getLogger("hrnet_zoo")
 
-P = TypeVar("P", bound=Predictor)
+P = TypeVar("P", bound=SegmentationModel)
 
 
 @dataclass(frozen=True)
 class PredictOptions:
-    """The arguments of `Predictor.predict` that concern a single image.
+    """The arguments of `SegmentationModel.predict` that concern a single image.
 
     Raises:
         ConfigError: there is no such mode, or `max_memory` is below 1.
@@ -71,14 +71,14 @@ class PredictOptions:
 
 
 def predict(
-    model: Predictor,
+    model: SegmentationModel,
     image: ImageLike | list[ImageLike] | tuple[ImageLike, ...],
     options: PredictOptions,
     *,
     progress: bool,
     on_error: Literal["raise", "skip"],
 ) -> SegmentationResult | list[SegmentationResult] | list[SegmentationResult | ImageError]:
-    """Label every pixel of an image, or of several: see `hrnet_zoo.models.predictor.Predictor.predict`."""
+    """Label every pixel of an image, or of several: see `hrnet_zoo.models.base.SegmentationModel.predict`."""
     if on_error not in ("raise", "skip"):
         raise ConfigError(
             asked=f"predict with on_error={on_error!r}",
@@ -101,7 +101,7 @@ def predict(
 
 
 def predict_each(
-    model: Predictor, images: Iterable[ImageLike], options: PredictOptions
+    model: SegmentationModel, images: Iterable[ImageLike], options: PredictOptions
 ) -> Generator[SegmentationResult | ImageError, None, None]:
     """Yield the result of each image, or the error if it cannot be read, while threads read the next ones.
 
@@ -128,7 +128,7 @@ def _read_and_resize(image: ImageLike, resize_to: tuple[int, int], options: Pred
     return rgb, resized(rgb, resize_to, options.ms_flip)
 
 
-def _predict_one(model: Predictor, image: RGB, sizes: list[RGB], options: PredictOptions) -> SegmentationResult:
+def _predict_one(model: SegmentationModel, image: RGB, sizes: list[RGB], options: PredictOptions) -> SegmentationResult:
     height, width = image.shape[:2]
     dataset = model.dataset
     slide = dataset.sliding_window if options.mode is None else options.mode == "slide"
@@ -152,7 +152,7 @@ def resized(image: RGB, resize_to: tuple[int, int], ms_flip: bool) -> list[RGB]:
     return [resize(image, *keep_ratio_size(height, width, limit)) for limit in limits]
 
 
-def view_logits(model: Predictor, images: Sequence[RGB], *, slide: bool, flip: bool) -> list[ViewLogits]:
+def view_logits(model: SegmentationModel, images: Sequence[RGB], *, slide: bool, flip: bool) -> list[ViewLogits]:
     """Return the stride-4 logits of an image at one or more sizes, in the weights' dtype and on the model's device.
 
     Args:
@@ -175,7 +175,7 @@ def view_logits(model: Predictor, images: Sequence[RGB], *, slide: bool, flip: b
     return found
 
 
-def _views_at_size(model: Predictor, image: RGB, *, slide: bool, flip: bool) -> list[ViewLogits]:
+def _views_at_size(model: SegmentationModel, image: RGB, *, slide: bool, flip: bool) -> list[ViewLogits]:
     height, width = image.shape[:2]
     x = normalize_on(image, model.device).to(model.dtype, memory_format=torch.channels_last)
     flips = [x, x.flip(3)] if flip else [x]
@@ -197,7 +197,7 @@ def _views_at_size(model: Predictor, image: RGB, *, slide: bool, flip: bool) -> 
     return views
 
 
-def _require_classes(model: Predictor, logits: Tensor) -> None:
+def _require_classes(model: SegmentationModel, logits: Tensor) -> None:
     if logits.shape[-1] != len(model.classes):
         raise ConfigError(
             asked=f"predict {len(model.classes)} classes: {', '.join(model.classes[:3])}, ...",
@@ -207,7 +207,7 @@ def _require_classes(model: Predictor, logits: Tensor) -> None:
         )
 
 
-def _require_finite(model: Predictor, logits: Sequence[Tensor]) -> None:
+def _require_finite(model: SegmentationModel, logits: Sequence[Tensor]) -> None:
     if not torch.stack([end for each in logits for end in each.aminmax()]).isfinite().all():
         raise LogitsError(
             asked=f"predict in {str(model.dtype).removeprefix('torch.')} on {model.device}",

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from hrnet_zoo.datasets import Dataset
 from hrnet_zoo.errors import ConfigError
-from hrnet_zoo.models.empty import batch_norm, conv2d
+from hrnet_zoo.models.base import SegmentationModel
 from hrnet_zoo.models.hrnet import SPECS, HRNet, fit
-from hrnet_zoo.models.predictor import Predictor
+from hrnet_zoo.models.skip_init import batch_norm, conv2d
 
 if TYPE_CHECKING:
     import os
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 M = TypeVar("M", bound=nn.Module)
 
 
-class FCNHRNet(Predictor, nn.Module):
+class FCNHRNet(SegmentationModel, nn.Module):
     """HRNet with the FCN head.
 
     Args:
@@ -65,9 +65,7 @@ class FCNHRNet(Predictor, nn.Module):
         return logits.permute(0, 2, 3, 1)
 
     def ready(self) -> Self:
-        """Return a copy in eval mode that shares tensors and hooks with this network.
-
-        The mode of the network itself belongs to all threads, and one of them may be training it.
+        """Return a copy in eval mode that shares tensors and hooks; another thread may be training the network itself.
 
         Raises:
             ConfigError: the network is in training mode, and the forward of one of its modules was replaced.
@@ -82,19 +80,14 @@ class FCNHRNet(Predictor, nn.Module):
     def train(self, mode: bool = True) -> Self:
         """Set training mode; modules whose parameters are all frozen stay in eval mode."""
         super().train(mode)
-        if mode:
-            for child in self.children():
-                _freeze_frozen(child)
+        for module in self.modules() if mode else ():
+            frozen = [not parameter.requires_grad for parameter in module.parameters()]
+            if frozen and all(frozen) and module is not self:
+                module.eval()
         return self
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the logits of normalized RGB images.
-
-        Args:
-            x: (N, 3, H, W), any H and W.
-
-        Returns:
-            (N, classes, H, W), in the weights' dtype.
+        """Return the logits (N, classes, H, W), in the weights' dtype, of normalized RGB images (N, 3, H, W).
 
         Raises:
             ConfigError: `x` is no tensor, for instance an image.
@@ -109,7 +102,7 @@ class FCNHRNet(Predictor, nn.Module):
             )
         return fit(self.decode_head(self.backbone(x)), x.shape[-2:])
 
-    def _optimized(self) -> Predictor:
+    def _optimized(self) -> SegmentationModel:
         from hrnet_zoo.engines.optimize import optimized
 
         return optimized(self)
@@ -128,19 +121,13 @@ class FCNHRNet(Predictor, nn.Module):
 
 
 def require_network(model: object, asked: str) -> None:
-    """Refuse what is not a network: a name, a wrapper around a network, or what `optimize` returns.
-
-    Raises:
-        ConfigError: it is not a network.
-
-    """
+    """Raise ConfigError for what is not a network: a name, a wrapper around one, or what `optimize` returns."""
     if not hasattr(model, "decode_head"):
-        wrapper = isinstance(model, nn.Module)
         raise ConfigError(
             asked=asked,
             found=f"the model is a {type(model).__name__}, no network of hrnet_zoo.create_model",
             done="nothing was computed",
-            advice="pass the network inside it (model.module)" if wrapper else "pass create_model(NAME)",
+            advice="pass create_model(NAME), or the network inside a wrapper (model.module)",
         )
 
 
@@ -158,8 +145,7 @@ def _in_eval_mode(module: M, done: dict[nn.Module, Any]) -> M:
     if module.training and forward_is_replaced(module):
         raise ConfigError(
             asked="predict with a network in training mode",
-            found=f"the forward of one of its modules ({type(module).__name__}) was replaced by a function, which "
-            "calls that module itself, and not its copy in eval mode",
+            found=f"the forward of its {type(module).__name__} was replaced by a function, which calls the original",
             done="nothing was computed",
             advice="call model.eval() first",
         )
@@ -175,25 +161,8 @@ def _in_eval_mode(module: M, done: dict[nn.Module, Any]) -> M:
     return copied
 
 
-def _freeze_frozen(module: nn.Module) -> bool | None:
-    """Set frozen modules to eval mode; tell whether a parameter takes a gradient (None: there are no parameters)."""
-    found = {_freeze_frozen(child) for child in module.children()}
-    found |= {parameter.requires_grad for parameter in module.parameters(recurse=False)}
-    if found <= {None}:
-        return None
-    if True not in found:
-        module.eval()
-    return True in found
-
-
 class FCNHead(nn.Module):
-    """Concatenate the feature maps at the size of the finest, and apply two 1x1 convolutions.
-
-    Args:
-        widths: channels of the four feature maps.
-        num_classes: logits per pixel.
-
-    """
+    """Concatenate the feature maps at the size of the finest, and apply two 1x1 convolutions."""
 
     def __init__(self, widths: Sequence[int], num_classes: int) -> None:
         super().__init__()

@@ -13,12 +13,11 @@ parameters, stands where the published networks have nothing.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hrnet_zoo.models.empty import batch_norm, conv2d
+from hrnet_zoo.models.skip_init import batch_norm, conv2d
 
 
 @dataclass(frozen=True)
@@ -50,12 +49,7 @@ SPECS = {
 
 
 class HRNet(nn.Module):
-    """The HRNet backbone.
-
-    Args:
-        spec: one of `SPECS`.
-
-    """
+    """The HRNet backbone."""
 
     def __init__(self, spec: HRNetSpec) -> None:
         super().__init__()
@@ -73,14 +67,9 @@ class HRNet(nn.Module):
         self.stage4 = stage([w1, w2, w3, w4], spec.blocks, spec.modules[2])
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Return the four feature maps of normalized RGB images.
+        """Return the four feature maps of normalized RGB images (N, 3, H, W), of any H and W.
 
-        Args:
-            x: (N, 3, H, W), any H and W.
-
-        Returns:
-            (N, width * 2^k, ceil(H / 2^(k+2)), ceil(W / 2^(k+2))) for k = 0 to 3.
-
+        Their shapes are (N, width * 2^k, ceil(H / 2^(k+2)), ceil(W / 2^(k+2))) for k = 0 to 3.
         """
         x = F.relu_(self.bn1(self.conv1(x)))
         x = F.relu_(self.bn2(self.conv2(x)))
@@ -92,22 +81,14 @@ class HRNet(nn.Module):
 
 
 class Transition(nn.ModuleList):
-    """Adapt the widths of the branches between two stages, and add a coarser branch from the coarsest.
-
-    Args:
-        before: channels of the input branches.
-        after: channels of the output branches, one more.
-
-    """
+    """Adapt the channels of the branches from `before` to `after`, and add a coarser branch from the coarsest."""
 
     def __init__(self, before: Sequence[int], after: Sequence[int]) -> None:
         adapt = [
-            nn.Identity() if old == new else nn.Sequential(conv3x3(old, new), batch_norm(new), nn.ReLU(inplace=True))
-            for old, new in zip(before, after[: len(before)], strict=True)
+            nn.Identity() if old == new else conv_bn_relu(old, new) for old, new in zip(before, after[:-1], strict=True)
         ]
         # Two nested Sequentials, as in the published names.
-        down = nn.Sequential(conv3x3(before[-1], after[-1], stride=2), batch_norm(after[-1]), nn.ReLU(inplace=True))
-        super().__init__([*adapt, nn.Sequential(down)])
+        super().__init__([*adapt, nn.Sequential(conv_bn_relu(before[-1], after[-1], stride=2))])
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
         """Return one feature map more."""
@@ -120,13 +101,7 @@ def stage(widths: Sequence[int], blocks: int, modules: int) -> nn.Sequential:
 
 
 class ExchangeModule(nn.Module):
-    """Apply residual blocks to each branch, then fuse all branches into each.
-
-    Args:
-        widths: channels of the branches, finest first.
-        blocks: residual blocks of each branch.
-
-    """
+    """Apply residual blocks to each branch, then fuse all branches into each; `widths` are their channels."""
 
     def __init__(self, widths: Sequence[int], blocks: int) -> None:
         super().__init__()
@@ -140,13 +115,7 @@ class ExchangeModule(nn.Module):
 
 
 class Fusion(nn.ModuleList):
-    """Sum all branches at the width and size of one, then ReLU.
-
-    Args:
-        widths: channels of all branches, finest first.
-        target: index of the receiving branch.
-
-    """
+    """Sum all branches at the width and size of the branch `target`, then ReLU."""
 
     def __init__(self, widths: Sequence[int], target: int) -> None:
         super().__init__(path(widths, source, target) for source in range(len(widths)))
@@ -171,12 +140,12 @@ def path(widths: Sequence[int], source: int, target: int) -> nn.Module:
             batch_norm(widths[target]),
             nn.Upsample(scale_factor=2 ** (source - target), mode="bilinear", align_corners=False),
         )
-    halvings = [widths[source]] * (target - source) + [widths[target]]
-    steps = [
-        nn.Sequential(conv3x3(a, b, stride=2), batch_norm(b), nn.ReLU(inplace=True)) for a, b in pairwise(halvings)
-    ]
-    del steps[-1][-1]  # no ReLU before the sum
-    return nn.Sequential(*steps)
+    layers: list[nn.Module] = []
+    for _ in range(target - source - 1):
+        layers.append(conv_bn_relu(widths[source], widths[source], stride=2))
+    # No ReLU before the sum.
+    layers.append(nn.Sequential(conv3x3(widths[source], widths[target], stride=2), batch_norm(widths[target])))
+    return nn.Sequential(*layers)
 
 
 def fit(x: Tensor, size: Sequence[int]) -> Tensor:
@@ -232,3 +201,8 @@ class Bottleneck(nn.Module):
 def conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
     """Make a 3x3 convolution without bias (batch norm follows), padded by one pixel."""
     return conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
+
+
+def conv_bn_relu(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+    """Make a 3x3 convolution with batch norm and ReLU."""
+    return nn.Sequential(conv3x3(inputs, outputs, stride), batch_norm(outputs), nn.ReLU(inplace=True))

@@ -36,8 +36,8 @@ from hrnet_zoo.errors import (
     raise_on_oom,
     redact,
 )
-from hrnet_zoo.models.empty import empty_layers
 from hrnet_zoo.models.fcn import FCNHRNet
+from hrnet_zoo.models.skip_init import skip_init
 from hrnet_zoo.weights import cache
 from hrnet_zoo.weights.scan import (
     Refusal,
@@ -450,7 +450,7 @@ def require_size(size: int) -> None:
 
 def network_shapes(arch: str, num_classes: int) -> Shapes:
     """Return names and shapes of a network's state dict, without making its tensors."""
-    with empty_layers():
+    with skip_init():
         network = FCNHRNet(arch, CITYSCAPES)
     return with_classes({name: entry.shape for name, entry in network.state_dict().items()}, num_classes)
 

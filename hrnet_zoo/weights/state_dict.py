@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hrnet_zoo.errors import StateDictMismatchError
-from hrnet_zoo.models.forks import refuse_after_fork
+from hrnet_zoo.models.fork_safety import refuse_after_fork
 from hrnet_zoo.weights.scan import Array, Foreign, Refusal, show
 
 CLASSIFIER = "decode_head.conv_seg"  # the layer whose rows are the classes

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from hrnet_zoo.errors import ConfigError, no_such_argument, redact
-from hrnet_zoo.models.empty import empty_layers
 from hrnet_zoo.models.fcn import FCNHRNet
-from hrnet_zoo.models.forks import refuse_after_fork
+from hrnet_zoo.models.fork_safety import refuse_after_fork
+from hrnet_zoo.models.skip_init import skip_init
 from hrnet_zoo.weights.convert import claimed_classes, with_classes
 from hrnet_zoo.weights.state_dict import CLASSIFIER
 from hrnet_zoo.zoo.custom import load_custom
@@ -103,7 +103,7 @@ def create_model(
         network = FCNHRNet(model.arch, dataset, model.info, model.name)
         initialize(network)
     else:
-        with empty_layers():
+        with skip_init():
             network = FCNHRNet(model.arch, dataset, model.info, model.name)
         shapes = {key: entry.shape for key, entry in network.state_dict().items()}
         if checkpoint is not None:

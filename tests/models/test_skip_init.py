@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from hrnet_zoo.datasets import CITYSCAPES
-from hrnet_zoo.models.empty import batch_norm, conv2d, empty_layers
 from hrnet_zoo.models.fcn import FCNHRNet
 from hrnet_zoo.models.hrnet import SPECS
+from hrnet_zoo.models.skip_init import batch_norm, conv2d, skip_init
 
 
 def settings(layer: nn.Module) -> dict[str, Any]:
@@ -27,7 +27,7 @@ def settings(layer: nn.Module) -> dict[str, Any]:
 
 @pytest.mark.parametrize("arch", SPECS)
 def test_the_same_network_without_values(arch: str) -> None:
-    with empty_layers():
+    with skip_init():
         empty = FCNHRNet(arch, CITYSCAPES)
     full = FCNHRNet(arch, CITYSCAPES)
     assert all(entry.is_meta for entry in empty.state_dict().values())
@@ -41,13 +41,13 @@ def test_the_same_network_without_values(arch: str) -> None:
 
 def test_nothing_is_drawn() -> None:
     before = torch.get_rng_state()
-    with empty_layers():
+    with skip_init():
         FCNHRNet("hr18s", CITYSCAPES)
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_equal_layers_share_no_container() -> None:
-    with empty_layers():
+    with skip_init():
         pairs = [(conv2d(4, 4, 3, padding=1), conv2d(4, 4, 3, padding=1)), (batch_norm(4), batch_norm(4))]
     for one, other in pairs:
         assert one is not other
@@ -59,7 +59,7 @@ def test_equal_layers_share_no_container() -> None:
 
 
 def test_other_arguments_are_other_layers() -> None:
-    with empty_layers():
+    with skip_init():
         plain, strided, wide = conv2d(4, 4, 3), conv2d(4, 4, 3, stride=2), conv2d(4, 4, 3, bias=False)
     assert (plain.stride, strided.stride) == ((1, 1), (2, 2))
     assert plain.bias is not None
@@ -68,7 +68,7 @@ def test_other_arguments_are_other_layers() -> None:
 
 def test_other_threads_and_torchs_own_layers_do_not_notice() -> None:
     elsewhere: list[nn.Conv2d] = []
-    with empty_layers():
+    with skip_init():
         thread = threading.Thread(target=lambda: elsewhere.append(conv2d(3, 3, 1)))
         thread.start()
         thread.join()
@@ -77,6 +77,6 @@ def test_other_threads_and_torchs_own_layers_do_not_notice() -> None:
 
 
 def test_over_after_an_error() -> None:
-    with pytest.raises(KeyError), empty_layers():
+    with pytest.raises(KeyError), skip_init():
         raise KeyError
     assert batch_norm(3).weight.device.type == "cpu"

@@ -20,7 +20,7 @@ _made: ContextVar[dict[object, nn.Module] | None] = ContextVar("made", default=N
 
 
 @contextmanager
-def empty_layers() -> Iterator[None]:
+def skip_init() -> Iterator[None]:
     """Build layers on the meta device within this context, in this thread only.
 
     Equal layers share their meta tensors, so assign each its own before using it.

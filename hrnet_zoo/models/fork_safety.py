@@ -10,18 +10,14 @@ import torch
 
 from hrnet_zoo.errors import ConfigError
 
-_computed_in: set[int] = set()  # ids of this process and of those that it was forked from
+_computed_in: set[int] = set()  # ids of this process and those it was forked from
 
 
 def refuse_after_fork(device: torch.device) -> None:
-    """Refuse to compute on a CPU with several threads in a fork of a process that did.
+    """Raise ConfigError if computing on a CPU with several threads would hang, in a fork of a process that did.
 
-    It would hang with GNU's OpenMP (libgomp), which torch's packages for Linux contain. Only what this library computed
-    is known.
-
-    Raises:
-        ConfigError: this is such a process.
-
+    It would with GNU's OpenMP (libgomp), which torch's packages for Linux contain. Only what this library computed is
+    known.
     """
     if device.type != "cpu" or torch.get_num_threads() == 1:
         return

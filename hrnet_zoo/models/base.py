@@ -1,12 +1,9 @@
-"""`model.predict`: one signature for the network and for what `optimize` makes of it."""
+"""Base class of the network and its optimized form: `predict`, class names and colors."""
 
 from __future__ import annotations
 
-import functools
-import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypedDict, overload
 
 from hrnet_zoo.errors import no_such_argument
 
@@ -17,14 +14,12 @@ if TYPE_CHECKING:
     from numpy import ndarray
     from PIL.Image import Image
     from torch import Tensor
-    from typing_extensions import Self
+    from typing_extensions import Self, Unpack
 
     from hrnet_zoo.datasets import Dataset
     from hrnet_zoo.errors import ImageError
     from hrnet_zoo.images.read import ImageLike
     from hrnet_zoo.inference.result import SegmentationResult
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 _INSTEAD = {
     **dict.fromkeys(("source", "img", "images", "inputs", "x"), "image=: a path, image or array, or a list of them"),
@@ -35,25 +30,20 @@ _INSTEAD = {
 }
 
 
-def _warn_of_positions(predict: F) -> F:
-    """Name the arguments after the image if they were passed by position, and warn."""
+class PredictArguments(TypedDict, total=False):
+    """The keyword arguments of `predict`."""
 
-    @functools.wraps(predict)
-    def named(self: Predictor, *args: Any, **options: Any) -> Any:  # noqa: ANN401 - as `predict`
-        image, options_by_position = args[:1], args[1:]
-        if options_by_position:
-            names = self._positions[: len(options_by_position)]
-            if len(names) < len(options_by_position) or options.keys() & set(names):
-                raise TypeError(f"predict takes one positional argument, the image; {len(args)} were given")
-            message = f"predict(image, ...): pass {', '.join(names)} by keyword; the next version requires it"
-            warnings.warn(message, DeprecationWarning, stacklevel=2)
-            options |= zip(names, options_by_position, strict=True)
-        return predict(self, *image, **options)
-
-    return named  # type: ignore[return-value]
+    mode: str | None
+    ms_flip: bool
+    probabilities: bool
+    progress: bool
+    max_memory: int | None
+    fast: bool
+    on_error: Literal["raise", "skip"]
+    color: Literal["rgb", "bgr"]
 
 
-class Predictor(ABC):
+class SegmentationModel(ABC):
     """A network, or another form of it, that labels images.
 
     Attributes:
@@ -62,11 +52,6 @@ class Predictor(ABC):
     """
 
     dataset: Dataset
-    # Deprecated: arguments after the image by position, in the order of the last version.
-    _positions: ClassVar[tuple[str, ...]] = (
-        *("mode", "ms_flip", "probabilities", "progress"),
-        *("max_memory", "fast", "on_error", "color"),
-    )
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -97,41 +82,20 @@ class Predictor(ABC):
         """Return what predicts for one caller: in eval mode, with the current weights."""
 
     @abstractmethod
-    def _optimized(self) -> Predictor:
+    def _optimized(self) -> SegmentationModel:
         """Return what predicts with `fast=True`."""
 
     @overload
     def predict(
-        self,
-        image: str | os.PathLike[str] | bytes | Image | ndarray[Any, Any],
-        *,
-        mode: str | None = None,
-        ms_flip: bool = False,
-        probabilities: bool = False,
-        progress: bool = True,
-        max_memory: int | None = None,
-        fast: bool = False,
-        on_error: Literal["raise", "skip"] = "raise",
-        color: Literal["rgb", "bgr"] = "rgb",
+        self, image: str | os.PathLike[str] | bytes | Image | ndarray[Any, Any], **arguments: Unpack[PredictArguments]
     ) -> SegmentationResult: ...
 
     # A list may hold an ImageError where on_error="skip", and one image as a tensor gives one result.
     @overload
     def predict(
-        self,
-        image: list[Any] | tuple[Any, ...] | Tensor,
-        *,
-        mode: str | None = None,
-        ms_flip: bool = False,
-        probabilities: bool = False,
-        progress: bool = True,
-        max_memory: int | None = None,
-        fast: bool = False,
-        on_error: Literal["raise", "skip"] = "raise",
-        color: Literal["rgb", "bgr"] = "rgb",
+        self, image: list[Any] | tuple[Any, ...] | Tensor, **arguments: Unpack[PredictArguments]
     ) -> list[SegmentationResult | Any] | Any: ...  # noqa: ANN401
 
-    @_warn_of_positions
     def predict(
         self,
         image: ImageLike | list[ImageLike] | tuple[ImageLike, ...] = "",
