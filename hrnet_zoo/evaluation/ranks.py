@@ -29,14 +29,7 @@ logger = logging.getLogger("hrnet_zoo")
 
 @dataclass(frozen=True)
 class Ranks:
-    """The place of this process among those that share the job.
-
-    Attributes:
-        rank: its number, 0 to size - 1.
-        size: how many there are.
-        device: the model's; on CUDA, NCCL communicates through it.
-
-    """
+    """The place of this process among those that share the job: rank 0 to size - 1, and the model's device."""
 
     rank: int
     size: int
@@ -50,128 +43,96 @@ class Ranks:
             ProcessError: a rank is gone.
 
         """
+        if self.size == 1:
+            return [work()]
         mine: T | HRNetZooError
         try:
             mine = work()
         except HRNetZooError as error:
-            if self.size == 1:
-                raise
             mine = error
-        everybody: list[T | HRNetZooError | None] = [mine] if self.size == 1 else [None] * self.size
-        if self.size > 1:
-            # NCCL sends objects through the current device, which may differ from the model's.
-            with rank_errors(self), torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext():
-                dist.all_gather_object(everybody, mine)
+        everybody: list[Any] = [None] * self.size
+        # NCCL sends objects through the current device, which may differ from the model's.
+        with rank_errors(self), torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext():
+            dist.all_gather_object(everybody, mine)
         for each in everybody:
             if isinstance(each, HRNetZooError):
                 raise each
-        return everybody  # type: ignore[return-value]  # no errors are left, and every place is filled
+        return everybody
 
 
 @contextmanager
 def join(device: torch.device) -> Iterator[Ranks]:
     """Join the other ranks, if any: over gloo on a CPU, NCCL on CUDA.
 
-    An existing process group is used. Otherwise one is made if torchrun's environment asks for it, and kept.
+    An existing process group is used. Otherwise one is made if torchrun's environment asks for it. It is destroyed when
+    the process ends, not before: a second group over torchrun's store would find the addresses of the first one there,
+    and hang.
 
     Raises:
         ConfigError: torchrun's environment variables are incomplete.
-        ProcessError: the others cannot be reached.
+        ProcessError: a process is missing or cannot be reached.
 
     """
     if dist.is_available() and dist.is_initialized():
         yield Ranks(dist.get_rank(), dist.get_world_size(), device)
-    elif not dist.is_available() or (place := environment()) is None:
-        yield Ranks(0, 1, device)
-    else:
-        ranks = Ranks(*place, device)
-        start_group(ranks)
-        yield ranks
-
-
-def start_group(ranks: Ranks) -> None:
-    """Make the process group that torchrun's environment describes.
-
-    It is destroyed when the process ends, not before: a second group over torchrun's store would find the addresses of
-    the first one there, and hang.
-
-    Raises:
-        ProcessError: a process is missing or cannot be reached.
-
-    """
-    if ranks.device.type == "cuda":
-        torch.cuda.set_device(ranks.device)  # NCCL uses the current device
-    with rank_errors(ranks):
-        store = _rendezvous(ranks)
-        store.set_timeout(PATIENCE)
-        dist.init_process_group(
-            "nccl" if ranks.device.type == "cuda" else "gloo",
-            store=dist.PrefixStore("hrnet-zoo", store),  # type: ignore[attr-defined]
-            rank=ranks.rank,
-            world_size=ranks.size,
-            timeout=PATIENCE,
-        )
-    atexit.register(lambda: dist.destroy_process_group() if dist.is_initialized() else None)
+        return
+    ranks = Ranks(*(dist.is_available() and environment()) or (0, 1), device)
+    if ranks.size > 1:
+        if device.type == "cuda":
+            torch.cuda.set_device(device)  # NCCL uses the current device
+        with rank_errors(ranks):
+            store = _rendezvous(ranks)
+            store.set_timeout(PATIENCE)
+            dist.init_process_group(
+                "nccl" if device.type == "cuda" else "gloo",
+                store=dist.PrefixStore("hrnet-zoo", store),  # type: ignore[attr-defined]
+                rank=ranks.rank,
+                world_size=ranks.size,
+                timeout=PATIENCE,
+            )
+        atexit.register(lambda: dist.destroy_process_group() if dist.is_initialized() else None)
+    yield ranks
 
 
 def _rendezvous(ranks: Ranks) -> Any:  # noqa: ANN401 - a store; torch exports no name for it
     """Wait until all ranks are there. torch would wait in a single call, in which Python handles no signals."""
-    place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    # torchrun hosts the store itself, or else rank 0 does.
+    is_master = ranks.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != str(True)
     prefix = f"hrnet-zoo/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
-    began, told = time.monotonic(), False
-    store = None
-    absent = [0]
-    while True:
-        if store is None and _store_answers(ranks):
-            store = _store(ranks)
+    began, told, store, absent = time.monotonic(), False, None, [0]
+    while absent:
+        if store is None and (is_master or _accepts_connections(host, port)):
+            store = dist.TCPStore(  # type: ignore[attr-defined]
+                *(host, port, ranks.size, is_master), timedelta(minutes=1), wait_for_workers=False, multi_tenant=True
+            )
             store.set(f"{prefix}/{ranks.rank}", "here")
         if store is not None:
             absent = [rank for rank in range(ranks.size) if not store.check([f"{prefix}/{rank}"])]
-            if not absent:
-                return store
         waited = time.monotonic() - began
         who = f"process{'es' if len(absent) > 1 else ''} {', '.join(map(str, absent[:20]))} of {ranks.size}"
-        if waited > SILENT_S and not told:
-            told = True
-            logger.warning("process %d waits for %s at %s, up to %.0f s", ranks.rank, who, place, RENDEZVOUS_S)
-        if waited > RENDEZVOUS_S:
+        if absent and waited > RENDEZVOUS_S:
             raise ProcessError(
                 asked=f"a job of {ranks.size} processes, in process {ranks.rank}",
-                found=f"{who} did not reach {place} within {RENDEZVOUS_S:.0f} s",
+                found=f"{who} did not reach {host}:{port} within {RENDEZVOUS_S:.0f} s",
                 done="nothing was computed",
                 advice="start all of them, each with its own RANK and the same WORLD_SIZE, MASTER_ADDR and "
                 "MASTER_PORT, which every machine must reach; for a single process, unset WORLD_SIZE",
             )
+        if absent and waited > SILENT_S and not told:
+            told = True
+            logger.warning("process %d waits for %s at %s:%d, up to %.0f s", ranks.rank, who, host, port, RENDEZVOUS_S)
         time.sleep(0.05)
+    return store
 
 
-def _hosts_store(ranks: Ranks) -> bool:
-    """Tell whether this process hosts the store; otherwise torchrun or rank 0 does."""
-    return ranks.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != str(True)
-
-
-def _store_answers(ranks: Ranks) -> bool:
-    """Tell whether the store accepts connections; torch itself would print a stack for each failed attempt."""
-    if _hosts_store(ranks):
-        return True
+def _accepts_connections(host: str, port: int) -> bool:
+    """Tell whether the store is there; torch itself would print a stack for each failed attempt."""
     try:
-        socket.create_connection((os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])), timeout=CONNECT_S).close()
+        socket.create_connection((host, port), timeout=CONNECT_S).close()
     except OSError:  # not there yet; its machine or the machine's name may be missing, too
         return False
     return True
-
-
-def _store(ranks: Ranks) -> Any:  # noqa: ANN401 - as above
-    """Host or reach the store, as torch's `env://` does, but without waiting for others."""
-    return dist.TCPStore(  # type: ignore[attr-defined]
-        os.environ["MASTER_ADDR"],
-        int(os.environ["MASTER_PORT"]),
-        ranks.size,
-        is_master=_hosts_store(ranks),
-        timeout=timedelta(seconds=60),
-        wait_for_workers=False,
-        multi_tenant=True,
-    )
 
 
 def environment() -> tuple[int, int] | None:
@@ -181,18 +142,12 @@ def environment() -> tuple[int, int] | None:
         ConfigError: WORLD_SIZE says that there are several, but another variable is missing or invalid.
 
     """
-    size = _number("WORLD_SIZE", 1, least=1)
+    size = _number("WORLD_SIZE", "1", range(1, 1 << 31))
     if size == 1:
         return None
-    needed = ("RANK", "MASTER_ADDR", "MASTER_PORT")
-    if missing := [name for name in needed if not os.environ.get(name)]:
-        raise _incomplete(
-            f"WORLD_SIZE is {size}, and {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not set"
-        )
-    rank = _number("RANK", 0)
-    _number("MASTER_PORT", 0)
-    if rank >= size:
-        raise _incomplete(f"RANK is {rank} and WORLD_SIZE is {size}: ranks count from 0")
+    rank, _ = _number("RANK", "", range(size)), _number("MASTER_PORT", "", range(1 << 16))
+    if not os.environ.get("MASTER_ADDR"):
+        raise _invalid("MASTER_ADDR is not set")
     return rank, size
 
 
@@ -203,7 +158,7 @@ def processes_here() -> int:
         ConfigError: it is not a positive number.
 
     """
-    return _number("LOCAL_WORLD_SIZE", 1, least=1)
+    return _number("LOCAL_WORLD_SIZE", "1", range(1, 1 << 31))
 
 
 def local_device(asked: str | None = None) -> str | None:
@@ -213,20 +168,12 @@ def local_device(asked: str | None = None) -> str | None:
         asked: the user's choice; returned unchanged unless it is None or "cuda" and torchrun and CUDA are there.
 
     Raises:
-        ConfigError: LOCAL_RANK is no number, or there are fewer GPUs here than processes.
+        ConfigError: LOCAL_RANK is not the number of a GPU here.
 
     """
     if asked not in (None, "cuda") or not os.environ.get("LOCAL_RANK") or not torch.cuda.is_available():
         return asked
-    index, count = _number("LOCAL_RANK", 0), torch.cuda.device_count()
-    if index >= count:
-        raise ConfigError(
-            asked=f"a GPU for process {index} of this machine (LOCAL_RANK={index})",
-            found=f"GPUs here: {count}",
-            done="nothing was computed",
-            advice=f"start at most {count} processes on this machine, or use the device cpu",
-        )
-    return f"cuda:{index}"
+    return f"cuda:{_number('LOCAL_RANK', '', range(torch.cuda.device_count()))}"
 
 
 def is_first() -> bool:
@@ -238,24 +185,24 @@ def is_first() -> bool:
     """
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank() == 0
-    place = environment()
-    return place is None or place[0] == 0
+    return (environment() or (0, 1))[0] == 0
 
 
-def _number(name: str, default: int, *, least: int = 0) -> int:
+def _number(name: str, default: str, allowed: range) -> int:
     """Read a whole number from an environment variable."""
-    text = os.environ.get(name) or str(default)
-    if not text.isdecimal() or int(text) < least:
-        raise _incomplete(f"{name} is {text[:50]!r}, not a whole number from {least}")
+    text = os.environ.get(name) or default
+    if not text.isdecimal() or int(text) not in allowed:
+        raise _invalid(f"{name} is {text[:50]!r}, not a whole number from {allowed[0]} to {allowed[-1]}")
     return int(text)
 
 
-def _incomplete(found: str) -> ConfigError:
+def _invalid(found: str) -> ConfigError:
     return ConfigError(
         asked="find this process's rank",
         found=found,
         done="nothing was computed",
-        advice="start all processes with torchrun, which sets these variables; for a single process, unset WORLD_SIZE",
+        advice="start all processes with torchrun, which sets these variables, at most one for each GPU of a machine; "
+        "for a single process, unset WORLD_SIZE",
     )
 
 
