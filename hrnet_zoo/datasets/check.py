@@ -27,7 +27,7 @@ from hrnet_zoo.datasets.pairing import UNSUPPORTED, Problem, Sample, relative_na
 from hrnet_zoo.errors import ConfigError, DatasetError, ImageError
 from hrnet_zoo.images.formats import open_image
 from hrnet_zoo.images.label_maps import read_label_image
-from hrnet_zoo.images.prefetch import beside
+from hrnet_zoo.images.prefetch import prefetch_in_threads
 from hrnet_zoo.images.progress import Bar
 
 _STRAY, _STRAY_FRACTION = 32, 0.001  # pixels, and fraction of a mask, that a slip of the brush may leave
@@ -160,7 +160,7 @@ def inspect_pairs(folder: LabeledFolder, *, decode: bool, progress: bool = True)
     """
     threads = min(8, os.cpu_count() or 1)
     work = partial(_inspect, folder=folder, decode=decode)
-    with closing(beside(folder.samples, work, threads=threads, ahead=2 * threads)) as inspections:
+    with closing(prefetch_in_threads(folder.samples, work, threads=threads, ahead=2 * threads)) as inspections:
         total, disable = len(folder.samples), None if progress else True
         return list(Bar(inspections, total=total, desc="check", unit="pair", disable=disable))
 

@@ -30,7 +30,7 @@ from hrnet_zoo.errors import (
     raise_on_oom,
     redact,
 )
-from hrnet_zoo.images.prefetch import beside
+from hrnet_zoo.images.prefetch import prefetch_in_threads
 from hrnet_zoo.images.progress import Bar
 from hrnet_zoo.weights import cache
 from hrnet_zoo.weights.addresses import addresses, is_offline, without_passwords
@@ -283,7 +283,7 @@ def reach(rows: Sequence[ModelInfo], *, progress: bool) -> tuple[Reach, ...]:
             reachable, found = _head(url)
         return Reach(name, file, redact(url), reachable, found)
 
-    with closing(beside(jobs, ask, threads=AT_ONCE, ahead=AT_ONCE)) as answers:
+    with closing(prefetch_in_threads(jobs, ask, threads=AT_ONCE, ahead=AT_ONCE)) as answers:
         return tuple(Bar(answers, "network", len(jobs), unit="URL", disable=None if progress else True))
 
 

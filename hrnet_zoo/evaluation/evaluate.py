@@ -31,7 +31,7 @@ from hrnet_zoo.evaluation.metrics import Counts, class_accuracy, class_iou, coun
 from hrnet_zoo.evaluation.ranks import Ranks, join, processes_here
 from hrnet_zoo.images.atomic import atomic_write
 from hrnet_zoo.images.label_maps import read_labels
-from hrnet_zoo.images.prefetch import read_ahead
+from hrnet_zoo.images.prefetch import prefetch_in_processes
 from hrnet_zoo.images.progress import Bar
 from hrnet_zoo.images.read import RGB, read_image
 from hrnet_zoo.inference.logits import check_max_memory
@@ -251,7 +251,7 @@ def count_pixels(
     with (
         evaluating(model) as network,
         Bar(total=len(mine), desc="evaluate", unit="image", disable=None if shown else True) as bar,
-        closing(read_ahead(mine, load, workers)) as prepared,
+        closing(prefetch_in_processes(mine, load, workers)) as prepared,
     ):
 
         def work() -> Counts:

@@ -1,13 +1,13 @@
-"""Results on disk: whole or not at all."""
+"""Results on disk: whole or not at all, and never in place of another file without being told to."""
 
-import contextlib
 import errno
 import io
 import os
 import re
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from PIL import Image
@@ -19,9 +19,15 @@ STALE_S = 15 * 60.0  # no file of this library takes so long to write
 _PART = re.compile(r"\.[0-9a-f]{16}\.part")
 
 
-def kind_of(error: OSError) -> type[OutputError]:
-    """Tell a full disk from all else that is wrong with a place."""
-    return OutputSpaceError if error.errno in NO_SPACE else OutputError
+@contextmanager
+def output_errors(path: Path, asked: str, done: str, advice: str) -> Iterator[None]:
+    """Raise an OSError of the block as an OutputError, or OutputSpaceError for a full disk."""
+    try:
+        yield
+    except OSError as error:
+        kind = OutputSpaceError if error.errno in NO_SPACE else OutputError
+        found = error.strerror or str(error)
+        raise kind(asked=asked, found=found, done=done, advice=advice, path=path) from error
 
 
 def atomic_write(path: Path, data: bytes) -> None:
@@ -31,27 +37,19 @@ def atomic_write(path: Path, data: bytes) -> None:
         OutputError: the folder is missing, or the file cannot be written.
 
     """
-    temp = path.with_name(f".{secrets.token_hex(8)}.part")
-    try:
-        with temp.open("xb") as file:  # never an existing file or link; mode as the umask says
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temp.replace(path)
-    except BaseException as error:  # an interruption too leaves nothing behind
-        with contextlib.suppress(OSError):  # the error under way says more
-            temp.unlink(missing_ok=True)
-        if not isinstance(error, OSError):
+    advice = "check the path, the length of its name, the permissions and the free space"
+    with output_errors(path, f"write {path}", "no file was made or changed", advice):
+        temp = path.with_name(f".{secrets.token_hex(8)}.part")
+        try:
+            with temp.open("xb") as file:  # never an existing file or link; mode as the umask says
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temp.replace(path)
+        except BaseException:  # an interruption too leaves nothing behind
+            with suppress(OSError):  # the error under way says more
+                temp.unlink(missing_ok=True)
             raise
-        raise kind_of(error)(
-            asked=f"write {path}",
-            found=error.strerror or str(error),
-            done="no file was made or changed",
-            advice="give the file a shorter name"
-            if error.errno == errno.ENAMETOOLONG
-            else "check the path, the permissions and the free space",
-            path=path,
-        ) from error
 
 
 def check_place(path: Path, *, force: bool) -> None:
@@ -64,10 +62,8 @@ def check_place(path: Path, *, force: bool) -> None:
     """
     if os.path.isdir(path):  # noqa: PTH112 - never raises, as Path.is_dir does for a name too long
         found = "it is a folder"
-    elif not os.path.isdir(path.parent):  # noqa: PTH112 - as above
-        found = f"there is no folder {path.parent}"
     elif not os.access(path.parent, os.W_OK | os.X_OK):
-        found = f"the folder {path.parent} may not be written to"
+        found = f"there is no folder {path.parent}, or it may not be written to"
     else:
         if not force:
             refuse_existing([path])
@@ -84,11 +80,9 @@ def refuse_existing(paths: Sequence[Path]) -> None:
 
     """
     if existing := [path for path in paths if os.path.lexists(path)]:  # never raises, unlike Path.exists
-        more = len(existing) - 1
-        others = f", as do {more} others" if more > 1 else ", as does one other" if more else ""
         raise OutputError(
             asked=f"write {existing[0]}",
-            found=f"it exists already{others}",
+            found="it exists already" + f", as do {len(existing) - 1} other files" * (len(existing) > 1),
             done="nothing was computed or written",
             advice="name another place, or use --force",
             path=existing[0],
@@ -121,37 +115,22 @@ def make_folder(path: Path) -> None:
 
     """
     refuse_address(path)
-    try:
+    with output_errors(path, f"make the folder {path}", "nothing was written", "name another folder"):
         path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise kind_of(error)(
-            asked=f"make the folder {path}",
-            found=error.strerror or str(error),
-            done="nothing was written",
-            advice="name another folder",
-            path=path,
-        ) from error
 
 
 def sweep_parts(folder: Path) -> None:
-    """Remove what killed processes left of `atomic_write`: parts that nobody has written to for a quarter of an hour.
+    """Remove temporary files that killed processes left of `atomic_write`, once they are a quarter of an hour old.
 
     Raises:
-        OutputError: the folder cannot be read, or a part cannot be removed.
+        OutputError: the folder cannot be read, or a file cannot be removed.
 
     """
-    try:
+    asked, advice = f"remove unfinished files from {folder}", "remove the files .*.part there by hand"
+    with output_errors(folder, asked, "nothing was written", advice):
         for path in folder.iterdir():
             if _PART.fullmatch(path.name) and time.time() - path.lstat().st_mtime > STALE_S:
                 path.unlink(missing_ok=True)
-    except OSError as error:
-        raise OutputError(
-            asked=f"remove unfinished files from {folder}",
-            found=error.strerror or str(error),
-            done="nothing was written",
-            advice="remove the files .*.part there by hand",
-            path=folder,
-        ) from error
 
 
 def png(image: Image.Image) -> bytes:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from hrnet_zoo.datasets.pairing import SUFFIXES, UNSUPPORTED, find_images
 from hrnet_zoo.errors import HRNetZooError, ImageError, OutputError, printable
 from hrnet_zoo.images.atomic import atomic_write, make_folder, png, refuse_address, refuse_existing
-from hrnet_zoo.images.prefetch import beside
+from hrnet_zoo.images.prefetch import prefetch_in_threads
 from hrnet_zoo.images.progress import Bar
 from hrnet_zoo.inference.predict import PredictOptions, evaluating, predict_each
 from hrnet_zoo.inference.result import SegmentationResult
@@ -132,7 +132,7 @@ def predict_files(
     with (
         evaluating(model) as network,
         closing(computed()) as results,
-        closing(beside(results, write, threads=1, ahead=RESULTS_BEHIND, finish=True)) as written,
+        closing(prefetch_in_threads(results, write, threads=1, ahead=RESULTS_BEHIND, finish=True)) as written,
     ):
         yield from written
 

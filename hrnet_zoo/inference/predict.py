@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from hrnet_zoo.errors import ConfigError, ImageError, LogitsError
-from hrnet_zoo.images.prefetch import beside
+from hrnet_zoo.images.prefetch import prefetch_in_threads
 from hrnet_zoo.images.preprocess import keep_ratio_size, normalize_on, resize
 from hrnet_zoo.images.progress import Bar
 from hrnet_zoo.images.read import RGB, ImageLike, read_image
@@ -108,7 +108,7 @@ def predict_each(
     `model` is what `evaluating` yields, and the caller is within.
     """
     work = partial(_read_or_error, resize_to=model.dataset.resize_to, options=options)
-    with closing(beside(images, work, threads=READERS, ahead=IMAGES_AHEAD)) as read:
+    with closing(prefetch_in_threads(images, work, threads=READERS, ahead=IMAGES_AHEAD)) as read:
         for each in read:
             yield each if isinstance(each, ImageError) else _predict_one(model, *each, options)
 

@@ -21,7 +21,7 @@ from hrnet_zoo.datasets.splits import find_training_data
 from hrnet_zoo.errors import ConfigError, OutputSpaceError
 from hrnet_zoo.evaluation.evaluate import default_workers
 from hrnet_zoo.evaluation.ranks import Ranks, join, local_device
-from hrnet_zoo.images.atomic import kind_of, make_folder
+from hrnet_zoo.images.atomic import make_folder, output_errors
 from hrnet_zoo.inference.predict import without_autocast
 from hrnet_zoo.models.fcn import FCNHRNet
 from hrnet_zoo.models.fork_safety import refuse_after_fork
@@ -266,18 +266,11 @@ def _lock(out: Path, resume: bool, ranks: Ranks) -> Iterator[None]:
         if ranks.rank:
             return
         make_folder(out)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout as error:
-            raise _refusal(asked, "another run writes there now", "name another folder") from error
-        except OSError as error:
-            raise kind_of(error)(
-                asked=asked,
-                found=error.strerror or str(error),
-                done="nothing was computed",
-                advice="name a folder that can be written",
-                path=out,
-            ) from error
+        with output_errors(out, asked, "nothing was computed", "name a folder that can be written"):
+            try:
+                lock.acquire(timeout=0)
+            except Timeout as error:
+                raise _refusal(asked, "another run writes there now", "name another folder") from error
         if not resume and (out / STATE_FILE).exists():
             raise _refusal(asked, "it holds a run already", "go on with resume=True, or name another folder")
         if (out / WEIGHTS_FILE).exists() and not (out / STATE_FILE).exists():

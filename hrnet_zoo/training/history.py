@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from hrnet_zoo.errors import ConfigError, OutputError
-from hrnet_zoo.images.atomic import atomic_write, kind_of
+from hrnet_zoo.errors import ConfigError
+from hrnet_zoo.images.atomic import atomic_write, output_errors
 from hrnet_zoo.zoo.training_log import OWN_LOG, parse_log
 
 if TYPE_CHECKING:
@@ -40,13 +41,11 @@ class History:
     def __init__(self, folder: Path, name: str, step: int, validated: int, *, tensorboard: bool) -> None:
         self.path, self.name = folder / OWN_LOG, name
         self._events = _open_events(folder, step) if tensorboard else None
-        try:
+        with self._output_errors():
             lines = self.path.read_bytes().splitlines() if step and self.path.exists() else []
             kept = [line for line in lines if _still_holds(line, step, validated)]
             atomic_write(self.path, b"".join(line + b"\n" for line in kept))
             self._file = self.path.open("ab")
-        except OSError as error:
-            raise self._output_error(error) from error
 
     def __enter__(self) -> Self:
         return self
@@ -65,11 +64,9 @@ class History:
             OutputError: it cannot be written.
 
         """
-        try:
+        with self._output_errors():
             self._file.write(json.dumps(line).encode() + b"\n")
             self._file.flush()
-        except OSError as error:
-            raise self._output_error(error) from error
         if self._events and "mode" in line:
             for key in line.keys() - {"mode", "iter"}:
                 self._events.add_scalar(f"{line['mode']}/{key}", line[key], line["iter"])
@@ -81,14 +78,10 @@ class History:
         except ConfigError as error:  # matplotlib is an extra, and the log has the figures
             logger.warning("no curves are drawn: %s; %s", error.found, error.advice)
 
-    def _output_error(self, error: OSError) -> OutputError:
-        return kind_of(error)(
-            asked=f"write the training log {self.path}",
-            found=error.strerror or str(error),
-            done="the training was stopped; its state is as it was saved last",
-            advice="check the permissions and the free space, and resume",
-            path=self.path,
-        )
+    def _output_errors(self) -> AbstractContextManager[None]:
+        done = "the training was stopped; its state is as it was saved last"
+        advice = "check the permissions and the free space, and resume"
+        return output_errors(self.path, f"write the training log {self.path}", done, advice)
 
 
 def _still_holds(line: bytes, step: int, validated: int) -> bool:

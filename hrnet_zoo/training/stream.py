@@ -18,7 +18,7 @@ from torch import Tensor
 from hrnet_zoo.datasets.label_rules import LabelRule
 from hrnet_zoo.datasets.pairing import Sample
 from hrnet_zoo.evaluation.evaluate import read_pair
-from hrnet_zoo.images.prefetch import read_ahead
+from hrnet_zoo.images.prefetch import prefetch_in_processes
 from hrnet_zoo.training.augmentation import Pair, augment, collate
 
 _ORDER, _AUGMENTATION = 0, 1  # keep the seeds of an epoch's order and of a position's augmentation apart
@@ -79,7 +79,7 @@ class TrainingStream:
         share = self.batch // self.ranks
         load = partial(load_sample, rule=self.rule, resize_to=self.resize_to, crop=self.crop, seed=self.seed)
         # One whole batch ahead of the one that is put together, or workers would idle while the network computes.
-        pairs = read_ahead(self.places(start), load, self.workers, ahead=max(self.workers + 1, 2 * share))
+        pairs = prefetch_in_processes(self.places(start), load, self.workers, ahead=max(self.workers + 1, 2 * share))
         with closing(pairs):
             while True:
                 yield collate(list(islice(pairs, share)), self.crop)

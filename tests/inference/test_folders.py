@@ -186,7 +186,7 @@ def test_a_name_that_no_result_can_have_does_not_stop_the_others(tmp_path: Path,
     for error in failed.values():
         assert isinstance(error, OutputError)
         assert error.found == "File name too long"
-        assert error.advice == "give the file a shorter name"
+        assert error.advice == "check the path, the length of its name, the permissions and the free space"
     assert len(done) == 8
     names = {path.name for path in (tmp_path / "out").iterdir()}
     # "A" and "a" may be one to the file system of the results.
