@@ -51,8 +51,7 @@ class DataReport:
     """What `check_data` found.
 
     Attributes:
-        title: the recognized layout.
-        root: the folder that holds the dataset.
+        title: the recognized layout; `root` is the folder that holds it.
         split: the checked split; "" for a folder without splits.
         rule: the meaning of label values, in words.
         pairs: number of images with a mask.
@@ -195,12 +194,12 @@ def require_sound(asked: str, folder: LabeledFolder, problems: Sequence[Problem]
 
     """
     if errors := [problem for problem in problems if problem.error]:
-        command = ["hrnet-zoo", "check-data", str(folder.root), *(["--split", folder.split] if folder.split else [])]
+        command = shlex.join(["hrnet-zoo", "check-data", str(folder.root), "--split", folder.split or "val"])
         raise DatasetError(
             asked=f"{asked} {folder.title} in {folder.root}",
             found="; ".join(f"{problem.kind}: {problem.found}" for problem in errors),
             done="nothing was computed",
-            advice=f"{errors[0].advice}; see everything with `{shlex.join(command)}`",
+            advice=f"{errors[0].advice}; see everything with `{command}`",
             path=folder.root,
         )
     for problem in problems if tell else ():

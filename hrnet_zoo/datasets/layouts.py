@@ -26,8 +26,8 @@ from hrnet_zoo.datasets.label_rules import ADE20K_VALUES, CITYSCAPES_IDS, CITYSC
 from hrnet_zoo.datasets.pairing import Problem, Sample, find_images, pair, stem
 from hrnet_zoo.errors import DatasetError
 
-_SPLIT_ALIASES = (("val", "validation", "valid"), ("train", "training"), ("test", "testing"))
-_KNOWN_SPLITS = tuple(name for names in _SPLIT_ALIASES for name in names)
+SPLIT_ALIASES = (("val", "validation", "valid"), ("train", "training"), ("test", "testing"))
+_KNOWN_SPLITS = tuple(name for names in SPLIT_ALIASES for name in names)
 _LEVELS = 3  # searched below the given folder
 _MAX_FOLDERS = 500  # so that a whole disk is never searched
 
@@ -88,19 +88,23 @@ class _Layout:
     folders: tuple[tuple[str, str], ...]
     lists: str = ""
 
-    def places(self, root: Path, split: str = "") -> list[_Place]:
+    def is_other_year(self, root: Path) -> bool:
+        """Return whether `root` holds the Pascal VOC of another year, with other images and lists."""
+        return self.key == "voc12aug" and re.fullmatch(r"VOC20(?!12)\d\d", root.name) is not None
+
+    def places(self, root: Path, split: str = "val") -> list[_Place]:
         """Return the splits that exist, among those with the usual names and `split`."""
-        if self.key == "voc12aug" and re.fullmatch(r"VOC20(?!12)\d\d", root.name):
-            return []  # another year, with other images and lists
-        names = [path.stem for path in sorted((root / self.lists).glob("*.txt"))] if self.lists else []
-        found = [
-            _Place(name, root / images.format(name), root / labels.format(name))
+        names = [*_KNOWN_SPLITS, split]
+        if self.lists:
+            names = [path.stem for path in sorted((root / self.lists).glob("*.txt"))]
+        candidates = dict.fromkeys(
+            _Place(name if self.lists or "{}" in images else "", root / images.format(name), root / labels.format(name))
             for images, labels in self.folders
-            for name in (names or dict.fromkeys((*_KNOWN_SPLITS, split)) if self.lists or "{}" in images else [""])
-        ]
-        found = [place for place in found if _is_folder(place.images) and _is_folder(place.labels)]
+            for name in names
+        )
+        found = [place for place in candidates if _is_folder(place.images) and _is_folder(place.labels)]
         # If images/ has val/ in it, it is not a folder without splits.
-        nested = any(place.images.parent.name == "images" for place in found)
+        nested = any(place.images.parent == root / "images" for place in found)
         return [place for place in found if place.split or not nested]
 
 
@@ -140,8 +144,7 @@ def find_samples(
     check_root(root)
     if not re.fullmatch(r"\w[\w.-]*", split):
         raise _refusal(root, split, f"{split!r} is not the name of a split", "use 'val' or 'train', for instance")
-    names = classes or (dataset.classes if dataset else None)
-    expected = tuple(names) if names else None
+    expected = tuple(classes or (dataset.classes if dataset else ())) or None
     accepted = [*_OFFICIAL, _CUSTOM]
     if dataset and not classes:
         official = [each for each in _OFFICIAL if each.key == dataset.key and DATASETS[each.key].classes == expected]
@@ -155,7 +158,7 @@ def find_samples(
         raise _refusal(root, split, f"several datasets: {found}", "name one of them")
     ((layout, home),) = recognized
     places = layout.places(home, split)
-    wanted = next((names for names in _SPLIT_ALIASES if split in names), (split,))
+    wanted = next((names for names in SPLIT_ALIASES if split in names), (split,))
     chosen = [place for place in places if place.split in (*wanted, "")]
     if not chosen and "val" in wanted and (classes or layout is _CUSTOM):
         chosen = [place for place in places if place.split == "test"]
@@ -184,7 +187,8 @@ def _recognize(root: Path, layouts: Sequence[_Layout]) -> list[tuple[_Layout, Pa
             (layout, folder)
             for folder in level
             for layout in (*_OFFICIAL, _CUSTOM)
-            if (layout in layouts or (folder / "classes.txt").is_file()) and layout.places(folder)
+            if (folder / "classes.txt").is_file() or (layout in layouts and not layout.is_other_year(folder))
+            if layout.places(folder)
         ]:
             return found
         below = [Path(above, name) for above in level for name in sorted(next(os.walk(above), ("", [], []))[1])]

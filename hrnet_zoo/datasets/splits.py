@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,13 +10,11 @@ from pathlib import Path
 
 from hrnet_zoo.datasets import CITYSCAPES
 from hrnet_zoo.datasets.class_list import class_names, read_text
-from hrnet_zoo.datasets.layouts import LabeledFolder, find_samples
+from hrnet_zoo.datasets.layouts import SPLIT_ALIASES, LabeledFolder, find_samples
 from hrnet_zoo.datasets.pairing import SUFFIXES
 from hrnet_zoo.errors import ConfigError, DatasetError
 
 DEFAULT_FRACTION = 0.1  # held out if nothing else determines the validation images
-
-_VAL_NAMES = ("val", "validation", "valid")
 
 
 def find_training_data(
@@ -77,10 +74,9 @@ def find_training_data(
 
 def _has_val(folder: LabeledFolder) -> bool:
     """Return whether a val split exists or should exist; in a custom dataset, a test split takes its place."""
-    incomplete = (folder.root / place / name for place in ("", "images") for name in _VAL_NAMES)
-    return bool(
-        folder.key or {*_VAL_NAMES, "test", "testing"} & {*folder.splits} or any(map(os.path.isdir, incomplete))
-    )
+    val_names, _, test_names = SPLIT_ALIASES
+    incomplete = (folder.root / place / name for place in ("", "images") for name in val_names)
+    return bool(folder.key or {*val_names, *test_names} & {*folder.splits} or any(map(os.path.isdir, incomplete)))
 
 
 def _comparable(train: LabeledFolder, val: LabeledFolder) -> LabeledFolder:
@@ -100,15 +96,12 @@ def _draw(folder: LabeledFolder, fraction: float) -> set[str]:
     if len(folder.samples) < 2:
         found = "a single image, which cannot be held out for validation"
         raise _refusal(folder, found, "add images, or train without validation (val=0)")
-    places = sorted((_hash(sample.name), sample.name) for sample in folder.samples)
+    # Each name has a place from 0 to 1 that depends on it alone.
+    digests = [hashlib.sha256(sample.name.encode(errors="surrogateescape")).digest() for sample in folder.samples]
+    numbers = [int.from_bytes(digest[:6], "big") / 2**48 for digest in digests]
+    places = sorted(zip(numbers, (sample.name for sample in folder.samples), strict=True))
     count = sum(place < fraction for place, _ in places)
     return {name for _, name in places[: min(max(count, 1), len(places) - 1)]}
-
-
-def _hash(name: str) -> float:
-    """Return a number from 0 to below 1 that depends on the name alone."""
-    digest = hashlib.sha256(name.encode(errors="surrogateescape")).digest()
-    return math.ldexp(int.from_bytes(digest[:6], "big"), -48)
 
 
 def _read_names(folder: LabeledFolder, file: Path) -> set[str]:

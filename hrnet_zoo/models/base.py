@@ -44,14 +44,9 @@ class PredictArguments(TypedDict, total=False):
 
 
 class SegmentationModel(ABC):
-    """A network, or another form of it, that labels images.
+    """A network, or another form of it, that labels images."""
 
-    Attributes:
-        dataset: names and colors of the classes, and how images are resized for the network.
-
-    """
-
-    dataset: Dataset
+    dataset: Dataset  # names and colors of the classes, and how images are resized for the network
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 import errno
 import os
 import pickle
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -423,3 +424,18 @@ def test_the_golden_folder(shared: Path) -> None:
     folder = find_samples(shared / "golden", SCENES)
     assert [sample.name for sample in folder.samples] == [f"lindau/lindau_00000{i}_000019" for i in range(3)]
     assert folder.rule == CITYSCAPES_IDS
+
+
+def test_other_years_and_folders_without_lists(tmp_path: Path) -> None:
+    """With a class list any year is custom data; without lists of splits, it is no Pascal VOC."""
+    home = voc12(tmp_path / "VOC2010")
+    (home / "classes.txt").write_text("\n".join(NAMES))
+    assert find_samples(home, None).classes == tuple(NAMES)
+    shutil.rmtree(home / "ImageSets")
+    with pytest.raises(DatasetError, match=r"found: JPEGImages/, SegmentationClass/, classes\.txt"):
+        find_samples(home, None)
+
+
+def test_a_custom_folder_below_one_named_images(tmp_path: Path) -> None:
+    own(tmp_path / "images")
+    assert [sample.name for sample in find_samples(tmp_path / "images", None).samples] == ["a", "deep/b"]
