@@ -56,16 +56,18 @@ LONGEST_RETRY_AFTER_S = 60.0
 MAX_REDIRECTS = 5
 RETRIED_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 PAGE_TYPES = frozenset({"text/html", "text/xml", "application/xml", "application/xhtml+xml"})
-BY_HAND = "bring the file by hand: hrnet-zoo import FILE (your own: checkpoint=FILE)"
-ELSEWHERE = f"name another address in HRNET_ZOO_MIRRORS, or {BY_HAND}"
+ADVICE = (
+    "check the network, its proxy and certificates (REQUESTS_CA_BUNDLE), and run the same again; or name another host "
+    "in HRNET_ZOO_MIRRORS, or bring the file by hand: hrnet-zoo import FILE (your own: checkpoint=FILE)"
+)
 
 _CHUNK_BYTES = 1 << 18
 _MAX_NOTE_BYTES = 1 << 17
 _STRONG_ETAG = re.compile(r'"[\x21\x23-\x7e]*"')  # RFC 9110, 8.8.3, ASCII only; a weak one starts with W/
 # RFC 9110, 14.4. No file has more than 19 digits of bytes, and int() of thousands of them fails.
-_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19}|\*)")
+_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19})")
 _LENGTH = re.compile(r"[0-9]{1,19}")
-_LFS_POINTER = b"version https://git-lfs"
+_NO_FILE = (b"<", b"version https://git-lfs")  # how a page begins, and a pointer of Git LFS
 
 _log = logging.getLogger("hrnet_zoo")
 _jitter = random.Random()  # noqa: S311 - no secret; the module's own generator is the user's
@@ -101,36 +103,12 @@ class _Source:
     def shown(self) -> str:
         return redact(self.url)
 
-    @property
-    def name(self) -> str:
-        try:
-            return PurePosixPath(urlsplit(self.url).path).name or "the file"
-        except ValueError:  # malformed, which `_check_hop` reports
-            return "the file"
+    def refusal(self, found: str, kind: type[DownloadError] = DownloadError, **facts: int) -> DownloadError:
+        """Return the error; `fetch` says in it what is kept."""
+        return kind(asked=f"download {self.shown}", found=found, done="", advice=ADVICE, url=self.shown, **facts)
 
-    def refusal(
-        self, found: str, advice: str, kind: type[DownloadError] = DownloadError, **facts: int
-    ) -> DownloadError:
-        return kind(
-            asked=f"download {self.shown}",
-            found=found,
-            done=_kept(self.partial),
-            advice=advice,
-            url=self.shown,
-            **facts,
-        )
-
-    def page(self, found: str) -> DownloadError:
-        return self.refusal(
-            f"{found} in place of the file, which looks like a login or error page",
-            f"sign in to the network or pass its proxy, then run the same again; or {ELSEWHERE}",
-            UnexpectedContentError,
-        )
-
-    def oversize(self, found: str) -> DownloadError:
-        return self.refusal(
-            f"{found}, but at most {self.max_bytes:,} bytes can be right", ELSEWHERE, UnexpectedContentError
-        )
+    def unexpected(self, found: str) -> DownloadError:
+        return self.refusal(f"{found} in place of the file", UnexpectedContentError)
 
 
 def fetch(
@@ -152,7 +130,7 @@ def fetch(
         CheckpointError: an address served the wrong bytes twice and no other served the right ones.
         OfflineError: the network is switched off and no file:// address has the file.
         DownloadError: no address served the file (HTTPStatusError, TransferError, UnexpectedContentError, ...).
-        CacheError: the partial download cannot be written (CacheSpaceError if the disk is full).
+        CacheError: the partial download cannot be written (CacheSpaceError, CachePermissionError).
 
     """
     offline = is_offline()
@@ -162,12 +140,10 @@ def fetch(
             source = _Source(url, partial, max_bytes, progress)
             try:
                 if offline and not url.startswith("file:"):
-                    raise source.refusal(
-                        "HRNET_ZOO_OFFLINE or HF_HUB_OFFLINE switches the network off, and the file is not cached",
-                        f"unset it; or fetch {source.name} from {source.shown} on another machine and run: "
-                        f"hrnet-zoo import {source.name}",
-                        OfflineError,
+                    found = (
+                        "HRNET_ZOO_OFFLINE or HF_HUB_OFFLINE forbids the network (unset it), and the file is not cached"
                     )
+                    raise source.refusal(found, OfflineError)
                 return _verified(source, verify)
             except (DownloadError, CheckpointError) as failure:
                 _log.info("%s: %s", source.shown, failure.found)
@@ -177,13 +153,12 @@ def fetch(
         raise
     finally:
         release_partial(partial)
-    # Raise the most telling: wrong bytes, then the user's own switch, then what the first address said.
-    worst = min(failures, key=lambda each: (not isinstance(each, CheckpointError), type(each) is not OfflineError))
+    worst = min(failures, key=lambda each: not isinstance(each, CheckpointError))  # wrong bytes, or the first
+    if isinstance(worst, DownloadError):
+        worst.done = _kept(partial)
+    if isinstance(worst, TransferError):
+        worst.kept = resumable_bytes(partial)
     if len(failures) > 1:
-        if isinstance(worst, DownloadError):
-            worst.done = _kept(partial)  # a later address may have changed it
-        if isinstance(worst, TransferError):
-            worst.kept = resumable_bytes(partial)
         worst.found = "; ".join(f"{redact(url)}: {each.found}" for url, each in zip(urls, failures, strict=True))
     raise worst
 
@@ -213,7 +188,7 @@ def _download(source: _Source) -> None:
     local = source.url.startswith("file:")
     if not local:
         _check_hop(source, source.url)
-    reached, failed, first = _state(source.partial)[1], 0, True
+    reached, failed, level = _state(source.partial)[1], 0, logging.WARNING
     while True:
         try:
             return _copy(source) if local else _request(source)
@@ -224,18 +199,11 @@ def _download(source: _Source) -> None:
             else:
                 failed += 1
             if failed == TRIES:
-                raise source.refusal(
-                    f"{again} ({TRIES} tries without progress)",
-                    f"check the network and run the same again; or {ELSEWHERE}",
-                    TransferError,
-                    kept=resumable_bytes(source.partial),
-                ) from again
+                raise source.refusal(f"{again} ({TRIES} tries without progress)", TransferError, kept=0) from again
             backoff = min(LONGEST_BACKOFF_S, 0.5 * 2 ** max(failed - 1, 0)) * _jitter.uniform(0.5, 1)
             wait_s = backoff if again.wait_s is None else min(again.wait_s, LONGEST_RETRY_AFTER_S)
-            if first:  # a user who waits should know what for; the others say nothing new
-                _log.warning("%s: %s; retrying", source.shown, again)
-                first = False
-            _log.info("%s: %s; next try in %.1f s", source.shown, again, wait_s)
+            _log.log(level, "%s: %s; retrying in %.1f s", source.shown, again, wait_s)
+            level = logging.INFO  # a user who waits should know what for; the others say nothing new
             sleep(wait_s)
 
 
@@ -244,12 +212,12 @@ def _copy(source: _Source) -> None:
     try:
         facts = path.stat()
         if not stat.S_ISREG(facts.st_mode):  # a pipe would block for ever
-            raise source.refusal(f"{path} is not a regular file", ELSEWHERE)
+            raise source.refusal(f"{path} is not a regular file")
         with path.open("rb") as file:
             blocks = iter(functools.partial(file.read, _CHUNK_BYTES), b"")
             _store(source, blocks, 0, Note(source.shown, None, facts.st_size))
     except OSError as error:
-        raise source.refusal(f"{path} cannot be read: {error.strerror}", ELSEWHERE) from error
+        raise source.refusal(f"{path} cannot be read: {error.strerror}") from error
 
 
 def _request(source: _Source) -> None:
@@ -262,24 +230,22 @@ def _request(source: _Source) -> None:
     etag = note.etag if note and size and size < (note.total or size + 1) else None
     start = size if etag else 0
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-", "If-Range": etag} if etag else {})
-    with _Session() as session, _ask(source, session, headers) as response:
+    with TimedSession(ANSWER_S) as session, _ask(source, session, headers) as response:
         _check_answer(source, response, start)
         length = _LENGTH.fullmatch(response.headers.get("Content-Length", ""))
         total, answered_etag = int(length[0]) if length else None, response.headers.get("ETag", "")
         if "Content-Range" in response.headers or response.status_code == 206:
             sliced = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
-            total = int(sliced[3]) if sliced and sliced[3] != "*" else None
-            known = note.total if note and etag else None
+            total = int(sliced[3]) if sliced else 0
             if (
                 not sliced
                 or int(sliced[1]) != start
-                or not start <= int(sliced[2]) < (total or int(sliced[2]) + 1)
-                or (known and total and known != total)
+                or not start <= int(sliced[2]) < total
+                or (etag and note and note.total not in {None, total})
                 or (etag and answered_etag not in {"", etag})
             ):
                 discard(source.partial)
                 raise TryAgainError("the host answered with another slice than the one asked for")
-            total = total or known
         else:
             start = 0  # the whole body, whether or not a slice was asked for
         new = Note(source.shown, answered_etag if _STRONG_ETAG.fullmatch(answered_etag) else None, total)
@@ -321,11 +287,16 @@ def _store(source: _Source, blocks: Iterator[bytes], start: int, note: Note) -> 
     """Write a body from byte `start` on (0: begin anew) and return the size reached; keep none that looks wrong."""
     partial, total = source.partial, note.total
     if total is not None and total > source.max_bytes:
-        raise source.oversize(f"{total:,} bytes")
+        raise source.unexpected(f"{total:,} bytes, where at most {source.max_bytes:,} can be right,")
     first = next(blocks, b"")
-    if not start:
-        _check_opening(source, first)
-    with disk_errors(partial, f"write {partial}"), _bar(source, start, total) as bar:
+    if not start and (not first or first.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(_NO_FILE)):
+        raise source.unexpected(f"a body that begins with {first[:20]!r} (a login or error page?)")
+    name = printable(PurePosixPath(urlsplit(source.url).path).name)
+    quiet = None if source.progress and sys.stderr else True  # None: unless stderr is a terminal
+    with (
+        disk_errors(partial, f"write {partial}"),
+        Bar(desc=name, total=total, initial=start, unit="B", unit_scale=True, disable=quiet) as bar,
+    ):
         need, free = (total or 0) - _state(partial)[1], shutil.disk_usage(partial.parent).free
         if need > free:
             raise OSError(errno.ENOSPC, f"{need:,} bytes are needed and {free:,} are free")
@@ -341,25 +312,11 @@ def _store(source: _Source, blocks: Iterator[bytes], start: int, note: Note) -> 
                 if not _is_at(partial, file.fileno()):
                     raise TryAgainError("another process took over the partial download")
                 file.write(block)
-                if bar is not None:
-                    bar.update(len(block))
+                bar.update(len(block))
             else:
                 return size
     discard(partial)
-    raise source.oversize("a body that goes on")
-
-
-def _check_opening(source: _Source, first: bytes) -> None:
-    if not first:
-        raise source.page("an empty body")
-    if first.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
-        raise source.page("markup")
-    if first.startswith(_LFS_POINTER):
-        raise source.refusal(
-            "a pointer of Git LFS in place of the file it stands for",
-            f"run `git lfs pull` where that folder was cloned; or {ELSEWHERE}",
-            UnexpectedContentError,
-        )
+    raise source.unexpected(f"a body that goes on after the {source.max_bytes:,} bytes that can be right")
 
 
 def _open_no_link(path: str, flags: int) -> int:
@@ -372,12 +329,6 @@ def _is_at(path: Path, descriptor: int) -> bool:
         return os.path.samestat(os.fstat(descriptor), path.stat())
     except FileNotFoundError:
         return False
-
-
-def _bar(source: _Source, start: int, total: int | None) -> contextlib.AbstractContextManager[Bar | None]:
-    if not source.progress or sys.stderr is None or not sys.stderr.isatty():
-        return contextlib.nullcontext()
-    return Bar(desc=printable(source.name), total=total, initial=start, unit="B", unit_scale=True)
 
 
 # --- HTTP ------------------------------------------------------------------------------------------------------------
@@ -445,45 +396,31 @@ class _Adapter(requests.adapters.HTTPAdapter):
         return pool
 
 
-class _Session(TimedSession):
-    """A session that leaves redirects to `_ask`: requests would read their bodies, decoded and whole."""
-
-    def __init__(self) -> None:
-        super().__init__(ANSWER_S)
-
-    def get_redirect_target(self, resp: requests.Response) -> None:
-        del resp
-
-
-def _check_hop(source: _Source, url: str, before: str | None = None) -> None:
+def _check_hop(source: _Source, url: str, before: str = "") -> None:
     """Refuse an unsafe address: the first, or one that a redirect from `before` leads to.
 
     https:// may follow anything. http:// may only lead to this machine or to a host named in HRNET_ZOO_MIRRORS, and
     never follows https://, however the redirects began.
     """
-    leads = "" if before is None else "a redirect leads to "
+    leads = "a redirect leads to " if before else ""
     try:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port
     except ValueError:  # whose text may quote a password
-        raise source.refusal(f"{leads}a malformed address", "give an https:// or file:// address") from None
-    if parts.scheme == "https":
-        return
-    if parts.scheme != "http":
-        found = f"{leads}the scheme {parts.scheme!r}, which is not used here"
-        raise source.refusal(found, ELSEWHERE if leads else "give an https:// or file:// address")
-    if before is not None and urlsplit(before).scheme == "https":
-        raise source.refusal(f"a redirect from https:// down to http://{host}, which is not used here", ELSEWHERE)
+        raise source.refusal(f"{leads}a malformed address") from None
+    if parts.scheme not in {"http", "https"}:
+        raise source.refusal(f"{leads}the scheme {parts.scheme!r}, which is not used here; https:// and file:// are")
     named = {(base.hostname, base.port) for base in map(urlsplit, mirrors()) if base.scheme == "http"}
-    if not is_loopback(host) and (host, port) not in named:
-        raise source.refusal(
-            f"{leads}http:// without TLS",
-            "use https://, or name this host in HRNET_ZOO_MIRRORS if you trust the way to it",
-        )
+    if parts.scheme == "http" and (before.startswith("https:") or not (is_loopback(host) or (host, port) in named)):
+        found = f"{leads}http:// without TLS, which is not used here except to a host that HRNET_ZOO_MIRRORS names"
+        raise source.refusal(f"{found} (and never behind https://)")
 
 
-def _ask(source: _Source, session: _Session, headers: Mapping[str, str]) -> requests.Response:
-    """Send the request and follow redirects, whose bodies are never read; return the unread answer."""
+def _ask(source: _Source, session: TimedSession, headers: Mapping[str, str]) -> requests.Response:
+    """Send the request and follow redirects; return the unread answer."""
+    find_target = session.get_redirect_target
+    # Or requests would read the bodies of redirects, decoded and whole
+    session.get_redirect_target = lambda resp: None  # type: ignore[method-assign]
     url = source.url
     for _ in range(MAX_REDIRECTS + 1):
         late = TryAgainError(f"no whole answer within {ANSWER_S:.0f} s")
@@ -499,60 +436,30 @@ def _ask(source: _Source, session: _Session, headers: Mapping[str, str]) -> requ
             return response
         response.close()
         try:
-            target = _next_hop(url, response.headers["Location"])
+            target = urljoin(url, find_target(response))
         except ValueError:
-            raise source.refusal("a redirect leads to a malformed address", ELSEWHERE) from None
+            raise source.refusal("a redirect leads to a malformed address") from None
         _check_hop(source, target, before=url)
         url = target
-    raise source.refusal(f"more than {MAX_REDIRECTS} redirects", ELSEWHERE)
-
-
-def _next_hop(url: str, location: str) -> str:
-    """Resolve a Location; user and password of the address go along only to the same host and port."""
-    # http.client decodes headers as Latin-1; what is not ASCII was meant as UTF-8
-    target = urljoin(url, location.encode("latin-1", "replace").decode("utf-8", "replace"))
-    old, new = urlsplit(url), urlsplit(target)
-    user, _, place = old.netloc.rpartition("@")
-    if user and (old.scheme, place) == (new.scheme, new.netloc):
-        return new._replace(netloc=old.netloc).geturl()
-    return target
+    raise source.refusal(f"more than {MAX_REDIRECTS} redirects")
 
 
 def _explain(source: _Source, url: str, error: Exception) -> TryAgainError | DownloadError:
     """Turn what requests raises into the error to raise: one for another try, or one that no try mends."""
     names = (f"{urlsplit(url).scheme}_proxy", f"{urlsplit(url).scheme}_proxy".upper(), "all_proxy", "ALL_PROXY")
-    setting = next((name for name in names if os.environ.get(name)), "the system's proxy settings")
+    setting = next((name for name in names if os.environ.get(name)), "the system's settings")
     by_proxy = isinstance(error, requests.exceptions.ProxyError)
-    bottom = _bottom(error)
+    whom = f"the proxy named by {setting}" if by_proxy else "the host"
+    refused = "Tunnel connection failed: 4" in str(error)  # 407 and its like; http.client has no class for it
     # A bare OSError is how requests reports a missing file of certificates.
     bare = isinstance(error, OSError) and not isinstance(error, requests.RequestException)
-    if isinstance(error, requests.exceptions.SSLError) or (by_proxy and isinstance(bottom, ssl.SSLError)) or bare:
-        whose = f"of the proxy named by {setting} " if by_proxy else ""
-        if isinstance(bottom, ssl.SSLError) and not isinstance(bottom, ssl.SSLCertVerificationError):
-            found = f"no secure connection can be made with the host {whose}({cause(error)})"
-        else:
-            found = f"the host's TLS certificate {whose}cannot be verified ({cause(error)})"
-        return source.refusal(
-            found,
-            f"check the clock, and REQUESTS_CA_BUNDLE if your network has a certificate of its own; or {ELSEWHERE}",
-        )
-    if by_proxy:
-        if "Tunnel connection failed: 4" in str(error):  # 407 and its like; http.client has no class for it
-            return source.refusal(
-                f"the proxy named by {setting} refuses the connection ({cause(error)})",
-                f"correct {setting}, or {BY_HAND}",
-            )
-        return TryAgainError(f"the proxy named by {setting} cannot be reached ({cause(error)})")
+    if isinstance(_bottom(error), ssl.SSLError) or bare or refused:
+        return source.refusal(f"no secure connection can be made with {whom} ({cause(error)})")
     if isinstance(error, requests.ConnectionError | requests.Timeout):
-        return TryAgainError(f"the host cannot be reached ({cause(error)})")
+        return TryAgainError(f"{whom} cannot be reached ({cause(error)})")
     if isinstance(error, requests.exceptions.InvalidURL):  # its text may quote a password
-        return source.refusal(
-            f"the address, or the proxy named by {setting}, is malformed", f"correct {setting}; or {ELSEWHERE}"
-        )
-    if isinstance(error, requests.exceptions.InvalidSchema):
-        found = f"it leads to an address or a proxy of a kind that is not used here ({cause(error)})"
-        return source.refusal(found, ELSEWHERE)
-    return source.refusal(cause(error), ELSEWHERE)
+        return source.refusal(f"the address, or the proxy named by {setting}, is malformed")
+    return source.refusal(f"the address, or the proxy named by {setting}, cannot be used ({cause(error)})")
 
 
 def _check_answer(source: _Source, response: requests.Response, start: int) -> None:
@@ -568,23 +475,16 @@ def _check_answer(source: _Source, response: requests.Response, start: int) -> N
             wait_s = None
         raise TryAgainError(f"HTTP status {status}", wait_s)
     if status not in {200, 206}:
-        gone = "the file is gone from this host, a newer hrnet-zoo may know its place"
-        raise source.refusal(
-            f"HTTP status {status} {response.reason or ''}".strip(),
-            f"{gone if status == 404 else 'try later'}; or {ELSEWHERE}",
-            HTTPStatusError,
-            status=status,
-        )
+        raise source.refusal(f"HTTP status {status} {response.reason or ''}".strip(), HTTPStatusError, status=status)
     encoding = headers.get("Content-Encoding", "").strip().lower() or "identity"
     if encoding != "identity":  # nothing is decoded: a bomb of a few kilobytes would fill the disk
-        found = f"a body encoded as {encoding} where none was asked for"
-        raise source.refusal(found, ELSEWHERE, UnexpectedContentError)
+        raise source.unexpected(f"a body encoded as {encoding}, though none was asked for,")
     kind = headers.get("Content-Type", "").partition(";")[0].strip().lower()
     if kind in PAGE_TYPES:
-        raise source.page(f"a {kind} page")
+        raise source.unexpected(f"a {kind} page (a login or error page?)")
 
 
-def _body(session: _Session, response: requests.Response) -> Iterator[bytes]:
+def _body(session: TimedSession, response: requests.Response) -> Iterator[bytes]:
     """Read a body in blocks; SLOWEST_BYTES of it must come within each SLOWEST_S, whatever else comes."""
     session.allow(SLOWEST_S)
     count = 0

@@ -158,8 +158,12 @@ RECOVERED: dict[str, tuple[list[Answer], int]] = {  # fault: (answers, requests 
         3,
     ),
     "a slice of untold size": (
-        [ranged(BODY, stop=100_000), status(206, {"Content-Range": "bytes 100000-299999/*"}, BODY[100_000:])],
-        2,
+        [
+            ranged(BODY, stop=100_000),
+            status(206, {"Content-Range": "bytes 100000-299999/*"}, BODY[100_000:]),
+            ranged(BODY),
+        ],
+        3,
     ),
     "numbers of 5,000 digits": (
         [
@@ -557,7 +561,7 @@ def test_the_body_of_a_redirect_is_never_read(host: FaultServer, partial: Path, 
     assert [request.path for request in host.requests] == ["/moved", PATH]
 
 
-def test_user_and_password_go_along_to_the_same_host_only(host: FaultServer, partial: Path) -> None:
+def test_user_and_password_go_along_where_a_redirect_names_no_host(host: FaultServer, partial: Path) -> None:
     host.play(PATH, whole(BODY))
     relative, absolute = host.play("/relative", status(302, {"Location": PATH})), host.url + PATH
     named = host.play("/absolute", status(302, {"Location": absolute}))
@@ -567,7 +571,7 @@ def test_user_and_password_go_along_to_the_same_host_only(host: FaultServer, par
         for url in (relative, named, elsewhere):
             bring(url.replace("//", "//me:secret@"), partial=partial)
             discard(partial)
-        assert all("Authorization" in request.headers for request in host.requests)
+        assert ["Authorization" in request.headers for request in host.requests] == [True, True, True, False, True]
         assert [request.headers.get("Authorization") for request in other.requests] == [None]
     assert [request.path for request in host.requests] == ["/relative", PATH, "/absolute", PATH, "/elsewhere"]
 
@@ -699,7 +703,7 @@ def test_no_way_down_behind_a_mirror_that_is_plain(
         assert bring(along, partial=partial) == BODY
         discard(partial)
         down = host.play("/zoo/down", status(302, {"Location": secure.play("/down", status(302, {"Location": end}))}))
-        with pytest.raises(DownloadError, match="from https:// down to http://"):
+        with pytest.raises(DownloadError, match="never behind https://"):
             bring(down, partial=partial)
         aside = host.play("/zoo/aside", status(302, {"Location": other.play(PATH, whole(BODY))}))
         with pytest.raises(DownloadError, match="a redirect leads to http:// without TLS"):
@@ -724,7 +728,7 @@ def test_unverified_certificate_of_a_proxy_is_final(
     naps: list[float] = []
     with serve(certificate) as proxy:
         monkeypatch.setenv("https_proxy", proxy.url.replace("//", "//user:secret@"))
-        with pytest.raises(DownloadError, match="certificate of the proxy named by https_proxy") as caught:
+        with pytest.raises(DownloadError, match=r"the proxy named by https_proxy.*certificate") as caught:
             bring("https://elsewhere.invalid/a.pth", partial=partial, naps=naps)
         assert proxy.requests == []
     assert naps == []
@@ -862,8 +866,8 @@ def test_the_log_says_why_it_is_tried_again(
     with caplog.at_level("INFO"):
         bring(url, partial=partial)
     assert f": {words}" in caplog.text
-    assert "; next try in " in caplog.text
-    assert len([line for line in caplog.messages if line.endswith("; retrying")]) == 1
+    assert "; retrying in " in caplog.text
+    assert len([record for record in caplog.records if record.levelname == "WARNING"]) == 1
 
 
 def test_a_user_who_waits_is_told_once(partial: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -871,7 +875,7 @@ def test_a_user_who_waits_is_told_once(partial: Path, caplog: pytest.LogCaptureF
         bring("http://127.0.0.1:9/file.pth", partial=partial)
     (line,) = caplog.messages
     assert line.startswith("http://127.0.0.1:9/file.pth: the host cannot be reached (")
-    assert line.endswith("); retrying")
+    assert "); retrying in " in line
     assert str(caught.value).count("http://127.0.0.1:9/file.pth") == 1
 
 
@@ -880,7 +884,7 @@ def test_what_requests_cannot_ask(partial: Path, monkeypatch: pytest.MonkeyPatch
         raise requests.exceptions.InvalidHeader("a header that is none")
 
     monkeypatch.setattr(requests.Session, "get", refused)
-    with pytest.raises(DownloadError, match="found: a header that is none"):
+    with pytest.raises(DownloadError, match="a header that is none"):
         bring("https://localhost/a.pth", partial=partial)
 
 
@@ -894,8 +898,8 @@ def test_offline_opens_no_socket(tmp_path: Path, partial: Path, monkeypatch: pyt
     local = (tmp_path / "a.pth").as_uri()
     with pytest.raises(OfflineError) as caught:
         bring("https://a.example/a.pth", "file:///nowhere/a.pth", partial=partial)
-    assert "hrnet-zoo import a.pth" in caught.value.advice
-    assert "https://a.example/a.pth" in caught.value.advice
+    assert "hrnet-zoo import FILE" in caught.value.advice
+    assert "https://a.example/a.pth" in caught.value.asked
     assert bring("https://a.example/a.pth", local, partial=partial) == BODY
 
 
@@ -958,7 +962,7 @@ def test_interrupt_passes_and_keeps_the_part(
         fetch([url], partial, max_bytes=1 << 30, verify=wants(LONG), progress=False)
     assert resumable_bytes(partial) == 300_000
     assert partial.stat().st_mtime == 0  # the next call takes it at once
-    assert caplog.messages[0].endswith("; retrying")
+    assert "; retrying in " in caplog.messages[0]
     assert caplog.messages[1:] == [f"interrupted: 300,000 bytes stay in {partial}; the next call resumes there"]
     bring(url, partial=partial, body=LONG)
 

@@ -216,8 +216,8 @@ def test_broken_in_the_middle(line: bytes, mirror: FaultServer, cache: Path) -> 
         (b"not found", "neither a line of training nor the environment"),
         (b"\x80\x02}q\x00.\n" * 2, "line 1 is no JSON object"),
         (b"\n" * 9, "neither a line of training nor the environment"),
-        (b"", "an empty body"),
-        (b"<html>sign in</html>", "markup"),
+        (b"", "begins with b''"),
+        (b"<html>sign in</html>", "begins with b'<html>"),
         (body(train_line(50 + i, **{f"key {i}": 1}) for i in range(MAX_COLUMNS)), "more than 1000 different keys"),
     ],
 )
