@@ -6,7 +6,6 @@
     <root>/v1/models/.<key>.<random>.tmp    being written; likewise in the other folders
     <root>/v1/downloads/<key>.<random>.part a partial download
     <root>/v1/locks/<key>.lock
-    <root>/v1/digests/<key>.sha256          left by an earlier version; not read
 
 Nothing here depends on locks for correctness: some network file systems grant every lock to everybody, so a lock only
 saves bandwidth. Each writer has a private file, under a name that is never used twice, and a finished file appears by
@@ -21,11 +20,10 @@ import os
 import re
 import secrets
 import stat
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 import filelock
 
@@ -36,20 +34,18 @@ LOCK_NOTICE_S = 10.0  # wait for a lock so long before telling the user
 LOCK_WAIT_S = 600.0
 SILENT_S = 10.0
 STALE_S = 15 * 60.0  # a download writes far more often: at worst five tries of 30 s with waits of 60 s
-REPLACE_WAITS_S = (0.05, 0.1, 0.2, 0.4)  # on Windows, a virus scanner holds a new file for about that long
 
 Finished = Literal["model", "log"]
-Kind = Literal["model", "log", "digest", "partial", "temp", "lock", "unknown"]
+Kind = Literal["model", "log", "partial", "temp", "lock", "unknown"]
 _SUFFIXES: dict[Finished, str] = {"model": ".safetensors", "log": ".log.json"}
 
 _KEY = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,119}"
 _RANDOM = r"[A-Za-z0-9_-]+"  # version 0.1 identified the writer here, and kept a .json beside each .part
 _PATTERNS: dict[Kind, str] = {
-    **{kind: rf"{kind}s/(?P<key>{_KEY}){re.escape(suffix)}" for kind, suffix in _SUFFIXES.items()},
-    "digest": rf"digests/(?P<key>{_KEY})\.sha256",
-    "temp": rf"(models|logs|digests|downloads)/\.(?P<key>{_KEY})\.{_RANDOM}\.tmp",
-    "partial": rf"downloads/(?P<key>{_KEY})\.{_RANDOM}\.(part|json)",
-    "lock": rf"locks/(?P<key>{_KEY})\.lock",
+    **{kind: rf"{kind}s/({_KEY}){re.escape(suffix)}" for kind, suffix in _SUFFIXES.items()},
+    "temp": rf"(?:models|logs|downloads)/\.({_KEY})\.{_RANDOM}\.tmp",
+    "partial": rf"downloads/({_KEY})\.{_RANDOM}\.(?:part|json)",
+    "lock": rf"locks/({_KEY})\.lock",
 }
 _log = logging.getLogger("hrnet_zoo")
 
@@ -130,9 +126,7 @@ def lock(key: str) -> Iterator[None]:
         except filelock.Timeout:
             _log.warning("waiting for another process or thread that works on %s (lock %s)", key, path)
             held.acquire(timeout=LOCK_WAIT_S - LOCK_NOTICE_S)
-    except filelock.Timeout:
-        _log.warning("went on without the lock %s after %.0f s", path, LOCK_WAIT_S)
-    except (OSError, NotImplementedError) as error:  # no locks on this file system
+    except (OSError, NotImplementedError) as error:  # a Timeout, or no locks on this file system
         _log.info("went on without the lock %s: %s", path, error)
     try:
         yield
@@ -141,7 +135,7 @@ def lock(key: str) -> Iterator[None]:
             held.release()
 
 
-def claim_partial(key: str, kind: Finished = "model") -> Path:
+def claim_partial(key: str) -> Path:
     """Take over the longest partial download of a cache key that nobody writes any more, or begin an empty one.
 
     Call it with the lock of `key` held.
@@ -150,19 +144,17 @@ def claim_partial(key: str, kind: Finished = "model") -> Path:
         A file that no other process writes.
 
     Raises:
-        CacheError: the cache cannot be written, or a folder is in the place of the finished file.
+        CacheError: the cache cannot be written.
 
     """
-    final, folder = _final(key, kind), _folder("downloads")
+    folder = _folder("downloads")
+    mine = folder / f"{_checked(key)}.{secrets.token_hex(8)}.part"
     with disk_errors(folder, f"begin a download of {key}"):
-        if final.is_dir():
-            raise IsADirectoryError(None, f"a folder stands where the file goes, {final}")
         _warn_of_others(root())
         now_s, left = (
             _now_s(folder),
             [entry for entry in entries() if entry.key == key and entry.path.suffix == ".part"],
         )
-        mine = folder / f"{key}.{secrets.token_hex(8)}.part"
         for entry in sorted(left, key=lambda entry: -entry.size):
             if now_s - entry.modified_s > SILENT_S:
                 # PermissionError: another user's. FileNotFoundError: another process was faster.
@@ -187,8 +179,7 @@ def publish(key: str, data: bytes, check: Callable[[Path], object], kind: Finish
         CacheError: the file cannot be written. Neither this nor what `check` raises leaves anything behind.
 
     """
-    final, folder = _final(key, kind), _folder(f"{kind}s")
-    temp = _temp(folder, key)
+    final, temp = _final(key, kind), _temp(_folder(f"{kind}s"), key)
     try:
         with disk_errors(final, f"write the {kind} {key} into the cache"):
             with temp.open("xb") as file:  # never an existing file or link; the umask decides the mode
@@ -197,7 +188,7 @@ def publish(key: str, data: bytes, check: Callable[[Path], object], kind: Finish
                 os.fsync(file.fileno())
             check(temp)
             try:
-                _replace(temp, final)
+                temp.replace(final)
             except PermissionError as error:
                 # Windows lets nobody replace a file that others have mapped. A key has one content: theirs will do.
                 try:
@@ -212,45 +203,41 @@ def publish(key: str, data: bytes, check: Callable[[Path], object], kind: Finish
     return final
 
 
-def remove_damaged(path: Path, check: Callable[[Path], object]) -> bool:
-    """Remove a finished file if `check` still refuses it once its lock is held; tell whether it went.
+def remove_damaged(path: Path, check: Callable[[Path], object]) -> None:
+    """Remove a finished file if `check` still refuses it once its lock is held.
 
     Raises:
         CheckpointError: the file cannot be read, which is not damage; it stays.
         CacheError: the cache cannot be written.
 
     """
-    key = next((entry.key for entry in entries() if entry.path == path), "")
-    if not key:
-        return False
+    _, key = _classify(path)
     with lock(key):
-        if not os.path.lexists(path):
-            return False
-        try:
-            check(path)
-        except HRNetZooError as error:
-            if isinstance(error.__cause__, OSError):
-                raise
-            discard(path)
-            return True
-    return False
+        if os.path.lexists(path):
+            try:
+                check(path)
+            except HRNetZooError as error:
+                if isinstance(error.__cause__, OSError):
+                    raise
+                discard(path)
 
 
 def sweep(*, everything: bool = False) -> list[CacheEntry]:
-    """Remove what killed processes left, of all cache keys; return what went.
+    """Remove the temporary files and partial downloads that nobody has written to for STALE_S; return what went.
 
-    A key without a finished file keeps its longest partial download for resuming, unless `everything` is to go. The
-    digests of an earlier version, which may still be in use, go with everything only.
+    A key without a finished file keeps its longest partial download for resuming, unless `everything` is to go.
 
     Raises:
         CacheError: the cache cannot be written.
 
     """
-    kept: set[str] = set()
-    gone: list[CacheEntry] = []
-    outdated = [entry for entry in entries() if everything and entry.kind == "digest"]
-    for entry in sorted(_garbage() + outdated, key=lambda entry: -entry.size):
-        finished = any(_final(entry.key, kind).exists() for kind in get_args(Finished))
+    kept, gone = set[str](), list[CacheEntry]()
+    unfinished = [entry for entry in entries() if entry.kind in {"partial", "temp"}]
+    now_s = _now_s(_folder("downloads")) if unfinished else 0.0
+    for entry in sorted(unfinished, key=lambda entry: -entry.size):
+        finished = any(_final(entry.key, kind).exists() for kind in _SUFFIXES)
+        if now_s - entry.modified_s <= STALE_S:
+            continue
         if entry.path.suffix == ".part" and not everything and not finished and entry.key not in kept:
             kept.add(entry.key)
             continue
@@ -275,28 +262,28 @@ def entries() -> list[CacheEntry]:
         for path in sorted(top.rglob("*")):
             with contextlib.suppress(FileNotFoundError):  # gone since it was listed
                 facts = path.lstat()
+                kind, key = _classify(path)
+                # A finished file may be a link to other storage; a partial download that is a link or a pipe is a trap.
+                if not stat.S_ISREG(facts.st_mode) and not (kind in _SUFFIXES and stat.S_ISLNK(facts.st_mode)):
+                    kind, key = "unknown", ""
                 if not stat.S_ISDIR(facts.st_mode):
-                    found.append(CacheEntry(*_classify(path, facts), path, facts.st_size, facts.st_mtime))
+                    found.append(CacheEntry(kind, key, path, facts.st_size, facts.st_mtime))
     return found
 
 
 def clear(key: str | None = None) -> list[CacheEntry]:
     """Remove the finished files and partial downloads of one cache key, or of all (None); return what went.
 
-    Locks, unknown files and what another process may be publishing stay.
-
     Raises:
         CacheError: the cache cannot be written.
 
     """
     wanted = None if key is None else _checked(key)
-    keys = {entry.key for entry in entries() if entry.key and wanted in {None, entry.key}}
     gone: list[CacheEntry] = []
-    for each in sorted(keys):
+    for each in sorted({entry.key for entry in entries() if entry.key and wanted in {None, entry.key}}):
         with lock(each):
-            garbage = _garbage()
             for entry in entries():
-                if entry.key == each and (entry.kind in {"model", "log", "digest", "partial"} or entry in garbage):
+                if entry.key == each and entry.kind in {"model", "log", "partial"}:
                     discard(entry.path)
                     gone.append(entry)
     return gone
@@ -335,12 +322,11 @@ def disk_errors(path: Path, asked: str) -> Iterator[None]:
         ) from error
 
 
-def _classify(path: Path, facts: os.stat_result) -> tuple[Kind, str]:
+def _classify(path: Path) -> tuple[Kind, str]:
+    """Return the kind and the key of a file by its name."""
     for kind, pattern in _PATTERNS.items():
-        match = re.fullmatch(pattern, f"{path.parent.name}/{path.name}")
-        # A finished file may be a link to other storage; a partial download that is a link or a pipe is a trap.
-        if match and (stat.S_ISREG(facts.st_mode) or (kind in _SUFFIXES and stat.S_ISLNK(facts.st_mode))):
-            return kind, match["key"]
+        if match := re.fullmatch(pattern, f"{path.parent.name}/{path.name}"):
+            return kind, match[1]
     return "unknown", ""
 
 
@@ -375,15 +361,6 @@ def _folder(name: str) -> Path:
     return folder
 
 
-def _garbage() -> list[CacheEntry]:
-    """List the temporary files and partial downloads that nobody has written to for STALE_S."""
-    unfinished = [entry for entry in entries() if entry.kind in {"partial", "temp"}]
-    if not unfinished:
-        return []
-    now_s = _now_s(_folder("downloads"))
-    return [entry for entry in unfinished if now_s - entry.modified_s > STALE_S]
-
-
 def _now_s(folder: Path) -> float:
     """Read the clock that dates the files of a folder, which may be a server's."""
     probe = _temp(folder, "now")
@@ -400,14 +377,3 @@ def _warn_of_others(top: Path) -> None:
     facts = top.stat()
     if os.name == "posix" and facts.st_mode & 0o1002 == 0o0002 and facts.st_uid != os.geteuid():
         _log.warning("anybody may change the files of the cache %s; set HRNET_ZOO_CACHE to a folder of your own", top)
-
-
-def _replace(temp: Path, final: Path) -> None:
-    for wait_s in REPLACE_WAITS_S:
-        try:
-            temp.replace(final)
-        except PermissionError:
-            time.sleep(wait_s)
-        else:
-            return
-    temp.replace(final)

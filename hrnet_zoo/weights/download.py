@@ -130,7 +130,7 @@ def fetch(
         CheckpointError: an address served the wrong bytes twice and no other served the right ones.
         OfflineError: the network is switched off and no file:// address has the file.
         DownloadError: no address served the file (HTTPStatusError, TransferError, UnexpectedContentError, ...).
-        CacheError: the partial download cannot be written (CacheSpaceError, CachePermissionError).
+        CacheError: the partial download cannot be written (CacheSpaceError: the disk is full).
 
     """
     offline = is_offline()

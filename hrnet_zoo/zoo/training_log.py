@@ -197,7 +197,7 @@ def _download(url: str, *, progress: bool) -> Path:
         return cache.log_path(key)
     with cache.lock(key):
         if not cache.is_cached(key, "log"):  # another process may have been faster
-            partial = cache.claim_partial(key, "log")
+            partial = cache.claim_partial(key)
 
             def verify(data: bytes) -> None:
                 try:

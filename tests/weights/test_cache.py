@@ -275,8 +275,6 @@ def test_file_size_limit() -> None:
 def test_a_folder_at_the_place_of_the_model() -> None:
     files.model_path("a").mkdir(parents=True)
     with pytest.raises(CacheError, match=r"a\.safetensors"):
-        files.claim_partial("a")
-    with pytest.raises(CacheError, match=r"a\.safetensors"):
         files.publish("a", BODY, same)
     assert kinds() == {}
 
@@ -290,33 +288,25 @@ def test_a_dangling_link_is_replaced(tmp_path: Path) -> None:
     assert not (tmp_path / "nowhere").exists()
 
 
-def test_a_busy_file_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    naps: list[float] = []
-    monkeypatch.setattr(time, "sleep", naps.append)
-    real, tries = Path.replace, 3
+def test_a_file_that_others_have_mapped_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on Windows: one that is there and good is what was to be made."""
+    same(files.publish("a", BODY, whole))
 
-    def replace(self: Path, target: Path) -> Path:
-        nonlocal tries
-        tries -= 1
-        if tries >= 0:
-            raise PermissionError(13, "the file is in use")
-        return real(self, target)
+    def replace(*_: object) -> None:
+        raise PermissionError(13, "the file is in use")
 
     monkeypatch.setattr(Path, "replace", replace)
     same(files.publish("a", BODY, whole))
-    assert naps == [0.05, 0.1, 0.2]
-    tries = 99
-    same(files.publish("a", BODY, whole))  # one that is there and good is what was to be made
     assert kinds() == {"model": 1}
     files.model_path("a").write_bytes(b"damaged")
-    with pytest.raises(CacheError):
+    with pytest.raises(CacheError, match="the file is in use"):
         files.publish("a", BODY, whole)
     assert kinds() == {"model": 1}
 
 
 @pytest.mark.parametrize("place", ["sync", "check", "rename"])
 def test_killed_while_publishing(place: str) -> None:
-    change = {"sync": "os.fsync = die", "rename": "files._replace = die"}.get(place, "same = die")
+    change = {"sync": "os.fsync = die", "rename": "Path.replace = die"}.get(place, "same = die")
     assert run_child(f"{change}\nfiles.publish('a', BODY, same)").returncode == -signal.SIGKILL
     assert kinds() == {"temp": 1}
     same(files.publish("b", BODY, same))
@@ -417,25 +407,6 @@ def test_partial_downloads_of_the_last_version_are_known() -> None:
     assert "unknown" not in kinds()
 
 
-@pytest.mark.parametrize(
-    "remove", [files.clear, lambda: files.clear("a"), lambda: files.sweep(everything=True)], ids=["all", "one", "sweep"]
-)
-def test_digests_of_the_last_version_are_leftovers(cache: Path, remove: Callable[[], list[files.CacheEntry]]) -> None:
-    """Nothing reads them; they go when asked for, not after a download: that version may still be in use."""
-    files.publish("b", BODY, same)
-    digest = cache / "v1" / "digests" / "a.sha256"
-    digest.parent.mkdir()
-    digest.write_text("0" * 64 + "\n")
-    temp = digest.with_name(".a.0123456789abcdef.tmp")
-    temp.touch()
-    aged(temp, files.STALE_S + 1)
-    aged(digest, files.STALE_S + 1)
-    assert kinds() == {"model": 1, "digest": 1, "temp": 1}
-    assert [entry.path for entry in files.sweep()] == [temp]
-    assert digest in [entry.path for entry in remove()]
-    assert "digest" not in kinds()
-
-
 def test_a_planted_link_is_not_taken_over(tmp_path: Path) -> None:
     (tmp_path / "precious").write_text("mine")
     left = left_behind("a")
@@ -488,20 +459,18 @@ def test_a_cache_that_anybody_may_change(cache: Path, caplog: pytest.LogCaptureF
 def test_only_what_is_damaged_is_removed(monkeypatch: pytest.MonkeyPatch) -> None:
     """None is kept as *.corrupt, as was proposed: nobody looks at one, and it takes as much room as the good file."""
     final = files.publish("a", BODY, whole)
-    assert not files.remove_damaged(final, whole)
+    files.remove_damaged(final, whole)
     same(final)
     final.write_bytes(b"damaged")
-    assert files.remove_damaged(final, whole)
-    assert not files.remove_damaged(final, whole)
-    assert set(kinds()) == {"lock"}
+    for _ in range(2):
+        files.remove_damaged(final, whole)
+        assert set(kinds()) == {"lock"}
     files.publish("a", BODY, whole)
     monkeypatch.setattr(Path, "read_bytes", fails_with(errno.EIO))
     with pytest.raises(CheckpointFormatError):
         files.remove_damaged(final, whole)  # what cannot be read may be whole
     monkeypatch.undo()
-    monkeypatch.setenv("HRNET_ZOO_CACHE", str(final.parents[2]))
     assert final.read_bytes() == BODY
-    assert not files.remove_damaged(final.with_name("foreign name"), whole)
 
 
 # --- locks -----------------------------------------------------------------------------------------------------------
@@ -576,7 +545,7 @@ def test_a_holder_that_hangs_is_waited_for_only_so_long(
         with files.lock("a"):
             entered.append(True)
 
-    with files.lock("a"):
+    with caplog.at_level("INFO", "hrnet_zoo"), files.lock("a"):
         thread = threading.Thread(target=wait)
         thread.start()
         thread.join()
@@ -675,7 +644,7 @@ def test_entries_know_every_file(cache: Path) -> None:
 def test_logs_lie_beside_models(cache: Path) -> None:
     """A finished log appears, is found, resumed, swept and cleared as a model is; neither is taken for the other."""
     left_behind("a", size=100)
-    assert files.claim_partial("a", "log").stat().st_size == 100
+    assert files.claim_partial("a").stat().st_size == 100
     left_behind("b", 300, files.STALE_S + 1)
     assert files.publish("b", BODY, same, "log") == files.log_path("b") == cache / "v1" / "logs" / "b.log.json"
     assert files.is_cached("b", "log")
@@ -685,9 +654,6 @@ def test_logs_lie_beside_models(cache: Path) -> None:
     assert kinds() == {"log": 1, "partial": 1, "unknown": 1}  # that of b went: b is finished
     files.publish("b2", BODY, same)
     assert [(entry.kind, entry.key) for entry in files.clear("b")] == [("log", "b")]
-    files.log_path("c").mkdir()
-    with pytest.raises(CacheError, match=r"c\.log\.json"):
-        files.claim_partial("c", "log")
     assert sorted((entry.kind, entry.key) for entry in files.clear()) == [("model", "b2"), ("partial", "a")]
 
 

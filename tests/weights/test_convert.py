@@ -462,9 +462,9 @@ def test_one_that_another_process_has_mended_is_used(host: FaultServer, monkeypa
     final.write_bytes(CONVERTED[:1000])
     real = files.remove_damaged
 
-    def mend(path: Path, check: Callable[[Path], object]) -> bool:
+    def mend(path: Path, check: Callable[[Path], object]) -> None:
         convert.publish(KEY, CONVERTED)
-        return real(path, check)
+        real(path, check)
 
     monkeypatch.setattr(files, "remove_damaged", mend)
     load(url)
