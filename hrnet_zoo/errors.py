@@ -130,11 +130,6 @@ class UnknownModelError(ConfigError):
     nearest: tuple[str, ...]
 
 
-def install(extra: str) -> str:
-    """Return the command that installs an extra, from a checkout while there is no release."""
-    return f"pip install '.[{extra}]' in the checkout of hrnet-zoo"
-
-
 def no_such_argument(call: str, given: Iterable[str], instead: Mapping[str, str]) -> ConfigError:
     """Return the error for arguments of other libraries that `call` lacks; `instead` maps them to what to type."""
     name = next(iter(given))
@@ -257,13 +252,8 @@ class ImageError(HRNetZooError):
     source: str
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
 class ImageTooLargeError(ImageError):
     """An image has more pixels than the limit; nothing was decoded."""
-
-    width: int
-    height: int
-    limit: int
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from hrnet_zoo.engines.plan import Convolution, Head, Plan, UpsampleSum, replace_steps
-from hrnet_zoo.errors import ConfigError, install
+from hrnet_zoo.errors import ConfigError
 
 _importing = threading.RLock()  # one thread at a time sets the environment
 _TYPES = {torch.float32: "f32", torch.bfloat16: "bf16"}
@@ -207,5 +207,5 @@ def import_extra(module: str, extra: str, option: str) -> Any:  # noqa: ANN401 -
             asked=f"optimize with {option}",
             found=f"{module} cannot be imported ({error})",
             done="the network is unchanged",
-            advice=f"{install(extra)}, or leave {option.partition('=')[0]} out",
+            advice=f"pip install '.[{extra}]' in the checkout of hrnet-zoo, or leave {option.partition('=')[0]} out",
         ) from error

@@ -143,9 +143,7 @@ def check_size(size: tuple[int, int]) -> None:
         raise RefusedError(
             f"{width} x {height} = {width * height:,} pixels; the limit is {MAX_PIXELS:,}",
             "make it smaller, or cut it, if you trust it; decoded arrays are taken at any size",
-            width=width,
-            height=height,
-            limit=MAX_PIXELS,
+            too_large=True,
         )
     if width * height == 0:
         raise RefusedError(f"no pixels ({width} x {height})", "pass an image of at least 1 x 1 pixel")

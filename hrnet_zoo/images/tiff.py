@@ -52,9 +52,9 @@ Piece = tuple[int, int]  # offset and bytes of a strip or tile in the file
 
 
 class RefusedError(Exception):
-    """Why an image is not read, and what to do; `too_large` has the size and the limit if it has too many pixels."""
+    """Why an image is not read, and what to do."""
 
-    def __init__(self, found: str, advice: str, **too_large: int) -> None:
+    def __init__(self, found: str, advice: str, *, too_large: bool = False) -> None:
         super().__init__(found)
         self.found, self.advice, self.too_large = found, advice, too_large
 
@@ -67,7 +67,6 @@ class RefusedError(Exception):
             done="no pixels were taken",
             advice=self.advice,
             source=source,
-            **self.too_large,
         )
 
 

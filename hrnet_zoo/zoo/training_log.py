@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from hrnet_zoo.errors import ConfigError, DownloadError, UnexpectedContentError, install, printable
+from hrnet_zoo.errors import ConfigError, DownloadError, UnexpectedContentError, printable
 from hrnet_zoo.images.atomic import atomic_write
 from hrnet_zoo.weights import cache
 from hrnet_zoo.weights.addresses import addresses
@@ -97,7 +97,7 @@ class TrainingLog:
                 asked=f"draw the training log of {self.name}",
                 found=f"matplotlib cannot be imported ({error})",
                 done="nothing was drawn",
-                advice=install("plot"),
+                advice="pip install '.[plot]' in the checkout of hrnet-zoo",
             ) from error
         figure = Figure(figsize=(8, 4.5), dpi=150, layout="constrained")
         losses = figure.subplots()

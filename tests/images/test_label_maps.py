@@ -141,11 +141,13 @@ def test_unreadable_files(tmp_path: Path) -> None:
 def test_a_header_that_claims_too_much(tmp_path: Path) -> None:
     path = png(tmp_path / "a.png", 30_000, 30_000, depth=8, color=0, rows=b"")
     with (
-        pytest.raises(ImageTooLargeError, match=r"30000 x 30000 = 900,000,000 pixels[\s\S]*make it smaller") as caught,
+        pytest.raises(
+            ImageTooLargeError,
+            match=r"30000 x 30000 = 900,000,000 pixels; the limit is 64,000,000[\s\S]*make it smaller",
+        ),
         open_image(path),
     ):
         pass
-    assert (caught.value.width, caught.value.limit) == (30_000, 64_000_000)
 
 
 def test_a_header_is_enough(tmp_path: Path) -> None:

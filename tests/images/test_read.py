@@ -346,8 +346,7 @@ def test_more_pixels_than_the_limit(size: tuple[int, int]) -> None:
     """Judged by the header, at any claimed size, without a warning."""
     error = refused(ImageTooLargeError, png(*size, 1, 0, bytes(1000)))
     assert isinstance(error, ImageTooLargeError)
-    assert (error.width, error.height, error.limit) == (*size, 64_000_000)
-    assert f"{size[0] * size[1]:,} pixels" in error.found
+    assert f"{size[0] * size[1]:,} pixels; the limit is 64,000,000" in error.found
 
 
 def test_other_bombs() -> None:
