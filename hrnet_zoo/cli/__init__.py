@@ -13,7 +13,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn, TextIO
@@ -21,8 +21,7 @@ from typing import NoReturn, TextIO
 import click
 
 from hrnet_zoo import __version__
-from hrnet_zoo.cli import data, evaluating, files, finetuning, health, labeling, listing, logs, sharing
-from hrnet_zoo.cli.options import say, say_errors
+from hrnet_zoo.cli import benchmark, cache, catalog, check_data, doctor, evaluate, finetune, predict, push
 from hrnet_zoo.errors import HRNetZooError, printable
 
 INTERRUPTED, TERMINATED = 130, 143  # 128 + SIGINT and SIGTERM, as in shells
@@ -62,20 +61,21 @@ def cli() -> None:
 
 
 for command in (
-    *(listing.list_, listing.info, logs.log),
-    *(files.download, files.import_, files.cache, files.verify),
-    *(labeling.predict, labeling.demo, evaluating.evaluate),
-    data.check_data,
-    finetuning.finetune,
-    sharing.push,
-    *(health.benchmark, health.doctor),
+    *(catalog.list_, catalog.info, catalog.log),
+    *(cache.download, cache.import_, cache.cache, cache.verify),
+    *(predict.predict, predict.demo, evaluate.evaluate),
+    check_data.check_data,
+    finetune.finetune,
+    push.push,
+    *(benchmark.benchmark, doctor.doctor),
 ):
     cli.add_command(command)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit (`hrnet_zoo.errors` lists the exit codes)."""
-    with _streams(), _termination():
+    _prepare_streams()
+    with _sigterm_as_exit():
         code = _run(arguments)
         try:
             sys.stdout.flush()
@@ -88,18 +88,17 @@ def _run(arguments: Sequence[str] | None) -> int:
     try:
         return cli.main(args=arguments, prog_name="hrnet-zoo", standalone_mode=False) or 0
     except HRNetZooError as error:
-        with _if_stderr_takes_it():
-            say_errors([error])
+        _tell(f"error: {error}\n")
         return error.exit_code
     except click.ClickException as error:
         if not isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):  # whose message is the help
             error.message = printable(error.message)  # type: ignore[misc]  # final; it may quote what was typed
-        with _if_stderr_takes_it():
-            error.show()
+        text = io.StringIO()
+        error.show(text)
+        _tell(text.getvalue())
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
-        with _if_stderr_takes_it():
-            say("interrupted", err=True)
+        _tell("interrupted\n")
         return INTERRUPTED
     except OSError as error:
         # Failing files raise errors of ours; click writes to stdout alone.
@@ -111,16 +110,15 @@ def _run(arguments: Sequence[str] | None) -> int:
 def _unwritten(error: OSError) -> int:
     """Report output that stdout does not take: its reader (`| head`) has left, or the disk is full."""
     if not isinstance(error, BrokenPipeError):
-        with _if_stderr_takes_it():
-            say(f"error: the output could not be written: {error.strerror or error}", err=True)
+        _tell(f"error: the output could not be written: {error.strerror or error}\n")
     _discard(sys.stdout)
     return UNWRITTEN
 
 
-@contextmanager
-def _if_stderr_takes_it() -> Iterator[None]:
+def _tell(text: str) -> None:
+    """Print a text on stderr, if that takes anything."""
     try:
-        yield
+        click.echo(text, err=True, nl=False)
     except OSError:
         _discard(sys.stderr)
 
@@ -130,22 +128,19 @@ def _discard(stream: TextIO) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-@contextmanager
-def _streams() -> Iterator[None]:
+def _prepare_streams() -> None:
     """Make stdout and stderr take every text: escape what the encoding lacks; replace closed ones."""
-    with ExitStack() as stack:
-        for name, redirect in (("stdout", redirect_stdout), ("stderr", redirect_stderr)):
-            stream = getattr(sys, name)
-            if stream is None:
-                stack.enter_context(redirect(stack.enter_context(Path(os.devnull).open("w", encoding="utf-8"))))
-            elif isinstance(stream, io.TextIOWrapper):
-                stream.reconfigure(errors="backslashreplace")
-        yield
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8", closefd=False))
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 @contextmanager
-def _termination() -> Iterator[None]:
-    """Make SIGTERM unwind the stack like Ctrl-C, so that nothing half-written stays."""
+def _sigterm_as_exit() -> Iterator[None]:
+    """Let SIGTERM unwind the stack like Ctrl-C, so that nothing half-written stays."""
 
     def end(number: int, frame: FrameType | None) -> NoReturn:
         raise SystemExit(TERMINATED)

@@ -1,54 +1,20 @@
-"""Options, output and model loading that several commands share.
-
-Output for people quotes control characters in names; JSON escapes them itself, and keeps names exact.
-"""
+"""Options that several commands share, and the model that they describe."""
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import click
 
-from hrnet_zoo.errors import HRNetZooError, printable, redact
+import hrnet_zoo
 
 if TYPE_CHECKING:
     from hrnet_zoo.engines.optimize import OptimizedModel
     from hrnet_zoo.models.fcn import FCNHRNet
 
 
-def say(*lines: object, err: bool = False) -> None:
-    """Print lines for people, on stdout or stderr."""
-    click.echo("\n".join(map(printable, lines)), err=err)
-
-
-def say_json(facts: object) -> None:
-    """Print facts as JSON, with secrets blanked."""
-    click.echo(json.dumps(_redacted(facts), indent=1, allow_nan=False))
-
-
-def _redacted(facts: object) -> object:
-    if isinstance(facts, dict):
-        return {redact(str(key)): _redacted(value) for key, value in facts.items()}
-    if isinstance(facts, list | tuple):
-        return [_redacted(value) for value in facts]
-    return redact(facts) if isinstance(facts, str) else facts
-
-
-def say_errors(errors: Sequence[HRNetZooError]) -> None:
-    """Print errors on stderr, on the four lines that each consists of."""
-    for error in errors:
-        click.echo(f"error: {error}", err=True)
-
-
-def leave(code: int) -> NoReturn:
-    """End the command with this exit code."""
-    raise click.exceptions.Exit(code)
-
-
-def _bytes(_: click.Context, option: click.Parameter, text: str | None) -> int | None:
+def _parse_bytes(_: click.Context, option: click.Parameter, text: str | None) -> int | None:
     if text is None:
         return None
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kMG]?)B?", text, re.IGNORECASE)
@@ -58,57 +24,57 @@ def _bytes(_: click.Context, option: click.Parameter, text: str | None) -> int |
     return number
 
 
-as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-max_memory_option = click.option(
-    "--max-memory",
-    callback=_bytes,
-    metavar="BYTES",
-    help="Memory limit for full-resolution logits, e.g. 500MB; default: whatever is fastest.",
-)
-force_option = click.option("--force", is_flag=True, help="Overwrite existing files.")
-fast_option = click.option(
-    "--fast", is_flag=True, help="Use the optimized network: several times faster, rounds differently."
-)
-device_option = click.option("--device", help='E.g. "cpu" or "cuda:1"; default: CUDA if available.')
-dtypes = click.Choice(["float16", "bfloat16", "float32"])
-
-
-def model_options(command: click.decorators.FC) -> click.decorators.FC:
-    """Add --device and --dtype to a command."""
-    return device_option(click.option("--dtype", type=dtypes, help="Precision of the arithmetic.")(command))
-
-
-def parse_classes(text: str | None) -> int | list[str] | None:
+def parse_classes(_: click.Context, __: click.Parameter, text: str | None) -> int | list[str] | None:
     """Return the value of --classes: a number, or comma-separated names."""
     if text is None or text.strip().isdecimal():
         return int(text) if text else None
     return [name.strip() for name in text.split(",")]
 
 
+def parse_size(_: click.Context, option: click.Parameter, text: str | None) -> tuple[int, int] | None:
+    """Return two sides in pixels, given as 512x1024."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d{1,6})x(\d{1,6})", text, re.IGNORECASE)
+    if not match:
+        raise click.BadParameter(f"{text!r} is not two sides in pixels, such as 512x1024", param=option)
+    return int(match[1]), int(match[2])
+
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+force = click.option("--force", is_flag=True, help="Overwrite existing files.")
+classes = click.option(
+    "--classes",
+    callback=parse_classes,
+    help="Names (A,B,...) or number of a custom checkpoint's or dataset's classes.",
+)
+checkpoint = click.option("--checkpoint", help="Path or address of a .pth or .safetensors to load instead of NAME's.")
+ms_flip = click.option("--ms-flip", is_flag=True, help="Six scales, each also mirrored: about 17 times slower.")
+max_memory = click.option(
+    "--max-memory",
+    callback=_parse_bytes,
+    metavar="BYTES",
+    help="Memory limit for full-resolution logits, e.g. 500MB; default: whatever is fastest.",
+)
+fast = click.option("--fast", is_flag=True, help="Use the optimized network: several times faster, rounds differently.")
+device = click.option("--device", help='E.g. "cpu" or "cuda:1"; default: CUDA if available.')
+dtypes = click.Choice(["float16", "bfloat16", "float32"])
+dtype = click.option("--dtype", type=dtypes, help="Precision of the arithmetic.")
+
+
 def load_model(
     name: str,
     device: str | None,
     dtype: str | None,
-    checkpoint: str | None = None,
-    classes: int | list[str] | None = None,
-) -> FCNHRNet:
-    """Create the model that a command's options describe."""
-    from hrnet_zoo.zoo.create import create_model
-
-    return create_model(name, checkpoint=checkpoint, classes=classes, device=device, dtype=dtype)
-
-
-def load_optimized(
-    name: str,
-    device: str | None,
-    dtype: str | None,
-    checkpoint: str | None = None,
-    classes: int | list[str] | None = None,
-) -> OptimizedModel:
-    """Create the model for --fast: float32 weights, rounded once to the dtype of `optimize`."""
+    checkpoint: str | None,
+    classes: int | list[str] | None,
+    fast: bool,
+) -> FCNHRNet | OptimizedModel:
+    """Create the model that a command's options describe; if `fast`, from float32 weights that are rounded once."""
+    precision = "float32" if fast else dtype
+    model = hrnet_zoo.create_model(name, checkpoint=checkpoint, classes=classes, device=device, dtype=precision)
+    if not fast:
+        return model
     import torch
 
-    from hrnet_zoo.engines.optimize import optimize
-
-    model = load_model(name, device, "float32", checkpoint, classes)
-    return optimize(model, dtype=getattr(torch, dtype) if dtype else None)
+    return hrnet_zoo.optimize(model, dtype=getattr(torch, dtype) if dtype else None)

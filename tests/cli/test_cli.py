@@ -134,7 +134,7 @@ def test_download_refused_and_offline(
 def published(hr18s: bytes, host: FaultServer, monkeypatch: pytest.MonkeyPatch) -> FaultServer:
     """Let the stand-in be what the row states, and serve it."""
     info = dataclasses.replace(model_info(NAME), sha256_prefix=hashlib.sha256(hr18s).hexdigest()[:8])
-    for module in ("cli.files", "zoo.resolve", "zoo.maintenance"):
+    for module in ("cli.cache", "zoo.resolve", "zoo.maintenance"):
         monkeypatch.setattr(f"hrnet_zoo.{module}.model_info", lambda _: info)
     monkeypatch.setattr("hrnet_zoo.zoo.catalog._ROWS", (info,))
     host.play(info.checkpoint_url.removeprefix("https://download.openmmlab.com"), whole(hr18s))
@@ -474,7 +474,7 @@ def test_evaluate_is_in_float32_on_the_gpu_of_this_process(
         asked.append((device, dtype))
         raise OutputError(asked="a", found="b", done="c", advice="d", path=tmp_path)
 
-    monkeypatch.setattr("hrnet_zoo.cli.evaluating.load_model", load)
+    monkeypatch.setattr("hrnet_zoo.cli.options.load_model", load)
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
     monkeypatch.setenv("LOCAL_RANK", "3")
@@ -498,7 +498,7 @@ def test_interrupted(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(_: str) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("hrnet_zoo.cli.listing.model_info", interrupt)
+    monkeypatch.setattr("hrnet_zoo.cli.catalog.model_info", interrupt)
     run("info", NAME, code=130)
     assert "interrupted" in run.err
 

@@ -183,7 +183,7 @@ def test_images(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     """All 130 in one folder: the good ones are labeled, each bad one is told of once."""
     network = create_model("demo", device="cpu")
     network.dataset = replace(network.dataset, resize_to=(64, 32))
-    monkeypatch.setattr("hrnet_zoo.cli.labeling.load_model", lambda *_: network)
+    monkeypatch.setattr("hrnet_zoo.cli.options.load_model", lambda *_, **__: network)
     good, bad = good_images(), bad_images()
     contents = {name: each.data for name, each in good.items()} | {name: each.data for name, each in bad.items()}
     for name, data in contents.items():

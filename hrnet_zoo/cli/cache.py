@@ -1,4 +1,4 @@
-"""Commands that download, import and verify checkpoints, and look after the cache."""
+"""The commands `download`, `import`, `verify` and `cache`: files of weights on this machine."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from hrnet_zoo.cli.options import as_json, leave, say, say_errors, say_json
+from hrnet_zoo.cli import options
+from hrnet_zoo.cli.output import exit_with, say, say_json
 from hrnet_zoo.errors import HRNetZooError
 from hrnet_zoo.zoo.catalog import ModelInfo, list_models, model_info
 
@@ -27,7 +28,7 @@ T = TypeVar("T")
     type=click.Path(path_type=Path, file_okay=False),
     help="Save the original files in this mirror folder, for HRNET_ZOO_MIRRORS, instead of the cache.",
 )
-@as_json
+@options.as_json
 def download(names: tuple[str, ...], everything: bool, folder: Path | None, as_json: bool) -> None:
     """Download and verify checkpoints, and print their paths.
 
@@ -45,12 +46,12 @@ def download(names: tuple[str, ...], everything: bool, folder: Path | None, as_j
             return row, published.mirror(row, folder, expected, progress=True)
         return row, published.download(row, expected, progress=True)
 
-    _for_each(fetch, rows, as_json)
+    _fetch_each(fetch, rows, as_json)
 
 
 @click.command("import")
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
-@as_json
+@options.as_json
 def import_(files: tuple[Path, ...], as_json: bool) -> None:
     """Convert published .pth files that you fetched yourself.
 
@@ -58,7 +59,44 @@ def import_(files: tuple[Path, ...], as_json: bool) -> None:
     """
     from hrnet_zoo.zoo.published import import_file
 
-    _for_each(import_file, files, as_json)
+    _fetch_each(import_file, files, as_json)
+
+
+def _fetch_each(fetch: Callable[[T], tuple[ModelInfo, Path]], items: Sequence[T], as_json: bool) -> None:
+    """Print name and path of every model, then the errors."""
+    models, errors = [], []
+    for item in items:
+        try:
+            row, path = fetch(item)
+        except HRNetZooError as error:
+            errors.append(error)
+            continue
+        models.append({"name": row.name, "path": str(path)})
+        if not as_json:
+            say(f"{row.name} {path}")
+    if as_json:
+        say_json(models)
+    exit_with(errors)
+
+
+@click.command()
+@click.argument("names", nargs=-1)
+@click.option("--all", "everything", is_flag=True, help="All files in the cache.")
+@options.as_json
+def verify(names: tuple[str, ...], everything: bool, as_json: bool) -> None:
+    """Hash cached models again, and report which are damaged."""
+    if bool(names) == everything:
+        raise click.UsageError("give names, or --all")
+    from hrnet_zoo.zoo.maintenance import verify
+
+    verdicts = verify(names)
+    if as_json:
+        found = {each: each.error.found if each.error else "whole" for each in verdicts}
+        say_json([{"name": each.name, "path": each.path and str(each.path), "found": found[each]} for each in verdicts])
+    else:
+        for each in verdicts:
+            say(f"{each.name}: {'not whole' if each.error else 'whole'}")
+    exit_with([each.error for each in verdicts if each.error])
 
 
 @click.group()
@@ -75,15 +113,14 @@ def cache_path() -> None:
 
 
 @cache.command("show")
-@as_json
+@options.as_json
 def cache_show(as_json: bool) -> None:
     """List the files in the cache."""
     from hrnet_zoo.weights.cache import entries, root
 
     found = entries()
     if as_json:
-        facts = [{"kind": e.kind, "name": e.key, "path": str(e.path), "bytes": e.size} for e in found]
-        say_json(facts)
+        say_json([{"kind": e.kind, "name": e.key, "path": str(e.path), "bytes": e.size} for e in found])
         return
     for entry in found:
         say(f"{entry.kind:<7} {entry.size / 1e6:>9.1f} MB  {entry.path.name}")
@@ -116,6 +153,10 @@ def cache_prune() -> None:
     _say_removed(prune())
 
 
+def _say_removed(gone: Sequence[CacheEntry]) -> None:
+    say(f"removed {len(gone)} files, {sum(entry.size for entry in gone) / 1e6:.1f} MB")
+
+
 @cache.command("repair")
 def cache_repair() -> None:
     """Remove damaged files, and download published ones again."""
@@ -126,54 +167,4 @@ def cache_repair() -> None:
         say(f"{each.name}: was damaged; {'not repaired' if each.error else 'removed or downloaded again'}")
     if not verdicts:
         say("nothing is damaged")
-    _fail_with([each.error for each in verdicts if each.error])
-
-
-@click.command()
-@click.argument("names", nargs=-1)
-@click.option("--all", "everything", is_flag=True, help="All files in the cache.")
-@as_json
-def verify(names: tuple[str, ...], everything: bool, as_json: bool) -> None:
-    """Hash cached models again, and report which are damaged."""
-    if bool(names) == everything:
-        raise click.UsageError("give names, or --all")
-    from hrnet_zoo.zoo.maintenance import verify
-
-    verdicts = verify(names)
-    if as_json:
-        facts = [
-            {"name": v.name, "path": str(v.path) if v.path else None, "found": v.error.found if v.error else "whole"}
-            for v in verdicts
-        ]
-        say_json(facts)
-    else:
-        for each in verdicts:
-            say(f"{each.name}: {'not whole' if each.error else 'whole'}")
-    _fail_with([each.error for each in verdicts if each.error])
-
-
-def _say_removed(gone: Sequence[CacheEntry]) -> None:
-    say(f"removed {len(gone)} files, {sum(entry.size for entry in gone) / 1e6:.1f} MB")
-
-
-def _fail_with(errors: Sequence[HRNetZooError]) -> None:
-    """Print errors, and exit with the first one's code."""
-    say_errors(errors)
-    if errors:
-        leave(errors[0].exit_code)
-
-
-def _for_each(take: Callable[[T], tuple[ModelInfo, Path]], items: Sequence[T], as_json: bool) -> None:
-    """Print name and path of every model that `take` brings, then what failed, and exit with the first one's code."""
-    taken, failed = [], []
-    for item in items:
-        try:
-            taken.append(take(item))
-        except HRNetZooError as failure:
-            failed.append(failure)
-        else:
-            if not as_json:
-                say(f"{taken[-1][0].name} {taken[-1][1]}")
-    if as_json:
-        say_json([{"name": row.name, "path": str(path)} for row, path in taken])
-    _fail_with(failed)
+    exit_with([each.error for each in verdicts if each.error])

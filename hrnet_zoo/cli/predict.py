@@ -1,4 +1,4 @@
-"""Commands that label images: predict and demo."""
+"""The commands `predict` and `demo`: images -> label maps and overlays."""
 
 from __future__ import annotations
 
@@ -10,20 +10,8 @@ from typing import Any, Literal
 
 import click
 
-from hrnet_zoo.cli.options import (
-    as_json,
-    fast_option,
-    force_option,
-    leave,
-    load_model,
-    load_optimized,
-    max_memory_option,
-    model_options,
-    parse_classes,
-    say,
-    say_errors,
-    say_json,
-)
+from hrnet_zoo.cli import options
+from hrnet_zoo.cli.output import leave, say, say_errors, say_json
 from hrnet_zoo.errors import HRNetZooError
 from hrnet_zoo.images.atomic import refuse_existing
 from hrnet_zoo.zoo.catalog import DEMO, DEMO_KNOWS
@@ -36,11 +24,11 @@ from hrnet_zoo.zoo.catalog import DEMO, DEMO_KNOWS
 @click.option("--labels/--no-labels", default=True, help="Write NAME_labels.png: palette image of class indices.")
 @click.option("--overlay/--no-overlay", default=True, help="Write NAME_overlay.png: photo, colors and legend.")
 @click.option("--alpha", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="Opacity of the colors.")
-@click.option("--checkpoint", help="Path or address of a .pth or .safetensors to use instead of the published file.")
-@click.option("--classes", help="Comma-separated names, or number, of the checkpoint's classes if they are not NAME's.")
+@options.checkpoint
+@options.classes
 @click.option("--mode", type=click.Choice(["whole", "slide"]), help="Default: the dataset's own.")
-@click.option("--ms-flip", is_flag=True, help="Six scales, each also flipped: better, and about 17 times slower.")
-@fast_option
+@options.ms_flip
+@options.fast
 @click.option(
     "--on-error",
     type=click.Choice(["skip", "raise"]),
@@ -48,10 +36,11 @@ from hrnet_zoo.zoo.catalog import DEMO, DEMO_KNOWS
     show_default=True,
     help="For an unreadable image: skip it and list it at the end, or stop.",
 )
-@force_option
-@max_memory_option
-@model_options
-@as_json
+@options.force
+@options.max_memory
+@options.device
+@options.dtype
+@options.as_json
 def predict(
     name: str,
     images: tuple[str, ...],
@@ -60,7 +49,7 @@ def predict(
     overlay: bool,
     alpha: float,
     checkpoint: str | None,
-    classes: str | None,
+    classes: int | list[str] | None,
     mode: str | None,
     ms_flip: bool,
     on_error: Literal["skip", "raise"],
@@ -87,15 +76,14 @@ def predict(
     from hrnet_zoo.inference.predict import PredictOptions
 
     jobs = plan(images, out, labels=labels, overlay=overlay, force=force)
-    options = PredictOptions(mode, ms_flip, max_memory=max_memory)
-    load = load_optimized if fast else load_model
-    model = load(name, device, dtype, checkpoint, parse_classes(classes))
+    settings = PredictOptions(mode, ms_flip, max_memory=max_memory)
+    model = options.load_model(name, device, dtype, checkpoint, classes, fast)
     if model.name == DEMO.name and checkpoint is None:
         say(f"note: the demo network knows {DEMO_KNOWS}", err=True)
     done: list[dict[str, Any]] = []
     failed: dict[str, HRNetZooError] = {}
     try:
-        with closing(predict_files(model, jobs, options, alpha=alpha, progress=True, on_error=on_error)) as outcomes:
+        with closing(predict_files(model, jobs, settings, alpha=alpha, progress=True, on_error=on_error)) as outcomes:
             for job, outcome in outcomes:
                 if isinstance(outcome, HRNetZooError):
                     failed[str(job.image)] = outcome
@@ -104,28 +92,15 @@ def predict(
     finally:  # report what was done, however the run ends
         if as_json:
             say_json({"images": done, "failed": {path: str(error) for path, error in failed.items()}})
-        elif done:
-            say(*_lines(done, out))
+        for image in () if as_json else done:
+            shares = ", ".join(f"{name} {share:.0%}" for name, share in list(image["fractions"].items())[:5])
+            files = " and ".join(image[kind] for kind in ("labels", "overlay") if image[kind])
+            say(f"{image['image']}: {shares}; written: {files or 'nothing, as asked'}")
         say_errors(list(failed.values()))
         if len(done) < len(jobs):
-            missing = f", {len(failed)} failed" if failed else ""
-            say(f"{len(done)} of {len(jobs)} images labeled{missing}", err=True)
+            say(f"{len(done)} of {len(jobs)} images labeled, {len(failed)} failed", err=True)
     if failed:
         leave(max(error.exit_code for error in failed.values()))
-
-
-def _lines(done: list[dict[str, Any]], out: Path) -> list[str]:
-    """Say which classes each image shows, and which files were written."""
-    lines = []
-    for image in done:
-        shares = ", ".join(f"{name} {share:.0%}" for name, share in list(image["fractions"].items())[:5])
-        lines.append(f"{image['image']}: {shares}")
-    kinds = [kind for kind in ("labels", "overlay") if done[0][kind]]
-    if len(done) == 1:
-        written = " and ".join(done[0][kind] for kind in kinds)
-    else:
-        written = " and ".join(f"NAME_{kind}.png" for kind in kinds) + f" of {len(done)} images in {out}{os.sep}"
-    return [*lines, f"written: {written or 'nothing, as asked'}"]
 
 
 @click.command()
@@ -133,9 +108,10 @@ def _lines(done: list[dict[str, Any]], out: Path) -> list[str]:
 @click.option("--scenes", type=click.IntRange(1, 1000), default=8, show_default=True, help="How many.")
 @click.option("--seed", type=click.IntRange(0, 900_000), default=0, show_default=True, help="Of the first scene.")
 @click.option("--as-dataset", is_flag=True, help="Write scenes and labels in Cityscapes' layout, for `evaluate`.")
-@force_option
-@model_options
-@as_json
+@options.force
+@options.device
+@options.dtype
+@options.as_json
 def demo(
     out: Path,
     scenes: int,
@@ -148,27 +124,26 @@ def demo(
 ) -> None:
     """Label generated street scenes, and score the result.
 
-    None of them was seen in training. Needs no network.
+    None of them was seen in training. Needs no connection.
     """
+    seeds = range(seed, seed + scenes)
     if as_dataset:
-        if device or dtype:
-            raise click.UsageError("--as-dataset computes nothing: leave --device and --dtype out")
-        if force:
-            raise click.UsageError("--as-dataset takes a new or empty folder: leave --force out")
+        if device or dtype or force:
+            raise click.UsageError("--as-dataset only fills a new folder: leave --device, --dtype and --force out")
         from hrnet_zoo.demo.dataset import write_dataset
 
-        write_dataset(out, seeds=range(seed, seed + scenes), progress=True)
+        write_dataset(out, seeds=seeds, progress=True)
         if as_json:
             say_json({"data": str(out), "images": scenes})
         else:
             say(f"{scenes} scenes in {out}")
         return
     from hrnet_zoo.evaluation.run_demo import overlay_paths, run_demo
+    from hrnet_zoo.zoo.create import create_model
 
-    seeds = range(seed, seed + scenes)
     if not force:
         refuse_existing(overlay_paths(out, seeds))
-    report = run_demo(load_model("demo", device, dtype), out, seeds=seeds, progress=True)
+    report = run_demo(create_model("demo", device=device, dtype=dtype), out, seeds=seeds, progress=True)
     if as_json:
         say_json(report.to_dict())
         return

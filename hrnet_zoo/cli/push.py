@@ -1,4 +1,4 @@
-"""The command that shares models on the Hub."""
+"""The command `push`: model folder -> repository on the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from hrnet_zoo.cli.options import as_json, say, say_json
+from hrnet_zoo.cli import options
+from hrnet_zoo.cli.output import say, say_json
 
 
 @click.command()
@@ -14,7 +15,7 @@ from hrnet_zoo.cli.options import as_json, say, say_json
 @click.option("--published", is_flag=True, help="Mirror published checkpoints in ORG/NAME: all, or NAMES.")
 @click.option("--public", is_flag=True, help="Make new repositories public; default: private.")
 @click.option("--revision", help="Branch to commit to; default: main.")
-@as_json
+@options.as_json
 def push(what: tuple[str, ...], published: bool, public: bool, revision: str | None, as_json: bool) -> None:
     """Share a model folder on the Hugging Face Hub.
 

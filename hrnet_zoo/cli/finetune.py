@@ -1,4 +1,4 @@
-"""The command that fine-tunes a network; its options are the arguments of `hrnet_zoo.finetune`."""
+"""The command `finetune`, whose options are the arguments of `hrnet_zoo.finetune`."""
 
 from __future__ import annotations
 
@@ -10,17 +10,10 @@ from typing import Any
 
 import click
 
-from hrnet_zoo.cli.options import as_json, say, say_json
+import hrnet_zoo
+from hrnet_zoo.cli import options
+from hrnet_zoo.cli.output import say, say_json
 from hrnet_zoo.errors import HRNetZooError
-
-
-def _parse_pair(_: click.Context, option: click.Parameter, text: str | None) -> tuple[int, int] | None:
-    if text is None:
-        return None
-    first, cross, second = text.partition("x")
-    if not (cross and first.isdecimal() and second.isdecimal()):
-        raise click.BadParameter(f"{text!r} is no pair of sides, such as 512x1024", param=option)
-    return int(first), int(second)
 
 
 def _parse_weights(_: click.Context, option: click.Parameter, text: str | None) -> str | list[float] | None:
@@ -39,37 +32,29 @@ def _parse_val(_: click.Context, __: click.Parameter, text: str | None) -> float
         return text
 
 
-def _parse_names(_: click.Context, __: click.Parameter, text: str | None) -> list[str] | None:
-    return [each.strip() for each in text.split(",")] if text else None
-
-
 _BY_TYPE: dict[str, dict[str, Any]] = {
     "bool": {"is_flag": True},
-    "int": {"type": int},
     "int | None": {"type": int},
-    "float": {"type": float},
-    "tuple[int, int] | None": {"callback": _parse_pair, "metavar": "AxB"},
+    "tuple[int, int] | None": {"callback": options.parse_size, "metavar": "AxB"},
 }
 _BY_NAME: dict[str, dict[str, Any]] = {
-    "classes": {"callback": _parse_names, "metavar": "NAME,NAME,..."},
+    "classes": {"callback": options.parse_classes, "metavar": "NAME,NAME,..."},
     "val": {"callback": _parse_val},
     "class_weights": {"callback": _parse_weights, "metavar": "auto|NUMBER,NUMBER,..."},
-    "backbone_lr": {"type": float, "metavar": "FACTOR"},
-    "head_lr": {"type": float, "metavar": "FACTOR"},
+    "backbone_lr": {"metavar": "FACTOR"},
+    "head_lr": {"metavar": "FACTOR"},
 }
 
 
 @cache
 def _options() -> list[click.Option]:
     """Make an option of each keyword of `finetune`, from its signature and docstring."""
-    from hrnet_zoo.training.finetune import finetune
-
     keywords = {
         name: parameter
-        for name, parameter in inspect.signature(finetune).parameters.items()
+        for name, parameter in inspect.signature(hrnet_zoo.finetune).parameters.items()
         if parameter.kind is parameter.KEYWORD_ONLY and name != "progress"
     }
-    described = (inspect.getdoc(finetune) or "").partition("Args:")[2].partition("Raises:")[0]
+    described = (inspect.getdoc(hrnet_zoo.finetune) or "").partition("Args:")[2].partition("Raises:")[0]
     helps = dict(re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", described, re.MULTILINE))
     options = []
     for name, parameter in keywords.items():
@@ -113,7 +98,7 @@ def _as_typed(text: str) -> str:
 @click.argument("name")
 @click.option("--data", type=click.Path(path_type=Path), required=True, help="images/, masks/ and classes.txt.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for all results.")
-@as_json
+@options.as_json
 def finetune(name: str, data: Path, out: Path, as_json: bool, **options: Any) -> None:  # noqa: ANN401
     """Train the model NAME on the classes of DATA.
 
@@ -123,11 +108,10 @@ def finetune(name: str, data: Path, out: Path, as_json: bool, **options: Any) ->
     of the four datasets. Several GPUs: torchrun --nproc-per-node 4 -m hrnet_zoo finetune NAME --data DATA --out OUT
     """
     from hrnet_zoo.evaluation.ranks import is_first
-    from hrnet_zoo.training.finetune import finetune
     from hrnet_zoo.training.state import STATE_FILE
 
     try:
-        made = finetune(name, data, out, **options)
+        made = hrnet_zoo.finetune(name, data, out, **options)
     except HRNetZooError as error:
         error.asked, error.found, error.advice = map(_as_typed, (error.asked, error.found, error.advice))
         raise

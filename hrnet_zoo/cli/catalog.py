@@ -1,0 +1,106 @@
+"""The commands `list`, `info` and `log`: what is published, and how it was trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+import hrnet_zoo
+from hrnet_zoo.cli import options
+from hrnet_zoo.cli.output import say, say_facts, say_json
+from hrnet_zoo.datasets import DATASETS
+from hrnet_zoo.images.atomic import check_place
+from hrnet_zoo.zoo.catalog import ARCHS, DEMO, DEMO_KNOWS, is_saved, list_models, model_info
+
+# Lines of a log's env_info that tell what the training ran on.
+_ENVIRONMENT = ("Python", "GPU", "PyTorch:", "MMCV:", "MMSegmentation:")
+
+
+@click.command("list")
+@click.argument("pattern", default="*")
+@click.option("--dataset", type=click.Choice(list(DATASETS)), help="Only this dataset.")
+@click.option("--arch", type=click.Choice(list(ARCHS)), help="Only this network.")
+@options.as_json
+def list_(pattern: str, dataset: str | None, arch: str | None, as_json: bool) -> None:
+    """List the published models.
+
+    PATTERN is a part of their names, as cityscapes, or a pattern, as "*hr48*160k".
+    """
+    rows = [model_info(name) for name in list_models(pattern, dataset=dataset, arch=arch)]
+    if as_json:
+        say_json([row.to_dict() for row in rows])
+        return
+    if not rows:
+        say(f"no model's name has {pattern!r} in it with these options; all: hrnet-zoo list", err=True)
+        return
+    say(f"{'name':<28} {'dataset':<22} {'params':>7} {'mIoU':>6} {'ms+flip':>8}")
+    for row in rows:
+        size = f"{row.parameters / 1e6:.1f} M"
+        say(f"{row.name:<28} {row.dataset_title:<22} {size:>7} {row.miou:>6.2f} {row.miou_ms_flip:>8.2f}")
+
+
+@click.command()
+@click.argument("name")
+@options.as_json
+def info(name: str, as_json: bool) -> None:
+    """Show all facts about one model.
+
+    NAME is a published model, a model folder, or hf-hub:ORG/NAME.
+    """
+    if is_saved(name):
+        from hrnet_zoo.zoo.resolve import resolve
+
+        model = resolve(name)
+        if model.config is None:
+            return
+        facts = {"name": model.name, **model.config.to_dict(), "data_sha256": model.config.data_sha256}
+        if not as_json:
+            facts["classes"] = model.config.dataset.classes
+    else:
+        row = model_info(name)
+        facts = {**row.to_dict(), "aliases": row.aliases, "classes": row.classes}
+        if as_json:
+            facts["palette"] = row.palette
+        elif row is DEMO:
+            facts["knows"] = DEMO_KNOWS
+    (say_json if as_json else say_facts)(facts)
+
+
+@click.command()
+@click.argument("name")
+@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Draw loss and mIoU: .png, .svg or .pdf.")
+@options.force
+@options.as_json
+def log(name: str, plot: Path | None, force: bool, as_json: bool) -> None:
+    """Show how a model was trained.
+
+    NAME is a published model, or a folder that `finetune` made.
+    """
+    if plot:
+        check_place(plot, force=force)
+    found = hrnet_zoo.training_log(name)
+    if plot:
+        found.save_plot(plot)
+    if as_json:
+        say_json(found.to_dict())
+        return
+    say(found.name)
+    for line in str(found.environment.get("env_info", "")).splitlines():
+        if line.startswith(_ENVIRONMENT):
+            say(f"  {_short(line)}")
+    facts: dict[str, object] = {key: found.environment.get(key) for key in ("seed", "exp_name")}
+    for key, title in (("iter", "iterations"), ("loss", "last loss")):
+        facts[title] = (found.train.get(key) or [None])[-1]
+    if found.best:
+        facts["best mIoU"] = "{1:g} at iteration {0:g}".format(*found.best)
+    say_facts({key: _short(value) for key, value in facts.items()})
+    keys = [key for key in ("iter", "mIoU", "mAcc", "aAcc") if key in found.val]
+    say("".join(f"{key:>10}" for key in keys) or "no validation")
+    for row in zip(*(found.val[key] for key in keys), strict=True):
+        say("".join(f" {_short(figure):>9}" for figure in row))
+
+
+def _short(value: object) -> str:
+    """Shorten a text from a log, which may hold anything."""
+    return str(value)[:100]
