@@ -44,7 +44,7 @@ def list_(pattern: str, dataset: str | None, arch: str | None, as_json: bool) ->
 @click.argument("name")
 @options.as_json
 def info(name: str, as_json: bool) -> None:
-    """Show all facts about one model.
+    """Show what is known of a model.
 
     NAME is a published model, a model folder, or hf-hub:ORG/NAME.
     """
@@ -89,12 +89,12 @@ def log(name: str, plot: Path | None, force: bool, as_json: bool) -> None:
     for line in str(found.environment.get("env_info", "")).splitlines():
         if line.startswith(_ENVIRONMENT):
             say(f"  {_short(line)}")
-    facts: dict[str, object] = {key: found.environment.get(key) for key in ("seed", "exp_name")}
+    facts: dict[str, object] = {key: _short(found.environment.get(key, "-")) for key in ("seed", "exp_name")}
     for key, title in (("iter", "iterations"), ("loss", "last loss")):
-        facts[title] = (found.train.get(key) or [None])[-1]
+        facts[title] = _short((found.train.get(key) or ["-"])[-1])
     if found.best:
         facts["best mIoU"] = "{1:g} at iteration {0:g}".format(*found.best)
-    say_facts({key: _short(value) for key, value in facts.items()})
+    say_facts(facts)
     keys = [key for key in ("iter", "mIoU", "mAcc", "aAcc") if key in found.val]
     say("".join(f"{key:>10}" for key in keys) or "no validation")
     for row in zip(*(found.val[key] for key in keys), strict=True):

@@ -39,8 +39,10 @@ def check_data(folder: Path, dataset: str | None, classes: int | list[str] | Non
             f"{'class':<24} {'pixels':>15} {'share':>8} {'images':>9}",
             *(f"{each.name:<24} {each.pixels:>15,} {each.share:>8.2%} {each.images:>9}" for each in report.classes),
             f"{'(ignored)':<24} {'':>15} {report.ignored:>8.2%}",
-            *(f"{'error' if problem.error else 'note'}: {problem}" for problem in report.problems),
         )
+        for problem in report.problems:
+            kind = "error" if problem.error else "note"
+            say(f"{kind}: {problem.kind}: {problem.found}", f"  next: {problem.advice}")
         if report.ok:
             say("no errors")
     if not report.ok:

@@ -44,7 +44,7 @@ def evaluate(
     dtype: str | None,
     as_json: bool,
 ) -> None:
-    """Score the model NAME on the labeled images in DATA, beside the published figure.
+    """Score the model NAME on the labeled images in DATA.
 
     DATA is a download of the model's dataset, or a folder with images/ and masks/. Under torchrun, the processes share
     the images: torchrun --nproc-per-node 2 -m hrnet_zoo evaluate NAME DATA

@@ -32,8 +32,9 @@ from hrnet_zoo.zoo.create import create_model
 IMAGES = {"cityscapes": (1024, 2048), "ade20k": (512, 683), "voc12aug": (375, 500), "pascal_context": (375, 500)}
 
 _MEMORY = {
+    "minimum to maximum": "seconds of repeated runs",
     "peak_memory": "of the first run. CUDA: allocated by torch, weights included. CPU: growth of resident memory, "
-    "weights excluded. None: unknown on this system"
+    "weights excluded. None: unknown on this system",
 }
 
 

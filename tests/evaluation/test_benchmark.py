@@ -250,7 +250,7 @@ def test_comparison(demo: FCNHRNet, monkeypatch: pytest.MonkeyPatch) -> None:
     assert fast.prediction_speedup == exact.prediction.median / fast.prediction.median
     facts = json.loads(json.dumps(found.to_dict()))
     assert facts["variants"][1]["network_speedup"] == exact.network.median / fast.network.median
-    assert set(facts["about"]) == {"network", "prediction", "peak_memory"}
+    assert set(facts["about"]) == {"network", "prediction", "minimum to maximum", "peak_memory"}
 
 
 @pytest.mark.usefixtures("_without_openvino")
