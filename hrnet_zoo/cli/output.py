@@ -42,7 +42,7 @@ def _shown(key: str, value: object) -> str:
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, int) and key.endswith(("bytes", "memory", "size")):
+    if isinstance(value, int) and key.endswith(("bytes", "memory")):
         return f"{value / 1e9:.1f} GB" if value >= 1e9 else f"{value / 1e6:.1f} MB"
     if isinstance(value, float):
         return f"{value:.6g}"
