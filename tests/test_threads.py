@@ -16,7 +16,7 @@ from hrnet_zoo.errors import ConfigError, LogitsError
 from hrnet_zoo.images.read import RGB
 from hrnet_zoo.inference.blocks import Floats
 from hrnet_zoo.models.fcn import FCNHRNet
-from hrnet_zoo.training.trainer import checkpoint_activations
+from hrnet_zoo.training.update import checkpoint_activations
 from hrnet_zoo.zoo.create import create_model
 
 IMAGES = [scene(seed, 64, 96).image for seed in range(4)]

@@ -108,7 +108,7 @@ def finetune(name: str, data: Path, out: Path, as_json: bool, **options: Any) ->
     of the four datasets. Several GPUs: torchrun --nproc-per-node 4 -m hrnet_zoo finetune NAME --data DATA --out OUT
     """
     from hrnet_zoo.evaluation.ranks import is_first
-    from hrnet_zoo.training.state import STATE_FILE
+    from hrnet_zoo.training.resume import STATE_FILE
 
     try:
         made = hrnet_zoo.finetune(name, data, out, **options)

@@ -32,24 +32,14 @@ HUE = 18 / 180  # turns
 def augment(
     image: RGB, labels: Labels, *, resize_to: tuple[int, int], crop: tuple[int, int], rng: np.random.Generator
 ) -> Pair:
-    """Draw a training sample from a labeled image.
+    """Draw a training sample from an image (H, W, 3) uint8 RGB and its labels (H, W) uint8, 255 ignored.
 
-    The image is resized to fit into 0.5 to 2 times `resize_to`, and a crop is cut out: up to ten more tries, until no
-    class has 75 % of the labeled pixels. Only the cropped part is actually resized. Then, with a probability of one
-    half each: it is flipped, its brightness shifted by up to 32 levels, contrast and saturation scaled by 0.5 to 1.5,
-    and hue rotated by up to a tenth of the circle.
+    The image is resized to fit into 0.5 to 2 times `resize_to` (long side, short side), and cropped to `crop` (height,
+    width): up to ten more tries, until no class has 75 % of the labeled pixels. Then, with a probability of one half
+    each, it is flipped, its brightness shifted by up to 32 levels, contrast and saturation scaled by 0.5 to 1.5, and
+    its hue rotated by up to a tenth of the circle. The same state of `rng` gives the same sample, bit for bit.
 
-    Args:
-        image: (H, W, 3) uint8 RGB, 0-255.
-        labels: (H, W) uint8 class indices, 255 ignored.
-        resize_to: (long side, short side) in pixels that the image is resized to fit at ratio 1.
-        crop: (height, width) in pixels.
-        rng: the same state gives the same sample, bit for bit.
-
-    Returns:
-        Image (h, w, 3) and labels (h, w) of the same kind. h and w are the crop's, or less where the resized image is
-        smaller: `collate` pads.
-
+    Where the resized image is smaller than the crop, so is the sample: `collate` pads.
     """
     ratio = rng.uniform(*RATIOS)
     image, labels = _random_crop(image, labels, (int(resize_to[0] * ratio), int(resize_to[1] * ratio)), crop, rng)
@@ -59,15 +49,9 @@ def augment(
 
 
 def collate(pairs: Sequence[Pair], crop: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Make a batch: normalize, then pad right and bottom with 0, labels with 255.
+    """Make a batch: normalize images, pad them at the right and bottom with 0, and labels with 255, to `crop`.
 
-    Args:
-        pairs: results of `augment`, at most as large as the crop.
-        crop: (height, width) in pixels.
-
-    Returns:
-        Images (N, 3, height, width) float32, channels last in memory, and labels (N, height, width) int64.
-
+    Returns images (N, 3, height, width) float32, channels last in memory, and labels (N, height, width) int64.
     """
     images = torch.zeros((len(pairs), *crop, 3), dtype=torch.float32, device="cpu").permute(0, 3, 1, 2)
     truths = torch.full((len(pairs), *crop), IGNORE_INDEX, dtype=torch.int64, device="cpu")
@@ -81,7 +65,7 @@ def collate(pairs: Sequence[Pair], crop: tuple[int, int]) -> tuple[Tensor, Tenso
 def _random_crop(
     image: RGB, labels: Labels, resize_to: tuple[int, int], crop: tuple[int, int], rng: np.random.Generator
 ) -> Pair:
-    """Cut out the source pixels of a random crop of the resized image, and resize those alone."""
+    """Return a random crop of the resized image; only the source pixels of the crop are resized."""
     old = image.shape[:2]
     new = keep_ratio_size(old[0], old[1], (max(1, resize_to[0]), max(1, resize_to[1])))
     height, width = (min(sides) for sides in zip(new, crop, strict=True))
@@ -100,16 +84,13 @@ def _random_crop(
 
 
 def _is_varied(labels: Labels) -> bool:
-    """Tell whether there is a second class, and none has 75 % or more of the labeled pixels."""
+    """Tell whether no class has 75 % or more of the labeled pixels."""
     counts = Image.fromarray(labels).histogram()[:IGNORE_INDEX]  # three times as fast as np.bincount
     return max(counts) < MAX_SHARE_OF_A_CLASS * sum(counts)
 
 
 def _distort(image: RGB, rng: np.random.Generator) -> RGB:
-    """Change brightness, contrast, saturation and hue, each with a probability of one half.
-
-    Whether contrast comes before or after saturation and hue is random too.
-    """
+    """Change brightness, contrast, saturation and hue; contrast comes first or last."""
     pil_image = Image.fromarray(image)
     levels = np.arange(256.0)
     if rng.random() < 0.5:

@@ -1,4 +1,4 @@
-"""What training needs of other processes beside `evaluation.ranks`: reductions, and batch norm over all of them."""
+"""Training over several processes: sums, and batch norm that sees the whole batch."""
 
 from __future__ import annotations
 
@@ -11,21 +11,16 @@ from torch import Tensor, nn
 from hrnet_zoo.evaluation.ranks import Ranks, rank_errors
 
 
-def all_reduce(tensor: Tensor, ranks: Ranks, operation: str = "sum") -> Tensor:
-    """Return the "sum" or "max" over all processes, in place.
-
-    Raises:
-        ProcessError: a process is gone.
-
-    """
+def all_reduce(tensor: Tensor, ranks: Ranks) -> Tensor:
+    """Return the sum over all processes, in place; ProcessError if a process is gone."""
     if ranks.size > 1:
         with rank_errors(ranks):
-            dist.all_reduce(tensor, dist.ReduceOp.MAX if operation == "max" else dist.ReduceOp.SUM)
+            dist.all_reduce(tensor)
     return tensor
 
 
 def convert_sync_batchnorm(network: nn.Module) -> None:
-    """Make every batch norm of the network see the images of all processes, as one process with all images would."""
+    """Make batch norm see the images of all processes, as if one process had them all."""
     if next(network.parameters()).device.type == "cuda":
         nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
         return
@@ -45,23 +40,23 @@ class _AllReduceSum(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:  # noqa: ANN401
-        total = gradients[0].clone()
-        dist.all_reduce(total)
-        return total
+        return _all_reduce_sum(gradients[0])
+
+
+def _all_reduce_sum(part: Tensor) -> Tensor:
+    total: Tensor = _AllReduceSum.apply(part)  # type: ignore[no-untyped-call]
+    return total
 
 
 class CPUSyncBatchNorm2d(nn.BatchNorm2d):
-    """Batch norm over all processes on CPUs; `torch.nn.SyncBatchNorm` needs GPUs.
-
-    Takes (N, C, H, W), of the same shape in every process.
-    """
+    """Batch norm (N, C, H, W) over all processes on CPUs, of equal shapes; `torch.nn.SyncBatchNorm` needs GPUs."""
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002, D102 - the base class's
         if not self.training:
             return super().forward(input)
         count = input.numel() // input.shape[1] * dist.get_world_size()
         x = input.float()
-        # In float64, as torch's own; and in two passes: the mean of squares minus the square of the mean loses digits.
+        # In float64, like torch's; and in two passes: mean of squares minus squared mean loses digits.
         mean = (_all_reduce_sum(x.sum((0, 2, 3), dtype=torch.float64)) / count).float()
         centered = x - mean[:, None, None]
         variance = (_all_reduce_sum(centered.square().sum((0, 2, 3), dtype=torch.float64)) / count).float()
@@ -73,8 +68,3 @@ class CPUSyncBatchNorm2d(nn.BatchNorm2d):
         scale = self.weight * torch.rsqrt(variance + self.eps)
         result: Tensor = centered * scale[:, None, None] + self.bias[:, None, None]
         return result.to(input.dtype)
-
-
-def _all_reduce_sum(part: Tensor) -> Tensor:
-    total: Tensor = _AllReduceSum.apply(part)  # type: ignore[no-untyped-call]
-    return total

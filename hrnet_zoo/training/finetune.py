@@ -1,11 +1,10 @@
-"""A published network and your own labeled images -> your own network."""
+"""A published network and labeled images -> your own network: `finetune`, its arguments, and the folder of a run."""
 
 from __future__ import annotations
 
 import copy
 import logging
 import math
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -18,27 +17,25 @@ from hrnet_zoo.datasets import DATASETS, Dataset
 from hrnet_zoo.datasets.check import DataReport, check_splits, require_sound
 from hrnet_zoo.datasets.layouts import LabeledFolder
 from hrnet_zoo.datasets.splits import find_training_data
-from hrnet_zoo.errors import ConfigError, OutputSpaceError
 from hrnet_zoo.evaluation.evaluate import default_workers
 from hrnet_zoo.evaluation.ranks import Ranks, join, local_device
 from hrnet_zoo.images.atomic import make_folder, output_errors
 from hrnet_zoo.inference.predict import without_autocast
 from hrnet_zoo.models.fcn import FCNHRNet
-from hrnet_zoo.models.fork_safety import refuse_after_fork
+from hrnet_zoo.models.forks import refuse_after_fork
 from hrnet_zoo.training.config import (
     TrainingConfig,
+    config_error,
     images_digest,
-    require_batch_statistics,
     require_whole,
     resolve_class_weights,
     resolve_precision,
     resolve_steps,
 )
+from hrnet_zoo.training.loop import TrainingLoop, print_line
 from hrnet_zoo.training.losses import Loss, balanced_class_weights, make_loss
-from hrnet_zoo.training.run import Run, print_line
-from hrnet_zoo.training.state import STATE_FILE
-from hrnet_zoo.training.stream import TrainingStream
-from hrnet_zoo.training.trainer import Trainer
+from hrnet_zoo.training.resume import STATE_FILE
+from hrnet_zoo.training.update import Updater
 from hrnet_zoo.zoo.create import create_model, usable_device
 from hrnet_zoo.zoo.model_config import WEIGHTS_FILE
 from hrnet_zoo.zoo.model_folder import config_of
@@ -106,26 +103,26 @@ def finetune(
     Defaults are those of the published training: SGD with momentum 0.9, and a polynomial learning rate.
 
     Beside the model, `out` holds `metrics.jsonl` (which `hrnet-zoo log` reads), `curves.png`, a sheet of validation
-    images for each validation in `sheets/`, and the state from which `resume=True` goes on: on a CPU with as many
-    threads, to the same bits as without the stop. SIGTERM and Ctrl-C finish the update under way, save and leave; a
+    images for each validation in `sheets/`, and the state from which `resume=True` continues: on a CPU with as many
+    threads, to the same bits as without the stop. SIGTERM and Ctrl-C finish the current update, save and leave; a
     second one, two seconds later or more, ends the run at once.
 
     Under `torchrun` or `accelerate launch` the processes share each batch, on one machine or on several with `data`
     and `out` in a shared folder. Batch norm sees the whole batch, and with cross-entropy the result is that of one
-    process but for rounding.
+    process except for rounding.
 
     Args:
-        model: name as `create_model` takes it, or a network with float32 weights, which is not changed.
+        model: name as `create_model` takes it, or a network, which is not changed.
         data: `images/`, `masks/` and `classes.txt`, or `train/` and `val/` with the first two inside; or a download of
-            one of the four datasets. File values are class indices, 255 is ignored (for the four, their own rules).
+            one of the four datasets. Mask values are class indices, 255 is ignored (for the four, their own rules).
         out: folder for all results.
         classes: names of the classes by index, instead of `classes.txt`; the data then count as custom, whatever their
             layout. Classifier rows of classes that the model knows are copied.
-        val: share of the images to validate on (0: none), a text file of their names, or a folder; default: `val/`,
+        val: fraction of the images to validate on (0: none), a text file of their names, or a folder; default: `val/`,
             `valid/` or `validation/` if it is there, else `test/`, else a tenth.
         epochs: passes over the images; default: 50, unless `steps` is given.
         steps: updates of the weights, instead of `epochs`.
-        batch: images in an update, over all processes; default: for each process as many as its dataset was trained
+        batch: images per update, over all processes; default: for each process as many as its dataset was trained
             with on each GPU (2 to 8), or as many as there are.
         accumulate: parts in which each process computes its share of a batch, to save memory.
         crop: (height, width) in pixels of the training crops; default: the crop that its dataset was trained with.
@@ -136,14 +133,13 @@ def finetune(
         head_lr: factor on `lr` for the head.
         weight_decay: of all parameters.
         warmup: updates in which the learning rate rises.
-        freeze: "backbone" trains the head alone; default: everything learns, also what takes no gradient in a network
-            given.
+        freeze: "backbone" trains the head alone; default: everything learns, even what was frozen before.
         loss: "cross_entropy", "ohem", "dice" or "lovasz"; in Python also any function of logits (N, K, H, W) and labels
             (N, H, W; 255 ignored) to a mean.
         class_weights: factors on the loss by class, or "auto" to weight rare classes more.
         precision: "fp32", "bf16" or "fp16" (CUDA only); default: bf16 on a GPU that has it, else fp16 there, fp32 on a
             CPU.
-        ema: decay of a running average of the weights, such as 0.999; the average is then validated and kept. 0: none.
+        ema: decay of a running average of the weights, such as 0.999; the average is validated and kept. 0: none.
         gradient_checkpointing: recompute activations instead of keeping them: less memory, about a third slower.
         patience: validations without a gain after which to stop.
         validate_every: updates between validations; default: an epoch.
@@ -152,7 +148,7 @@ def finetune(
             draws from them, seed them yourself.
         workers: processes that prefetch images; default: half the processors, at most 8; 0: none.
         device: such as "cpu" or "cuda:1"; default: CUDA if there is one, else the CPU.
-        resume: go on where the run in `out` stands, with the same arguments; a run that never saved begins anew.
+        resume: continue the run in `out`, with the same arguments; a run that never saved begins anew.
         tensorboard: also write TensorBoard events to `out`.
         progress: show bars on a terminal, else a line for the first update and for each validation.
 
@@ -161,24 +157,16 @@ def finetune(
         DatasetError: the data have faults; all of them are listed before anything is computed.
         ResumeError: `out` holds a run that began with other arguments, or its state is damaged.
         TrainingError: the loss is not finite any more.
-        OutputError: `out` cannot be written, or the disk has too little space.
+        OutputError: `out` cannot be written.
         ProcessError: one of several processes died.
         KeyboardInterrupt, SystemExit: after SIGINT or SIGTERM, when the state is saved.
 
     """
     out = Path(out)
-    for name, value, least in (
-        ("seed", seed, 0),
-        ("workers", workers, 0),
-        ("patience", patience, 1),
-        ("validate_every", validate_every, 1),
-        ("save_every", save_every, 1),
-    ):
+    least = {"seed": 0, "workers": 0, "patience": 1, "validate_every": 1, "save_every": 1}
+    for name, value in zip(least, (seed, workers, patience, validate_every, save_every), strict=True):
         if value is not None:
-            require_whole(name, value, least)
-    if not isinstance(model, str | Path | FCNHRNet):
-        found, advice = "it is neither a name nor a network of hrnet_zoo.create_model", "name a model"
-        raise _refusal(f"fine-tune {model!r:.100}", found, advice)
+            require_whole(name, value, least[name])
     torch_device = usable_device(local_device(str(device) if device else None))
     refuse_after_fork(torch_device)
     with (
@@ -189,8 +177,9 @@ def finetune(
         torch.enable_grad(),
         without_autocast(torch_device),
     ):
-        parts = ranks.all_gather(lambda: find_training_data(data, val=val, classes=classes))
-        train, held_out, names = parts[ranks.rank]
+        train, held_out, names = ranks.all_gather(lambda: find_training_data(data, val=val, classes=classes))[
+            ranks.rank
+        ]
         network = _load(model, names, torch_device, seed, progress)
         network.dataset = _dataset(network.dataset, train, names, resize_to, crop)
         if batch is None:
@@ -218,7 +207,8 @@ def finetune(
             gradient_checkpointing=gradient_checkpointing,
             seed=seed,
         )
-        require_batch_statistics(config.crop, batch, accumulate, ranks.size)
+        if batch % ranks.size:
+            raise config_error(f"with batch={batch}", f"{ranks.size} processes share it equally", "use a multiple")
         config_of(network)  # a model that could not be saved is not trained
         make_loss(loss)
         # The first process alone reads all the data once, which takes long.
@@ -226,58 +216,49 @@ def finetune(
         if class_weights == "auto" and report:
             config = replace(config, class_weights=balanced_class_weights(report))
         weights = torch.tensor(config.class_weights, device=torch_device) if config.class_weights else None
-        trainer = Trainer(network, config, make_loss(loss, weights), ranks)
-        stream = TrainingStream(
-            samples=train.samples,
-            rule=train.rule,
-            resize_to=config.resize_to,
-            crop=config.crop,
-            seed=seed,
-            batch=batch,
-            workers=default_workers() if workers is None else workers,
-            rank=ranks.rank,
-            ranks=ranks.size,
-        )
-        run = Run(
-            trainer=trainer,
-            stream=stream,
-            out=out,
+        loop = TrainingLoop(
+            updater=Updater(network, config, make_loss(loss, weights), ranks),
+            train=train,
             val=held_out,
+            out=out,
+            workers=default_workers() if workers is None else workers,
             validate_every=validate_every or epoch_length,
             save_every=save_every or 0,
-            patience=patience,
+            patience=patience or 0,
             tensorboard=tensorboard,
             progress=progress,
         )
-        _restore(run, resume)
-        if progress and run.is_first:
-            print_line(_plan(train, held_out, config))
-        run.train()
-    return FineTuning(out, trainer.progress.step, trainer.progress.best_miou, run.last.loss if run.last else None)
+        _restore(loop.updater, out, resume)
+        if progress and loop.is_first:
+            images = (
+                f"{len(train.samples)} images to train on, {len(held_out.samples) if held_out else 0} to validate on"
+            )
+            print_line(f"{images}; {config.steps} updates of {batch} images; learning rate {lr:g}")
+        loop.run()
+    return FineTuning(out, loop.updater.progress.step, loop.updater.progress.best_miou, loop.loss)
 
 
 @contextmanager
 def _lock(out: Path, resume: bool, ranks: Ranks) -> Iterator[None]:
     """Reserve the folder for this run; the first process does it for all."""
-    asked = f"fine-tune into {out}"
     lock = FileLock(out / ".lock")
 
     def acquire() -> None:
-        if ranks.rank:
-            return
         make_folder(out)
-        with output_errors(out, asked, "nothing was computed", "name a folder that can be written"):
+        with output_errors(out, f"fine-tune into {out}", "nothing was computed", "name a folder that can be written"):
             try:
                 lock.acquire(timeout=0)
             except Timeout as error:
-                raise _refusal(asked, "another run writes there now", "name another folder") from error
-        if not resume and (out / STATE_FILE).exists():
-            raise _refusal(asked, "it holds a run already", "go on with resume=True, or name another folder")
-        if (out / WEIGHTS_FILE).exists() and not (out / STATE_FILE).exists():
-            raise _refusal(asked, "it holds a model that would be overwritten", "name another folder")
+                raise config_error(f"into {out}", "another run writes there now", "name another folder") from error
+        if (out / STATE_FILE).exists():
+            if not resume:
+                advice = "go on with resume=True, or name another folder"
+                raise config_error(f"into {out}", "it holds a run already", advice)
+        elif (out / WEIGHTS_FILE).exists():
+            raise config_error(f"into {out}", "it holds a model that would be overwritten", "name another folder")
 
     try:
-        ranks.all_gather(acquire)
+        ranks.all_gather(lambda: acquire() if ranks.rank == 0 else None)
         yield
     finally:
         lock.release()
@@ -292,15 +273,10 @@ def _load(
         return create_model(
             model, classes=names, device=device, dtype=torch.float32, generator=generator, progress=progress
         )
-    wrong = {str(parameter.dtype) for parameter in model.parameters() if parameter.dtype != torch.float32}
-    if wrong:
-        found = f"its weights are {', '.join(sorted(wrong))}, which loses small updates"
-        advice = "create_model(..., dtype=torch.float32); precision= sets how it computes"
-        raise _refusal(f"fine-tune {model.arch}", found, advice)
     if model.classes != names:
         found = f"it has {len(model.classes)} classes, {', '.join(model.classes)[:100]}, and not those of the data"
-        raise _refusal(f"fine-tune {model.arch}", found, "create_model(..., classes=[the names])")
-    return copy.deepcopy(model).to(device).requires_grad_(True)
+        raise config_error(model.arch, found, "create_model(..., classes=[the names])")
+    return copy.deepcopy(model).to(device, torch.float32).requires_grad_(True)
 
 
 def _dataset(
@@ -311,14 +287,13 @@ def _dataset(
     crop: tuple[int, int] | None,
 ) -> Dataset:
     """Describe the data that the network learns; `started` is what it learned before."""
-    official = [each for each in DATASETS.values() if each.key == train.key]
-    if official:
-        dataset = replace(official[0], title=train.title)  # VOC 2012 without the augmented labels has another title
+    if train.key:
+        dataset = replace(DATASETS[train.key], title=train.title)  # VOC 2012 without the augmented labels has another
     else:
         # Once, however often a model is fine-tuned: the text has a limit.
         data_license = CUSTOM_LICENSE + started.data_license.removeprefix(CUSTOM_LICENSE)
-        custom = started.with_classes(names, train.colors)
-        dataset = replace(custom, title="images of one's own", data_license=data_license)
+        dataset = started.with_classes(names, train.colors)
+        dataset = replace(dataset, title="images of one's own", data_license=data_license)
     return replace(dataset, resize_to=resize_to or dataset.resize_to, crop=crop or dataset.crop)
 
 
@@ -331,56 +306,22 @@ def _check_data(train: LabeledFolder, held_out: LabeledFolder | None, progress: 
     return reports[0]
 
 
-def _restore(run: Run, resume: bool) -> None:
-    """Go on where the folder stands, if all processes see the same there, and the disk has space for more."""
+def _restore(updater: Updater, out: Path, resume: bool) -> None:
+    """Go on where the folder stands, if all processes see the same there."""
+    ranks = updater.ranks
 
     def restore() -> tuple[int, TrainingConfig]:
-        if run.state.exists():
-            run.trainer.resume(run.state)
-        elif resume and run.is_first:
-            logger.warning("%s holds no training state: the run begins anew", run.out)
-        if run.is_first:
-            _require_space(run)
-        return run.trainer.progress.step, run.trainer.config
+        if (out / STATE_FILE).exists():
+            updater.resume(out / STATE_FILE)
+        elif resume and ranks.rank == 0:
+            logger.warning("%s holds no training state: the run begins anew", out)
+        return updater.progress.step, updater.config
 
-    restored = run.ranks.all_gather(restore)
+    restored = ranks.all_gather(restore)
     for rank, (step, config) in enumerate(restored):
         if (step, config) != restored[0]:
-            raise _refusal(
-                f"fine-tune into {run.out} by {run.ranks.size} processes",
+            raise config_error(
+                f"into {out} by {ranks.size} processes",
                 f"process 0 stands at update {restored[0][0]}, process {rank} at {step}, or it sees other images",
                 "every machine needs the same data, and a shared folder for what is made",
             )
-
-
-def _require_space(run: Run) -> None:
-    """Refuse to begin what could not be saved: two states and two models, the old ones beside the new ones."""
-    tensors = run.trainer.network.state_dict().values()
-    state = 3 if run.trainer.average else 2  # the weights, their momentum, perhaps their average
-    needed = (2 * state + 2) * sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-    free = shutil.disk_usage(run.out).free
-    if free < needed:
-        raise OutputSpaceError(
-            asked=f"fine-tune into {run.out}",
-            found=f"{free / 1e6:.0f} MB are free there, and up to {needed / 1e6:.0f} MB are needed to save safely",
-            done="nothing was computed",
-            advice="make room, or name a folder on another disk",
-            path=run.out,
-        )
-
-
-def _plan(train: LabeledFolder, held_out: LabeledFolder | None, config: TrainingConfig) -> str:
-    """Return one line on the images, the updates and the learning rates."""
-    images = f"{len(train.samples)} images to train on{f' ({train.split})' if train.split else ''}"
-    if held_out:
-        images += f", {len(held_out.samples)} to validate on{f' ({held_out.split})' if held_out.split else ''}"
-    else:
-        images += ", none to validate on"
-    rates = f"learning rate {config.lr:g}"
-    for name, factor in (("backbone", config.backbone_lr), ("head", config.head_lr)):
-        rates += f", {config.lr * factor:g} for the {name}" if factor != 1 else ""
-    return f"{images}; {config.steps} updates of {config.batch} images; {rates}"
-
-
-def _refusal(asked: str, found: str, advice: str) -> ConfigError:
-    return ConfigError(asked=asked, found=found, done="nothing was computed", advice=advice)

@@ -1,8 +1,7 @@
 """Losses: logits and labels -> a scalar to minimize; and class weights from class frequencies.
 
-A loss takes logits (N, K, H, W) of the labels' size and labels (N, H, W) int64: class indices below K, or 255 for
-pixels that are ignored. It returns a scalar in float32 or more, whatever the logits' dtype. For a batch without a
-labeled pixel the loss and its gradients are 0.
+A loss takes logits (N, K, H, W) and labels (N, H, W) int64: class indices below K, 255 for ignored pixels. It returns a
+scalar in float32 or float64, whatever the logits' dtype. Without a labeled pixel the loss and its gradients are 0.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from hrnet_zoo.training.config import config_error
 Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
 # As mmsegmentation's Cityscapes configs set OHEMPixelSampler: thresh 0.7, min_kept 100,000 of a crop of 512 x 1024.
-# Here min_kept is a share of the pixels, so that it means the same for other crops.
+# Here min_kept is a fraction of the labeled pixels, so that it means the same for other crops.
 HARD_BELOW = 0.7
 LEAST_KEPT = 100_000 / (512 * 1024)
 MAX_WEIGHT = 10.0  # of a class before scaling; 1 / MAX_WEIGHT is the smallest
@@ -44,8 +43,8 @@ def cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | None = None)
 def ohem(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
     """Return `cross_entropy` over the hard pixels (online hard example mining).
 
-    Hard are the labeled pixels whose true class has a probability below 0.7, and in any case the hardest 19 % of them
-    (100,000 of 512 x 1024), ties included.
+    Hard pixels are those whose true class has a probability below 0.7, but at least the hardest 19 % of the labeled
+    pixels (100,000 of 512 x 1024), ties included.
     """
     place = (labels != IGNORE_INDEX).flatten().nonzero().squeeze(1)
     if not len(place):
@@ -63,8 +62,8 @@ def ohem(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tenso
 def dice(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
     """Return the mean over the classes in the labels of 1 - 2 sum(p t) / (sum(p^2) + sum(t)), 0 to 1.
 
-    p is a pixel's probability of the class, and t is 1 where it is the true one; sums run over the batch's labeled
-    pixels. Absent classes are left out, for their term is always 1. With `weights` (K,): the weighted mean over the
+    p is a pixel's probability of the class, t is 1 where it is the true one, and sums run over the batch's labeled
+    pixels. Absent classes are left out: their term is always 1. With `weights` (K,): the weighted mean over the
     classes. Source: V-Net (Milletari, Navab and Ahmadi 2016).
     """
     probabilities, true = _labeled(logits, labels)
@@ -78,17 +77,17 @@ def dice(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tenso
 def lovasz(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
     """Return the Lovász-softmax loss, 0 to 1: a differentiable surrogate of 1 - mean IoU over the batch's classes.
 
-    For each class in the labels, the pixels' errors |t - p| are sorted, largest first, and each is weighted by what it
-    adds to 1 - IoU if the pixels up to it are wrong. With `weights` (K,): the weighted mean over the classes.
+    For each class in the labels, the pixels' errors |t - p| are sorted in descending order, and each is weighted by
+    what it adds to 1 - IoU if the pixels up to it are wrong. With `weights` (K,): the weighted mean over the classes.
     Source: Berman, Triki and Blaschko 2018, over the whole batch.
     """
     probabilities, true = _labeled(logits, labels)
     counts = torch.bincount(true, minlength=logits.shape[1])
-    terms = [_lovasz_of(probabilities[index], true == index) for index in range(logits.shape[1]) if counts[index]]
-    everywhere = probabilities.new_zeros(logits.shape[1])
-    if terms:
-        everywhere = everywhere.index_put((counts.nonzero().squeeze(1),), torch.stack(terms))
-    return _mean_of_present(everywhere, counts, weights, logits)
+    terms = [
+        _lovasz_of(chances, true == index) if counts[index] else chances.new_zeros(())
+        for index, chances in enumerate(probabilities)
+    ]
+    return _mean_of_present(torch.stack(terms), counts, weights, logits)
 
 
 LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor | None], Tensor]] = {
@@ -100,38 +99,22 @@ LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor | None], Tensor]] = {
 
 
 def make_loss(loss: str | Loss, weights: Tensor | None = None) -> Loss:
-    """Return a loss by its name, with class weights bound to it, or a user's function with its result checked.
-
-    Args:
-        loss: a key of `LOSSES`, or any function of logits and labels, as this module describes them, to a scalar.
-        weights: (K,), one for each class; only for a loss given by name.
-
-    Raises:
-        ConfigError: no such loss, or weights that cannot be used; when called, a function that returns no scalar.
-
-    """
-    if weights is not None and not (
-        weights.ndim == 1 and len(weights) and weights.isfinite().all() and weights.min() >= 0 < weights.max()
-    ):
-        raise config_error(
-            f"weights={weights.tolist()!s:.200}", "weights are numbers from 0, one for each class, not all of them 0"
-        )
+    """Return a loss by its name, with class weights (K,) bound to it, or a custom function that checks its result."""
     if isinstance(loss, str) and loss in LOSSES:
-        chosen = LOSSES[loss]
-        return lambda logits, labels: chosen(logits, labels, weights)
+        named = LOSSES[loss]
+        return lambda logits, labels: named(logits, labels, weights)
     if isinstance(loss, str) or not callable(loss):
-        raise config_error(f"loss={loss!r:.100}", f"the losses are {', '.join(LOSSES)}, or a function")
+        raise config_error(f"with loss={loss!r:.100}", f"the losses are {', '.join(LOSSES)}, or a function")
     if weights is not None:
-        raise config_error("a custom loss and class weights", "a function is called with logits and labels alone")
-    function = loss
+        raise config_error(
+            "with a custom loss and class weights", "a custom loss is called with logits and labels alone"
+        )
 
     def checked(logits: Tensor, labels: Tensor) -> Tensor:
-        value = function(logits, labels)
-        if not isinstance(value, Tensor) or value.ndim or not value.is_floating_point():
-            found = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else f"{value!r:.100}"
-            raise config_error(f"the loss {function!r:.100}", f"it returned {found}, not a scalar tensor")
-        if logits.requires_grad and not value.requires_grad:
-            raise config_error(f"the loss {function!r:.100}", "its result does not depend on the logits")
+        value = loss(logits, labels)
+        if not (isinstance(value, Tensor) and value.ndim == 0 and value.requires_grad == logits.requires_grad):
+            found = f"it returned {value!r:.100}, not a scalar tensor that depends on the logits"
+            raise config_error(f"with the loss {loss!r:.100}", found)
         return value
 
     return checked
@@ -140,15 +123,10 @@ def make_loss(loss: str | Loss, weights: Tensor | None = None) -> Loss:
 def balanced_class_weights(report: DataReport) -> tuple[float, ...]:
     """Return a weight for each class by median frequency balancing, from the counts of `check_data`.
 
-    A class's frequency is its share of the pixels of the images in which it occurs (taken as of the mean size). Its
-    weight is the median of all frequencies divided by its own: Eigen and Fergus 2015, "Predicting depth, surface
-    normals and semantic labels", section 6.3.2. Weights are clipped to 0.1..10, and that of an absent class is 1. All
-    are then scaled to a mean of 1 over the labeled pixels, so that the loss, and with it the learning rate, keeps its
-    scale.
-
-    Args:
-        report: of a folder whose classes have names, so that its counts are by index.
-
+    A class's frequency is its fraction of the pixels of the images in which it occurs (each taken to have the mean
+    size). Its weight is the median frequency divided by its own: Eigen and Fergus 2015, "Predicting depth, surface
+    normals and semantic labels", section 6.3.2. Weights are clipped to 0.1..10; absent classes have weight 1. All are
+    then scaled to a mean of 1 over the labeled pixels, so that loss and learning rate keep their scale.
     """
     pixels = np.array([each.pixels for each in report.classes], np.float64)
     images = np.array([each.images for each in report.classes], np.float64)
@@ -163,7 +141,7 @@ def balanced_class_weights(report: DataReport) -> tuple[float, ...]:
 
 
 def _to_float(logits: Tensor) -> Tensor:
-    """Return logits in float32 or more, which sums over millions of pixels need."""
+    """Return logits in float32 or float64, which sums over millions of pixels need."""
     return logits if logits.dtype == torch.float64 else logits.float()
 
 
@@ -175,7 +153,7 @@ def _labeled(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _lovasz_of(chances: Tensor, true: Tensor) -> Tensor:
-    """Return one class's term, from each pixel's probability of it and whether it is the true class."""
+    """Return the term of a class, from each pixel's probability of it and whether it is the true one."""
     errors, order = torch.where(true, 1 - chances, chances).sort(descending=True)
     hits = true[order].cumsum(0)  # int64: float32 cannot count beyond 16.7 million
     total = hits[-1]

@@ -9,7 +9,7 @@ from torch import nn
 
 from hrnet_zoo.evaluation.ranks import Ranks
 from hrnet_zoo.training.distributed import CPUSyncBatchNorm2d, all_reduce, convert_sync_batchnorm
-from tests.training.test_trainer import make_network
+from tests.training.test_update import make_network
 
 
 def test_one_process_reduces_nothing() -> None:

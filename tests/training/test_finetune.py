@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -34,7 +33,7 @@ from hrnet_zoo.errors import (
     TrainingError,
 )
 from hrnet_zoo.evaluation.evaluate import evaluate
-from hrnet_zoo.training import run
+from hrnet_zoo.training import loop
 from hrnet_zoo.training.finetune import FineTuning, _restore, finetune
 from hrnet_zoo.training.losses import cross_entropy
 from hrnet_zoo.zoo.create import create_model
@@ -62,7 +61,7 @@ def train(data: Path, out: Path, **options: Any) -> FineTuning:
         "device": "cpu",
         "progress": False,
     }
-    return finetune("demo", data, out, **{**given, **options})
+    return finetune(options.pop("model", "demo"), data, out, **{**given, **options})
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -107,7 +106,7 @@ def test_out_tells_how_it_went(whole: Path) -> None:
     assert [line["iter"] for line in lines(whole, "val")] == [2, 4]
     for name in ("update_000002.jpg", "update_000004.jpg"):
         with Image.open(whole / "sheets" / name) as sheet:
-            assert sheet.width == 1200
+            assert sheet.width > 1200
     assert (whole / "curves.png").exists()
     config = json.loads((whole / "config.json").read_text(encoding="utf-8"))
     assert config["metrics"]["miou"] == pytest.approx(max(line["mIoU"] for line in lines(whole, "val")), abs=1e-3)
@@ -348,7 +347,7 @@ def test_a_background_that_is_partly_ignored_is_no_fault(tmp_path: Path) -> None
         ({"patience": 1.5}, "patience is a whole number"),
         ({"validate_every": "3"}, "validate_every is a whole number"),
         ({"workers": "2"}, "workers is a whole number"),
-        ({"crop": (32, 32), "batch": 1}, "batch norm needs two values"),
+        ({"crop": (32, 64)}, "at least 64 pixels"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -358,15 +357,16 @@ def test_wrong_arguments_are_refused(data: Path, tmp_path: Path, options: dict[s
     assert not (tmp_path / "metrics.jsonl").exists()
 
 
-def test_half_precision_weights_are_refused(data: Path, tmp_path: Path) -> None:
+def test_half_precision_weights_are_trained_in_float32(data: Path, tmp_path: Path) -> None:
     network = hrnet_zoo.create_model("demo", classes=list(GROUPS), dtype=torch.float16)
-    with pytest.raises(ConfigError, match="float16"):
-        finetune(network, data, tmp_path)
+    train(data, tmp_path, model=network, steps=1, val=0)
+    assert load_file(tmp_path / "model.safetensors")["backbone.conv1.weight"].dtype == torch.float32
+    assert network.dtype == torch.float16
 
 
 def test_what_is_no_network_is_refused(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="neither a name nor a network"):
-        finetune(torch.nn.Linear(1, 1), data, tmp_path)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="Linear"):
+        train(data, tmp_path, model=torch.nn.Linear(1, 1))
 
 
 def test_a_network_of_other_classes_is_refused(data: Path, tmp_path: Path) -> None:
@@ -391,7 +391,7 @@ def test_a_device_that_is_not_there(data: Path, tmp_path: Path, device: str) -> 
 
 def test_what_could_not_be_kept_is_not_begun(data: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelConfigError):
-        train(data, tmp_path, crop=(32, 20_000))
+        train(data, tmp_path, crop=(64, 20_000))
     with pytest.raises(ModelConfigError):
         train(data, tmp_path, resize_to=(96, 192))
     assert not (tmp_path / "metrics.jsonl").exists()
@@ -412,7 +412,7 @@ def test_killed_while_validating_nothing_is_lost(
         raise MemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr(run, "count_pixels", killed)
+        patch.setattr(loop, "count_pixels", killed)
         with pytest.raises(MemoryError):
             train(data, tmp_path)
     train(data, tmp_path, resume=True)
@@ -463,14 +463,6 @@ def test_two_runs_cannot_share_a_folder(data: Path, tmp_path: Path) -> None:
         train(data, tmp_path)
 
 
-def test_too_little_disk_is_said_first(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=10_000_000))
-    with pytest.raises(OutputError, match="10 MB are free"):
-        train(data, tmp_path)
-    assert not (tmp_path / "metrics.jsonl").exists()
-
-
 def test_command_line(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = f"--data {data} --out {tmp_path / 'a'} --steps 2 --batch 2 --crop 64x64 --resize-to 192x96 --val 0.25"
     with pytest.raises(SystemExit) as caught:
@@ -496,14 +488,10 @@ def test_without_a_terminal_lines_tell_how_it_goes(
     assert not caught.value.code
     told = [line for line in capsys.readouterr().err.splitlines() if "images to train" in line or "update " in line]
     assert len(told) == 5
-    assert re.fullmatch(
-        r"\d images to train on, \d to validate on; 5 updates of 2 images; "
-        r"learning rate 0.01, 0.001 for the backbone",
-        told[0],
-    )
-    assert re.fullmatch(r"update 1 of 5: loss \d+\.\d{3}, \d:\d\d:\d\d", told[1])
+    assert re.fullmatch(r"\d images to train on, \d to validate on; 5 updates of 2 images; learning rate 0.01", told[0])
+    assert re.fullmatch(r"update 1 of 5: loss \d+\.\d{3}", told[1])
     for line, step in zip(told[2:], (2, 4, 5), strict=True):
-        figures = rf"update {step} of 5: loss \d+\.\d{{3}}, mIoU \d+\.\d\d \(best \d+\.\d\d\), \d:\d\d:\d\d"
+        figures = rf"update {step} of 5: loss \d+\.\d{{3}}, mIoU \d+\.\d\d \(best \d+\.\d\d\)"
         assert re.fullmatch(figures, line)
 
 
@@ -529,7 +517,7 @@ def test_stopped_on_the_command_line_it_says_how_to_go_on(data: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        (["--lr", "20"], ("fine-tune with --lr 20.0", "correct it, or omit lr")),
+        (["--lr", "20"], ("fine-tune with --lr 20.0", "correct it, or leave it out")),
         (["--precision", "fp16"], ("use --precision bf16 or",)),
         (["--crop", "10x10"], ("fine-tune with --crop 10x10",)),
     ],
@@ -582,13 +570,9 @@ def train_in_two_processes(data: Path, out: Path, script: Path, **options: Any) 
 
 
 def test_processes_that_stand_elsewhere(tmp_path: Path) -> None:
-    run = SimpleNamespace(
-        ranks=SimpleNamespace(size=2, all_gather=lambda work: [(3, "config"), (5, "config")]),
-        trainer=None,
-        out=tmp_path,
-    )
+    ranks = SimpleNamespace(size=2, all_gather=lambda work: [(3, "config"), (5, "config")])
     with pytest.raises(ConfigError, match="process 0 stands at update 3, process 1 at 5") as caught:
-        _restore(run, resume=True)  # type: ignore[arg-type]
+        _restore(SimpleNamespace(ranks=ranks), tmp_path, resume=True)  # type: ignore[arg-type]
     assert "a shared folder for what is made" in caught.value.advice
 
 

@@ -1,7 +1,6 @@
-"""A training's state in one safetensors file, replaced atomically; resuming from it changes no bit.
+"""Save the state of a training, and resume from it to the same bits: one safetensors file, replaced atomically.
 
-The header holds the config and the progress as JSON, so the two can never disagree with the tensors, and no pickle is
-ever written or read.
+Its header holds config and progress as JSON, so they cannot disagree with the tensors. No pickle is written or read.
 """
 
 from __future__ import annotations
@@ -22,21 +21,21 @@ from hrnet_zoo.weights.convert import to_safetensors, verify_data
 from hrnet_zoo.weights.scan import inspect_safetensors
 
 STATE_FILE = "training_state.safetensors"
-STATE_VERSION = 2  # raise it whenever what is kept changes its meaning
+STATE_VERSION = 2  # raise it whenever a kept value changes its meaning
 _KEY = "training_state"
 _NAMES_OF_VERSION_1 = {"pictures": "images", "box": "resize_to"}
 
 
 @dataclass
 class Progress:
-    """How far a training is, beside its tensors.
+    """How far a training is, apart from its tensors.
 
     Attributes:
         step: updates done.
         best_miou: highest validation mIoU so far, percent; None before the first validation.
         without_gain: validations since then.
         validated: updates done at the last validation.
-        scaler: state of the loss scaler of float16; empty without one.
+        scaler: state of float16's loss scaler; empty for other precisions.
 
     """
 
@@ -46,24 +45,26 @@ class Progress:
     validated: int = 0
     scaler: dict[str, float] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        numbers = (*self.scaler.values(), 0 if self.best_miou is None else self.best_miou)
+        if {type(each) for each in (self.step, self.without_gain, self.validated)} != {int}:
+            raise TypeError("step, without_gain and validated are integers")
+        if not {type(each) for each in numbers} <= {int, float}:
+            raise TypeError("best_miou and the scaler's values are numbers")
+
 
 def write_state(path: Path, config: TrainingConfig, progress: Progress, tensors: Mapping[str, Tensor]) -> None:
-    """Write a training's state atomically.
-
-    Raises:
-        OutputError: it cannot be written; the previous state is still there.
-
-    """
+    """Write the state of a training; if this raises OutputError, the previous state is intact."""
     facts = {"version": STATE_VERSION, "config": config.to_dict(), "progress": vars(progress)}
     on_cpu = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
     atomic_write(path, to_safetensors(on_cpu, {_KEY: json.dumps(facts)}))
 
 
-def read_state(path: Path, config: TrainingConfig) -> tuple[Progress, dict[str, Tensor]]:
-    """Read a training's state, to go on with the same config.
+def read_state(path: Path, config: TrainingConfig, tensors: Mapping[str, Tensor]) -> Progress:
+    """Copy a state into the tensors of a training with the same config, and return its progress.
 
     Raises:
-        ResumeError: the file is damaged, foreign, of an unknown version, or of a training with another config.
+        ResumeError: the file is damaged, foreign, of an unknown version, or of another training. Nothing was copied.
 
     """
     try:
@@ -80,7 +81,6 @@ def read_state(path: Path, config: TrainingConfig) -> tuple[Progress, dict[str, 
             raise _refusal(path, "version", f"version {version!r:.40}; this release reads 1 to {STATE_VERSION}")
         kept_config = dict(facts["config"])
         progress = Progress(**facts["progress"])
-        _require_numbers(progress)
     except (ValueError, RecursionError, TypeError, KeyError, AttributeError) as error:
         raise _refusal(path, "the header", "its header holds no training state of hrnet-zoo") from error
     if not 0 <= progress.step <= config.steps:
@@ -88,37 +88,15 @@ def read_state(path: Path, config: TrainingConfig) -> tuple[Progress, dict[str, 
     for name, value in config.to_dict().items():
         if kept_config.get(name) != value:
             raise _refusal(path, name, f"{name} was {kept_config.get(name)!r:.200}, and {value!r:.200} is asked for")
-    tensors = safetensors.torch.load(path.read_bytes())  # a copy: the file is replaced while the run goes on
-    return progress, tensors
-
-
-def strip_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Return the tensors whose names begin with a prefix, named without it."""
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-
-def copy_tensors(target: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Copy tensors into those of the same names.
-
-    Raises:
-        ResumeError: names, shapes or dtypes differ; nothing was copied.
-
-    """
-    for name in target.keys() | tensors.keys():
-        both = [f"{tuple(each[name].shape)} {each[name].dtype}" for each in (target, tensors) if name in each]
+    kept = safetensors.torch.load(path.read_bytes())  # a copy: the file is replaced while the run goes on
+    for name in {**tensors, **kept}:
+        both = [f"{tuple(each[name].shape)} {each[name].dtype}" for each in (tensors, kept) if name in each]
         if len(both) < 2 or both[0] != both[1]:
             raise _refusal(path, name, f"the tensor {name} differs: {' and '.join(both)}")
     with torch.no_grad():
-        for name, tensor in target.items():
-            tensor.copy_(tensors[name])
-
-
-def _require_numbers(progress: Progress) -> None:
-    """Raise TypeError for anything else."""
-    whole = (progress.step, progress.without_gain, progress.validated)
-    real = (*progress.scaler.values(), *([] if progress.best_miou is None else [progress.best_miou]))
-    if any(type(each) is not int for each in whole) or any(type(each) not in (int, float) for each in real):
-        raise TypeError
+        for name, tensor in tensors.items():
+            tensor.copy_(kept[name])
+    return progress
 
 
 def _refusal(path: Path, what: str, found: str) -> ResumeError:

@@ -1,4 +1,4 @@
-"""A run's log: lines of JSON, curves, and TensorBoard events on request."""
+"""Write the log of a training: `metrics.jsonl`, `curves.png`, and TensorBoard events on request."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import logging
 from contextlib import AbstractContextManager
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from hrnet_zoo.errors import ConfigError
@@ -15,66 +14,44 @@ from hrnet_zoo.zoo.training_log import OWN_LOG, parse_log
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
-    from typing_extensions import Self
 
 CURVES_FILE = "curves.png"
 
 logger = logging.getLogger("hrnet_zoo")
 
 
-class History:
-    """The log of a run, in the format of the published checkpoints' logs, which `hrnet-zoo log` reads.
+class LogWriter:
+    """Writes a run's log in the format of the published checkpoints' logs, which `hrnet-zoo log` reads.
 
-    Args:
-        folder: of the run.
-        name: of the model, for titles.
-        step: updates done; lines of later ones, which a stop has undone, are removed.
-        validated: updates done at the last validation; later validations are removed too.
-        tensorboard: also write events.
-
-    Raises:
-        ConfigError: TensorBoard is not installed.
-        OutputError: the folder cannot be written.
-
+    Updates after `step` and validations after `validated`, which a stop has undone, are removed from it first.
     """
 
-    def __init__(self, folder: Path, name: str, step: int, validated: int, *, tensorboard: bool) -> None:
-        self.path, self.name = folder / OWN_LOG, name
+    def __init__(self, folder: Path, step: int, validated: int, *, tensorboard: bool) -> None:
+        self.path = folder / OWN_LOG
         self._events = _open_events(folder, step) if tensorboard else None
         with self._output_errors():
             lines = self.path.read_bytes().splitlines() if step and self.path.exists() else []
-            kept = [line for line in lines if _still_holds(line, step, validated)]
-            atomic_write(self.path, b"".join(line + b"\n" for line in kept))
-            self._file = self.path.open("ab")
+        kept = [line for line in lines if _still_holds(line, step, validated)]
+        atomic_write(self.path, b"".join(line + b"\n" for line in kept))
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._file.close()
+    def close(self) -> None:
+        """Write the last events."""
         if self._events:
             self._events.close()
 
     def add(self, line: dict[str, Any]) -> None:
-        """Write a line; the figures of a "train" or "val" line also become TensorBoard events.
-
-        Raises:
-            OutputError: it cannot be written.
-
-        """
-        with self._output_errors():
-            self._file.write(json.dumps(line).encode() + b"\n")
-            self._file.flush()
+        """Write a line; the figures of a "train" or "val" line also become events."""
+        with self._output_errors(), self.path.open("ab") as file:
+            file.write(json.dumps(line).encode() + b"\n")
         if self._events and "mode" in line:
             for key in line.keys() - {"mode", "iter"}:
                 self._events.add_scalar(f"{line['mode']}/{key}", line[key], line["iter"])
 
-    def draw(self) -> None:
+    def draw_curves(self) -> None:
         """Plot loss and validation mIoU over the updates, if matplotlib is installed."""
         try:
-            parse_log(self.path.read_bytes(), str(self.path), self.name).save_plot(self.path.with_name(CURVES_FILE))
+            log = parse_log(self.path.read_bytes(), str(self.path), self.path.parent.name)
+            log.save_plot(self.path.with_name(CURVES_FILE))
         except ConfigError as error:  # matplotlib is an extra, and the log has the figures
             logger.warning("no curves are drawn: %s; %s", error.found, error.advice)
 
@@ -85,7 +62,7 @@ class History:
 
 
 def _still_holds(line: bytes, step: int, validated: int) -> bool:
-    """Tell whether a line is whole, and of an update that was not undone; the first line is of none."""
+    """Tell whether a line is complete and of an update that was not undone; the first line is of none."""
     try:
         found = json.loads(line)
         return int(found.get("iter", 0)) <= (validated if found.get("mode") == "val" else step)

@@ -14,20 +14,21 @@ from hrnet_zoo.datasets import CITYSCAPES
 from hrnet_zoo.errors import ConfigError, ResumeError, TrainingError
 from hrnet_zoo.evaluation.ranks import Ranks
 from hrnet_zoo.models.fcn import FCNHRNet
-from hrnet_zoo.training import trainer as trainer_module
+from hrnet_zoo.training import update as update_module
 from hrnet_zoo.training.config import TrainingConfig
 from hrnet_zoo.training.losses import cross_entropy
-from hrnet_zoo.training.state import Progress, write_state
-from hrnet_zoo.training.trainer import Trainer, checkpoint_activations, parameter_groups
+from hrnet_zoo.training.resume import Progress, write_state
+from hrnet_zoo.training.schedule import learning_rate
+from hrnet_zoo.training.update import Updater, checkpoint_activations
 from hrnet_zoo.zoo.create import create_model, initialize
 from tests.training.test_config import CONFIG
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
 
 
-def make(**changes: Any) -> Trainer:
+def make(**changes: Any) -> Updater:
     config = dataclasses.replace(CONFIG, head_lr=1.0, batch=4, **changes)
-    return Trainer(create_model("demo"), config, cross_entropy, ALONE)
+    return Updater(create_model("demo"), config, cross_entropy, ALONE)
 
 
 def batch(step: int = 0) -> tuple[Tensor, Tensor]:
@@ -39,32 +40,30 @@ def batch(step: int = 0) -> tuple[Tensor, Tensor]:
 
 def test_updates_are_those_of_a_plain_loop() -> None:
     """SGD with momentum 0.9 and weight decay, gradients of the mean over labeled pixels, nothing else."""
-    trainer, network = make(), create_model("demo").train()
+    updater, network = make(), create_model("demo").train()
     optimizer = torch.optim.SGD(network.parameters(), lr=1.0, momentum=0.9, weight_decay=5e-4)
     for step in range(3):
         images, labels = batch(step)
-        optimizer.param_groups[0]["lr"] = CONFIG.lr_at(step)
+        optimizer.param_groups[0]["lr"] = learning_rate(CONFIG, step)
         optimizer.zero_grad()
         loss = F.cross_entropy(network(images.contiguous(memory_format=torch.channels_last)), labels, ignore_index=255)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        update = trainer.update(images, labels)
-        assert update.loss == pytest.approx(float(loss.detach()), rel=1e-5)
-        assert update.lr == CONFIG.lr_at(step)
-    for (name, ours), theirs in zip(trainer.network.named_parameters(), network.parameters(), strict=True):
+        assert updater.update(images, labels) == pytest.approx(float(loss.detach()), rel=1e-5)
+    for (name, ours), theirs in zip(updater.network.named_parameters(), network.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=2e-5, msg=name)
-    assert trainer.progress.step == 3
+    assert updater.progress.step == 3
 
 
 def test_parts_of_a_batch_weigh_by_their_labeled_pixels() -> None:
     """With batch norm in eval mode the gradients are those of the whole batch, however it is cut."""
     gradients = []
     for accumulate in (1, 2, 4):
-        trainer = make(accumulate=accumulate, freeze="backbone")
-        norm = trainer.network.decode_head.get_submodule("convs.0.bn")
+        updater = make(accumulate=accumulate, freeze="backbone")
+        norm = updater.network.decode_head.get_submodule("convs.0.bn")
         norm.register_forward_pre_hook(lambda module, _: module.eval() and None)
-        loss = trainer.update(*batch()).loss
-        gradients.append((loss, [parameter.grad for parameter in trainer.network.decode_head.parameters()]))
+        loss = updater.update(*batch())
+        gradients.append((loss, [parameter.grad for parameter in updater.network.decode_head.parameters()]))
     for loss, others in gradients[1:]:
         assert loss == pytest.approx(gradients[0][0], rel=1e-6)
         for a, b in zip(gradients[0][1], others, strict=True):
@@ -72,89 +71,89 @@ def test_parts_of_a_batch_weigh_by_their_labeled_pixels() -> None:
 
 
 def test_a_batch_without_labels_gives_zero_and_no_nan() -> None:
-    trainer = make()
+    updater = make()
     images, labels = batch()
-    assert trainer.update(images, torch.full_like(labels, 255)).loss == 0.0
-    assert all(parameter.isfinite().all() for parameter in trainer.network.parameters())
+    assert updater.update(images, torch.full_like(labels, 255)) == 0.0
+    assert all(parameter.isfinite().all() for parameter in updater.network.parameters())
 
 
 def test_factors_on_the_learning_rate() -> None:
-    trainer = make()
-    trainer.config = dataclasses.replace(trainer.config, head_lr=1.0)
-    trainer.optimizer.param_groups[0]["factor"] = 0.0
-    before = {name: tensor.clone() for name, tensor in trainer.network.named_parameters()}
-    trainer.update(*batch())
+    updater = make()
+    updater.config = dataclasses.replace(updater.config, head_lr=1.0)
+    updater.optimizer.param_groups[0]["factor"] = 0.0
+    before = {name: tensor.clone() for name, tensor in updater.network.named_parameters()}
+    updater.update(*batch())
     changed = {
-        name.partition(".")[0] for name, t in trainer.network.named_parameters() if not torch.equal(t, before[name])
+        name.partition(".")[0] for name, t in updater.network.named_parameters() if not torch.equal(t, before[name])
     }
     assert changed == {"decode_head"}
 
 
 def test_a_frozen_backbone_keeps_every_bit() -> None:
-    trainer = make(freeze="backbone")
-    before = {name: tensor.clone() for name, tensor in trainer.network.backbone.state_dict().items()}
-    trainer.update(*batch())
-    assert all(torch.equal(tensor, before[name]) for name, tensor in trainer.network.backbone.state_dict().items())
+    updater = make(freeze="backbone")
+    before = {name: tensor.clone() for name, tensor in updater.network.backbone.state_dict().items()}
+    updater.update(*batch())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in updater.network.backbone.state_dict().items())
 
 
 def test_the_average_follows_behind() -> None:
-    trainer = make(ema=0.9)
-    start = trainer.network.decode_head.conv_seg.weight.detach().clone()
-    trainer.update(*batch(0))
-    first = trainer.network.decode_head.conv_seg.weight.detach().clone()
-    trainer.update(*batch(1))
-    second = trainer.network.decode_head.conv_seg.weight.detach()
+    updater = make(ema=0.9)
+    start = updater.network.decode_head.conv_seg.weight.detach().clone()
+    updater.update(*batch(0))
+    first = updater.network.decode_head.conv_seg.weight.detach().clone()
+    updater.update(*batch(1))
+    second = updater.network.decode_head.conv_seg.weight.detach()
     assert not torch.equal(start, first)
     # The first update is taken as it is, for there was nothing before it.
-    torch.testing.assert_close(trainer.model.decode_head.conv_seg.weight, 0.9 * first + 0.1 * second)
-    assert trainer.model is not trainer.network
+    torch.testing.assert_close(updater.model.decode_head.conv_seg.weight, 0.9 * first + 0.1 * second)
+    assert updater.model is not updater.network
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_weights_change() -> None:
-    trainer = make()
-    trainer.update(*batch())
-    before = {name: tensor.clone() for name, tensor in trainer.network.named_parameters()}
-    trainer.loss = lambda logits, labels: cross_entropy(logits, labels) * math.nan
+    updater = make()
+    updater.update(*batch())
+    before = {name: tensor.clone() for name, tensor in updater.network.named_parameters()}
+    updater.loss = lambda logits, labels: cross_entropy(logits, labels) * math.nan
     with pytest.raises(TrainingError, match="update 2 of 100"):
-        trainer.update(*batch(1))
-    assert all(torch.equal(tensor, before[name]) for name, tensor in trainer.network.named_parameters())
+        updater.update(*batch(1))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in updater.network.named_parameters())
 
 
 def test_gradients_that_are_not_finite_stop_before_the_weights_change() -> None:
     """The square root of 0 is finite, and its slope is not."""
-    trainer = make()
-    before = {name: tensor.clone() for name, tensor in trainer.network.named_parameters()}
-    trainer.loss = lambda logits, labels: cross_entropy(logits, labels) + (logits[0, 0, 0, 0] * 0).sqrt()
+    updater = make()
+    before = {name: tensor.clone() for name, tensor in updater.network.named_parameters()}
+    updater.loss = lambda logits, labels: cross_entropy(logits, labels) + (logits[0, 0, 0, 0] * 0).sqrt()
     with pytest.raises(TrainingError, match=r"norm (nan|inf)"):
-        trainer.update(*batch())
-    assert all(torch.equal(tensor, before[name]) for name, tensor in trainer.network.named_parameters())
+        updater.update(*batch())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in updater.network.named_parameters())
 
 
 def test_out_of_memory_says_what_helps() -> None:
-    trainer = make()
-    before = {name: tensor.clone() for name, tensor in trainer.network.named_parameters()}
+    updater = make()
+    before = {name: tensor.clone() for name, tensor in updater.network.named_parameters()}
 
     def greedy(logits: Tensor, labels: Tensor) -> Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
 
-    trainer.loss = greedy
+    updater.loss = greedy
     with pytest.raises(ConfigError, match=r"(?s)too little memory.*gradient_checkpointing"):
-        trainer.update(*batch())
-    assert all(torch.equal(tensor, before[name]) for name, tensor in trainer.network.named_parameters())
+        updater.update(*batch())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in updater.network.named_parameters())
 
 
 @pytest.mark.parametrize("spoil", ["momentum.0", "network.decode_head.conv_seg.bias"])
 def test_a_state_that_lacks_something_is_refused(tmp_path: Path, spoil: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    trainer = make()
-    trainer.update(*batch())
+    updater = make()
+    updater.update(*batch())
     with monkeypatch.context() as patch:
         written = write_state
 
         def without(path: Path, config: TrainingConfig, progress: Progress, tensors: dict[str, Tensor]) -> None:
             written(path, config, progress, {name: each for name, each in tensors.items() if name != spoil})
 
-        patch.setattr(trainer_module, "write_state", without)
-        trainer.save(tmp_path / "state")
+        patch.setattr(update_module, "write_state", without)
+        updater.save(tmp_path / "state")
     with pytest.raises(ResumeError):
         make().resume(tmp_path / "state")
 
@@ -186,14 +185,14 @@ def test_another_class_count_is_refused(tmp_path: Path) -> None:
     make().save(tmp_path / "state")
     config: TrainingConfig = dataclasses.replace(CONFIG, head_lr=1.0, batch=4)
     network: FCNHRNet = create_model("demo", classes=["road", "rest"])
-    other = Trainer(network, config, cross_entropy, ALONE)
+    other = Updater(network, config, cross_entropy, ALONE)
     with pytest.raises(ResumeError, match="conv_seg"):
         other.resume(tmp_path / "state")
 
 
 def test_bfloat16_is_near(tmp_path: Path) -> None:
     plain, half = make(), make(precision="bf16")
-    losses = [(plain.update(*batch(step)).loss, half.update(*batch(step)).loss) for step in range(3)]
+    losses = [(plain.update(*batch(step)), half.update(*batch(step))) for step in range(3)]
     assert all(b == pytest.approx(a, rel=0.02) and a != b for a, b in losses)
     assert all(parameter.dtype == torch.float32 for parameter in half.network.parameters())
 
@@ -205,18 +204,18 @@ def test_on_a_gpu(tmp_path: Path, precision: str) -> None:
     config = dataclasses.replace(CONFIG, head_lr=1.0, batch=4, precision=precision)
     device = torch.device("cuda:0")
     network = create_model("demo", device=device, dtype=torch.float32)
-    trainer = Trainer(network, config, cross_entropy, Ranks(0, 1, device))
+    updater = Updater(network, config, cross_entropy, Ranks(0, 1, device))
     reference = make()
     for step in range(3):
-        ours, theirs = trainer.update(*batch(step)).loss, reference.update(*batch(step)).loss
+        ours, theirs = updater.update(*batch(step)), reference.update(*batch(step))
         assert ours == pytest.approx(theirs, rel=0.05)
-    trainer.save(tmp_path / "state")
-    again = Trainer(
+    updater.save(tmp_path / "state")
+    again = Updater(
         create_model("demo", device=device, dtype=torch.float32), config, cross_entropy, Ranks(0, 1, device)
     )
     again.resume(tmp_path / "state")
-    assert again.progress == trainer.progress
-    assert math.isfinite(again.update(*batch(3)).loss)
+    assert again.progress == updater.progress
+    assert math.isfinite(again.update(*batch(3)))
 
 
 def make_network() -> FCNHRNet:
@@ -230,29 +229,6 @@ def make_network() -> FCNHRNet:
 @pytest.fixture
 def images() -> torch.Tensor:
     return torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
-
-
-def test_groups_hold_every_parameter_once_with_its_factor() -> None:
-    network = make_network()
-    backbone, head = parameter_groups(network, CONFIG)
-    assert (backbone["factor"], head["factor"]) == (1.0, 10.0)
-    held = [parameter for group in (backbone, head) for parameter in group["params"]]  # type: ignore[attr-defined]
-    assert len(held) == len(set(held)) == len(list(network.parameters()))
-
-
-def test_a_frozen_backbone_has_no_group_and_stays_as_it_is(images: torch.Tensor) -> None:
-    network = make_network()
-    network.freeze_backbone()
-    network.train()
-    assert not any(module.training for module in network.backbone.modules())
-    assert all(module.training for module in network.decode_head.modules())
-    (group,) = parameter_groups(network, CONFIG)
-    assert group["factor"] == 10.0
-    before = {name: tensor.clone() for name, tensor in network.backbone.state_dict().items()}
-    network(images).sum().backward()
-    assert all(torch.equal(tensor, before[name]) for name, tensor in network.backbone.state_dict().items())
-    assert all(parameter.grad is None for parameter in network.backbone.parameters())
-    assert all(parameter.grad is not None for parameter in network.decode_head.parameters())
 
 
 def test_recomputing_changes_no_bit(images: torch.Tensor) -> None:

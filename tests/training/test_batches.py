@@ -1,8 +1,9 @@
 """The order of samples: a pure function of seed and position, for any start, workers and processes."""
 
+import dataclasses
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
@@ -15,13 +16,17 @@ from PIL import Image
 from torch import Tensor
 
 from hrnet_zoo.datasets.label_rules import CITYSCAPES_IDS, IGNORE_INDEX
+from hrnet_zoo.datasets.layouts import LabeledFolder
 from hrnet_zoo.datasets.pairing import Sample
 from hrnet_zoo.demo.dataset import write_dataset
 from hrnet_zoo.demo.scenes import scene
 from hrnet_zoo.errors import DatasetError, ImageError, ProcessError
-from hrnet_zoo.training import stream as stream_module
+from hrnet_zoo.evaluation.ranks import Ranks
+from hrnet_zoo.training import batches as batches_module
 from hrnet_zoo.training.augmentation import augment, collate
-from hrnet_zoo.training.stream import TrainingStream, load_sample
+from hrnet_zoo.training.batches import batches, load_sample, places
+from hrnet_zoo.training.config import TrainingConfig
+from tests.training.test_config import CONFIG
 
 Batch = tuple[Tensor, Tensor]
 COUNT = 5
@@ -38,15 +43,23 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> tuple[Sample, ...]:
     )
 
 
-def make(samples: tuple[Sample, ...], **options: Any) -> TrainingStream:
-    chosen: dict[str, Any] = {"resize_to": (192, 96), "crop": (32, 64), "seed": 7, "batch": 4} | options
-    return TrainingStream(samples=samples, rule=CITYSCAPES_IDS, **chosen)
+def make(
+    samples: tuple[Sample, ...], *, start: int = 0, workers: int = 0, rank: int = 0, ranks: int = 1, **changes: Any
+) -> Generator[Batch, None, None]:
+    return batches(*arguments(samples, rank, ranks, **changes), workers=workers, start=start)
 
 
-def first(stream: TrainingStream, number: int, start: int = 0) -> list[Batch]:
-    batches = stream.batches(start)
-    with closing(batches):
-        return list(islice(batches, number))
+def arguments(
+    samples: tuple[Sample, ...], rank: int = 0, ranks: int = 1, **changes: Any
+) -> tuple[LabeledFolder, TrainingConfig, Ranks]:
+    folder = LabeledFolder("", "", Path(), "", (), CITYSCAPES_IDS, None, {}, samples, ())
+    config = dataclasses.replace(CONFIG, **{"crop": (64, 96), "seed": 7, "batch": 4, **changes})
+    return folder, config, Ranks(rank, ranks, torch.device("cpu"))
+
+
+def first(made: Generator[Batch, None, None], number: int) -> list[Batch]:
+    with closing(made):
+        return list(islice(made, number))
 
 
 def equal(one: list[Batch], other: list[Batch]) -> bool:
@@ -57,8 +70,8 @@ def equal(one: list[Batch], other: list[Batch]) -> bool:
 
 def test_shapes(samples: tuple[Sample, ...]) -> None:
     ((images, labels),) = first(make(samples), 1)
-    assert (images.shape, images.dtype) == ((4, 3, 32, 64), torch.float32)
-    assert (labels.shape, labels.dtype) == ((4, 32, 64), torch.int64)
+    assert (images.shape, images.dtype) == ((4, 3, 64, 96), torch.float32)
+    assert (labels.shape, labels.dtype) == ((4, 64, 96), torch.int64)
     assert set(labels.flatten().tolist()) <= {*range(19), IGNORE_INDEX}
 
 
@@ -69,8 +82,8 @@ def test_a_batch_is_made_of_its_positions(samples: tuple[Sample, ...]) -> None:
     for position in range(4, 8):  # of step 1, over the border of an epoch
         drawn = scene(int(orders[position // COUNT][position % COUNT]))
         rng = np.random.default_rng([7, 1, position])
-        pairs.append(augment(drawn.image, drawn.mask, resize_to=(192, 96), crop=(32, 64), rng=rng))
-    assert equal(first(make(samples), 1, start=1), [collate(pairs, (32, 64))])
+        pairs.append(augment(drawn.image, drawn.mask, resize_to=(192, 96), crop=(64, 96), rng=rng))
+    assert equal(first(make(samples, start=1), 1), [collate(pairs, (64, 96))])
 
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
@@ -79,14 +92,14 @@ def test_the_same_batches_from_any_start_with_any_workers(
     samples: tuple[Sample, ...], workers: int, start: int
 ) -> None:
     whole = first(make(samples), 6)
-    assert equal(first(make(samples, workers=workers), 6 - start, start), whole[start:])
+    assert equal(first(make(samples, workers=workers, start=start), 6 - start), whole[start:])
     assert not equal(whole[:1], whole[1:2])
 
 
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_processes_share_each_batch(samples: tuple[Sample, ...], ranks: int) -> None:
-    shares = [first(make(samples, rank=rank, ranks=ranks), 3, start=2) for rank in range(ranks)]
-    whole = first(make(samples), 3, start=2)
+    shares = [first(make(samples, rank=rank, ranks=ranks, start=2), 3) for rank in range(ranks)]
+    whole = first(make(samples, start=2), 3)
     for step, (images, labels) in enumerate(whole):
         for rank, share in enumerate(shares):
             assert torch.equal(share[step][0], images[rank::ranks])
@@ -94,18 +107,18 @@ def test_processes_share_each_batch(samples: tuple[Sample, ...], ranks: int) -> 
 
 
 def test_every_epoch_shows_each_image_once_in_an_order_of_its_own(samples: tuple[Sample, ...]) -> None:
-    places = list(islice(make(samples, batch=3).places(), 40 * COUNT))
-    assert [place.position for place in places] == list(range(40 * COUNT))
-    epochs = [[place.name for place in places[i : i + COUNT]] for i in range(0, len(places), COUNT)]
+    seen = list(islice(places(*arguments(samples, batch=3), 0), 40 * COUNT))
+    assert [place.position for place in seen] == list(range(40 * COUNT))
+    epochs = [[place.name for place in seen[i : i + COUNT]] for i in range(0, len(seen), COUNT)]
     assert all(sorted(epoch) == sorted(sample.name for sample in samples) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) > 25
-    other = [place.name for place in islice(make(samples, batch=3, seed=8).places(), 40 * COUNT)]
-    assert other != [place.name for place in places]
+    other = [place.name for place in islice(places(*arguments(samples, batch=3, seed=8), 0), 40 * COUNT)]
+    assert other != [place.name for place in seen]
 
 
-def test_a_image_is_another_sample_each_time(samples: tuple[Sample, ...]) -> None:
-    batches = first(make(samples[:1], batch=2), 3)
-    seen = {labels[i].numpy().tobytes() for _, labels in batches for i in range(2)}
+def test_an_image_is_another_sample_each_time(samples: tuple[Sample, ...]) -> None:
+    found = first(make(samples[:1], batch=2), 3)
+    seen = {labels[i].numpy().tobytes() for _, labels in found for i in range(2)}
     assert len(seen) == 6
 
 
@@ -137,18 +150,17 @@ def with_fault(samples: tuple[Sample, ...], tmp_path: Path, kind: str) -> Sample
 def test_a_file_that_fails_is_named(
     samples: tuple[Sample, ...], tmp_path: Path, workers: int, kind: str, error: type[Exception], words: str
 ) -> None:
-    stream = make((*samples[:1], with_fault(samples, tmp_path, kind)), workers=workers, batch=2)
-    batches = stream.batches()
-    with closing(batches), pytest.raises(error, match=words):
-        next(batches)
+    made = make((*samples[:1], with_fault(samples, tmp_path, kind)), workers=workers, batch=2)
+    with closing(made), pytest.raises(error, match=words):
+        next(made)
 
 
 def test_who_stops_leaves_no_process(samples: tuple[Sample, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream_module, "load_sample", load_and_tell)
-    batches = make(samples, workers=2).batches()
-    workers = {int(value) for value in next(batches)[1][:, 0, 0]}
+    monkeypatch.setattr(batches_module, "load_sample", load_and_tell)
+    made = make(samples, workers=2)
+    workers = {int(value) for value in next(made)[1][:, 0, 0]}
     assert os.getpid() not in workers
-    batches.close()
+    made.close()
     for process in workers:
         with pytest.raises(ProcessLookupError):
             os.kill(process, 0)
@@ -166,12 +178,6 @@ def load_and_die(place: Any, **options: Any) -> Any:
 
 
 def test_a_worker_that_dies(samples: tuple[Sample, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream_module, "load_sample", load_and_die)
-    batches = make(samples, workers=1, batch=2).batches()
-    with closing(batches), pytest.raises(ProcessError, match="workers=0"):
-        consume(batches)
-
-
-def consume(batches: Iterator[Batch]) -> None:
-    for _ in islice(batches, 10):
-        pass
+    monkeypatch.setattr(batches_module, "load_sample", load_and_die)
+    with closing(make(samples, workers=1, batch=2)) as made, pytest.raises(ProcessError, match="workers=0"):
+        list(islice(made, 10))

@@ -2,9 +2,6 @@
 
 import json
 import os
-import signal
-import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +9,8 @@ import pytest
 import torch
 
 from hrnet_zoo.training.finetune import finetune
-from hrnet_zoo.training.run import ECHO_S, Run, StopSignal
-from hrnet_zoo.training.trainer import Trainer
+from hrnet_zoo.training.loop import TrainingLoop
+from hrnet_zoo.training.update import Updater
 from tests.support.training_data import write_own_folder
 
 OPTIONS: dict[str, Any] = {
@@ -39,16 +36,16 @@ def test_a_validation_that_was_missed_is_made_up_for(tmp_path: Path, monkeypatch
     data = write_own_folder(tmp_path / "data", 6)
     with monkeypatch.context() as patch:
         patch.setattr(
-            Run, "_validate_if_due", lambda self, _: self.trainer.progress.step == 2 and self.save() and False
+            TrainingLoop, "_validate_if_due", lambda self: self.updater.progress.step == 2 and self.save() and False
         )
-        update = Trainer.update
+        update = Updater.update
 
-        def stopped(self: Trainer, *batch: Any) -> Any:
+        def stopped(self: Updater, *batch: Any) -> Any:
             if self.progress.step == 2:
                 raise KeyboardInterrupt
             return update(self, *batch)
 
-        patch.setattr(Trainer, "update", stopped)
+        patch.setattr(Updater, "update", stopped)
         with pytest.raises(KeyboardInterrupt):
             finetune("demo", data, tmp_path / "run", save_every=2, **OPTIONS)
     assert iterations(tmp_path / "run", "val") == []
@@ -60,11 +57,11 @@ def test_a_validation_that_was_missed_is_made_up_for(tmp_path: Path, monkeypatch
 def test_a_validation_stopped_before_its_end_is_told_of_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = write_own_folder(tmp_path / "data", 6)
 
-    def stopped(_: Run) -> None:
+    def stopped(*_: object) -> None:
         raise MemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "_draw_sheet", stopped)
+        patch.setattr(TrainingLoop, "_draw_sheet", stopped)
         with pytest.raises(MemoryError):
             finetune("demo", data, tmp_path / "run", **OPTIONS)
     assert iterations(tmp_path / "run", "val") == [2]
@@ -75,7 +72,7 @@ def test_a_validation_stopped_before_its_end_is_told_of_once(tmp_path: Path, mon
 
 def test_state_is_saved_as_often_as_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saved = []
-    monkeypatch.setattr(Run, "save", lambda self: saved.append(self.trainer.progress.step))
+    monkeypatch.setattr(TrainingLoop, "save", lambda self: saved.append(self.updater.progress.step))
     finetune("demo", write_own_folder(tmp_path / "data", 6), tmp_path / "run", save_every=3, **OPTIONS)
     assert saved == [2, 2, 3, 4, 4]  # before and after each validation
 
@@ -89,61 +86,3 @@ def test_a_busy_machine_is_told_of_at_the_first_update(
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     finetune("demo", write_own_folder(tmp_path / "data", 4), tmp_path / "run", **{**OPTIONS, "steps": 2, "val": 0})
     assert caplog.text.count("OMP_NUM_THREADS=1 may be much faster") == said
-
-
-@pytest.mark.parametrize(
-    ("number", "expected"),
-    [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)],
-    ids=["SIGINT", "SIGTERM"],
-)
-def test_the_first_signal_is_noted_and_a_later_one_acts(
-    number: signal.Signals, expected: type[BaseException], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    clock = [0.0]
-    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
-    before = signal.signal(signal.SIGTERM, leave)
-    try:
-        with StopSignal() as stop:
-            assert stop.number is None
-            signal.raise_signal(number)
-            assert stop.number is number
-            clock[0] += ECHO_S / 2
-            for echo in StopSignal.SIGNALS:  # by a launcher that was signalled too
-                signal.raise_signal(echo)
-            assert stop.number is number
-            clock[0] += ECHO_S
-            with pytest.raises(expected):
-                signal.raise_signal(number)
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def leave(*_: object) -> None:
-    raise SystemExit(1)
-
-
-def test_aloud_it_tells_once_that_it_heard(capfd: pytest.CaptureFixture[str]) -> None:
-    with StopSignal(verbose=True):
-        signal.raise_signal(signal.SIGINT)
-        signal.raise_signal(signal.SIGINT)  # an echo
-    assert capfd.readouterr().err.count("stopping") == 1
-
-
-def test_handlers_are_put_back() -> None:
-    before = [signal.getsignal(number) for number in StopSignal.SIGNALS]
-    with StopSignal():
-        assert signal.getsignal(signal.SIGTERM) != before[1]
-    assert [signal.getsignal(number) for number in StopSignal.SIGNALS] == before
-
-
-def test_in_another_thread_it_stands_aside() -> None:
-    seen = []
-
-    def work() -> None:
-        with StopSignal() as stop:
-            seen.append(stop.number)
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
-    assert seen == [None]
