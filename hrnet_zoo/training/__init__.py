@@ -1,1 +1,1 @@
-"""Labeled images -> your model: config (with the learning-rate schedule), losses, augmentation, trainer, state."""
+"""Labeled images -> your model: augmented batches, losses, updates by a schedule, validation, and resuming."""

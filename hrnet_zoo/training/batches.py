@@ -46,10 +46,8 @@ def batches(
     share = config.batch // ranks.size
     load = partial(load_sample, rule=folder.rule, resize_to=config.resize_to, crop=config.crop, seed=config.seed)
     # A whole batch ahead of the one being collated, or workers would idle while the network computes.
-    pairs = prefetch_in_processes(
-        places(folder, config, ranks, start), load, workers, ahead=max(workers + 1, 2 * share)
-    )
-    with closing(pairs):
+    ahead = max(workers + 1, 2 * share)
+    with closing(prefetch_in_processes(places(folder, config, ranks, start), load, workers, ahead)) as pairs:
         while True:
             yield collate(list(islice(pairs, share)), config.crop)
 

@@ -230,9 +230,8 @@ def finetune(
         )
         _restore(loop.updater, out, resume)
         if progress and loop.is_first:
-            images = (
-                f"{len(train.samples)} images to train on, {len(held_out.samples) if held_out else 0} to validate on"
-            )
+            counts = [len(part.samples) if part else 0 for part in (train, held_out)]
+            images = f"{counts[0]} images to train on, {counts[1]} to validate on"
             print_line(f"{images}; {config.steps} updates of {batch} images; learning rate {lr:g}")
         loop.run()
     return FineTuning(out, loop.updater.progress.step, loop.updater.progress.best_miou, loop.loss)
