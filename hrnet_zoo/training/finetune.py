@@ -22,7 +22,7 @@ from hrnet_zoo.evaluation.ranks import Ranks, join, local_device
 from hrnet_zoo.images.atomic import make_folder, output_errors
 from hrnet_zoo.inference.predict import without_autocast
 from hrnet_zoo.models.fcn import FCNHRNet
-from hrnet_zoo.models.forks import refuse_after_fork
+from hrnet_zoo.models.fork_safety import refuse_after_fork
 from hrnet_zoo.training.config import (
     TrainingConfig,
     config_error,
