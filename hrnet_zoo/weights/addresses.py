@@ -1,6 +1,5 @@
 """Where a file may be fetched from: the publisher's host, mirrors, or nowhere at all."""
 
-import ipaddress
 import os
 import re
 from urllib.parse import urlsplit
@@ -11,14 +10,7 @@ PUBLISHED_HOST = "https://download.openmmlab.com"
 
 
 def addresses(url: str) -> list[str]:
-    """Where to look for a published URL, in order; any other URL stands for itself.
-
-    `HRNET_ZOO_MIRRORS` (bases separated by commas or spaces) replaces the publisher's host.
-
-    Raises:
-        ConfigError: a base in the variable is not an https://, http:// or file:// address.
-
-    """
+    """Return where to look for a published URL, in order: `mirrors` replace the publisher's host. Others stay."""
     if not url.startswith(f"{PUBLISHED_HOST}/"):
         return [url]
     path = url.removeprefix(PUBLISHED_HOST)
@@ -26,7 +18,7 @@ def addresses(url: str) -> list[str]:
 
 
 def mirrors() -> list[str]:
-    """Read the base addresses in `HRNET_ZOO_MIRRORS`, without slashes at their ends; none if it is unset.
+    """Return the base addresses in `HRNET_ZOO_MIRRORS`, which commas or spaces separate; none if it is unset.
 
     Raises:
         ConfigError: one of them is not an https://, http:// or file:// address.
@@ -57,15 +49,11 @@ def is_base(base: str) -> bool:
 
 
 def is_offline() -> bool:
-    """Tell whether `HRNET_ZOO_OFFLINE` or `HF_HUB_OFFLINE` forbids the network.
-
-    Raises:
-        ConfigError: one of them holds neither a yes nor a no.
-
-    """
+    """Tell whether `HRNET_ZOO_OFFLINE` or `HF_HUB_OFFLINE` forbids the network; ConfigError: neither yes nor no."""
     offline = False
     for name in ("HRNET_ZOO_OFFLINE", "HF_HUB_OFFLINE"):
         value = os.environ.get(name, "").strip().lower()
+        offline |= value in {"1", "true", "yes", "on"}
         if value not in {"", "0", "false", "no", "off", "1", "true", "yes", "on"}:
             raise ConfigError(
                 asked=f"read the setting {name}",
@@ -73,16 +61,12 @@ def is_offline() -> bool:
                 done="nothing was fetched",
                 advice=f"set {name} to 1 or 0, or unset it",
             )
-        offline |= value in {"1", "true", "yes", "on"}
     return offline
 
 
 def is_loopback(host: str) -> bool:
     """Tell whether a host's name or number is this machine's own."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    return host in {"localhost", "127.0.0.1", "::1"}
 
 
 def without_passwords(bases: str) -> str:

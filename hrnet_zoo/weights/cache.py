@@ -11,6 +11,8 @@ Nothing here depends on locks for correctness: some network file systems grant e
 saves bandwidth. Each writer has a private file, under a name that is never used twice, and a finished file appears by
 one rename. A partial download that has been silent for SILENT_S is taken over by renaming it; a writer that finds its
 file gone starts again. Whatever is silent for STALE_S is garbage.
+
+Every function raises CacheError where the cache cannot be read or written.
 """
 
 import contextlib
@@ -62,14 +64,8 @@ class CacheEntry:
 
 
 def root() -> Path:
-    """Return the folder that `HRNET_ZOO_CACHE` names, or else one in huggingface_hub's assets cache.
-
-    Raises:
-        CacheError: there is no such folder (no home folder, a file in the way).
-
-    """
-    asked = "find the cache folder"
-    named = os.environ.get("HRNET_ZOO_CACHE", "")
+    """Return the folder that `HRNET_ZOO_CACHE` names, or else one in huggingface_hub's assets cache."""
+    asked, named = "find the cache folder", os.environ.get("HRNET_ZOO_CACHE", "")
     try:
         if named:
             return Path(named).expanduser().absolute()
@@ -100,12 +96,7 @@ def log_path(key: str) -> Path:
 
 
 def is_cached(key: str, kind: Finished = "model") -> bool:
-    """Tell whether the finished file of a cache key is there.
-
-    Raises:
-        CacheError: the cache cannot be read.
-
-    """
+    """Tell whether the finished file of a cache key is there."""
     path = _final(key, kind)
     with disk_errors(path, f"look for {key} in the cache"):
         try:
@@ -138,19 +129,11 @@ def lock(key: str) -> Iterator[None]:
 def claim_partial(key: str) -> Path:
     """Take over the longest partial download of a cache key that nobody writes any more, or begin an empty one.
 
-    Call it with the lock of `key` held.
-
-    Returns:
-        A file that no other process writes.
-
-    Raises:
-        CacheError: the cache cannot be written.
-
+    Call it with the lock of `key` held. No other process writes the file that it returns.
     """
     folder = _folder("downloads")
     mine = folder / f"{_checked(key)}.{secrets.token_hex(8)}.part"
     with disk_errors(folder, f"begin a download of {key}"):
-        _warn_of_others(root())
         now_s, left = (
             _now_s(folder),
             [entry for entry in entries() if entry.key == key and entry.path.suffix == ".part"],
@@ -175,9 +158,7 @@ def release_partial(path: Path) -> None:
 def publish(key: str, data: bytes, check: Callable[[Path], object], kind: Finished = "model") -> Path:
     """Make a finished file: write a private one, let `check` read it back, rename it; return its path.
 
-    Raises:
-        CacheError: the file cannot be written. Neither this nor what `check` raises leaves anything behind.
-
+    Neither an error nor what `check` raises leaves anything behind.
     """
     final, temp = _final(key, kind), _temp(_folder(f"{kind}s"), key)
     try:
@@ -206,10 +187,7 @@ def publish(key: str, data: bytes, check: Callable[[Path], object], kind: Finish
 def remove_damaged(path: Path, check: Callable[[Path], object]) -> None:
     """Remove a finished file if `check` still refuses it once its lock is held.
 
-    Raises:
-        CheckpointError: the file cannot be read, which is not damage; it stays.
-        CacheError: the cache cannot be written.
-
+    One that cannot be read, which is not damage, stays, and what `check` says of it is raised.
     """
     _, key = _classify(path)
     with lock(key):
@@ -226,10 +204,6 @@ def sweep(*, everything: bool = False) -> list[CacheEntry]:
     """Remove the temporary files and partial downloads that nobody has written to for STALE_S; return what went.
 
     A key without a finished file keeps its longest partial download for resuming, unless `everything` is to go.
-
-    Raises:
-        CacheError: the cache cannot be written.
-
     """
     kept, gone = set[str](), list[CacheEntry]()
     unfinished = [entry for entry in entries() if entry.kind in {"partial", "temp"}]
@@ -250,12 +224,7 @@ def sweep(*, everything: bool = False) -> list[CacheEntry]:
 
 
 def entries() -> list[CacheEntry]:
-    """List all files of the cache, in the order of their paths.
-
-    Raises:
-        CacheError: the cache cannot be read.
-
-    """
+    """List all files of the cache, in the order of their paths."""
     found: list[CacheEntry] = []
     top = root() / "v1"
     with disk_errors(top, "look through the cache"):
@@ -272,12 +241,7 @@ def entries() -> list[CacheEntry]:
 
 
 def clear(key: str | None = None) -> list[CacheEntry]:
-    """Remove the finished files and partial downloads of one cache key, or of all (None); return what went.
-
-    Raises:
-        CacheError: the cache cannot be written.
-
-    """
+    """Remove the finished files and partial downloads of one cache key, or of all (None); return what went."""
     wanted = None if key is None else _checked(key)
     gone: list[CacheEntry] = []
     for each in sorted({entry.key for entry in entries() if entry.key and wanted in {None, entry.key}}):
@@ -290,12 +254,7 @@ def clear(key: str | None = None) -> list[CacheEntry]:
 
 
 def discard(path: Path) -> None:
-    """Remove a file of the cache unless it is gone already.
-
-    Raises:
-        CacheError: the folder does not permit it.
-
-    """
+    """Remove a file of the cache unless it is gone already."""
     with disk_errors(path, f"remove {path}"):
         path.unlink(missing_ok=True)
 
@@ -366,14 +325,6 @@ def _now_s(folder: Path) -> float:
     probe = _temp(folder, "now")
     with disk_errors(probe, "write into the cache"):
         probe.touch(exist_ok=False)
-        try:
-            return probe.stat().st_mtime
-        finally:
-            probe.unlink(missing_ok=True)
-
-
-def _warn_of_others(top: Path) -> None:
-    """Warn if the cache belongs to another user and anybody may change its files."""
-    facts = top.stat()
-    if os.name == "posix" and facts.st_mode & 0o1002 == 0o0002 and facts.st_uid != os.geteuid():
-        _log.warning("anybody may change the files of the cache %s; set HRNET_ZOO_CACHE to a folder of your own", top)
+        now_s = probe.stat().st_mtime
+        probe.unlink(missing_ok=True)
+    return now_s

@@ -63,10 +63,6 @@ _DTYPES = {  # by kind of storage; weights come in no others
     "BFloat16": torch.bfloat16,
     "Float": torch.float32,
     "Double": torch.float64,
-    "Char": torch.int8,
-    "Byte": torch.uint8,
-    "Short": torch.int16,
-    "Int": torch.int32,
     "Long": torch.int64,
 }
 _TYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64, "I64": torch.int64}
@@ -91,8 +87,7 @@ def read_checkpoint(data: bytes, source: str) -> Checkpoint:
     """Return what a whole `.pth` file holds, without unpickling it; `source` (path or URL) is for messages.
 
     Raises:
-        UnsafeCheckpointError: the file has something else in the place of weights; it was not loaded.
-        CheckpointFormatError: it is damaged, or holds no state dict.
+        UnsafeCheckpointError, CheckpointFormatError: as `refusals`.
 
     """
     content, arrays = inspect_checkpoint(data, source)
@@ -102,25 +97,19 @@ def read_checkpoint(data: bytes, source: str) -> Checkpoint:
 
         def tensor(name: str) -> Tensor:
             """Copy a tensor out of the file; those that share a storage there share memory here."""
-            array = found[name]
-            kind = array.storage.kind
-            if kind not in _DTYPES:
-                raise Refusal(f"the tensor {show(name)} of type {kind}, which no weights have")
-            if array.storage not in storages:
-                values, dtype = bytearray(arrays[array.storage.key]), _DTYPES[kind]
-                # frombuffer refuses an empty one
-                storages[array.storage] = (
-                    torch.frombuffer(values, dtype=dtype) if values else torch.empty(0, dtype=dtype)
-                )
-            return storages[array.storage].as_strided(array.shape, array.strides, array.offset)
+            storage = found[name].storage
+            if storage.kind not in _DTYPES:
+                raise Refusal(f"the tensor {show(name)} of type {storage.kind}, which no weights have")
+            if storage not in storages:
+                values = np.frombuffer(bytearray(arrays[storage.key]), np.uint8)
+                storages[storage] = torch.from_numpy(values).view(_DTYPES[storage.kind])
+            return storages[storage].as_strided(found[name].shape, found[name].strides, found[name].offset)
 
         state, notes = unwrap(found, tensor)
-    # Class names, where mmcv and mmengine write them
     meta = content.get("meta") if isinstance(content, dict) else None
-    tables = [meta, meta.get("dataset_meta") if isinstance(meta, dict) else None]
-    claims = [
-        _class_names(table.get(key)) for table in tables if isinstance(table, dict) for key in ("CLASSES", "classes")
-    ]
+    later = meta.get("dataset_meta") if isinstance(meta, dict) else None
+    tables = [table for table in (meta, later) if isinstance(table, dict)]  # of mmcv, and of mmengine
+    claims = [_class_names(table.get(key)) for table in tables for key in ("CLASSES", "classes")]
     return Checkpoint(state, next(filter(None, claims), ()), "; ".join(filter(None, (choice, notes))))
 
 
@@ -136,8 +125,7 @@ def _class_names(claimed: object) -> tuple[str, ...]:
     """Return class names if that is what these are, else none."""
     if not isinstance(claimed, list | tuple) or len(claimed) > _MAX_NAMES:
         return ()
-    names = tuple(name for name in claimed if isinstance(name, str) and len(name) <= _MAX_NAME)
-    return names if len(names) == len(claimed) else ()
+    return tuple(claimed) if all(isinstance(name, str) and len(name) <= _MAX_NAME for name in claimed) else ()
 
 
 # --- tensors -> safetensors ------------------------------------------------------------------------------------------
@@ -150,14 +138,9 @@ def convert_checkpoint(
     provenance: Mapping[str, str],
     dtype: torch.dtype | None = None,
 ) -> bytes:
-    """Convert a .pth, popped from a list of one, into a safetensors file with its provenance in the header.
+    """Convert a .pth, popped from a list of one, into a safetensors file.
 
-    Args:
-        bodies: the file's bytes.
-        source: what errors call it.
-        expected: names and shapes that the file must have, given its number of classes.
-        provenance: `model` and `source_url`; `provenance_of` is added.
-        dtype: of the file's floating entries; None: any.
+    `provenance` (`model` and `source_url`) goes into the header. `dtype` is what floating entries must have; None: any.
 
     Raises:
         CheckpointError: the file is unsafe, damaged, or does not fit.
@@ -200,9 +183,8 @@ def verify_data(path: Path) -> None:
     """Compare the data of a safetensors file with the digest in its header.
 
     Raises:
-        CheckpointNotFoundError: there is no regular, readable file at `path`.
-        CheckpointFormatError: it is not a whole safetensors file, or its header has no digest.
-        HashMismatchError: the data is not what was written.
+        HashMismatchError: the data is not what was written, or the header has no digest.
+        CheckpointError: it is no whole, readable safetensors file.
 
     """
     digest = hashlib.sha256()
@@ -232,10 +214,10 @@ def map_safetensors(
     *,
     rewritable: bool = False,
 ) -> Weights:
-    """Map a safetensors file into memory: no copy, and nothing of the data is read before it is used.
+    """Map a safetensors file into memory; return its tensors, in the order of `expected`, and the header's metadata.
 
-    Names, shapes and dtypes are compared by the header alone, before anything is mapped. The pages are private:
-    writing to a tensor leaves the file as it is. Each tensor has a storage of its own.
+    Nothing is mapped before the header fits. The pages are private: writing to a tensor leaves the file as it is. Each
+    tensor has a storage of its own.
 
     Later changes to the bytes of a mapped file show in the tensors, and one that is shortened ends the process
     (SIGBUS). No file of the cache is ever rewritten in place; a file that somebody else may rewrite is read instead.
@@ -247,14 +229,9 @@ def map_safetensors(
         dtype: of the floating entries; None: float16, bfloat16, float32 or float64.
         rewritable: read the file into memory, all at once (of W48 252 MB and a tenth of a second).
 
-    Returns:
-        The tensors in the order of `expected`, and the header's metadata.
-
     Raises:
-        CheckpointNotFoundError: there is no regular, readable file at `path`, or it was changed meanwhile.
-        CheckpointFormatError: it is not a whole safetensors file.
-        StateDictMismatchError: names, shapes or dtypes do not fit.
-        ConfigError: there is too little memory to read the file.
+        CheckpointError: the file is missing, damaged, changed meanwhile, or does not fit.
+        ConfigError: out of memory.
 
     """
     with opened_safetensors(path, source) as (header, file):
@@ -276,11 +253,9 @@ def map_safetensors(
 
 def _tensor(pages: mmap.mmap | memoryview, place: int, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
     count = math.prod(shape)
-    if not count:  # which `frombuffer` refuses
-        return torch.empty(shape, dtype=dtype, device="cpu")
-    if place % dtype.itemsize:  # the format allows it, not every processor does
-        data = pages[place : place + count * dtype.itemsize]
-        return torch.frombuffer(bytearray(data), dtype=dtype).view(shape)
+    if not count or place % dtype.itemsize:  # frombuffer refuses it; the format allows it, not every processor does
+        data = np.frombuffer(bytearray(pages[place : place + count * dtype.itemsize]), np.uint8)
+        return torch.from_numpy(data).view(dtype).view(shape)
     return torch.frombuffer(pages, dtype=dtype, count=count, offset=place).view(shape)
 
 
@@ -288,10 +263,7 @@ def _tensor(pages: mmap.mmap | memoryview, place: int, dtype: torch.dtype, shape
 
 
 def load(build: Callable[[], Path], expected: ShapesOf) -> Weights:
-    """Map the cached file whose path `build` returns; one that was damaged or removed since is built again.
-
-    Returns:
-        Memory-mapped float32 tensors, and the provenance in the file's header.
+    """Map the cached float32 file whose path `build` returns; one that was damaged or removed since is built again.
 
     Raises:
         CheckpointError: the file does not fit `expected`; and whatever `build` raises.
@@ -340,10 +312,8 @@ def fetch_into_cache(
         progress: show a bar on a terminal.
 
     Raises:
-        DownloadError: the file cannot be had.
-        CheckpointError: it is not the file stated, or `convert` refuses it.
-        CacheError: the cache cannot be used.
-        ConfigError: there is too little memory.
+        DownloadError, CheckpointError, CacheError: the file cannot be had, is the wrong one, or cannot be written.
+        ConfigError: out of memory.
 
     """
     if cache.is_cached(key):
@@ -378,9 +348,7 @@ def fetch_verified(
 
     In a list, so that who converts it can pop it: the peak is twice the file then, not three times.
     """
-    from hrnet_zoo.weights.download import (
-        fetch,
-    )  # slow; and urllib3 opens a socket when it is imported (is there IPv6?)
+    from hrnet_zoo.weights.download import fetch  # slow, and urllib3 opens a socket when it is imported
 
     partial = cache.claim_partial(key)
 
@@ -423,14 +391,15 @@ def read_file(path: Path) -> bytes:
     """Read a checkpoint that the user named.
 
     Raises:
-        CheckpointNotFoundError: there is no regular, readable file, or it is far too large.
+        CheckpointNotFoundError: it is no regular, readable file, or far too large.
 
     """
     try:
         facts = path.stat()
         if not stat.S_ISREG(facts.st_mode):
             raise OSError("a folder or special file")
-        require_size(facts.st_size)
+        if facts.st_size > MOST_BYTES:
+            raise OSError(f"a file of {facts.st_size:,} bytes; no checkpoint has more than {MOST_BYTES:,}")
         return path.read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise CheckpointNotFoundError(
@@ -440,12 +409,6 @@ def read_file(path: Path) -> bytes:
             advice="give the path of a .pth or .safetensors file",
             source=str(path),
         ) from error
-
-
-def require_size(size: int) -> None:
-    """Raise OSError for a file of the user's that is too large to be a checkpoint."""
-    if size > MOST_BYTES:
-        raise OSError(f"a file of {size:,} bytes; no checkpoint for these networks has more than {MOST_BYTES:,}")
 
 
 def network_shapes(arch: str, num_classes: int) -> Shapes:

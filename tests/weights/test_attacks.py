@@ -107,7 +107,7 @@ def test_refused_before_anything_is_made(
     data, error, _ = ATTACKS[name]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("torch.load was called"))
-    monkeypatch.setattr(torch, "frombuffer", lambda *_, **__: pytest.fail("a tensor was made"))
+    monkeypatch.setattr(torch, "from_numpy", lambda *_, **__: pytest.fail("a tensor was made"))
     with nothing_happens(), pytest.raises(error):
         read_checkpoint(data, "evil.pth")
     assert not list(tmp_path.iterdir())

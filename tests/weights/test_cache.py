@@ -442,17 +442,6 @@ def test_sweep_of_everything_tells_what_went() -> None:
     assert kinds() == {}
 
 
-@needs_root
-def test_a_cache_that_anybody_may_change(cache: Path, caplog: pytest.LogCaptureFixture) -> None:
-    cache.mkdir()
-    for mode, owner, warnings_told in ((0o777, 0, 0), (0o1777, 65534, 0), (0o755, 65534, 0), (0o777, 65534, 1)):
-        cache.chmod(mode)
-        os.chown(cache, owner, -1)
-        caplog.clear()
-        files.claim_partial("a")
-        assert len([line for line in caplog.messages if "anybody may change" in line]) == warnings_told
-
-
 # --- damage ----------------------------------------------------------------------------------------------------------
 
 
