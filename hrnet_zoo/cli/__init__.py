@@ -1,6 +1,6 @@
 """Command-line arguments -> calls of the library: data on stdout, progress and errors on stderr.
 
-Each command imports what is slow to import when it runs.
+Each command imports slow modules only when it runs.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from hrnet_zoo.cli import benchmark, cache, catalog, check_data, doctor, evaluat
 from hrnet_zoo.errors import HRNetZooError, printable
 
 INTERRUPTED, TERMINATED = 130, 143  # 128 + SIGINT and SIGTERM, as in shells
-UNWRITTEN = 1  # stdout takes nothing more
+UNWRITTEN = 1  # stdout is closed or full
 
 _INSTEAD = {  # commands of other tools
     **dict.fromkeys(("train", "fit", "fine-tune"), "hrnet-zoo finetune NAME --data DATA --out OUT"),
@@ -38,20 +38,19 @@ _INSTEAD = {  # commands of other tools
     "export": "torch.export.export(create_model(NAME), (x,)) in Python; there is no command yet",
     "serve": "model.predict(bytes) in a server of your own; there is no command",
     "version": "hrnet-zoo --version",
-    "help": "hrnet-zoo --help",
 }
 
 
 class _Commands(click.Group):
     def resolve_command(
-        self, context: click.Context, words: list[str]
+        self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         try:
-            return super().resolve_command(context, words)
+            return super().resolve_command(ctx, args)
         except click.UsageError:
-            near = difflib.get_close_matches(words[0], self.commands, n=1)
-            hint = _INSTEAD.get(words[0]) or "".join(f"hrnet-zoo {name}" for name in near) or "hrnet-zoo --help"
-            raise click.UsageError(f"There is no command {words[0]!r}. Use: {hint}", context) from None
+            near = difflib.get_close_matches(args[0], self.commands, n=1)
+            hint = _INSTEAD.get(args[0]) or "".join(f"hrnet-zoo {name}" for name in near) or "hrnet-zoo --help"
+            raise click.UsageError(f"There is no command {args[0]!r}. Use: {hint}", ctx) from None
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -63,11 +62,8 @@ def cli() -> None:
 for command in (
     *(catalog.list_, catalog.info, catalog.log),
     *(cache.download, cache.import_, cache.cache, cache.verify),
-    *(predict.predict, predict.demo, evaluate.evaluate),
-    check_data.check_data,
-    finetune.finetune,
-    push.push,
-    *(benchmark.benchmark, doctor.doctor),
+    *(predict.predict, predict.demo),
+    *(evaluate.evaluate, check_data.check_data, finetune.finetune, push.push, benchmark.benchmark, doctor.doctor),
 ):
     cli.add_command(command)
 
@@ -108,7 +104,7 @@ def _run(arguments: Sequence[str] | None) -> int:
 
 
 def _unwritten(error: OSError) -> int:
-    """Report output that stdout does not take: its reader (`| head`) has left, or the disk is full."""
+    """Report that stdout is full; say nothing if its reader (`| head`) has left."""
     if not isinstance(error, BrokenPipeError):
         _tell(f"error: the output could not be written: {error.strerror or error}\n")
     _discard(sys.stdout)
@@ -116,7 +112,7 @@ def _unwritten(error: OSError) -> int:
 
 
 def _tell(text: str) -> None:
-    """Print a text on stderr, if that takes anything."""
+    """Print text on stderr, unless that is closed or full."""
     try:
         click.echo(text, err=True, nl=False)
     except OSError:
@@ -124,12 +120,12 @@ def _tell(text: str) -> None:
 
 
 def _discard(stream: TextIO) -> None:
-    """Send what a stream still holds, or gets later, nowhere: not even the flush at exit may fail."""
+    """Redirect a stream to the null device, so that not even the flush at exit fails."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _prepare_streams() -> None:
-    """Make stdout and stderr take every text: escape what the encoding lacks; replace closed ones."""
+    """Escape characters that a stream cannot encode; open a closed stream on the null device."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
@@ -140,7 +136,7 @@ def _prepare_streams() -> None:
 
 @contextmanager
 def _sigterm_as_exit() -> Iterator[None]:
-    """Let SIGTERM unwind the stack like Ctrl-C, so that nothing half-written stays."""
+    """Let SIGTERM unwind the stack as Ctrl-C does, so that no half-written file remains."""
 
     def end(number: int, frame: FrameType | None) -> NoReturn:
         raise SystemExit(TERMINATED)

@@ -1,4 +1,4 @@
-"""The commands `download`, `import`, `verify` and `cache`: files of weights on this machine."""
+"""The commands `download`, `import`, `verify` and `cache`: weights in the cache."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def import_(files: tuple[Path, ...], as_json: bool) -> None:
 
 
 def _fetch_each(fetch: Callable[[T], tuple[ModelInfo, Path]], items: Sequence[T], as_json: bool) -> None:
-    """Print name and path of every model, then the errors."""
+    """Print the name and path of every model, then the errors."""
     models, errors = [], []
     for item in items:
         try:

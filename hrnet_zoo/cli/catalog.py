@@ -1,4 +1,4 @@
-"""The commands `list`, `info` and `log`: what is published, and how it was trained."""
+"""The commands `list`, `info` and `log`: the published models and how they were trained."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hrnet_zoo.datasets import DATASETS
 from hrnet_zoo.images.atomic import check_place
 from hrnet_zoo.zoo.catalog import ARCHS, DEMO, DEMO_KNOWS, is_saved, list_models, model_info
 
-# Lines of a log's env_info that tell what the training ran on.
+# The lines of env_info that describe the machine and the software.
 _ENVIRONMENT = ("Python", "GPU", "PyTorch:", "MMCV:", "MMSegmentation:")
 
 
@@ -25,7 +25,7 @@ _ENVIRONMENT = ("Python", "GPU", "PyTorch:", "MMCV:", "MMSegmentation:")
 def list_(pattern: str, dataset: str | None, arch: str | None, as_json: bool) -> None:
     """List the published models.
 
-    PATTERN is a part of their names, as cityscapes, or a pattern, as "*hr48*160k".
+    PATTERN is part of a name, such as cityscapes, or a glob pattern, such as "*hr48*160k".
     """
     rows = [model_info(name) for name in list_models(pattern, dataset=dataset, arch=arch)]
     if as_json:
@@ -102,5 +102,5 @@ def log(name: str, plot: Path | None, force: bool, as_json: bool) -> None:
 
 
 def _short(value: object) -> str:
-    """Shorten a text from a log, which may hold anything."""
+    """Shorten a value of a log, which may be anything."""
     return str(value)[:100]

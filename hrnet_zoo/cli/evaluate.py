@@ -49,7 +49,7 @@ def evaluate(
     DATA is a download of the model's dataset, or a folder with images/ and masks/. Under torchrun, the processes share
     the images: torchrun --nproc-per-node 2 -m hrnet_zoo evaluate NAME DATA
 
-    By default, half the processors prefetch on Linux, at most 8; none elsewhere.
+    By default, on Linux, half as many workers as processors, at most 8; elsewhere none.
     """
     from hrnet_zoo.evaluation.ranks import is_first, local_device
 
@@ -61,7 +61,7 @@ def evaluate(
     figures = hrnet_zoo.evaluate(model, data, ms_flip=ms_flip, limit=limit, workers=workers, max_memory=max_memory)
     if not is_first():
         return
-    # Printed before they are saved, which may fail.
+    # Print first: saving may fail.
     if as_json:
         say_json(figures.to_dict())
     else:

@@ -76,7 +76,7 @@ def _as_flag(name: str) -> str:
 
 
 class _FinetuneCommand(click.Command):
-    """A command whose options are made when they are needed, for that imports torch."""
+    """A command that makes its options when they are needed, because that imports torch."""
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         declared = super().get_params(ctx)

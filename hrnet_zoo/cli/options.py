@@ -1,4 +1,4 @@
-"""Options that several commands share, and the model that they describe."""
+"""Shared options, and the model that they describe."""
 
 from __future__ import annotations
 
@@ -43,11 +43,7 @@ def parse_size(_: click.Context, option: click.Parameter, text: str | None) -> t
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 force = click.option("--force", is_flag=True, help="Overwrite existing files.")
-classes = click.option(
-    "--classes",
-    callback=parse_classes,
-    help="Names (A,B,...) or number of a custom checkpoint's or dataset's classes.",
-)
+classes = click.option("--classes", callback=parse_classes, help="Names (A,B,...) or number of custom classes.")
 checkpoint = click.option("--checkpoint", help="Path or address of a .pth or .safetensors to load instead of NAME's.")
 ms_flip = click.option("--ms-flip", is_flag=True, help="Six scales, each also mirrored: about 17 times slower.")
 max_memory = click.option(

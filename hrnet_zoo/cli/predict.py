@@ -71,7 +71,7 @@ def predict(
     if any(re.match("https?://", text) for text in images):
         raise click.UsageError("images are files: fetch the address first (curl -O ADDRESS), then name the file")
     if out.suffix.lower() in (".png", ".jpg", ".jpeg") and not out.is_dir():
-        raise click.UsageError(f"--out names a folder, and results are called after the images: --out {out.stem}")
+        raise click.UsageError(f"--out names a folder, and results are named after the images: --out {out.stem}")
     from hrnet_zoo.inference.folders import plan, predict_files
     from hrnet_zoo.inference.predict import PredictOptions
 
@@ -105,8 +105,8 @@ def predict(
 
 @click.command()
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path("demo-out"), show_default=True)
-@click.option("--scenes", type=click.IntRange(1, 1000), default=8, show_default=True, help="How many.")
-@click.option("--seed", type=click.IntRange(0, 900_000), default=0, show_default=True, help="Of the first scene.")
+@click.option("--scenes", type=click.IntRange(1, 1000), default=8, show_default=True, help="Number of scenes.")
+@click.option("--seed", type=click.IntRange(0, 900_000), default=0, show_default=True, help="Seed of the first scene.")
 @click.option("--as-dataset", is_flag=True, help="Write scenes and labels in Cityscapes' layout, for `evaluate`.")
 @options.force
 @options.device

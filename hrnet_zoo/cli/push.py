@@ -12,7 +12,7 @@ from hrnet_zoo.cli.output import say, say_json
 
 @click.command()
 @click.argument("what", nargs=-1, required=True, metavar="DIR ORG/NAME | ORG [NAMES]...")
-@click.option("--published", is_flag=True, help="Mirror published checkpoints in ORG/NAME: all, or NAMES.")
+@click.option("--published", is_flag=True, help="Mirror all published checkpoints, or NAMES, as ORG/NAME.")
 @click.option("--public", is_flag=True, help="Make new repositories public; default: private.")
 @click.option("--revision", help="Branch to commit to; default: main.")
 @options.as_json
@@ -28,12 +28,10 @@ def push(what: tuple[str, ...], published: bool, public: bool, revision: str | N
         raise click.UsageError("give a folder and a repository: hrnet-zoo push DIR ORG/NAME")
     from hrnet_zoo.zoo import push as publishing
 
-    organization, *names = what
-    commits = (
-        publishing.push_published(organization, names, public=public)
-        if published
-        else [publishing.push(Path(what[0]), what[1], public=public, revision=revision)]
-    )
+    if published:
+        commits = publishing.push_published(what[0], what[1:], public=public)
+    else:
+        commits = iter([publishing.push(Path(what[0]), what[1], public=public, revision=revision)])
     for commit in commits:
         if as_json:
             say_json(commit.to_dict())
