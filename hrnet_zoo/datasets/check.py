@@ -30,7 +30,7 @@ from hrnet_zoo.images.label_maps import read_label_image
 from hrnet_zoo.images.prefetch import prefetch_in_threads
 from hrnet_zoo.images.progress import Bar
 
-_STRAY, _STRAY_FRACTION = 32, 0.001  # pixels, and fraction of a mask, that a slip of the brush may leave
+_STRAY, _STRAY_FRACTION = 32, 0.001  # most stray pixels of a mask: their number, and their fraction
 MOSTLY_ABSENT = "most classes never occur"
 
 logger = logging.getLogger("hrnet_zoo")
@@ -130,7 +130,7 @@ def check_data(
 
 
 def check_splits(*splits: LabeledFolder, progress: bool = True) -> list[DataReport]:
-    """Check the splits of a dataset; whether 255 and palettes mean the same is judged from all of them."""
+    """Check the splits of a dataset; 255 and palettes are judged across all of them."""
     inspected = [inspect_pairs(split, decode=True, progress=progress) for split in splits]
     everything = [each for inspections in inspected for each in inspections]
     reports = []
@@ -153,9 +153,9 @@ def check_splits(*splits: LabeledFolder, progress: bool = True) -> list[DataRepo
 
 
 def inspect_pairs(folder: LabeledFolder, *, decode: bool, progress: bool = True) -> list[Inspection]:
-    """Read every mask of a folder, and of every image the header or (`decode`) all of it.
+    """Read every mask of a folder, and every image: its header, or with `decode` all of it.
 
-    Headers are quick to read, which is worthwhile before long work. Sizes are compared as displayed (EXIF orientation).
+    Sizes are compared as displayed (EXIF orientation).
     """
     threads = min(8, os.cpu_count() or 1)
     work = partial(_inspect, folder=folder, decode=decode)
@@ -187,7 +187,7 @@ def judge(
 
 
 def require_sound(asked: str, folder: LabeledFolder, problems: Sequence[Problem], *, tell: bool = True) -> None:
-    """Raise if a folder has errors; otherwise log (`tell`) the notes on its labels and unsupported photographs.
+    """Raise if a folder has errors; otherwise, with `tell`, log the notes on its labels and on unsupported photographs.
 
     Raises:
         DatasetError: one of the problems is an error.
@@ -258,7 +258,7 @@ def _class_counts(folder: LabeledFolder, inspections: Sequence[Inspection]) -> t
 
 
 def _value_problems(folder: LabeledFolder, inspections: Sequence[Inspection]) -> Iterator[Problem]:
-    """Report values that the rule does not know, that seem to follow another rule, or that mean nothing."""
+    """Report values that are unknown to the label rule, seem to follow another one, or leave nothing to score."""
     pixels, rule = _pixels(inspections), folder.rule
     if values := rule.unknown(pixels):
         text = ", ".join(f"{value} ({pixels[value]:,} pixels)" for value in values[:8]) + ", ..." * (len(values) > 8)
@@ -276,7 +276,9 @@ def _value_problems(folder: LabeledFolder, inspections: Sequence[Inspection]) ->
         advice = "write all masks with train ids (0 to 18, and 255), or all with official ids (7 is road)"
         yield Problem("ids mixed with train ids", "these seem to hold train ids", advice, mixed)
     if rule == ADE20K_VALUES and pixels[255] and not pixels[150]:
-        text = "255 occurs, which the official files never hold, and 150 does not: they hold 0 to 149 already"
+        text = (
+            "255 occurs, which official files never hold, but 150 does not: the values seem to be reduced to 0 to 149"
+        )
         advice = "use the official files, in which 0 is 'other'; or list your own classes in classes.txt"
         yield Problem("off-by-one labels", text, advice)
     ignored = [each.mask for each in inspections if each.counts and each.counts.keys() <= {*rule.ignored}]
@@ -301,7 +303,7 @@ def _is_binary(counts: Counter[int]) -> bool:
 def _class_255(
     folder: LabeledFolder, inspections: Sequence[Inspection], everything: Sequence[Inspection]
 ) -> Iterator[Problem]:
-    """Report masks in which 255 seems to be a class: as an error unless other masks show that it means ignored."""
+    """Report masks in which 255 seems to be a class; it is an error unless other masks show that 255 means ignored."""
     files = tuple(each.mask for each in inspections if _is_binary(each.counts))
     if not files or folder.key not in ("", "voc12aug"):
         return
@@ -309,7 +311,7 @@ def _class_255(
     others = [each.counts for each in everything if each.counts.keys() - {0, 255} and not _is_binary(each.counts)]
     error = binary >= len(others) and not any(IGNORE_INDEX in counts for counts in others)
     text = "its values are 0 and 255 (apart from stray pixels), and 255 means ignored"
-    advice = "write 1 for the class, in place of 255" + ("" if error else ", if it is one there")
+    advice = "write 1 instead of 255 for the class" + ("" if error else ", if it is one there")
     yield Problem("255 as a class", text, advice, files, error)
 
 

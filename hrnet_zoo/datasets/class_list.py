@@ -1,7 +1,7 @@
 """Read `classes.txt`: the class names of a folder, and their colors if given.
 
 One name per line, in the order of the label values, as `name` or `0: name`; `name #rrggbb` also sets its color. `#`
-starts a comment. What seems to be another format is refused, lest its syntax become class names.
+starts a comment. Other formats are refused, so that no syntax is taken for a class name.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def read_class_list(file: Path) -> ClassList:
 
 
 def class_names(classes: int | Sequence[str], asked: str) -> tuple[str, ...]:
-    """Return the names of `classes`, which are given as names or as their number.
+    """Return class names, given as such or by their number.
 
     Raises:
         ConfigError: they are not 2 to 255 different names.
@@ -90,7 +90,7 @@ def class_names(classes: int | Sequence[str], asked: str) -> tuple[str, ...]:
             asked=f"{asked} classes={classes!r:.100}",
             found=f"classes must be 2 to {MAX_CLASSES} different names, or their number",
             done="no image was opened",
-            advice="name each class once; a single class needs a background class beside it",
+            advice="name each class once; if there is only one, add a background class",
         )
     return tuple(names)
 

@@ -85,7 +85,7 @@ class Dataset:
     def with_classes(self, names: Sequence[str], colors: Mapping[str, Color] | None = None) -> Dataset:
         """Return this dataset with other classes, and no published figures.
 
-        `colors` wins; a class called "background" at index 0 is black, which overlays leave out; a known name keeps its
+        `colors` take precedence; "background" at index 0 is black, which overlays leave out; a known name keeps its
         color; the others get colors that are easy to tell apart, also for color-blind readers.
         """
         stated, known = dict(colors or {}), dict(self._labels)

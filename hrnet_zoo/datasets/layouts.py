@@ -29,7 +29,7 @@ from hrnet_zoo.errors import DatasetError
 SPLIT_ALIASES = (("val", "validation", "valid"), ("train", "training"), ("test", "testing"))
 _KNOWN_SPLITS = tuple(name for names in SPLIT_ALIASES for name in names)
 _LEVELS = 3  # searched below the given folder
-_MAX_FOLDERS = 500  # so that a whole disk is never searched
+_MAX_FOLDERS = 500  # searched at most, lest it be a whole disk
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class LabeledFolder:
         classes: class names by index; None if unknown.
         colors: RGB by class name, where `classes.txt` gives a color.
         samples: the pairs, sorted by name.
-        problems: what the file names alone reveal.
+        problems: those that file names alone reveal.
 
     """
 
@@ -149,7 +149,7 @@ def find_samples(
     if dataset and not classes:
         official = [each for each in _OFFICIAL if each.key == dataset.key and DATASETS[each.key].classes == expected]
         accepted = [*official, _CUSTOM]
-    # A dataset's official layout goes before a custom folder.
+    # An official layout takes precedence over a custom folder.
     recognized = (_recognize(root, accepted[:-1]) if dataset else []) or _recognize(root, accepted)
     if not recognized:
         raise _unrecognized(root, split, accepted)
@@ -181,7 +181,7 @@ def _recognize(root: Path, layouts: Sequence[_Layout]) -> list[tuple[_Layout, Pa
     """Return the datasets nearest to `root`: in one of the layouts, or in any if they have a class list."""
     level, searched = [root], 0
     for _ in range(_LEVELS + 1):
-        # A link to a folder beside it is not a second one; the first name counts.
+        # A folder and a link to it count once, by the first name.
         level = list({os.path.realpath(folder): folder for folder in reversed(level)}.values())[::-1]
         if found := [
             (layout, folder)
@@ -201,7 +201,7 @@ def _read(
     layout: _Layout, root: Path, place: _Place, splits: tuple[str, ...], names: tuple[str, ...] | None
 ) -> LabeledFolder:
     colors: dict[str, Color] = {}
-    # The class list that is nearest to the images.
+    # The nearest class list counts.
     folders = (place.images.parent, root, *([root.parent] if root.name in _KNOWN_SPLITS else []))
     if file := next((each / "classes.txt" for each in folders if (each / "classes.txt").is_file()), None):
         listed = read_class_list(file)
@@ -225,7 +225,7 @@ def _read(
     name = stem
     if layout.key == "cityscapes":
         name = _cityscapes_name
-        # For custom classes, the train ids: those that mmsegmentation trains on.
+        # Custom classes prefer train ids, which mmsegmentation trains on.
         kinds = [("_labelIds", CITYSCAPES_IDS), ("_labelTrainIds", CITYSCAPES_TRAIN_IDS)][:: 1 if key else -1]
         ids = [([path for path in labels if path.stem.endswith(ending)], rule) for ending, rule in kinds]
         found_labels, found_rule = max(ids, key=lambda each: len(each[0]))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-# Files of a folder that are taken for images. Of files that are named one by one, the content decides.
+# Extensions of a folder's images. A file that is named itself is recognized by its content.
 SUFFIXES = {
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".bmp", ".tif", ".tiff", ".gif"),
     *(".ppm", ".pgm", ".pbm", ".pnm", ".avif"),
@@ -21,7 +21,7 @@ _UNSUPPORTED_SUFFIXES = {
 }
 UNSUPPORTED = "unsupported photograph format"
 _JUNK = {"thumbs.db", "desktop.ini", "__macosx"}
-# Affixes that people add to the names of images and masks.
+# Common affixes of image and mask names.
 _NAME_SUFFIX = re.compile(
     r"(?<=.)[ ._-]+(?:gtfine_labeltrainids|gtfine_labelids|leftimg8bit|labeltrainids|labelids|trainids|segmentation"
     r"|annotations?|labels?|masks?|images?|img|seg|gt|rgb)$"
@@ -75,7 +75,7 @@ class Problem:
 def find_images(folder: Path, home: Path) -> tuple[list[Path], list[Problem]]:
     """List the image files at any depth below `folder`, and what was skipped, by their extensions.
 
-    Links are followed, but no folder is entered twice. Hidden files and those that desktops create are ignored.
+    Links are followed, but no folder is entered twice. Hidden files and those of desktops are ignored.
     Problems name files relative to `home`.
     """
     images: list[Path] = []
@@ -114,10 +114,10 @@ def stem(path: Path, folder: Path) -> str:
 def pair(
     images: list[tuple[str, Path]], labels: list[tuple[str, Path]], home: Path
 ) -> tuple[list[Sample], list[Problem]]:
-    """Pair images and masks, each given with its name, by these names.
+    """Pair images and masks by the names given with them.
 
-    Names that are equal but for case are paired first; then those that are equal without the usual affixes ("_mask",
-    "img_", "_labelIds", ...). If several files fit, none is paired.
+    Names that differ only in case are paired first, then those that are equal without the usual affixes ("_mask",
+    "img_", "_labelIds", ...). Where several files match, none is paired.
     """
     samples: list[Sample] = []
     ambiguous: list[Path] = []

@@ -1,4 +1,4 @@
-"""Divide labeled images into training and validation images, by their names alone."""
+"""Split labeled images into training and validation images by name."""
 
 from __future__ import annotations
 
@@ -31,9 +31,8 @@ def find_training_data(
         classes: class names of a custom dataset, whatever its layout. None: those of `classes.txt` or the dataset.
 
     Returns:
-        Training split, validation split or None, class names. A fraction selects images by a hash of their names, so
-        that images which are added move none from one split to the other, and its size is only approximate. Neither
-        split is left empty.
+        Training split, validation split or None, class names. A fraction selects images by a hash of their names:
+        adding images moves none between the splits, and the fraction is approximate. Neither split is empty.
 
     Raises:
         DatasetError: no data, no class names, a single class, an image in both splits, or as `find_samples`.
@@ -80,7 +79,7 @@ def _has_val(folder: LabeledFolder) -> bool:
 
 
 def _comparable(train: LabeledFolder, val: LabeledFolder) -> LabeledFolder:
-    """Return the validation split if its classes are those of the training split, and no image is in both."""
+    """Return the validation split; refuse other classes than the training split has, and shared images."""
     if val.classes != train.classes:
         found = f"its {len(val.classes or ())} classes are not the {len(train.classes or ())} of {train.root}"
         raise _refusal(val, found, "validate on images that are labeled with the training classes")
@@ -96,7 +95,7 @@ def _draw(folder: LabeledFolder, fraction: float) -> set[str]:
     if len(folder.samples) < 2:
         found = "a single image, which cannot be held out for validation"
         raise _refusal(folder, found, "add images, or train without validation (val=0)")
-    # Each name has a place from 0 to 1 that depends on it alone.
+    # A hash of each name, from 0 to 1.
     digests = [hashlib.sha256(sample.name.encode(errors="surrogateescape")).digest() for sample in folder.samples]
     numbers = [int.from_bytes(digest[:6], "big") / 2**48 for digest in digests]
     places = sorted(zip(numbers, (sample.name for sample in folder.samples), strict=True))
@@ -105,7 +104,7 @@ def _draw(folder: LabeledFolder, fraction: float) -> set[str]:
 
 
 def _read_names(folder: LabeledFolder, file: Path) -> set[str]:
-    """Return the names of training images that a file lists."""
+    """Return the training images that a text file names."""
     known = {sample.name for sample in folder.samples}
     lines = [line.strip() for line in read_text(file).splitlines() if line.strip()]
     names = {

@@ -74,11 +74,11 @@ class SegmentationModel(ABC):
 
     @abstractmethod
     def ready(self) -> Self:
-        """Return what predicts for one caller: in eval mode, with the current weights."""
+        """Return the model to predict with: in eval mode, with the current weights."""
 
     @abstractmethod
     def _optimized(self) -> SegmentationModel:
-        """Return what predicts with `fast=True`."""
+        """Return the model that `fast=True` uses."""
 
     @overload
     def predict(

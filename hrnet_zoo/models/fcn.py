@@ -132,14 +132,14 @@ def require_network(model: object, asked: str) -> None:
 
 
 def forward_is_replaced(module: nn.Module) -> bool:
-    """Tell whether a module's forward is not that of its class; accelerate may leave the class's own there."""
+    """Return whether a module has a forward other than its class's own (which accelerate may set on it)."""
     forward = vars(module).get("forward")
     own = getattr(forward, "__self__", None) is module and getattr(forward, "__func__", None) is type(module).forward
     return forward is not None and not own
 
 
 def _in_eval_mode(module: M, done: dict[nn.Module, Any]) -> M:
-    """Copy the modules, but not their tensors."""
+    """Copy a module and its children in eval mode; tensors are shared. `done` maps modules to their copies."""
     if module in done:
         return done[module]  # type: ignore[no-any-return]
     if module.training and forward_is_replaced(module):
@@ -150,7 +150,7 @@ def _in_eval_mode(module: M, done: dict[nn.Module, Any]) -> M:
             advice="call model.eval() first",
         )
     copied = done[module] = object.__new__(type(module))
-    # A module's truth is its length, which those of torch.compile refuse to tell
+    # `if child` would ask for its length, which modules of torch.compile refuse to tell.
     children = {
         name: _in_eval_mode(child, done) if child is not None else None for name, child in module._modules.items()
     }

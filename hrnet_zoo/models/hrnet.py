@@ -115,7 +115,7 @@ class ExchangeModule(nn.Module):
 
 
 class Fusion(nn.ModuleList):
-    """Sum all branches at the width and size of the branch `target`, then ReLU."""
+    """Bring all branches to the channels and size of branch `target`, sum them, and apply ReLU."""
 
     def __init__(self, widths: Sequence[int], target: int) -> None:
         super().__init__(path(widths, source, target) for source in range(len(widths)))
@@ -131,7 +131,7 @@ class Fusion(nn.ModuleList):
 
 
 def path(widths: Sequence[int], source: int, target: int) -> nn.Module:
-    """Make the layers that bring branch `source` to the width and (about) the size of branch `target`."""
+    """Make the layers that bring branch `source` to the channels and (about) the size of branch `target`."""
     if source == target:
         return nn.Identity()
     if source > target:

@@ -1,4 +1,4 @@
-"""Training and validation parts: by folder, share, list or official split; what would waste a night is refused."""
+"""Training and validation splits: by folder, fraction, list or official split."""
 
 import shutil
 from pathlib import Path
@@ -24,7 +24,7 @@ def names(folder: LabeledFolder | None) -> list[str]:
     return [sample.name for sample in folder.samples]
 
 
-def parts(home: Path, **options: Any) -> tuple[list[str], list[str]]:
+def names_of_splits(home: Path, **options: Any) -> tuple[list[str], list[str]]:
     train, val, _ = find_training_data(home, **options)
     return names(train), names(val) if val else []
 
@@ -35,22 +35,22 @@ def forty(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def parted(tmp_path: Path) -> Path:
-    own(tmp_path / "parted/train", ("a", "b", "c"))
-    own(tmp_path / "parted/val", ("d", "e"))
-    (tmp_path / "parted/classes.txt").write_text("\n".join(NAMES))
-    return tmp_path / "parted"
+def divided(tmp_path: Path) -> Path:
+    own(tmp_path / "divided/train", ("a", "b", "c"))
+    own(tmp_path / "divided/val", ("d", "e"))
+    (tmp_path / "divided/classes.txt").write_text("\n".join(NAMES))
+    return tmp_path / "divided"
 
 
-def test_a_tenth_is_held_back(forty: Path) -> None:
-    train, val = parts(forty)
+def test_a_tenth_is_held_out(forty: Path) -> None:
+    train, val = names_of_splits(forty)
     assert val == HELD
     assert sorted(train + val) == list(FORTY)
     assert find_training_data(forty)[2] == NAMES
 
 
-def test_any_share(forty: Path) -> None:
-    sizes = [len(parts(forty, val=share)[1]) for share in (1e-9, 0.1, 0.3, 0.5, 0.999999)]
+def test_any_fraction(forty: Path) -> None:
+    sizes = [len(names_of_splits(forty, val=fraction)[1]) for fraction in (1e-9, 0.1, 0.3, 0.5, 0.999999)]
     assert sizes == sorted(sizes)
     assert sizes[0] == 1
     assert sizes[-1] == 39
@@ -59,47 +59,47 @@ def test_any_share(forty: Path) -> None:
 
 def test_images_that_are_added_move_no_other(tmp_path: Path) -> None:
     home = own(tmp_path, FORTY, NAMES)
-    before = parts(home, val=0.25)
+    before = names_of_splits(home, val=0.25)
     own(home, [f"new_{number}" for number in range(30)])
-    after = parts(home, val=0.25)
+    after = names_of_splits(home, val=0.25)
     assert set(before[0]) <= set(after[0])
     assert set(before[1]) <= set(after[1])
     assert len(after[0]) + len(after[1]) == 70
 
 
-def test_no_validation(forty: Path, parted: Path) -> None:
-    for home, expected in ((forty, 40), (parted, 3)):
+def test_no_validation(forty: Path, divided: Path) -> None:
+    for home, expected in ((forty, 40), (divided, 3)):
         train, val, _ = find_training_data(home, val=0)
         assert val is None
         assert len(train.samples) == expected
 
 
-def test_train_and_val_folders(parted: Path) -> None:
-    train, val, classes = find_training_data(parted)
+def test_train_and_val_folders(divided: Path) -> None:
+    train, val, classes = find_training_data(divided)
     assert (names(train), names(val)) == (["a", "b", "c"], ["d", "e"])
     assert classes == train.classes == NAMES
     assert val is not None
     assert val.classes == NAMES
-    assert len(parts(parted, val=0.4)[0]) < 3  # a share is of the training part
+    assert len(names_of_splits(divided, val=0.4)[0]) < 3  # a fraction of the training split
 
 
 @pytest.mark.parametrize("word", ["valid", "validation", "test"])
-def test_other_words_for_the_part_to_validate_on(parted: Path, word: str) -> None:
-    (parted / "val").rename(parted / word)
-    train, val, _ = find_training_data(parted)
+def test_other_names_of_the_val_split(divided: Path, word: str) -> None:
+    (divided / "val").rename(divided / word)
+    train, val, _ = find_training_data(divided)
     assert (names(train), names(val)) == (["a", "b", "c"], ["d", "e"])
     assert val is not None
     assert val.split == word
 
 
-def test_a_test_part_without_masks_is_of_no_use(parted: Path) -> None:
-    (parted / "val").rename(parted / "test")
-    shutil.rmtree(parted / "test/masks")
-    train, val = parts(parted)
+def test_a_test_split_without_masks_is_not_used(divided: Path) -> None:
+    (divided / "val").rename(divided / "test")
+    shutil.rmtree(divided / "test/masks")
+    train, val = names_of_splits(divided)
     assert sorted(train + val) == ["a", "b", "c"]
 
 
-def test_own_classes_in_official_folders(tmp_path: Path) -> None:
+def test_custom_classes_in_official_folders(tmp_path: Path) -> None:
     for split in ("training", "validation"):
         ade20k(tmp_path / "a", (split,), split)
     found = find_training_data(tmp_path / "a", classes=NAMES)
@@ -108,29 +108,29 @@ def test_own_classes_in_official_folders(tmp_path: Path) -> None:
     (tmp_path / "a/classes.txt").write_text("\n".join(NAMES))
     assert find_training_data(tmp_path / "a") == found
     voc12(tmp_path / "v", ("t", "u"), "train")
-    train, val = parts(tmp_path / "v", classes=NAMES)  # no val part is there
+    train, val = names_of_splits(tmp_path / "v", classes=NAMES)  # there is no val split
     assert sorted(train + val) == ["t", "u"]
 
 
-def test_train_without_val(parted: Path) -> None:
-    shutil.rmtree(parted / "val")
-    train, val = parts(parted)
+def test_train_without_val(divided: Path) -> None:
+    shutil.rmtree(divided / "val")
+    train, val = names_of_splits(divided)
     assert sorted(train + val) == ["a", "b", "c"]
     assert len(val) == 1
 
 
-def test_parts_inside_images_and_masks(tmp_path: Path) -> None:
+def test_splits_inside_images_and_masks(tmp_path: Path) -> None:
     for split, name in (("train", "a"), ("validation", "b")):
         own(tmp_path, [f"{split}/{name}"])
-    assert parts(tmp_path, classes=NAMES) == (["a"], ["b"])
+    assert names_of_splits(tmp_path, classes=NAMES) == (["a"], ["b"])
 
 
 def test_val_by_a_list_of_names(tmp_path: Path) -> None:
     home = own(tmp_path / "data", ("a", "deep/b", "c.1", "d"), NAMES)
     listing = tmp_path / "val.txt"
     listing.write_text("deep/b.jpg\n\n c.1 \n")
-    assert parts(home, val=listing) == (["a", "d"], ["c.1", "deep/b"])
-    assert parts(home, val=str(listing)) == (["a", "d"], ["c.1", "deep/b"])
+    assert names_of_splits(home, val=listing) == (["a", "d"], ["c.1", "deep/b"])
+    assert names_of_splits(home, val=str(listing)) == (["a", "d"], ["c.1", "deep/b"])
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_val_of_another_dataset(forty: Path, tmp_path: Path) -> None:
         find_training_data(forty, val=tmp_path / "scenes")
 
 
-def test_val_of_other_classes_than_an_official_part(tmp_path: Path) -> None:
+def test_val_of_other_classes_than_an_official_split(tmp_path: Path) -> None:
     home = cityscapes(tmp_path / "streets", split="train")
     with pytest.raises(DatasetError, match="its 0 classes are not the 19 of") as caught:
         find_training_data(home, val=own(tmp_path / "other", ("x",)))
@@ -196,8 +196,8 @@ def test_official_splits(tmp_path: Path) -> None:
     for home, write in ((tmp_path / "v", voc12), (tmp_path / "p", pascal_context)):
         write(home, ("t",), "train")
         write(home, ("v",), "val")
-    assert parts(tmp_path / "c") == (["ulm/ulm_0_1"], ["bonn/bonn_0_2"])
-    assert [parts(tmp_path / key) for key in "avp"] == [(["t"], ["v"])] * 3
+    assert names_of_splits(tmp_path / "c") == (["ulm/ulm_0_1"], ["bonn/bonn_0_2"])
+    assert [names_of_splits(tmp_path / key) for key in "avp"] == [(["t"], ["v"])] * 3
     assert find_training_data(tmp_path / "c")[2] == CITYSCAPES.classes
     assert find_training_data(tmp_path / "a")[2] == ADE20K.classes
     assert [len(find_training_data(tmp_path / key)[2]) for key in "vp"] == [21, 60]
@@ -207,7 +207,7 @@ def test_official_data_without_val(tmp_path: Path) -> None:
     cityscapes(tmp_path, ("ulm/ulm_0_1", "ulm/ulm_0_2"), "train")
     with pytest.raises(DatasetError, match="with the splits train"):
         find_training_data(tmp_path)
-    train, val = parts(tmp_path, val=0.5)
+    train, val = names_of_splits(tmp_path, val=0.5)
     assert len(train) == len(val) == 1
 
 
@@ -224,13 +224,13 @@ def test_names_of_the_classes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("classes", [("a",), "abc", ("a", "a"), ("a", " "), (), [f"{i}" for i in range(256)]])
-def test_classes_that_are_none(forty: Path, classes: Any) -> None:
+def test_invalid_classes(forty: Path, classes: Any) -> None:
     with pytest.raises(ConfigError, match="2 to 255 different names"):
         find_training_data(forty, classes=classes)
 
 
 @pytest.mark.parametrize("val", [1, 1.5, -0.1, float("nan"), True])
-def test_shares_that_are_none(forty: Path, val: Any) -> None:
+def test_invalid_fractions(forty: Path, val: Any) -> None:
     with pytest.raises(ConfigError, match="from 0"):
         find_training_data(forty, val=val)
 
@@ -247,10 +247,10 @@ def test_nothing_to_train_on(tmp_path: Path) -> None:
     one = own(tmp_path / "one", ("a",), NAMES)
     with pytest.raises(DatasetError, match="cannot be held out"):
         find_training_data(one)
-    assert parts(one, val=0) == (["a"], [])
+    assert names_of_splits(one, val=0) == (["a"], [])
 
 
 def test_no_image_is_opened(forty: Path) -> None:
     for path in (*(forty / "images").iterdir(), *(forty / "masks").iterdir()):
         path.write_bytes(b"")
-    assert len(parts(forty)[0]) == 40 - len(HELD)
+    assert len(names_of_splits(forty)[0]) == 40 - len(HELD)
