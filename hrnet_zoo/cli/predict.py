@@ -145,9 +145,9 @@ def demo(
         refuse_existing(overlay_paths(out, seeds))
     report = run_demo(create_model("demo", device=device, dtype=dtype), out, seeds=seeds, progress=True)
     if as_json:
-        say_json(report.to_dict())
+        say_json(report)
         return
-    for name, iou in report.iou.items():
+    for name, iou in report["iou"].items():
         say(f"{name:<14} {iou:7.2%} {'#' * round(30 * iou)}")
-    say(f"{'mIoU':<14} {report.miou:7.2%} on {scenes} scenes never seen in training")
-    say(f"what it sees: {out}{os.sep}scene_*.png; a photo to try things on: {report.photo}")
+    say(f"{'mIoU':<14} {report['miou']:7.2%} on {scenes} scenes never seen in training")
+    say(f"what it sees: {out}{os.sep}scene_*.png; a photo to try things on: {report['photo']}")

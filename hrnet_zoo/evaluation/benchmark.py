@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import product
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,20 +31,17 @@ from hrnet_zoo.zoo.create import create_model
 # frequent. ADE20K: 4:3 at its resize_to.
 IMAGES = {"cityscapes": (1024, 2048), "ade20k": (512, 683), "voc12aug": (375, 500), "pascal_context": (375, 500)}
 
-_MEMORY = {
-    "minimum to maximum": "seconds of repeated runs",
-    "peak_memory": "of the first run. CUDA: allocated by torch, weights included. CPU: growth of resident memory, "
-    "weights excluded. None: unknown on this system",
-}
+_MEMORY = (
+    "; minimum to maximum: seconds of repeated runs; peak_memory: of the first run; CUDA: allocated by torch, weights "
+    "included; CPU: growth of resident memory, weights excluded"
+)
 
 
 @dataclass(frozen=True)
 class _Figures:
-    about: ClassVar[dict[str, str]]
-
     def to_dict(self) -> dict[str, Any]:
-        """Return the figures as JSON types; "about" explains each."""
-        return {**asdict(self), "about": self.about}
+        """Return the figures as JSON types; "about" explains them."""
+        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -61,12 +58,10 @@ class Timing(_Figures):
     images_per_second: float
     prediction: Measurement
     prediction_input: tuple[int, int]
-
-    about: ClassVar[dict[str, str]] = {
-        "network": "normalized tensors on the device -> logits at full size; no reading, resizing or argmax",
-        "prediction": "model.predict of one image in memory -> mask: resize, network, argmax",
-        **_MEMORY,
-    }
+    about: str = (
+        "network: normalized tensors on the device -> logits at full size; prediction: model.predict, image in memory "
+        "-> mask" + _MEMORY
+    )
 
 
 @dataclass(frozen=True)
@@ -90,19 +85,16 @@ class TableTiming(_Figures):
     crop: tuple[int, int]
     batch_per_gpu: int
     training_memory: int | None
-
-    about: ClassVar[dict[str, str]] = {
-        "inference": "float32, batch 1: normalized tensor on the device -> mask at the image's size, by way of all "
-        "logits; published on a V100",
-        "training_memory": "two steps of SGD with momentum, float32, one process: peak bytes. Published: GB of one of "
-        "four GPUs, with the buffers of their communication",
-        **_MEMORY,
-    }
+    about: str = (
+        "inference: float32, batch 1, normalized tensor on the device -> mask by way of all logits; published: on a "
+        "V100; training memory: two steps of SGD with momentum, float32, one process; published: of one of four GPUs, "
+        "with the buffers of their communication" + _MEMORY
+    )
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One form of a network in a comparison: `name` is "exact", the engine, or "torch.compile".
+    """One form of a network in a comparison: `name` is "exact", the engine, or "torch.compile" (without `predict`).
 
     The speedups are over the exact network, by medians.
     """
@@ -126,12 +118,9 @@ class Comparison(_Figures):
     width: int
     variants: tuple[Variant, ...]
     skipped: dict[str, str]
-
-    about: ClassVar[dict[str, str]] = {
-        "network": "normalized tensor on the device, batch 1 -> logits at stride 4",
-        "prediction": "image in memory -> mask: resize, network, argmax. None: not measured",
-        **_MEMORY,
-    }
+    about: str = (
+        "network: normalized tensor on the device -> logits at stride 4; prediction: image in memory -> mask" + _MEMORY
+    )
 
 
 def benchmark(
@@ -142,9 +131,7 @@ def benchmark(
     seconds: float = 3.0,
     progress: bool = True,
 ) -> Timing:
-    """Measure a network on its own device, in its own dtype, with images of noise.
-
-    The network alone and `model.predict` take turns, so that other load on the machine affects both alike.
+    """Measure a network and `model.predict`, on its own device, in its own dtype, with images of noise.
 
     Args:
         model: the network; it is left unchanged.
@@ -188,13 +175,8 @@ def benchmark_table(
 ) -> TableTiming:
     """Measure a row's network under the conditions of the published table, with random weights: nothing is downloaded.
 
-    Source of the conditions: `tools/benchmark.py`, and the configurations of mmsegmentation 0.x.
-
-    Args:
-        name: catalog name or alias.
-        device: None: CUDA if there is one, else the CPU.
-        seconds: time inference for about this long, but for at least 5 runs.
-        progress: show a bar on a terminal.
+    The conditions are those of `tools/benchmark.py` and the configurations of mmsegmentation 0.x. The other arguments
+    are those of `create_model` and `benchmark`.
 
     Raises:
         UnknownModelError: no row has this name.

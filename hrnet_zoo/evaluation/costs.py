@@ -8,7 +8,7 @@ import os
 import platform
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,17 +78,10 @@ def resident(field: str) -> int:
 def measure(
     runs: Mapping[str, Callable[[], object]], device: torch.device, seconds: float, progress: bool
 ) -> dict[str, Measurement]:
-    """Run each function once for its memory, then all in turns for their time.
+    """Run each function once for its memory, then all in turns for their time: about `seconds`, at least `MIN_RUNS`.
 
     In turns, because separate runs differ by 10 to 25 % with what else the machine does. A turn is two runs, of which
     the second is timed, so that no function finds the caches as another left them.
-
-    Args:
-        runs: functions by name.
-        device: where they run; on CUDA the clock stops when the device has finished.
-        seconds: go on for about this time, but for at least `MIN_RUNS` of each.
-        progress: show a bar on a terminal.
-
     """
     times: dict[str, list[float]] = {name: [] for name in runs}
     peaks: dict[str, int | None] = {}
@@ -97,38 +90,31 @@ def measure(
         for name, run in runs.items():
             peaks[name] = peak_memory(run, device)
             bar.update()
-
-        def take_turns() -> None:
+        start, rounds, done = time.perf_counter(), MIN_RUNS, 0
+        while done < rounds:
             for name, run in runs.items():
                 run()
                 times[name].append(_seconds(run, device))
                 bar.update(2)
-
-        start = time.perf_counter()
-        take_turns()
-        rounds = max(MIN_RUNS, math.ceil(seconds / (time.perf_counter() - start)))
-        bar.total = len(runs) * (1 + 2 * rounds)
-        for _ in range(rounds - 1):
-            take_turns()
-    return {name: _measurement(times[name], peaks[name]) for name in runs}
+            done += 1
+            if done == 1:
+                rounds = max(MIN_RUNS, math.ceil(seconds / (time.perf_counter() - start)))
+                bar.total = len(runs) * (1 + 2 * rounds)
+    found = {}
+    for name, each in times.items():
+        minimum, p10, median, p90, maximum = np.percentile(each, (0, 10, 50, 90, 100)).tolist()
+        found[name] = Measurement(len(each), minimum, p10, median, p90, maximum, peaks[name])
+    return found
 
 
 def _seconds(run: Callable[[], object], device: torch.device) -> float:
-    _synchronize(device)
-    start = time.perf_counter()
-    run()
-    _synchronize(device)
-    return time.perf_counter() - start
-
-
-def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def _measurement(times: Sequence[float], peak: int | None) -> Measurement:
-    minimum, p10, median, p90, maximum = (float(each) for each in np.percentile(times, (0, 10, 50, 90, 100)))
-    return Measurement(len(times), minimum, p10, median, p90, maximum, peak)
+    start = time.perf_counter()
+    run()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start
 
 
 def machine_of(weight: Tensor) -> Machine:

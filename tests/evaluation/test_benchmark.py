@@ -65,7 +65,7 @@ def test_figures(demo: FCNHRNet) -> None:
     assert timing.machine.dtype == "float32"
     facts = json.loads(json.dumps(timing.to_dict()))
     assert facts["network"]["median"] == timing.network.median
-    assert set(facts["about"]) >= {"network", "prediction", "peak_memory"}
+    assert "peak_memory: of the first run" in facts["about"]
 
 
 def test_what_goes_through_the_network(demo: FCNHRNet, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,7 +250,7 @@ def test_comparison(demo: FCNHRNet, monkeypatch: pytest.MonkeyPatch) -> None:
     assert fast.prediction_speedup == exact.prediction.median / fast.prediction.median
     facts = json.loads(json.dumps(found.to_dict()))
     assert facts["variants"][1]["network_speedup"] == exact.network.median / fast.network.median
-    assert set(facts["about"]) == {"network", "prediction", "minimum to maximum", "peak_memory"}
+    assert "logits at stride 4" in facts["about"]
 
 
 @pytest.mark.usefixtures("_without_openvino")

@@ -22,13 +22,13 @@ def test_scores_are_those_of_the_masks(tmp_path: Path) -> None:
     report = run_demo(model, tmp_path / "new" / "out", seeds=[3], progress=False)
     drawn = scene(3)
     expected = class_iou(count_matrix(drawn.mask, model.predict(drawn.image).mask, 19))
-    assert report.miou == pytest.approx(np.nanmean(expected))
-    assert set(report.iou) == {name for name, iou in zip(model.classes, expected, strict=True) if iou == iou}
-    (path,) = report.images
+    assert report["miou"] == pytest.approx(np.nanmean(expected))
+    assert set(report["iou"]) == {name for name, iou in zip(model.classes, expected, strict=True) if iou == iou}
+    (path,) = report["images"]
     with Image.open(path) as sheet:
         assert np.array_equal(np.asarray(sheet)[:384, :768], drawn.image)
         assert sheet.height == 2 * 384
-    with Image.open(report.photo) as photo:
+    with Image.open(report["photo"]) as photo:
         assert (photo.format, photo.size) == ("JPEG", (768, 384))
         assert abs(np.asarray(photo).astype(int) - drawn.image).mean() < 3
 
