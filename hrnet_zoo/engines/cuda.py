@@ -9,8 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from hrnet_zoo.engines.plan import Plan
-from hrnet_zoo.engines.pytorch import PyTorchEngine
+from hrnet_zoo.engines.folding import Plan, PyTorchEngine
 
 MAX_GRAPHS = 8  # each has memory of its own; further shapes run without a graph
 
@@ -53,11 +52,6 @@ class CudaEngine(PyTorchEngine):
             if x.shape in self._graphs:
                 return self._graphs[x.shape](x)
         return super().__call__(x)
-
-    @staticmethod
-    def runs(device: torch.device, dtype: torch.dtype) -> bool:
-        """Tell whether the engine runs on a device in a dtype: on NVIDIA's GPUs; torch calls AMD's "cuda" as well."""
-        return device.type == "cuda" and torch.version.cuda is not None
 
 
 class _Graph:

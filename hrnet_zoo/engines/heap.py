@@ -1,11 +1,10 @@
 """Freed memory retained by malloc from one prediction to the next.
 
-glibc returns large blocks to the system as soon as they are freed, and the system zeroes every page of the next ones:
-measured, a quarter to two fifths of a fast prediction of a 1024 x 2048 image. As long as an optimized model on a CPU
-exists, `mallopt(3)` therefore makes malloc retain freed memory, for the whole process, and `malloc_trim(3)` returns it
-from time to time. The last optimized model to go restores what glibc arrives at by itself; earlier settings of malloc
-(MALLOC_... in the environment) are lost. Blocks above 64 MiB are retained for the main thread only, as glibc has it.
-Without glibc nothing is done.
+glibc returns large blocks to the system at once, which zeroes every page of the next ones: a quarter to two fifths of a
+fast prediction of a 1024 x 2048 image. While an optimized model on a CPU exists, `mallopt(3)` therefore makes malloc
+retain freed memory, for the whole process, and `malloc_trim(3)` returns it from time to time. The last such model to go
+restores glibc's defaults; earlier settings (MALLOC_... in the environment) are lost. Blocks above 64 MiB are retained
+for the main thread only. Without glibc nothing is done.
 """
 
 import ctypes
@@ -66,11 +65,10 @@ def default_malloc() -> Iterator[None]:
 
 def _release(user: int) -> None:
     with _lock:
-        if user in _users:
-            _users.remove(user)
-            if not _users:
-                _set(_DEFAULT)
-                trim()
+        _users.discard(user)
+        if not _users:
+            _set(_DEFAULT)
+            trim()
 
 
 def _set(settings: dict[int, int]) -> None:

@@ -9,8 +9,7 @@ import logging
 import torch
 from torch import Tensor
 
-from hrnet_zoo.engines.plan import Convolution, Plan, replace_steps
-from hrnet_zoo.engines.pytorch import PyTorchEngine
+from hrnet_zoo.engines.folding import Convolution, Plan, PyTorchEngine, replace_steps
 
 logger = logging.getLogger("hrnet_zoo")
 
@@ -26,17 +25,15 @@ class OneDNNConvolution(Convolution):
         """Compute what `Convolution` does, in one pass over the result."""
         if self.needs_float32(x):
             return super().forward(x, other)
+        tensors = (x, self.weight, self.bias)
         geometry = ([self.padding] * 2, [self.stride] * 2, [1, 1], 1)
         after = "relu" if self.relu else None
+        ops = torch.ops.mkldnn
         result: Tensor
         if other is None:
-            result = torch.ops.mkldnn._convolution_pointwise.default(
-                x, self.weight, self.bias, *geometry, after or "none", [], ""
-            )
+            result = ops._convolution_pointwise.default(*tensors, *geometry, after or "none", [], "")
         else:
-            result = torch.ops.mkldnn._convolution_pointwise_.binary(
-                other, x, self.weight, self.bias, *geometry, "add", 1.0, after, [], ""
-            )
+            result = ops._convolution_pointwise_.binary(other, *tensors, *geometry, "add", 1.0, after, [], "")
         return result
 
 
@@ -49,11 +46,6 @@ class OneDNNEngine(PyTorchEngine):
         replace_steps(plan, Convolution, _fused)
         super().__init__(plan, device, dtype)
 
-    @staticmethod
-    def runs(device: torch.device, dtype: torch.dtype) -> bool:
-        """Tell whether the engine runs on a device in a dtype."""
-        return device.type == "cpu" and usable(dtype)
-
 
 def _fused(step: Convolution) -> OneDNNConvolution:
     return OneDNNConvolution(step.weight, step.bias, step.stride, step.relu)
@@ -62,30 +54,25 @@ def _fused(step: Convolution) -> OneDNNConvolution:
 @functools.cache
 def usable(dtype: torch.dtype) -> bool:
     """Probe whether oneDNN's fused convolutions exist here and compute the right numbers; log why not."""
-    try:
-        error = max(_probe(relu, dtype) for relu in (False, True))
-    except (AttributeError, RuntimeError, TypeError) as missing:  # no such operation, dtype or arguments
-        reason = str(missing).splitlines()[0][:200]
-    else:
-        if error < 64 * torch.finfo(dtype).eps:
-            return True
-        reason = f"its results are off by {error:.2g}"
-    logger.warning("oneDNN's fused convolutions are unavailable in %s; using PyTorch: %s", dtype, reason)
-    return False
-
-
-def _probe(relu: bool, dtype: torch.dtype) -> float:
-    """Return the error of a small convolution with an addition, whatever the caller's torch defaults are."""
     generator = torch.Generator("cpu").manual_seed(0)
 
-    def random(*shape: int) -> Tensor:
+    def random(*shape: int) -> Tensor:  # whatever the caller's torch defaults are
         return torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")
 
-    step = Convolution(random(8, 8, 3, 3) / 9, random(8), stride=1, relu=relu)
-    x, other = (random(1, 8, 6, 5).to(dtype, memory_format=torch.channels_last) for _ in range(2))
-    with torch.inference_mode(), torch.autocast("cpu", enabled=False):
-        expected = step(x.float(), other.float())
-        return float((_fused(step).to(dtype)(x, other).float() - expected).abs().max())
+    try:
+        for relu in (False, True):
+            step = Convolution(random(8, 8, 3, 3) / 9, random(8), stride=1, relu=relu)
+            x, other = (random(1, 8, 6, 5).to(dtype, memory_format=torch.channels_last) for _ in range(2))
+            with torch.inference_mode(), torch.autocast("cpu", enabled=False):
+                expected = step(x.float(), other.float())
+                error = float((_fused(step).to(dtype)(x, other).float() - expected).abs().max())
+            if error >= 64 * torch.finfo(dtype).eps:
+                raise RuntimeError(f"its results are off by {error:.2g}")
+    except (AttributeError, RuntimeError, TypeError) as missing:  # no such operation, dtype or arguments
+        reason = str(missing).splitlines()[0][:200]
+        logger.warning("oneDNN's fused convolutions are unavailable in %s; using PyTorch: %s", dtype, reason)
+        return False
+    return True
 
 
 def has_native_bfloat16() -> bool:

@@ -13,48 +13,44 @@ import sys
 import threading
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hrnet_zoo.engines.plan import Convolution, Head, Plan, UpsampleSum, replace_steps
+from hrnet_zoo.engines.folding import Convolution, Head, Plan, UpsampleSum, replace_steps
 from hrnet_zoo.errors import ConfigError
 
 _importing = threading.RLock()  # one thread at a time sets the environment
+Node: TypeAlias = Any  # an object of OpenVINO's, which has no types
 _TYPES = {torch.float32: "f32", torch.bfloat16: "bf16"}
 
 
 class OpenVINOEngine:
-    """Runs a plan on the CPU with OpenVINO, with as many threads as torch has.
+    """Runs a plan, which it takes over, on the CPU with OpenVINO, with as many threads as torch has at the time.
 
-    Args:
-        plan: belongs to the engine from then on; the model's weights lie in its memory.
-        device: the CPU.
-        dtype: of the arithmetic, one of `dtypes()`.
-        quantize: turns an OpenVINO model into one in 8 bits.
-
+    `dtype` is one of `dtypes()`; `quantize` turns an OpenVINO model into one in 8 bits.
     """
 
     name = "openvino"
 
     def __init__(
-        self,
-        plan: Plan,
-        device: torch.device,
-        dtype: torch.dtype,
-        quantize: Callable[[Any], Any] | None = None,
+        self, plan: Plan, device: torch.device, dtype: torch.dtype, quantize: Callable[[Node], Node] | None = None
     ) -> None:
         self.device = device
         self.dtype = dtype
         self._plan = plan
         model = as_openvino(plan)
         self._model = _channels_last(model if quantize is None else quantize(model), dtype)
+        settings = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": _TYPES[dtype],
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            "NUM_STREAMS": "1",
+        }
+        self._request = openvino().Core().compile_model(self._model, "CPU", settings).create_infer_request()
         self._lock = threading.Lock()  # a request serves one caller at a time
-        self._threads = 0
-        self._request: Any = None
-        self._compile()
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return the logits at stride 4 of normalized images (N, 3, H, W): (N, ceil(H/4), ceil(W/4), classes)."""
@@ -63,28 +59,10 @@ class OpenVINOEngine:
         shape = (count, -(-height // 4), -(-width // 4), self._model.output().partial_shape[3].get_length())
         logits = torch.empty(shape, dtype=self.dtype, device="cpu")
         with self._lock:
-            self._compile()
             self._request.set_input_tensor(_shared(pixels))
             self._request.set_output_tensor(_shared(logits))
             self._request.infer()
         return logits
-
-    @staticmethod
-    def runs(device: torch.device, dtype: torch.dtype) -> bool:
-        """Tell whether the engine runs on a device; `dtypes()` tells in which dtypes, where OpenVINO is installed."""
-        return device.type == "cpu"
-
-    def _compile(self) -> None:
-        """Compile for lowest latency, anew if torch's number of threads has changed."""
-        if self._threads != torch.get_num_threads():
-            self._threads = torch.get_num_threads()
-            settings = {
-                "PERFORMANCE_HINT": "LATENCY",
-                "INFERENCE_PRECISION_HINT": _TYPES[self.dtype],
-                "INFERENCE_NUM_THREADS": self._threads,
-                "NUM_STREAMS": "1",
-            }
-            self._request = openvino().Core().compile_model(self._model, "CPU", settings).create_infer_request()
 
 
 def dtypes() -> tuple[torch.dtype, ...]:
@@ -98,65 +76,60 @@ def dtypes() -> tuple[torch.dtype, ...]:
     return (torch.bfloat16, torch.float32) if "BF16" in capabilities else (torch.float32,)
 
 
-def as_openvino(plan: Plan) -> Any:  # noqa: ANN401 - OpenVINO's model
+def as_openvino(plan: Plan) -> Node:
     """Convert a plan to an OpenVINO model: (N, 3, H, W) float32 -> (N, classes, ceil(H/4), ceil(W/4)).
 
     The plan's steps are replaced, and its weights are the model's, in the same memory.
     """
     ops = openvino().opset13
-    replace_steps(plan, Head, lambda step: _Written(partial(_head, ops, step)))
-    replace_steps(plan, UpsampleSum, lambda step: _Written(partial(_upsample_sum, ops, step)))
-    replace_steps(plan, Convolution, lambda step: _Written(partial(_convolution, ops, step)))
+
+    def size_of(x: Node) -> Node:
+        return ops.gather(ops.shape_of(x), np.array([2, 3], np.int64), np.int64(0))
+
+    def resize(x: Node, size: Node, mode: str) -> Node:
+        """Resize as `F.interpolate(..., mode="bilinear", align_corners=False)`, to "sizes" or by "scales"."""
+        axes = np.array([2, 3], np.int64)
+        return ops.interpolate(x, size, "linear_onnx", mode, coordinate_transformation_mode="half_pixel", axes=axes)
+
+    def convolution(step: Convolution, x: Node, other: Node = None) -> Node:
+        weight = ops.constant(step.weight.numpy(), shared_memory=True)
+        bias = ops.constant(step.bias.numpy().reshape(1, -1, 1, 1), shared_memory=True)
+        padding = [step.padding] * 2
+        y = ops.add(ops.convolution(x, weight, [step.stride] * 2, padding, padding, [1, 1]), bias)
+        if other is not None:
+            y = ops.add(y, other)
+        return ops.relu(y) if step.relu else y
+
+    def upsample_sum(step: UpsampleSum, x: Node, *coarser: Node) -> Node:
+        size = size_of(x)
+        for factor, each in zip(step.factors, coarser, strict=True):
+            large = resize(each, np.full(2, factor, np.float32), "scales")
+            x = ops.add(x, resize(large, size, "sizes"))
+        return ops.relu(x)
+
+    def head(step: Head, x: Node, *coarser: Node) -> Node:
+        size = size_of(x)
+        maps = ops.concat([x, *(resize(each, size, "sizes") for each in coarser)], 1)
+        return convolution(step.classifier, convolution(step.mix, maps))
+
+    for kind, write in ((Head, head), (UpsampleSum, upsample_sum), (Convolution, convolution)):
+        replace_steps(plan, kind, partial(_Written, write))
     x = ops.parameter([-1, 3, -1, -1], openvino().Type.f32)
     return openvino().Model([plan(x)], [x], "FCN-HRNet")
 
 
 class _Written(nn.Module):
-    """A step written in OpenVINO's operations: outputs of operations go in and come out."""
+    """A step written in OpenVINO's operations: their outputs go in and come out."""
 
-    def __init__(self, write: Callable[..., Any]) -> None:
+    def __init__(self, write: Callable[..., Node], step: nn.Module) -> None:
         super().__init__()
-        self._write = write
+        self._write = partial(write, step)
 
-    def forward(self, *maps: Any) -> Any:  # noqa: ANN401 - OpenVINO's
+    def forward(self, *maps: Node) -> Node:
         return self._write(*maps)
 
 
-def _upsample_sum(ops: Any, step: UpsampleSum, x: Any, *coarser: Any) -> Any:  # noqa: ANN401 - OpenVINO's
-    size = _size(ops, x)
-    for factor, each in zip(step.factors, coarser, strict=True):
-        large = _resize(ops, each, np.full(2, factor, np.float32), "scales")
-        x = ops.add(x, _resize(ops, large, size, "sizes"))
-    return ops.relu(x)
-
-
-def _head(ops: Any, step: Head, x: Any, *coarser: Any) -> Any:  # noqa: ANN401 - OpenVINO's
-    size = _size(ops, x)
-    maps = ops.concat([x, *(_resize(ops, each, size, "sizes") for each in coarser)], 1)
-    return _convolution(ops, step.classifier, _convolution(ops, step.mix, maps))
-
-
-def _convolution(ops: Any, step: Convolution, x: Any, other: Any = None) -> Any:  # noqa: ANN401 - OpenVINO's
-    weight = ops.constant(step.weight.numpy(), shared_memory=True)
-    bias = ops.constant(step.bias.numpy().reshape(1, -1, 1, 1), shared_memory=True)
-    padding = [step.padding] * 2
-    y = ops.add(ops.convolution(x, weight, [step.stride] * 2, padding, padding, [1, 1]), bias)
-    if other is not None:
-        y = ops.add(y, other)
-    return ops.relu(y) if step.relu else y
-
-
-def _size(ops: Any, x: Any) -> Any:  # noqa: ANN401 - OpenVINO's
-    return ops.gather(ops.shape_of(x), np.array([2, 3], np.int64), np.int64(0))
-
-
-def _resize(ops: Any, x: Any, size: Any, mode: str) -> Any:  # noqa: ANN401 - OpenVINO's
-    """Resize as `F.interpolate(..., mode="bilinear", align_corners=False)`, to a size or by factors."""
-    axes = np.array([2, 3], np.int64)
-    return ops.interpolate(x, size, "linear_onnx", mode, coordinate_transformation_mode="half_pixel", axes=axes)
-
-
-def _channels_last(model: Any, dtype: torch.dtype) -> Any:  # noqa: ANN401 - OpenVINO's
+def _channels_last(model: Node, dtype: torch.dtype) -> Node:
     """Let a model read and write (N, H, W, channels) in `dtype`, as images and logits lie in memory."""
     work = openvino().preprocess.PrePostProcessor(model)
     for end in (work.input(), work.output()):
@@ -165,13 +138,13 @@ def _channels_last(model: Any, dtype: torch.dtype) -> Any:  # noqa: ANN401 - Ope
     return work.build()
 
 
-def _shared(tensor: Tensor) -> Any:  # noqa: ANN401 - OpenVINO's
+def _shared(tensor: Tensor) -> Node:
     """Return OpenVINO's tensor in the same memory. NumPy has no bfloat16: it passes on two bytes as they are."""
     bits = tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor
     return openvino().Tensor(bits.numpy(), list(tensor.shape), _type(tensor.dtype))
 
 
-def _type(dtype: torch.dtype) -> Any:  # noqa: ANN401 - OpenVINO's
+def _type(dtype: torch.dtype) -> Node:
     return getattr(openvino().Type, _TYPES[dtype])
 
 
@@ -185,13 +158,9 @@ def openvino() -> Any:  # noqa: ANN401 - a module that may be missing
 
 
 def import_extra(module: str, extra: str, option: str) -> Any:  # noqa: ANN401 - a module that may be missing
-    """Import a module of one of Intel's packages, without sending usage statistics.
+    """Import a module of one of Intel's packages, or raise ConfigError if it is not installed.
 
-    Its telemetry is off in automated tests; the environment variable CI, set during the first import only, says so.
-
-    Raises:
-        ConfigError: it is not installed.
-
+    Its usage statistics are off in automated tests; the environment variable CI, set during the first import, says so.
     """
     try:
         with _importing:

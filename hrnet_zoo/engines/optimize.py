@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import weakref
 from collections.abc import Callable, Sequence
@@ -15,33 +16,21 @@ from torch import Tensor
 
 from hrnet_zoo.engines import heap, onednn, openvino, quantization
 from hrnet_zoo.engines.cuda import CudaEngine
+from hrnet_zoo.engines.folding import Plan, PyTorchEngine
 from hrnet_zoo.engines.onednn import OneDNNEngine
 from hrnet_zoo.engines.openvino import OpenVINOEngine
-from hrnet_zoo.engines.plan import Plan
-from hrnet_zoo.engines.pytorch import PyTorchEngine
 from hrnet_zoo.errors import ConfigError, raise_on_oom
+from hrnet_zoo.images.read import ImageLike
 from hrnet_zoo.inference.predict import without_autocast
 from hrnet_zoo.models.base import SegmentationModel
-from hrnet_zoo.models.fcn import FCNHRNet, forward_is_replaced, require_network
+from hrnet_zoo.models.fcn import FCNHRNet, require_network
 
 if TYPE_CHECKING:
-    import os
-
     from typing_extensions import Self
-
-    from hrnet_zoo.datasets import Dataset
-    from hrnet_zoo.images.read import ImageLike
-    from hrnet_zoo.zoo.catalog import ModelInfo
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 Engine: TypeAlias = PyTorchEngine | OpenVINOEngine
-ENGINES: dict[str, type[Engine]] = {  # the best first; OpenVINO is used only where it is asked for
-    "cuda": CudaEngine,
-    "onednn": OneDNNEngine,
-    "pytorch": PyTorchEngine,
-    "openvino": OpenVINOEngine,
-}
 
 logger = logging.getLogger("hrnet_zoo")
 
@@ -49,27 +38,15 @@ logger = logging.getLogger("hrnet_zoo")
 class OptimizedModel(SegmentationModel):
     """What `optimize` returns: predicts as the network does, without keeping the network alive.
 
-    While the network exists, changes of its weights, modules and dataset are noticed and followed. Threads may share
-    the model. With the engines "onednn" and "pytorch" on a CPU it can be pickled and copied; a copy does not follow the
-    network.
-
-    Attributes:
-        name: of the network.
-        dataset: classes, colors and sizes.
-        info: the catalog row that the weights come from, if any.
-        provenance: what the weights' file says of its origin.
-
+    `name`, `dataset`, `info` and `provenance` are the network's. While it exists, changes of its weights, modules and
+    dataset are noticed and followed. Threads may share the model. With the engines "onednn" and "pytorch" it can be
+    pickled and copied; a copy does not follow the network.
     """
 
     def __init__(self, model: FCNHRNet, build: Callable[[Plan], Engine]) -> None:
-        self.name: str
-        self.dataset: Dataset
-        self.info: ModelInfo | None
-        self.provenance: dict[str, str]
-        self._engine: Engine
         self._network: weakref.ref[FCNHRNet] | None = weakref.ref(model)
         self._build: Callable[[Plan], Engine] | None = build
-        self._state: list[object] | None = None
+        self._made_of: list[object] = []
         self._lock = threading.Lock()
         self.ready()
         if self.device.type == "cpu":
@@ -105,36 +82,24 @@ class OptimizedModel(SegmentationModel):
             ConfigError: the network has changed into one that cannot be optimized.
 
         """
-        model = None if self._network is None else self._network()
+        model = self._network() if self._network else None
         if model is None or self._build is None:
             return self
         with self._lock, without_autocast(model.device):  # not all dtypes pass through autocast
             # Taken before the weights are read: what changes meanwhile is noticed next time.
-            state = _state(model)
-            if state != self._state:
-                if self._state is not None:
+            fingerprint = _fingerprint(model)
+            if fingerprint != self._made_of:
+                if self._made_of:
                     logger.warning("%s has changed since it was optimized; optimizing it anew", model.name)
                 self._engine = self._build(Plan(model))
                 self.name, self.dataset, self.info = model.name, model.dataset, model.info
                 self.provenance = dict(model.provenance)
-                self._state = state
+                self._made_of = fingerprint
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what can go to another process.
-
-        Raises:
-            ConfigError: the engine belongs to this process.
-
-        """
-        if self.engine not in ("onednn", "pytorch"):
-            raise ConfigError(
-                asked=f"copy or pickle {self}",
-                found=f"what {self.engine} has compiled belongs to this process",
-                done="nothing was copied",
-                advice="pickle the network, and call optimize in the other process",
-            )
-        return {**vars(self), "_network": None, "_build": None, "_state": None, "_lock": None}
+        """Leave out what belongs to this process."""
+        return {**vars(self), "_network": None, "_build": None, "_made_of": [], "_lock": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore a pickled model, without its network."""
@@ -172,8 +137,7 @@ def optimize(
         dtype: of the arithmetic. None: float16 on CUDA; on a CPU bfloat16 if the processor multiplies in it (AMX,
             AVX512-bf16), else float32.
         calibration: with "openvino", images for computing in 8 bits (extra `int8`): some dozens in a list, or a folder.
-            At most 80 of them are used, which takes minutes: four fifths to calibrate; a log line gives the share of
-            the others' pixels that 8 bits label as the network does.
+            At most 80 of them are used, which takes minutes.
 
     Raises:
         ConfigError: the engine is unknown, is not installed, or does not run on this device or in this dtype; there are
@@ -187,8 +151,8 @@ def optimize(
     chosen = dtype or (torch.float16 if device.type == "cuda" else torch.float32)
     if dtype is None and device.type == "cpu" and onednn.has_native_bfloat16():
         chosen = torch.bfloat16
-    able = [name for name, each in ENGINES.items() if each.runs(device, chosen)]
-    engine = engine or able[0]
+    able = engines(device, chosen)
+    engine = engine or next(iter(able))
     if engine not in able:
         names = ", ".join(map(repr, able))
         raise _refusal(f"engine={engine!r}", f"the engines that compute in {chosen} on {device} are {names}")
@@ -196,20 +160,13 @@ def optimize(
         if dtype is not None:
             raise _refusal(f"dtype={dtype}", f"OpenVINO computes in {', '.join(map(str, dtypes))} on this processor")
         chosen = dtypes[0]
-    kind, options, held_out = ENGINES[engine], dict[str, Any](), list["ImageLike"]()
+    build = partial(able[engine], device=device, dtype=chosen)
     if calibration is not None:
         if engine != "openvino":
             raise _refusal(f"calibration and engine={engine!r}", "only engine='openvino' computes in 8 bits")
-        quantization.nncf_package()
-        images, held_out = quantization.split(quantization.calibration_images(calibration))
-        options["quantize"] = partial(quantization.quantize, images=images, resize_to=model.dataset.resize_to)
+        build.keywords["quantize"] = quantization.quantizer(calibration, model.dataset.resize_to)
     with raise_on_oom(f"optimize {model.name}", done="the network is unchanged"):
-        fast = OptimizedModel(model, lambda plan: kind(plan, device, chosen, **options))
-    if held_out:
-        share = 100 * pixel_agreement(model, fast, held_out)
-        words = "8 bits label %.2f %% of the pixels of %d images as %s itself does"
-        logger.warning(words, share, len(held_out), model.name)
-    return fast
+        return OptimizedModel(model, build)
 
 
 def optimized(model: FCNHRNet) -> OptimizedModel:
@@ -224,6 +181,15 @@ _optimized: weakref.WeakKeyDictionary[FCNHRNet, OptimizedModel] = weakref.WeakKe
 _optimizing = threading.Lock()
 
 
+def engines(device: torch.device, dtype: torch.dtype) -> dict[str, type[Engine]]:
+    """Return the engines that run on a device in a dtype, the default one first."""
+    if device.type == "cpu":
+        first: dict[str, type[Engine]] = {"onednn": OneDNNEngine} if onednn.usable(dtype) else {}
+        return {**first, "pytorch": PyTorchEngine, "openvino": OpenVINOEngine}
+    nvidia = device.type == "cuda" and torch.version.cuda is not None  # torch calls AMD's "cuda" as well
+    return {"cuda": CudaEngine, "pytorch": PyTorchEngine} if nvidia else {"pytorch": PyTorchEngine}
+
+
 def pixel_agreement(model: FCNHRNet, other: FCNHRNet | OptimizedModel, images: Sequence[ImageLike]) -> float:
     """Return the share (0 to 1) of the images' pixels that both networks label alike."""
     same = total = 0
@@ -235,28 +201,27 @@ def pixel_agreement(model: FCNHRNet, other: FCNHRNet | OptimizedModel, images: S
 
 
 _SAMPLE = 16  # tensors, and values of each
-_SETTINGS = ("stride", "padding", "dilation", "groups", "padding_mode", "eps", "affine")
+_SETTINGS = ("stride", "padding", "dilation", "groups", "padding_mode", "eps")
 
 
-def _state(model: FCNHRNet) -> list[object]:
+def _fingerprint(model: FCNHRNet) -> list[object]:
     """Return what changes if a network no longer computes the same.
 
     torch counts the changes of a tensor in place, but not those through `.data`, as some running averages of weights
     make them. Hence some values are compared too: of tensors from all over, and of the head, which may train alone.
     """
-    state: list[object] = [id(model.dataset), model.name, "logits_stride4" in vars(model)]
+    found: list[object] = [id(model.dataset), model.name, id(vars(model).get("logits_stride4"))]
     tensors: list[Tensor] = []
     for module in (*model.backbone.modules(), *model.decode_head.modules()):
         own = vars(module)
-        hooks = len(module._forward_hooks) + len(module._forward_pre_hooks)
-        settings = tuple(map(own.get, _SETTINGS))
-        state.append((id(module), type(module), tuple(own["_modules"]), hooks, forward_is_replaced(module), settings))
+        hooks = len(own["_forward_hooks"]) + len(own["_forward_pre_hooks"])
+        found.append((id(module), type(module), hooks, id(own.get("forward")), *map(own.get, _SETTINGS)))
         tensors += [each for each in (*own["_parameters"].values(), *own["_buffers"].values()) if each is not None]
-    state += [(id(each), each.data_ptr(), 0 if each.is_inference() else each._version) for each in tensors]
+    found += [(id(each), each.data_ptr(), 0 if each.is_inference() else each._version) for each in tensors]
     floats = [each for each in tensors if each.is_floating_point()]
     some = [*floats[:: max(1, len(floats) // _SAMPLE)], *floats[-_SAMPLE:]]  # the head's are the last
     values = torch.cat([each.detach().flatten()[:_SAMPLE] for each in some])
-    return [*state, *values.nan_to_num().tolist()]  # NaN differs from itself
+    return [*found, *values.nan_to_num().tolist()]  # NaN differs from itself
 
 
 def _refusal(asked: str, found: str) -> ConfigError:

@@ -11,8 +11,8 @@ from torch import Tensor
 from hrnet_zoo.demo.scenes import scene
 from hrnet_zoo.engines import cuda
 from hrnet_zoo.engines.cuda import MAX_GRAPHS, CudaEngine
-from hrnet_zoo.engines.optimize import optimize, pixel_agreement
-from hrnet_zoo.engines.plan import Plan
+from hrnet_zoo.engines.folding import Plan
+from hrnet_zoo.engines.optimize import engines, optimize, pixel_agreement
 from hrnet_zoo.zoo.create import create_model
 
 
@@ -120,10 +120,10 @@ def test_threads_share_it() -> None:
 
 def test_for_nvidias_gpus_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.version.cuda", "13.0")
-    assert CudaEngine.runs(torch.device("cuda", 0), torch.float16)
-    assert not CudaEngine.runs(torch.device("cpu"), torch.float32)
+    assert list(engines(torch.device("cuda", 0), torch.float16)) == ["cuda", "pytorch"]
+    assert "cuda" not in engines(torch.device("cpu"), torch.float32)
     monkeypatch.setattr("torch.version.cuda", None)  # AMD's, which torch calls "cuda" as well
-    assert not CudaEngine.runs(torch.device("cuda", 0), torch.float16)
+    assert list(engines(torch.device("cuda", 0), torch.float16)) == ["pytorch"]
 
 
 @pytest.mark.cuda

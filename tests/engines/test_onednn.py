@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from hrnet_zoo.engines import onednn
+from hrnet_zoo.engines.folding import Convolution, Plan
 from hrnet_zoo.engines.onednn import OneDNNConvolution, OneDNNEngine, has_native_bfloat16, usable
-from hrnet_zoo.engines.plan import Convolution, Plan
 from tests.support.reference_cases import random_network
 
 DTYPES = [(torch.float32, 5e-6), (torch.bfloat16, 0.1)]

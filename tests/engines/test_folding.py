@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.utils.parametrize import register_parametrization
 
 from hrnet_zoo.datasets import CITYSCAPES, Dataset
-from hrnet_zoo.engines.plan import Convolution, Plan, UpsampleSum, fold, replace_steps
+from hrnet_zoo.engines.folding import Convolution, Plan, PyTorchEngine, UpsampleSum, fold, replace_steps
 from hrnet_zoo.errors import ConfigError
 from hrnet_zoo.models.fcn import FCNHRNet
 from hrnet_zoo.models.hrnet import SPECS
@@ -135,29 +135,33 @@ def last_conv(model: FCNHRNet) -> nn.Conv2d:
 
 
 REFUSED: dict[str, Callable[[FCNHRNet], object]] = {
-    r"convs\.0\.conv is a Lora, where the published network has Conv2d": lambda model: setattr(
+    r"convs\.0\.conv is Lora\(\), where the published network has Conv2d": lambda model: setattr(
         cast(Any, model.decode_head.convs)[0], "conv", Lora(last_conv(model))
     ),
-    r"backbone\.bn1 is a GroupNorm, where": lambda model: setattr(model.backbone, "bn1", nn.GroupNorm(8, 64)),
-    r"backbone\.bn1 is a batch norm of 64 channels that normalizes by each batch's own": lambda model: setattr(
+    r"backbone\.bn1 is GroupNorm\(.*, where": lambda model: setattr(model.backbone, "bn1", nn.GroupNorm(8, 64)),
+    r"backbone\.bn1 is BatchNorm2d\(64, no statistics\)": lambda model: setattr(
         model.backbone, "bn1", nn.BatchNorm2d(64, track_running_stats=False)
     ),
-    r"backbone\.bn1 is a batch norm of 32 channels": lambda model: setattr(model.backbone, "bn1", nn.BatchNorm2d(32)),
-    r"decode_head\.convs\.0 is a ConvModule with a forward hook": lambda model: cast(Any, model.decode_head.convs)[
+    r"backbone\.bn1 is BatchNorm2d\(32\), where the published network has BatchNorm2d\(64\)": lambda model: setattr(
+        model.backbone, "bn1", nn.BatchNorm2d(32)
+    ),
+    r"decode_head\.convs\.0 is ConvModule\(\) with a forward hook": lambda model: cast(Any, model.decode_head.convs)[
         0
     ].register_forward_hook(lambda *_: None),
-    r"backbone is a HRNet with a forward hook": lambda model: model.backbone.register_forward_pre_hook(lambda *_: None),
-    r"backbone\.stage4 is a Sequential with a forward of its own": lambda model: setattr(
+    r"backbone is HRNet\(\) with a forward hook": lambda model: model.backbone.register_forward_pre_hook(
+        lambda *_: None
+    ),
+    r"backbone\.stage4 is Sequential\(\) with a forward of its own": lambda model: setattr(
         model.backbone.stage4, "forward", lambda x: x
     ),
     r"logits_stride4 is another function": lambda model: setattr(model, "logits_stride4", lambda x: x),
-    r"convs\.1 is a Dropout2d, where the published network has nothing": lambda model: model.decode_head.convs.append(
-        nn.Dropout2d()
+    r"convs\.1 is Dropout2d\(.*\), where the published network has nothing": lambda model: (
+        model.decode_head.convs.append(nn.Dropout2d())
     ),
-    r"convs\.0 is nothing, where the published network has a ConvModule": lambda model: setattr(
+    r"convs\.0 is nothing, where the published network has ConvModule": lambda model: setattr(
         model.decode_head, "convs", nn.Sequential()
     ),
-    r"convs\.0\.conv is a ParametrizedConv2d": lambda model: register_parametrization(
+    r"convs\.0\.conv is ParametrizedConv2d": lambda model: register_parametrization(
         last_conv(model), "weight", nn.Identity()
     ),
     r"conv1 is Conv2d\(.*dilation=\(2, 2\)": lambda model: setattr(model.backbone.conv1, "dilation", (2, 2)),
@@ -191,3 +195,16 @@ def test_steps_within_steps_are_replaced() -> None:
     replace_steps(plan, Convolution, lambda step: seen.append(step) or nn.Identity())  # type: ignore[func-returns-value]
     assert len(seen) > 100
     assert not any(isinstance(step, Convolution) for step in plan.modules())
+
+
+@pytest.mark.parametrize(("dtype", "most"), [(torch.float32, 5e-6), (torch.float16, 0.02), (torch.bfloat16, 0.1)])
+def test_engine_in_every_dtype(dtype: torch.dtype, most: float) -> None:
+    network = random_network("hr18s")
+    engine = PyTorchEngine(Plan(network), torch.device("cpu"), dtype)
+    for size in ((65, 33), (32, 64), (1, 1)):
+        x = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))
+        with torch.inference_mode():
+            found, expected = engine(x.to(dtype)), network.logits_stride4(x)
+        assert found.dtype == dtype
+        assert found.shape == expected.shape
+        assert float((found.float() - expected).abs().max() / expected.abs().max()) < most

@@ -1,12 +1,8 @@
-"""FCNHRNet -> plan: the same function of the image in fewer, larger steps.
+"""FCNHRNet -> plan: the same function of the image in fewer, larger steps, with batch norm folded into convolutions.
 
-The module tree is walked, and each block is rebuilt in folded form; nothing is traced.
-
-- Batch norm is folded into the convolution before it, in float64.
-- Convolution, bias, addition of another map and ReLU are one step.
-- The sum of a branch and the upsampled coarser branches is one step.
-
-A network that computes anything else is refused. Engines replace steps by faster ones that compute the same.
+Each block of the module tree is rebuilt; nothing is traced. Batch norm is folded in float64. Convolution, bias,
+addition of another map and ReLU are one step, and so is the sum of a branch and the upsampled coarser branches.
+Engines replace steps by faster ones that compute the same.
 """
 
 from __future__ import annotations
@@ -45,10 +41,8 @@ class Convolution(nn.Module):
 
     def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
         """Return (N, outputs, ceil(H / stride), ceil(W / stride)); `other` has this shape and may be overwritten."""
-        tensors = (x, self.weight, self.bias)
-        if self.needs_float32(x):
-            tensors = (x.float(), self.weight.float(), self.bias.float())
-        y = F.conv2d(*tensors, self.stride, self.padding).to(x.dtype)
+        dtype = torch.float32 if self.needs_float32(x) else x.dtype
+        y = F.conv2d(x.to(dtype), self.weight.to(dtype), self.bias.to(dtype), self.stride, self.padding).to(x.dtype)
         if other is not None:
             y = y.add_(other)
         return y.relu_() if self.relu else y
@@ -83,11 +77,11 @@ class Head(nn.Module):
 
     def forward(self, x: Tensor, *coarser: Tensor) -> Tensor:
         """Return logits (N, classes, H, W) at the size of the finest map `x`."""
-        # Intermediate results have no names: the memory of each is free as soon as it has been read.
-        logits: Tensor = self.classifier(
-            self.mix(torch.cat([x, *(fit(each, x.shape[-2:]) for each in coarser)], dim=1))
-        )
-        return logits
+        # Under one name, so that the memory of each map is free as soon as it has been read.
+        x = torch.cat([x, *(fit(each, x.shape[-2:]) for each in coarser)], dim=1)
+        x = self.mix(x)
+        x = self.classifier(x)
+        return x
 
 
 class _Block(nn.Module):
@@ -147,9 +141,6 @@ class Plan(nn.Module):
 
     Its weights are float32 copies on the CPU: later changes of the network do not reach them.
 
-    Args:
-        model: a network of the published architecture, on any device, in any dtype.
-
     Raises:
         ConfigError: the network differs from the published architecture, or has forward hooks.
 
@@ -179,6 +170,22 @@ class Plan(nn.Module):
     def forward(self, x: Any) -> Any:  # noqa: ANN401 - a tensor, or OpenVINO's output
         """Return the logits at stride 4."""
         return self.head(*self.stages([self.stem(x)]))
+
+
+class PyTorchEngine:
+    """Runs a plan, which it takes over, in PyTorch's own operations, on any device and in any dtype."""
+
+    name = "pytorch"
+
+    def __init__(self, plan: Plan, device: torch.device, dtype: torch.dtype) -> None:
+        self.device = device
+        self.dtype = dtype
+        self._plan = plan.to(device=device, dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return the logits at stride 4 of normalized images (N, 3, H, W): (N, ceil(H/4), ceil(W/4), classes)."""
+        logits: Tensor = self._plan(x)
+        return logits.permute(0, 2, 3, 1)
 
 
 def fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d | None = None, relu: bool = False) -> Convolution:
@@ -223,45 +230,37 @@ def require_published(model: FCNHRNet) -> None:
     with skip_init():
         expected = _description(FCNHRNet(model.arch, model.dataset))
     found = _description(model)
-    nothing = (None, "nothing")
     for name in {**expected, **found}:
-        (kind, text), (expected_kind, expected_text) = found.get(name, nothing), expected.get(name, nothing)
-        if (kind, text) != (expected_kind, expected_text):
+        if found.get(name) != expected.get(name):
+            words = (each[name][1] if name in each else "nothing" for each in (found, expected))
             raise ConfigError(
                 asked=f"optimize {model.name}",
-                found=f"{name} is {text}, where the published network has {expected_text}",
+                found="{} is {}, where the published network has {}".format(name, *words),
                 done="the network is unchanged",
                 advice="only the published architecture can be optimized; predict with the network itself",
             )
 
 
 def _description(model: FCNHRNet) -> dict[str, tuple[object, str]]:
-    """Return the type of each module, and words for all that decides what it computes in eval mode."""
+    """Return the type of each module, and in words what it computes in eval mode."""
     method = getattr(model.logits_stride4, "__func__", None)
-    words: dict[str, tuple[object, str]] = {
-        "logits_stride4": (method, "its own method" if method is FCNHRNet.logits_stride4 else "another function")
-    }
+    found: dict[str, tuple[object, str]] = {"logits_stride4": (method, getattr(method, "__name__", "another function"))}
     for part in ("backbone", "decode_head"):
         for name, module in getattr(model, part).named_modules(prefix=part):
-            kind, text = type(module), f"a {type(module).__name__}"
+            kind, text = type(module), f"{type(module).__name__}({module.extra_repr()})"
             if kind in NORMS:
-                kind, text = nn.BatchNorm2d, f"a batch norm of {module.num_features} channels"
-                if module.running_mean is None or module.running_var is None:
-                    text += " that normalizes by each batch's own statistics"
-            elif kind in (nn.Conv2d, nn.Upsample):
-                text = str(module)
+                unknown = module.running_mean is None or module.running_var is None
+                kind, text = nn.BatchNorm2d, f"BatchNorm2d({module.num_features}{', no statistics' if unknown else ''})"
             if module._forward_hooks or module._forward_pre_hooks:
                 text += " with a forward hook, which would not be called"
             if forward_is_replaced(module):
                 text += " with a forward of its own"
-            words[name] = kind, text
-    return words
+            found[name] = kind, text
+    return found
 
 
-def replace_steps(plan: nn.Module, kind: type[Step], replacement: Callable[[Step], nn.Module]) -> None:
+def replace_steps(plan: Plan, kind: type[Step], replacement: Callable[[Step], nn.Module]) -> None:
     """Replace all steps of one kind in a plan by an engine's own."""
-    for name, step in list(plan.named_children()):
+    for name, step in list(plan.named_modules()):
         if isinstance(step, kind):
-            setattr(plan, name, replacement(step))
-        else:
-            replace_steps(step, kind, replacement)
+            plan.set_submodule(name, replacement(step))
