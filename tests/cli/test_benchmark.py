@@ -9,7 +9,7 @@ import pytest
 
 from hrnet_zoo.datasets import SCENES
 from hrnet_zoo.zoo.catalog import DEMO, model_info
-from tests.cli.test_cli import Run
+from tests.cli.conftest import Run
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.conftest import Run
 from tests.cli.test_benchmark import run as run
-from tests.cli.test_cli import Run
 from tests.support.http_server import FaultServer
 
 

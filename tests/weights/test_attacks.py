@@ -24,7 +24,7 @@ from hrnet_zoo.weights.scan import inspect_checkpoint
 from hrnet_zoo.zoo.create import create_model
 from hrnet_zoo.zoo.custom import load_custom
 from hrnet_zoo.zoo.model_folder import read_folder
-from tests.cli.test_cli import Run
+from tests.cli.conftest import Run
 from tests.support.checkpoints import ATTACKS, HARMLESS, PROTO, VALUES, legacy_file
 from tests.support.fuzz import EXPECTED, mutant
 from tests.support.images import bad_images, good_images

@@ -1,0 +1,96 @@
+"""The commands `predict` and `demo`."""
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.cli.conftest import Run
+
+
+def test_predict_with_the_bundled_network(run: Run, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        Image.new("RGB", (96, 64), (90, 90, 90)).save(tmp_path / f"{name}.png")
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff")
+    out = tmp_path / "out"
+    text = run("predict", "demo", tmp_path, "--out", out, "--device", "cpu", code=5)
+    first, second = text.splitlines()
+    assert first.startswith(f"{tmp_path / 'a.png'}: ")
+    assert second.endswith(f"; written: {out / 'b_labels.png'} and {out / 'b_overlay.png'}")
+    assert "broken.jpg" in run.err
+    assert run.err.endswith("2 of 3 images labeled, 1 failed\n")
+    assert "the demo network knows generated street scenes, and nothing else" in run.err
+    assert sorted(path.name for path in out.iterdir()) == [
+        *("a_labels.png", "a_overlay.png", "b_labels.png", "b_overlay.png"),
+    ]
+    run("predict", "demo", tmp_path / "a.png", "--out", out, code=5)
+    assert "--force" in run.err
+    facts = json.loads(
+        run("predict", "demo", tmp_path / "a.png", "--out", out, "--force", "--no-overlay", "--json", "--device", "cpu")
+    )
+    assert facts["images"][0]["overlay"] is None
+    assert sum(facts["images"][0]["fractions"].values()) == pytest.approx(1)
+    assert facts["failed"] == {}
+    options = ("--out", tmp_path / "fast", "--no-overlay", "--json", "--device", "cpu", "--fast", "--dtype", "float32")
+    fast = json.loads(run("predict", "demo", tmp_path / "a.png", *options))
+    assert fast["images"][0]["fractions"] == pytest.approx(facts["images"][0]["fractions"], abs=1e-3)
+
+
+def test_what_was_done_is_told_when_something_ends_the_run(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "abc":
+        Image.new("RGB", (32, 16)).save(tmp_path / f"{name}.png")
+    (tmp_path / "out" / "b_labels.png").mkdir(parents=True)  # in the way of a result
+    arguments = ("predict", "demo", tmp_path, "--out", tmp_path / "out", "--device", "cpu", "--force")
+    text = run(*arguments, code=5)
+    assert text.splitlines()[0].startswith(f"{tmp_path / 'a.png'}: ")
+    assert "1 of 3 images labeled, 0 failed\n" in run.err
+    assert "b_labels.png" in run.err
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hrnet_zoo.inference.folders.predict_files", interrupted)
+    assert json.loads(run(*arguments, "--json", code=130)) == {"images": [], "failed": {}}
+    assert run.err.split("\n")[-4:] == ["0 of 3 images labeled, 0 failed", "", "interrupted", ""]
+
+
+def test_predict_bad_arguments(run: Run, tmp_path: Path) -> None:
+    image = tmp_path / "a.png"
+    Image.new("RGB", (8, 8)).save(image)
+    run("predict", "demo", image, "--out", tmp_path / "out", "--device", "cuda:77", code=2)
+    assert "devices here: cpu" in run.err
+    run("predict", "demo", image, "--out", tmp_path / "out", "--checkpoint", tmp_path / "none.pth", code=5)
+    run("predict", "demo", image, "--mode", "tiles", code=2)
+    run("predict", "demo", image, "--classes", "only", "--out", tmp_path / "out", code=2)
+    run("predict", "demo", image, "--out", tmp_path / "out", "--max-memory", "0", "--device", "cpu", code=2)
+    assert "'0' is not a number of bytes" in run.err
+    run("demo", "--seed", "1000000", code=2)
+    assert not (tmp_path / "out").exists()
+
+
+def test_demo(run: Run, tmp_path: Path) -> None:
+    text = run("demo", "--out", tmp_path / "out", "--scenes", "2", "--device", "cpu")
+    assert "mIoU" in text
+    assert "on 2 scenes never seen in training" in text
+    made = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert made == ["scene_0000.png", "scene_0001.png", "street.jpg"]
+    photo = (tmp_path / "out" / "street.jpg").read_bytes()
+    facts = json.loads(
+        run("demo", "--out", tmp_path / "out", "--scenes", "1", "--seed", "7", "--json", "--device", "cpu")
+    )
+    assert 0 < facts["miou"] <= 1
+    assert facts["images"] == [str(tmp_path / "out" / "scene_0007.png")]
+    assert facts["photo"] == str(tmp_path / "out" / "street.jpg")
+    assert (tmp_path / "out" / "street.jpg").read_bytes() == photo  # one that is there stays
+
+
+def test_demo_as_dataset_takes_an_empty_folder_and_no_device(run: Run, tmp_path: Path) -> None:
+    for options in (("--device", "cpu"), ("--dtype", "float16")):
+        run("demo", "--as-dataset", "--scenes", "1", "--out", tmp_path / "new", *options, code=2)
+        assert "--as-dataset only fills a new folder" in run.err
+    (tmp_path / "notes.txt").touch()
+    run("demo", "--as-dataset", "--scenes", "1", "--out", tmp_path, code=5)
+    assert "holds something already" in run.err
