@@ -5,7 +5,6 @@ import io
 import os
 import re
 import secrets
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,8 +14,6 @@ from PIL import Image
 from hrnet_zoo.errors import OutputError, OutputSpaceError
 
 NO_SPACE = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
-STALE_S = 15 * 60.0  # no file of this library takes so long to write
-_PART = re.compile(r"\.[0-9a-f]{16}\.part")
 
 
 @contextmanager
@@ -56,20 +53,15 @@ def check_place(path: Path, *, force: bool) -> None:
     """Refuse a path at which no file can be written, before the long work whose result it is to hold.
 
     Raises:
-        OutputError: it is a folder, its own folder is missing or may not be written to, or it exists and `force` is
-            not given.
+        OutputError: it is a folder or in none that may be written to, or it exists and `force` is not given.
 
     """
-    if os.path.isdir(path):  # noqa: PTH112 - never raises, as Path.is_dir does for a name too long
-        found = "it is a folder"
-    elif not os.access(path.parent, os.W_OK | os.X_OK):
-        found = f"there is no folder {path.parent}, or it may not be written to"
-    else:
-        if not force:
-            refuse_existing([path])
-        return
-    done = "nothing was computed or written"
-    raise OutputError(asked=f"write {path}", found=found, done=done, advice="name another file", path=path)
+    if os.path.isdir(path) or not os.access(path.parent, os.W_OK | os.X_OK):  # noqa: PTH112 - never raises
+        found = "it is a folder, or its own folder is missing or may not be written to"
+        done = "nothing was computed or written"
+        raise OutputError(asked=f"write {path}", found=found, done=done, advice="name another file", path=path)
+    if not force:
+        refuse_existing([path])
 
 
 def refuse_existing(paths: Sequence[Path]) -> None:
@@ -117,20 +109,6 @@ def make_folder(path: Path) -> None:
     refuse_address(path)
     with output_errors(path, f"make the folder {path}", "nothing was written", "name another folder"):
         path.mkdir(parents=True, exist_ok=True)
-
-
-def sweep_parts(folder: Path) -> None:
-    """Remove temporary files that killed processes left of `atomic_write`, once they are a quarter of an hour old.
-
-    Raises:
-        OutputError: the folder cannot be read, or a file cannot be removed.
-
-    """
-    asked, advice = f"remove unfinished files from {folder}", "remove the files .*.part there by hand"
-    with output_errors(folder, asked, "nothing was written", advice):
-        for path in folder.iterdir():
-            if _PART.fullmatch(path.name) and time.time() - path.lstat().st_mtime > STALE_S:
-                path.unlink(missing_ok=True)
 
 
 def png(image: Image.Image) -> bytes:

@@ -21,11 +21,11 @@ from itertools import count
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
 from PIL import Image, ImageFile
 
+from hrnet_zoo.errors import ImageError, ImageTooLargeError
 from hrnet_zoo.images import tiff
-from hrnet_zoo.images.tiff import RefusedError, scale_to_uint8
+from hrnet_zoo.images.tiff import refusal
 
 # Formats that decode inside Pillow: none of them starts another program, as EPS would. JPEG includes MPO.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "AVIF")
@@ -46,16 +46,20 @@ DECODER_FAULTS = (*_PYTHON_FAULTS, *_OTHER_FAULTS, Image.DecompressionBombError,
 
 _HEADER_BYTES = 1 << 16
 _BLOCK = 1 << 20
-_AVIF_BRANDS = frozenset({b"avif", b"avis"})
-_HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"})
 _NONE_OF_THE_FORMATS = f"none of the formats {', '.join(FORMATS)}"
 _EXPORT = "export it as JPEG or PNG"
+_FROM_HEIC = (
+    f"{_EXPORT}, or convert it in Python: pip install pillow-heif; pillow_heif.register_heif_opener(); "
+    "Image.open(path).convert('RGB').save('photo.png')"
+)
 _CAMERA_RAW = rb"....ftypcrx |FUJIFILMCCD-RAW|IIR[OS]|MMOR|IIU\0|FOVb|\0MRM|II\x1a\0\0\0HEAPCCDR|II\*\0....CR"
 # What people take for images: first bytes, what it is, what to do.
 _OTHERS = (
     (_CAMERA_RAW, "a camera raw file", f"develop it: {_EXPORT}"),
     (rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51", "a JPEG 2000 image", _EXPORT),
     (rb"\0\0\0\x0cJXL |\xff\x0a", "a JPEG XL image", _EXPORT),
+    # HEIC and AVIF share brands, of which AVIF files list their own too.
+    (rb"....ftyp(?!.*avi[fs]).*(hei[cmsx]|hev[cmsx]|mif1|msf1)", "a HEIC (HEIF) photograph", _FROM_HEIC),
     (rb"8BPS", "a Photoshop document", _EXPORT),
     (rb"%PDF", "a PDF document", "export its pages as PNG"),
 )
@@ -63,30 +67,17 @@ _OTHERS = (
 
 @dataclass(frozen=True)
 class ImageHeader:
-    """What is known of an image file before its pixels are decoded.
+    """What is known of an image file before its pixels are decoded."""
 
-    Attributes:
-        format: one of FORMATS.
-        mode: one of MODES: Pillow's name for the values as stored.
-        size: (width, height) as stored.
-        decode: returns the image as stored; 16-bit values may be scaled to 0-255 already.
-        several: there are further images, which are not read.
-        orientation: of EXIF, 1 to 8, not applied yet; None: the EXIF data are broken.
-        bits: of a value, as far as the file says.
-        inverted: gray whose zero is white.
-        colors_unknown: the file does not say which band is which color; the first three are taken for RGB.
-
-    """
-
-    format: str
-    mode: str
-    size: tuple[int, int]
-    decode: Callable[[], Image.Image]
-    several: bool = False
-    orientation: int | None = 1
-    bits: int = 8
-    inverted: bool = False
-    colors_unknown: bool = False
+    format: str  # one of FORMATS
+    mode: str  # one of MODES: Pillow's name for the values as stored
+    size: tuple[int, int]  # (width, height) as stored
+    decode: Callable[[], Image.Image]  # returns the image as stored; 16-bit values may be scaled to 0-255 already
+    several: bool = False  # there are further images, which are not read
+    orientation: int | None = 1  # of EXIF, 1 to 8, not applied yet; None: the EXIF data are broken
+    bits: int = 8  # of a value, as far as the file says
+    inverted: bool = False  # gray whose zero is white
+    colors_unknown: bool = False  # no word on which band is which color; the first three are taken for RGB
 
     @property
     def displayed(self) -> tuple[int, int]:
@@ -117,15 +108,15 @@ def open_image(image: str | Path | bytes, *, whole: bool = True) -> Iterator[Ima
 
 @contextmanager
 def image_errors(source: str) -> Iterator[None]:
-    """Raise what the block and Pillow raise as an ImageError about `source`."""
+    """Raise what Pillow raises in the block as an ImageError, and any ImageError as one about `source`."""
     try:
         yield
-    except RefusedError as error:
-        raise error.about(source) from error
+    except ImageError as error:
+        error.asked, error.source = f"read an image: {source}", source
+        raise
     except DECODER_FAULTS as error:
         found = f"damaged or incomplete data, or of a kind that is not read ({type(error).__name__}: {error})"
-        advice = "fetch or export it anew; parts of a damaged file are never used"
-        raise RefusedError(found, advice).about(source) from error
+        raise refusal(found, "fetch or export it anew; parts of a damaged file are never used", source) from error
 
 
 def source_name(image: str | Path | bytes) -> str:
@@ -140,13 +131,11 @@ def check_size(size: tuple[int, int]) -> None:
     """Refuse more pixels than `MAX_PIXELS`, or none."""
     width, height = size
     if width * height > MAX_PIXELS:
-        raise RefusedError(
-            f"{width} x {height} = {width * height:,} pixels; the limit is {MAX_PIXELS:,}",
-            "make it smaller, or cut it, if you trust it; decoded arrays are taken at any size",
-            too_large=True,
-        )
+        found = f"{width} x {height} = {width * height:,} pixels; the limit is {MAX_PIXELS:,}"
+        advice = "make it smaller, or cut it, if you trust it; decoded arrays are taken at any size"
+        raise refusal(found, advice, kind=ImageTooLargeError)
     if width * height == 0:
-        raise RefusedError(f"no pixels ({width} x {height})", "pass an image of at least 1 x 1 pixel")
+        raise refusal(f"no pixels ({width} x {height})", "pass an image of at least 1 x 1 pixel")
 
 
 def check_mode(mode: str) -> None:
@@ -154,7 +143,7 @@ def check_mode(mode: str) -> None:
     if mode not in MODES:
         found = f"mode {mode!r}, from which there is no single exact way to 0-255 RGB"
         advice = "convert it to 8-bit RGB yourself, with the range of its values in mind, and pass that"
-        raise RefusedError(found, advice)
+        raise refusal(found, advice)
 
 
 def _open_file(path: Path) -> IO[bytes]:
@@ -162,7 +151,7 @@ def _open_file(path: Path) -> IO[bytes]:
     address = re.match(r"[a-z][a-z0-9+.-]+:(/|.*;base64,)", path.as_posix(), re.IGNORECASE)
     if address and not os.path.lexists(path):  # never raises, unlike Path.exists
         advice = "download the file first and pass its path or its bytes"
-        raise RefusedError("an address, not a path", advice)
+        raise refusal("an address, not a path", advice)
     try:
         mode = path.stat().st_mode
         if stat.S_ISREG(mode):  # before opening: a pipe would block for ever
@@ -170,9 +159,9 @@ def _open_file(path: Path) -> IO[bytes]:
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         reason = (isinstance(error, OSError) and error.strerror) or str(error)
         advice = "check the path; a relative one starts at the working folder"
-        raise RefusedError(reason, advice) from error
+        raise refusal(reason, advice) from error
     found = "a folder" if stat.S_ISDIR(mode) else "not a regular file (a pipe, socket or device)"
-    raise RefusedError(found, "pass the path of one image file")
+    raise refusal(found, "pass the path of one image file")
 
 
 # --- formats -------------------------------------------------------------------------------------------------------
@@ -185,15 +174,13 @@ def _read_header(stream: IO[bytes], whole: bool) -> ImageHeader:
     start = stream.read(64)
     for pattern, what, advice in _OTHERS:
         if re.match(pattern, start, re.DOTALL):
-            raise RefusedError(f"{what}, which is {_NONE_OF_THE_FORMATS}", advice)
-    if start[4:8] == b"ftyp":
-        _check_brands(stream, start)
+            raise refusal(f"{what}, which is {_NONE_OF_THE_FORMATS}", advice)
     Image.init()
     for name in FORMATS:
         factory, accept = Image.OPEN[name]
         accepted = accept is not None and accept(start[:16])
         if isinstance(accepted, str):
-            raise RefusedError(f"{name}, for which this Pillow lacks the codec ({accepted})", "install Pillow's wheel")
+            raise refusal(f"{name}, for which this Pillow lacks the codec ({accepted})", "install Pillow's wheel")
         if accepted:
             stream.seek(0)
             header = _READERS[name](stream, factory, whole)
@@ -202,25 +189,13 @@ def _read_header(stream: IO[bytes], whole: bool) -> ImageHeader:
             return header
     found = f"{_NONE_OF_THE_FORMATS}; it begins with {start[:16]!r}" if start else "an empty file"
     advice = "convert the image to PNG or JPEG, or fetch it anew if it should be one"
-    raise RefusedError(found, advice)
-
-
-def _check_brands(stream: IO[bytes], start: bytes) -> None:
-    """Tell HEIC from AVIF, which share the brand mif1."""
-    stream.seek(0)
-    box = stream.read(min(int.from_bytes(start[:4], "big"), 4096))
-    brands = {box[8:12], *(box[at : at + 4] for at in range(16, len(box), 4))}
-    if brands & _HEIF_BRANDS and not brands & _AVIF_BRANDS:
-        advice = f"{_EXPORT}, or convert it in Python: pip install pillow-heif; pillow_heif.register_heif_opener(); "
-        advice += "Image.open(path).convert('RGB').save('photo.png')"
-        found = f"a HEIC (HEIF) photograph, which is {_NONE_OF_THE_FORMATS}"
-        raise RefusedError(found, advice)
+    raise refusal(found, advice)
 
 
 def _check_cost(what: str, found: int, limit: int) -> None:
     """Refuse a file that takes more than any honest one."""
     if found > limit:
-        raise RefusedError(f"{what}: {found:,}; the limit is {limit:,}", "save it anew with another program, as PNG")
+        raise refusal(f"{what}: {found:,}; the limit is {limit:,}", "save it anew with another program, as PNG")
 
 
 def _join(stream: IO[bytes], parts: Sequence[Part]) -> io.BytesIO:
@@ -251,7 +226,7 @@ def _orientation(exif: bytes) -> int | None:
     exif = exif.removeprefix(b"Exif\0\0")
     try:
         return tiff.orientation(tiff.directories(io.BytesIO(exif))[0][0]) if exif else 1
-    except (RefusedError, *DECODER_FAULTS):
+    except (ImageError, *DECODER_FAULTS):
         return None
 
 
@@ -269,8 +244,6 @@ def _png(stream: IO[bytes], factory: Factory, whole: bool) -> ImageHeader:
             break
         length, kind = int.from_bytes(head[:4], "big"), head[4:]
         end = place + 12 + length
-        if kind == b"CgBI":
-            raise RefusedError("a PNG in Apple's own form, for iOS alone", "open it on a Mac and export it")
         if number == 0 and kind != b"IHDR":
             raise SyntaxError("the first chunk is not IHDR")
         if kind in (b"IHDR", b"PLTE", b"tRNS"):
@@ -335,7 +308,7 @@ def _jpeg(stream: IO[bytes], factory: Factory, whole: bool) -> ImageHeader:
         if marker in _START_OF_FRAME:
             if marker > 0xC2 or body[:1] != b"\x08":
                 kind = f"{body[0] if body else 0}-bit" if marker <= 0xC2 else "lossless or hierarchical"
-                raise RefusedError(f"a {kind} JPEG", "open it in the program that wrote it, and export it as PNG")
+                raise refusal(f"a {kind} JPEG", "open it in the program that wrote it, and export it as PNG")
             height, width, components = struct.unpack_from(">HHB", body, 1)
             check_size((width, height))
             area = width * height
@@ -424,47 +397,28 @@ def _bmp(stream: IO[bytes], factory: Factory, _whole: bool) -> ImageHeader:
 
 
 def _ppm(stream: IO[bytes], factory: Factory, _whole: bool) -> ImageHeader:
-    """Let Pillow read 8 bits, 1 bit and the header; other numbers of levels it would read number by number."""
+    """Let Pillow read text, bits and 255 levels; other numbers of levels it would read one by one."""
     image = factory(io.BytesIO(stream.read(_HEADER_BYTES)), "")
     check_size(image.size)
     codec, _, offset, arguments = image.tile[0]
-    levels = arguments[-1] if isinstance(arguments, tuple) else 0
     if codec == "ppm_plain":
         _check_cost("pixels of a PPM as text", image.width * image.height, MAX_SLOW_PIXELS)
-    if image.mode not in ("L", "RGB", "I") or (codec == "raw" and image.mode != "I"):
+    if codec == "ppm_plain" or (codec == "raw" and image.mode != "I"):
         stream.seek(0)
         return _header(factory(stream, ""), "PPM")
-    maximum = 65535 if codec == "raw" else int(levels)
-    decode = partial(_levels, stream, offset, image.size, image.mode == "RGB", maximum, codec == "ppm_plain")
-    return ImageHeader("PPM", image.mode.replace("I", "I;16"), image.size, decode, bits=maximum.bit_length())
-
-
-def _levels(stream: IO[bytes], offset: int, size: tuple[int, int], rgb: bool, maximum: int, text: bool) -> Image.Image:
-    """Decode a PGM or PPM of any number of levels, scaled to 0-255."""
-    row = size[0] * (3 if rgb else 1)
-    kind = np.dtype("u1" if maximum < 256 else ">u2")
-    stream.seek(offset)
-    if text:
-        words = re.sub(rb"#[^\n\r]*", b" ", stream.read(16 * row * size[1])).split()
-        numbers = np.array(words[: row * size[1]]).astype(np.int64)
-        if numbers.size < row * size[1] or numbers.min() < 0 or numbers.max() > maximum:
-            raise ValueError("numbers are missing, or above the largest one that is announced")
-        stream = io.BytesIO(numbers.astype(kind).tobytes())
-    image = Image.new("RGB" if rgb else "L", size)
-    rows = max(1, _BLOCK // row)
-    for top in range(0, size[1], rows):
-        height = min(rows, size[1] - top)
-        values = np.frombuffer(stream.read(height * row * kind.itemsize), kind, height * row)
-        part = scale_to_uint8(values, maximum).reshape((height, size[0], 3) if rgb else (height, size[0]))
-        image.paste(Image.fromarray(part), (0, top))
-    return image
+    maximum = int(arguments[-1]) if codec == "ppm" and isinstance(arguments, tuple) else 65535
+    page = tiff.uncompressed(image.size, 3 if image.mode == "RGB" else 1, maximum, offset)
+    return _of_page("PPM", stream, page)
 
 
 def _tiff(stream: IO[bytes], _factory: Factory, _whole: bool) -> ImageHeader:
     page, several = tiff.choose_page(stream)
-    check_size(page.size)
+    return _of_page("TIFF", stream, page, several)
+
+
+def _of_page(name: str, stream: IO[bytes], page: tiff.Page, several: bool = False) -> ImageHeader:
     return ImageHeader(
-        "TIFF",
+        name,
         "I;16" if page.mode == "L" and page.bits == 16 else page.mode,
         page.size,
         partial(tiff.decode, stream, page),

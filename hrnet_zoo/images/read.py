@@ -22,7 +22,7 @@ from hrnet_zoo.images.formats import (
     open_image,
     source_name,
 )
-from hrnet_zoo.images.tiff import RefusedError, scale_to_uint8
+from hrnet_zoo.images.tiff import refusal, scale_to_uint8
 
 ImageLike: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[Any] | torch.Tensor
 RGB: TypeAlias = npt.NDArray[np.uint8]
@@ -90,7 +90,7 @@ def read_image(image: ImageLike, color: Literal["rgb", "bgr"] = "rgb") -> RGB:
             return _from_file(os.fsdecode(image))
         given = f"an object of type {type(image).__module__}.{type(image).__qualname__}"
         with image_errors(given):
-            raise RefusedError(given, f"pass a path, the file's bytes, a PIL image, {_ARRAYS}, or {_TENSORS}")
+            raise refusal(given, f"pass a path, the file's bytes, a PIL image, {_ARRAYS}, or {_TENSORS}")
     except ImageError as error:
         # An error may be kept for long, as with on_error="skip": without what it refers to, which holds pixels.
         error.__cause__ = error.__context__ = None
@@ -179,7 +179,7 @@ def _from_array(array: npt.NDArray[Any], bgr: bool) -> RGB:
         if array.ndim == 3 and array.shape[2] == 4:
             array = array[:, :, (2, 1, 0, 3)] if bgr else array
             return _to_rgb(Image.fromarray(np.ascontiguousarray(array)))
-        raise RefusedError(kind, f"pass {_ARRAYS}; np.moveaxis(array, 0, -1) puts channels last; of several, a list")
+        raise refusal(kind, f"pass {_ARRAYS}; np.moveaxis(array, 0, -1) puts channels last; of several, a list")
 
 
 def _from_tensor(tensor: torch.Tensor, bgr: bool) -> RGB:
@@ -188,15 +188,15 @@ def _from_tensor(tensor: torch.Tensor, bgr: bool) -> RGB:
     with image_errors(f"a tensor of {kind}"):
         _check_values(dtype, kind, tensor.numel())
         if tensor.layout is not torch.strided or tensor.is_meta:
-            raise RefusedError(f"layout {tensor.layout} on device {tensor.device}", "pass a dense tensor with data")
+            raise refusal(f"layout {tensor.layout} on device {tensor.device}", "pass a dense tensor with data")
         if tensor.ndim == 3 and tensor.shape[0] == 3:
             return _from_array(tensor.permute(1, 2, 0).cpu().numpy(), bgr)
-        raise RefusedError(kind, f"pass {_TENSORS}; tensor.permute(2, 0, 1) puts channels first; of several, a list")
+        raise refusal(kind, f"pass {_TENSORS}; tensor.permute(2, 0, 1) puts channels first; of several, a list")
 
 
 def _check_values(dtype: str, kind: str, size: int) -> None:
     if dtype != "uint8":
         advice = "scale its values to 0..255, as (x * 255).round().clip(0, 255) does those of 0..1 (x / 257 those of "
-        raise RefusedError(kind, f"{advice}16 bits), and convert it to uint8")
+        raise refusal(kind, f"{advice}16 bits), and convert it to uint8")
     if size == 0:
-        raise RefusedError(f"no pixels ({kind})", "pass an image of at least 1 x 1 pixel")
+        raise refusal(f"no pixels ({kind})", "pass an image of at least 1 x 1 pixel")

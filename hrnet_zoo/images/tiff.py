@@ -18,24 +18,19 @@ import numpy.typing as npt
 from PIL import Image, TiffImagePlugin
 from PIL.ExifTags import Base as Tag
 
-from hrnet_zoo.errors import ImageError, ImageTooLargeError
+from hrnet_zoo.errors import ImageError
 
 MAX_PIECES = 100_000  # strips or tiles of an image
 MAX_DIRECTORIES = 100
 MAX_UNPACKED = 64 << 20  # bytes of a compressed strip, or row of tiles, that is unpacked here
 _CHUNK = 8 << 20  # unpacked bytes of a row chunk, unless one compressed strip or row of tiles has more
 
-# What Pillow is told of a row chunk, beside its height and where its strips or tiles are.
-_OF_PIXELS = {
-    *(Tag.ImageWidth, Tag.BitsPerSample, Tag.Compression, Tag.PhotometricInterpretation, Tag.FillOrder),
-    *(Tag.SamplesPerPixel, Tag.RowsPerStrip, Tag.PlanarConfiguration, Tag.T4Options, Tag.T6Options, Tag.Predictor),
-    *(Tag.ColorMap, Tag.TileWidth, Tag.TileLength, Tag.ExtraSamples, Tag.SampleFormat, Tag.JPEGTables),
-    Tag.YCbCrSubSampling,
-}
-_WANTED = {
-    *(Tag.NewSubfileType, Tag.ImageLength, Tag.StripOffsets, Tag.StripByteCounts, Tag.TileOffsets),
-    *(Tag.TileByteCounts, Tag.SubIFDs, Tag.MaxSampleValue, Tag.SMaxSampleValue, Tag.Orientation, Tag.DNGVersion),
-    *_OF_PIXELS,
+_TAGS = {
+    *(Tag.NewSubfileType, Tag.ImageWidth, Tag.ImageLength, Tag.BitsPerSample, Tag.Compression, Tag.FillOrder),
+    *(Tag.PhotometricInterpretation, Tag.StripOffsets, Tag.Orientation, Tag.SamplesPerPixel, Tag.RowsPerStrip),
+    *(Tag.StripByteCounts, Tag.MaxSampleValue, Tag.PlanarConfiguration, Tag.T4Options, Tag.T6Options, Tag.Predictor),
+    *(Tag.ColorMap, Tag.TileWidth, Tag.TileLength, Tag.TileOffsets, Tag.TileByteCounts, Tag.SubIFDs, Tag.ExtraSamples),
+    *(Tag.SampleFormat, Tag.SMaxSampleValue, Tag.JPEGTables, Tag.YCbCrSubSampling, Tag.DNGVersion),
 }
 _CODES = {1: "B", 3: "H", 4: "I", 7: "B", 13: "I", 16: "Q"}  # of whole numbers
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB = 0, 1, 2
@@ -51,88 +46,45 @@ Tags = Mapping[int, tuple[int, ...]]
 Piece = tuple[int, int]  # offset and bytes of a strip or tile in the file
 
 
-class RefusedError(Exception):
-    """Why an image is not read, and what to do."""
-
-    def __init__(self, found: str, advice: str, *, too_large: bool = False) -> None:
-        super().__init__(found)
-        self.found, self.advice, self.too_large = found, advice, too_large
-
-    def about(self, source: str) -> ImageError:
-        """Return the public error."""
-        kind = ImageTooLargeError if self.too_large else ImageError
-        return kind(
-            asked=f"read an image: {source}",
-            found=self.found,
-            done="no pixels were taken",
-            advice=self.advice,
-            source=source,
-        )
+def refusal(found: str, advice: str, source: str = "", kind: type[ImageError] = ImageError) -> ImageError:
+    """Return the error of an image that is not read; `hrnet_zoo.images.formats.image_errors` adds the source."""
+    asked, done = f"read an image: {source}", "no pixels were taken"
+    return kind(asked=asked, found=found, done=done, advice=advice, source=source)
 
 
 @dataclass(frozen=True)
 class Page:
-    """An image of a TIFF.
-
-    Attributes:
-        tags: those that matter here, by number.
-        order: "<" or ">".
-        mode: of the decoded image.
-        by_pillow: Pillow decodes the values; else NumPy does.
-        colors_unknown: the file does not say which band is which color; the first three are taken for RGB.
-        maximum: the value that is white.
-
-    """
+    """An image of a TIFF."""
 
     tags: Tags
-    order: str
-    mode: str
-    by_pillow: bool
-    colors_unknown: bool
-    maximum: int
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Width and height, as stored."""
-        return self.tags[Tag.ImageWidth][0], self.tags[Tag.ImageLength][0]
-
-    @property
-    def bits(self) -> int:
-        """Of a value."""
-        return _first(self.tags, Tag.BitsPerSample, 1)
-
-    @property
-    def inverted(self) -> bool:
-        """Whether zero is white."""
-        return _first(self.tags, Tag.PhotometricInterpretation, 0) == _WHITE_IS_ZERO
+    order: str  # "<" or ">"
+    size: tuple[int, int]  # (width, height) as stored
+    bits: int  # of a value
+    maximum: int  # the value that is white
+    mode: str = ""  # of the decoded image
+    by_pillow: bool = True  # which decodes the values; else NumPy does
+    inverted: bool = False  # gray whose zero is white
+    colors_unknown: bool = False  # no word on which band is which color; the first three are taken for RGB
 
 
 def choose_page(stream: IO[bytes]) -> tuple[Page, bool]:
-    """Return the first image that is neither a reduced copy nor a mask, and whether there are more such images.
-
-    Raises:
-        RefusedError: camera raw, or values without one exact way to 0-255 RGB.
-        ValueError, EOFError, struct.error: damaged.
-
-    """
+    """Return the first image that is neither a reduced copy nor a mask, and whether there are more such images."""
     pages, order = directories(stream)
     full = [tags for tags in pages if not _first(tags, Tag.NewSubfileType, 0) & 5]
     full = [tags for tags in full if tags is full[0] or not _is_overview(tags, full[0])]
     raw = any(Tag.DNGVersion in tags or _first(tags, Tag.PhotometricInterpretation, 0) in _CAMERA for tags in pages)
     if raw or not full:
         what = "a camera raw file" if raw else "a TIFF that holds reduced images alone, as camera raw files do"
-        raise RefusedError(f"{what}, of which only a preview could be read", "develop it: export it as JPEG or TIFF")
-    if Tag.ImageWidth not in full[0] or Tag.ImageLength not in full[0]:
-        raise ValueError("a directory without the image's size")
+        raise refusal(f"{what}, of which only a preview could be read", "develop it: export it as JPEG or TIFF")
     return _page(full[0], order), len(full) > 1
 
 
 def decode(stream: IO[bytes], page: Page) -> Image.Image:
     """Return the image of a page as stored; 16-bit values are scaled: round(255 * value / maximum)."""
     image = Image.new(page.mode, page.size)
-    for top, rows, planes in _chunks(page):
+    for top, rows, tags, planes in _chunks(page):
         if page.by_pillow:
-            part = _part_of_pillow(stream, page, rows, planes)
+            part = _opened_by_pillow(stream, page, tags, [piece for plane in planes for piece in plane])
             part.load()
             if part.mode != page.mode:
                 part = part.convert(page.mode)
@@ -141,7 +93,7 @@ def decode(stream: IO[bytes], page: Page) -> Image.Image:
             if top == 0 and part.mode in ("P", "PA"):
                 image.putpalette(part.getpalette() or [])
         else:
-            part = _to_image(page, _values(stream, page, rows, planes))
+            part = _to_image(page, _values(stream, page, rows, tags, planes))
         image.paste(part, (0, top))
     return image
 
@@ -165,12 +117,7 @@ def scale_to_uint8(values: npt.NDArray[np.unsignedinteger], maximum: int) -> npt
 
 
 def directories(stream: IO[bytes]) -> tuple[list[Tags], str]:
-    """Return the tags of each directory, at most MAX_DIRECTORIES, and the byte order, "<" or ">".
-
-    Raises:
-        RefusedError, EOFError, OSError, OverflowError, struct.error: the first directory cannot be read.
-
-    """
+    """Return the tags of each directory, at most MAX_DIRECTORIES, and the byte order, "<" or ">"."""
     stream.seek(0)
     head = stream.read(16)
     order = {b"II": "<", b"MM": ">"}[head[:2]]
@@ -182,7 +129,7 @@ def directories(stream: IO[bytes]) -> tuple[list[Tags], str]:
         if place and place not in found:
             try:
                 found[place], following = _directory(stream, place, order, big)
-            except (RefusedError, *_BROKEN):
+            except (ImageError, *_BROKEN):
                 if found:  # the first image is whole, which is enough
                     continue
                 raise
@@ -202,10 +149,8 @@ def _directory(stream: IO[bytes], place: int, order: str, big: bool) -> tuple[Ta
         raise EOFError("a directory that ends early")
     tags: dict[int, tuple[int, ...]] = {}
     for tag, kind, number, value in struct.iter_unpack(order + entry, body):
-        if tag in _WANTED and kind in _CODES:
-            if number > MAX_PIECES:
-                found = f"a TIFF with {number:,} strips or tiles; the limit is {MAX_PIECES:,}"
-                raise RefusedError(found, "save the image anew")
+        if tag in _TAGS and kind in _CODES:
+            _check_number(number)
             code = f"{order}{number}{_CODES[kind]}"
             if struct.calcsize(code) > len(value):
                 stream.seek(struct.unpack(order + offset, value)[0])
@@ -235,70 +180,78 @@ def _page(tags: Tags, order: str) -> Page:
     samples = _first(tags, Tag.SamplesPerPixel, 3 if compression == 7 and photometric in (2, 6) else 1)
     bands = f"a TIFF of {samples} band{'s' * (samples > 1)} of {depth} bits"
     if compression == 6 or compression not in TiffImagePlugin.COMPRESSION_INFO:
-        raise RefusedError(f"a TIFF of compression {compression}", "save it uncompressed, or with deflate or LZW")
+        raise refusal(f"a TIFF of compression {compression}", "save it uncompressed, or with deflate or LZW")
     if not set(formats) <= {1} or len(set(bits)) > 1 or depth not in (1, 2, 4, 8, 16):
         kind = {2: "signed integers", 3: "floating point"}.get(max(formats, default=1), "unsigned integers")
-        raise RefusedError(f"{bands}, {kind}, from which there is no single exact way to 0-255 RGB", _TO_EIGHT_BITS)
+        raise refusal(f"{bands}, {kind}, from which there is no single exact way to 0-255 RGB", _TO_EIGHT_BITS)
     stated = max((*tags.get(Tag.MaxSampleValue, ()), *tags.get(Tag.SMaxSampleValue, ())), default=0)
     maximum = stated if depth == 16 and 0 < stated < 65535 else (1 << depth) - 1
+    inverted = photometric == _WHITE_IS_ZERO
+    page = Page(tags, order, (tags[Tag.ImageWidth][0], tags[Tag.ImageLength][0]), depth, maximum, inverted=inverted)
     colored, gray = photometric == _RGB, photometric in (_WHITE_IS_ZERO, _BLACK_IS_ZERO)
     if (gray and samples > 4) or (colored and samples < 3):
-        raise RefusedError(f"{bands}, of which none is said to be red, green or blue", _TO_EIGHT_BITS)
+        raise refusal(f"{bands}, of which none is said to be red, green or blue", _TO_EIGHT_BITS)
     pillows = ((1, ()), (2, (0,)), (2, (2,))) if gray else ((3, ()), (4, ()), (4, (0,)), (4, (1,)), (4, (2,)))
     if not (gray or colored) or depth < 8 or (depth == 8 and (samples, extra) in pillows):
-        page = Page(tags, order, "", True, False, maximum)
-        mode = _part_of_pillow(io.BytesIO(), page, 1, []).mode
-        # A fourth band is alpha only where the file says so.
-        return replace(page, mode="RGB" if colored and extra == () else mode)
+        mode = _opened_by_pillow(io.BytesIO(), page, {}, []).mode
+        return replace(page, mode="RGB" if colored and not extra else mode)  # alpha only where the file says so
     alpha = extra[:1] if samples > (3 if colored else 1) else ()
-    rare = alpha == (1,), samples > 1 and photometric == _WHITE_IS_ZERO, _first(tags, Tag.FillOrder, 1) != 1
+    rare = alpha == (1,), samples > 1 and inverted, _first(tags, Tag.FillOrder, 1) != 1
     if compression not in _BYTE_CODECS or any(rare):
-        raise RefusedError(f"{bands}, stored in a rare way", "save it as 8-bit RGB")
+        raise refusal(f"{bands}, stored in a rare way", "save it as 8-bit RGB")
     unknown = gray and samples > 2
     mode = ("RGB" if colored or unknown else "L") + "A" * (alpha == (2,) and not unknown)
-    return Page(tags, order, mode, False, unknown, maximum)
+    return replace(page, mode=mode, by_pillow=False, colors_unknown=unknown)
 
 
-def _chunks(page: Page) -> Iterator[tuple[int, int, list[list[Piece]]]]:
-    """Yield (top, rows, (offset, bytes) of the strips or tiles of each plane) of each row chunk."""
+def uncompressed(size: tuple[int, int], bands: int, maximum: int, offset: int) -> Page:
+    """Return the page of big-endian values that lie in a file from `offset` on, as in a PGM or PPM."""
+    bits = 8 if maximum < 256 else 16
+    tags = {Tag.SamplesPerPixel: bands, Tag.StripOffsets: offset}
+    mode = "RGB" if bands == 3 else "L"
+    return Page({tag: (value,) for tag, value in tags.items()}, ">", size, bits, maximum, mode, by_pillow=False)
+
+
+def _chunks(page: Page) -> Iterator[tuple[int, int, Tags, list[list[Piece]]]]:
+    """Yield each row chunk: top, rows, their tags, and the strips or tiles of each plane."""
     tags, (width, height) = page.tags, page.size
-    tiled = Tag.TileOffsets in tags
+    tiled, compressed = Tag.TileOffsets in tags, _first(tags, Tag.Compression, 1) != 1
     offsets = tags.get(Tag.TileOffsets if tiled else Tag.StripOffsets, ())
     counts = tags.get(Tag.TileByteCounts if tiled else Tag.StripByteCounts, ())
     w = _first(tags, Tag.TileWidth, 0) if tiled else width
     h = _first(tags, Tag.TileLength, 0) if tiled else min(_first(tags, Tag.RowsPerStrip, height), height)
     if not (0 < w < 1 << 20 and 0 < h < 1 << 20):
         raise ValueError(f"strips or tiles of {w} x {h}")
-    across, down = -(-width // w), -(-height // h)
-    compressed, samples = _first(tags, Tag.Compression, 1) != 1, _first(tags, Tag.SamplesPerPixel, 1)
+    across, down, samples = -(-width // w), -(-height // h), _first(tags, Tag.SamplesPerPixel, 1)
     planes, in_plane = (samples, 1) if _first(tags, Tag.PlanarConfiguration, 1) == 2 else (1, samples)
-    needed = across * down * planes
-    if len(offsets) < needed or (compressed and len(counts) < needed):
-        raise ValueError(f"{len(offsets)} strips or tiles, where {needed} are needed")
-    if not compressed:  # what is needed; some writers state other counts, or none
-        piece_row = -(-w * in_plane * page.bits // 8)
-        heights = [h if tiled else min(h, height - row * h) for row in range(down)]
-        counts = tuple(piece_row * heights[number // across % down] for number in range(needed))
-    pieces = list(zip(offsets, counts, strict=False))
-    row_bytes = -(-across * w * in_plane * page.bits // 8)
-    if compressed and not page.by_pillow and h * row_bytes > MAX_UNPACKED:
-        found = f"a compressed strip of {h * row_bytes:,} bytes; the limit is {MAX_UNPACKED:,}"
-        raise RefusedError(found, "save it in tiles")
-    step = max(1, _CHUNK // row_bytes)
-    together = max(1, step // h)
+    if len(offsets) < across * down * planes:
+        raise ValueError(f"{len(offsets)} strips or tiles, where {across * down * planes} are needed")
+    row_bytes = -(-w * in_plane * page.bits // 8)
+    if not compressed:
+        if not tiled:  # row by row, for a strip may be as large as the image
+            _check_number(height * planes)
+            places = ((plane * down + y // h, y % h) for plane in range(planes) for y in range(height))
+            offsets = tuple(offsets[strip] + row * row_bytes for strip, row in places)
+            h, down = 1, height
+        counts = (h * row_bytes,) * len(offsets)  # some writers state others, or none
+    elif not page.by_pillow and across * h * row_bytes > MAX_UNPACKED:
+        found = f"a compressed strip of {across * h * row_bytes:,} bytes; the limit is {MAX_UNPACKED:,}"
+        raise refusal(found, "save it in tiles")
+    pieces = list(zip(offsets, counts, strict=True))
+    together = max(1, _CHUNK // (across * h * row_bytes))
     for first in range(0, down, together):
         top, last = first * h, min(first + together, down)
         rows = min(last * h, height) - top
         chunk = [pieces[(plane * down + first) * across : (plane * down + last) * across] for plane in range(planes)]
-        if tiled or compressed or h <= step:
-            yield top, rows, chunk
-            continue
-        for start in range(0, rows, step):  # a long uncompressed strip in parts
-            part = min(step, rows - start)
-            yield top + start, part, [[(plane[0][0] + start * row_bytes, part * row_bytes)] for plane in chunk]
+        yield top, rows, {Tag.ImageLength: (rows,), Tag.RowsPerStrip: (h,)}, chunk
 
 
-def _small_tiff(stream: IO[bytes], order: str, tags: Tags, pieces: Sequence[tuple[int, int]]) -> Image.Image:
+def _check_number(number: int) -> None:
+    if number > MAX_PIECES:
+        raise refusal(f"a TIFF with {number:,} strips, tiles or rows; the limit is {MAX_PIECES:,}", "save it anew")
+
+
+def _small_tiff(stream: IO[bytes], order: str, tags: Tags, pieces: Sequence[Piece]) -> Image.Image:
     """Let Pillow open strips or tiles, copied from a file, as a TIFF of its own with these tags."""
     data = []
     for offset, length in pieces:
@@ -324,14 +277,14 @@ def _small_tiff(stream: IO[bytes], order: str, tags: Tags, pieces: Sequence[tupl
     return TiffImagePlugin.TiffImageFile(io.BytesIO(whole), "")
 
 
-def _part_of_pillow(stream: IO[bytes], page: Page, rows: int, planes: Sequence[Sequence[Piece]]) -> Image.Image:
-    """Let Pillow decode a row chunk."""
-    tags = {tag: values for tag, values in page.tags.items() if tag in _OF_PIXELS} | {Tag.ImageLength: (rows,)}
-    return _small_tiff(stream, page.order, tags, [piece for plane in planes for piece in plane])
+def _opened_by_pillow(stream: IO[bytes], page: Page, changes: Tags, pieces: Sequence[Piece]) -> Image.Image:
+    dropped = Tag.Orientation, Tag.SubIFDs, Tag.StripOffsets, Tag.StripByteCounts
+    tags = {tag: values for tag, values in page.tags.items() if tag not in dropped}
+    return _small_tiff(stream, page.order, {**tags, **changes}, pieces)
 
 
 def _values(
-    stream: IO[bytes], page: Page, rows: int, planes: Sequence[Sequence[Piece]]
+    stream: IO[bytes], page: Page, rows: int, changes: Tags, planes: Sequence[Sequence[Piece]]
 ) -> npt.NDArray[np.unsignedinteger]:
     """Return the values (rows, width, bands) of a row chunk."""
     width, bands = page.size[0], len(page.mode)
@@ -339,11 +292,10 @@ def _values(
     unit = kind.itemsize * (1 if len(planes) > 1 else _first(page.tags, Tag.SamplesPerPixel, 1))
     tile = _first(page.tags, Tag.TileWidth, 0)
     # The strips or tiles as an image of bytes: 8-bit gray.
-    kept = Tag.Compression, Tag.RowsPerStrip, Tag.TileLength
-    tags: dict[int, tuple[int, ...]] = {tag: page.tags[tag] for tag in kept if tag in page.tags}
-    tags |= {Tag.ImageWidth: (width * unit,), Tag.ImageLength: (rows,), Tag.BitsPerSample: (8,)}
-    tags |= {Tag.PhotometricInterpretation: (_BLACK_IS_ZERO,), **({Tag.TileWidth: (tile * unit,)} if tile else {})}
-    parts = [np.asarray(_small_tiff(stream, page.order, tags, plane)) for plane in planes[:bands]]
+    tags: Tags = {tag: page.tags[tag] for tag in (Tag.Compression, Tag.TileLength) if tag in page.tags}
+    tags = {**tags, Tag.ImageWidth: (width * unit,), Tag.BitsPerSample: (8,), Tag.PhotometricInterpretation: (1,)}
+    tags = {**tags, Tag.TileWidth: (tile * unit,)} if tile else tags
+    parts = [np.asarray(_small_tiff(stream, page.order, {**tags, **changes}, plane)) for plane in planes[:bands]]
     shaped = [part.view(kind).reshape(rows, width, -1)[..., :bands] for part in parts]
     values = np.concatenate(shaped, axis=2).astype(kind.newbyteorder("="))
     if _first(page.tags, Tag.Predictor, 1) == 2 and _first(page.tags, Tag.Compression, 1) != 1:
@@ -354,9 +306,9 @@ def _values(
 
 
 def _to_image(page: Page, values: npt.NDArray[np.unsignedinteger]) -> Image.Image:
-    """Scale 16-bit values to 0-255, and return them as an image."""
+    """Scale values to 0-255, and return them as an image."""
     scaled = values
-    if page.bits == 16:
+    if page.maximum != 255 or page.bits == 16:
         scaled = scale_to_uint8(values, page.maximum)
         if page.mode.endswith("A"):
             scaled[..., -1] = scale_to_uint8(values[..., -1], 65535)
