@@ -211,47 +211,34 @@ def map_safetensors(
     expected: Callable[[SafetensorsHeader], Shapes],
     source: str,
     dtype: torch.dtype | None = None,
-    *,
-    rewritable: bool = False,
 ) -> Weights:
     """Map a safetensors file into memory; return its tensors, in the order of `expected`, and the header's metadata.
 
     Nothing is mapped before the header fits. The pages are private: writing to a tensor leaves the file as it is. Each
-    tensor has a storage of its own.
-
-    Later changes to the bytes of a mapped file show in the tensors, and one that is shortened ends the process
-    (SIGBUS). No file of the cache is ever rewritten in place; a file that somebody else may rewrite is read instead.
+    tensor has a storage of its own. Only for files of the cache, which are never rewritten in place: later changes to
+    the bytes show in the tensors, and a file that is shortened ends the process (SIGBUS).
 
     Args:
         path: the file.
         expected: names and shapes that it must have, given its header; what this raises is raised.
         source: what errors call it.
         dtype: of the floating entries; None: float16, bfloat16, float32 or float64.
-        rewritable: read the file into memory, all at once (of W48 252 MB and a tenth of a second).
 
     Raises:
         CheckpointError: the file is missing, damaged, changed meanwhile, or does not fit.
-        ConfigError: out of memory.
 
     """
     with opened_safetensors(path, source) as (header, file):
         entries = {name: (_TYPES[kind], shape) for name, (kind, shape) in header.entries.items()}
         names = expected(header)
         compare(entries, names, source, dtype)
-        pages: mmap.mmap | memoryview
-        if rewritable:
-            with raise_on_oom(f"read {path}", done="nothing was loaded", advice="close what else takes memory"):
-                pages = np.empty(header.size, np.uint8).data
-            file.seek(0)
-            pages = pages[: file.readinto(pages)]
-        else:
-            pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-        if len(pages) != header.size or os.fstat(file.fileno()).st_mtime_ns != header.modified_ns:
+        pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        if len(pages) != header.size:
             raise OSError(errno.ESTALE, "it was changed while it was read")
         return {name: _tensor(pages, header.places[name], *entries[name]) for name in names}, header.metadata
 
 
-def _tensor(pages: mmap.mmap | memoryview, place: int, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
+def _tensor(pages: mmap.mmap, place: int, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
     count = math.prod(shape)
     if not count or place % dtype.itemsize:  # frombuffer refuses it; the format allows it, not every processor does
         data = np.frombuffer(bytearray(pages[place : place + count * dtype.itemsize]), np.uint8)
@@ -395,12 +382,16 @@ def read_file(path: Path) -> bytes:
 
     """
     try:
-        facts = path.stat()
-        if not stat.S_ISREG(facts.st_mode):
+        if not stat.S_ISREG(path.stat().st_mode):  # open() would wait for the writer of a pipe
             raise OSError("a folder or special file")
-        if facts.st_size > MOST_BYTES:
-            raise OSError(f"a file of {facts.st_size:,} bytes; no checkpoint has more than {MOST_BYTES:,}")
-        return path.read_bytes()
+        with path.open("rb") as file:
+            before = os.fstat(file.fileno())
+            if before.st_size > MOST_BYTES:
+                raise OSError(f"a file of {before.st_size:,} bytes; no checkpoint has more than {MOST_BYTES:,}")
+            body = file.read()
+            if os.fstat(file.fileno()).st_mtime_ns != before.st_mtime_ns:
+                raise OSError("it was changed while it was read")
+            return body
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise CheckpointNotFoundError(
             asked=f"the checkpoint {path}",

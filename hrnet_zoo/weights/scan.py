@@ -26,7 +26,6 @@ from hrnet_zoo.errors import CheckpointFormatError, CheckpointNotFoundError, Uns
 
 _MAX_OPCODES = 2_000_000  # HRNet-W48 needs 62,000; with the moments of Adam about 200,000
 _MAX_STACK = 60_000  # values that wait for their container: a pickler fills it after 1,000 items; tuples are whole
-_MAX_PICKLE = 256 << 20  # bytes of one pickle: mmengine keeps the history of every loss
 _MAX_STRING = 64 << 20  # bytes of one string: a million values of numpy take 16 MiB
 _MAX_LINE = 256  # bytes of a module's or class's name
 _MAX_MEMBERS = 20_000  # of a zip archive
@@ -44,13 +43,7 @@ class Refusal(Exception):  # noqa: N818 - a finding, which `refusals` turns into
 
 @contextmanager
 def refusals(source: str) -> Iterator[None]:
-    """Turn a Refusal into the error that users get; `source` (path or URL) is for the message.
-
-    Raises:
-        UnsafeCheckpointError: the file has something else in the place of weights.
-        CheckpointFormatError: the file is damaged, incomplete or of another kind.
-
-    """
+    """Turn a Refusal into UnsafeCheckpointError or CheckpointFormatError; `source` (path or URL) is for the message."""
     try:
         yield
     except Refusal as refusal:
@@ -68,13 +61,11 @@ def refusals(source: str) -> Iterator[None]:
 
 
 def inspect_checkpoint(data: bytes, source: str) -> tuple[object, Mapping[str, memoryview]]:
-    """Read a whole `.pth` file, legacy or zip; `source` (path or URL) is for the message.
-
-    Returns:
-        What the file describes (see `_walk`), and the bytes of its arrays by the keys of their storages.
+    """Return what a whole `.pth` file describes (see `_walk`), and the bytes of its arrays by their storages' keys.
 
     Raises:
-        UnsafeCheckpointError, CheckpointFormatError: as `refusals`.
+        UnsafeCheckpointError: it has something else in the place of weights.
+        CheckpointFormatError: it is damaged, incomplete or of another kind.
 
     """
     with refusals(source):
@@ -173,11 +164,8 @@ _SCALARS = {
     *("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINSTRING", "SHORT_BINSTRING"),
     *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"),
 }
-_CONSTANTS: dict[str, Callable[[], object]] = {
-    "NONE": lambda: None,
-    "NEWTRUE": lambda: True,
-    "NEWFALSE": lambda: False,
-    "EMPTY_TUPLE": tuple,
+_LITERALS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
+_EMPTY: dict[str, Callable[[], object]] = {
     "EMPTY_LIST": list,
     "EMPTY_DICT": dict,
     "EMPTY_SET": lambda: Foreign("set"),
@@ -207,26 +195,26 @@ def _walk(stream: _Stream, storages: dict[str, Storage], fields: int = 0) -> obj
 
     `storages` receives every storage by its key, each declared by a tuple of `fields` items; 0: none is allowed.
     """
-    start = position = stream.tell()
+    position = stream.tell()
     stack, marks, memo = list[Any](), list[list[Any]](), dict[int, Any]()
     steps: Iterator[tuple[OpcodeInfo, Any, Any]] = genops(stream)
     try:
         for count, (opcode, arg, position) in enumerate(steps):
             op = opcode.name
-            if count > _MAX_OPCODES or len(stack) > _MAX_STACK or position - start > _MAX_PICKLE:
+            if count > _MAX_OPCODES or len(stack) > _MAX_STACK:
                 raise Refusal("a pickle far larger than a checkpoint needs", unsafe=True)
             if (op == "PROTO") != (count == 0) or (op == "PROTO" and not 2 <= arg <= 5):
                 raise Refusal(f"a pickle of another protocol than 2 to 5, at byte {position}")
-            if op in ("BINPUT", "LONG_BINPUT"):
-                memo[arg] = stack[-1]
-            elif op == "MEMOIZE":
-                memo[len(memo)] = stack[-1]
+            if op in ("BINPUT", "LONG_BINPUT", "MEMOIZE"):
+                memo[len(memo) if op == "MEMOIZE" else arg] = stack[-1]
             elif op in ("BINGET", "LONG_BINGET"):
                 stack.append(memo[arg])
             elif op in _SCALARS:
                 stack.append(arg)
-            elif op in _CONSTANTS:
-                stack.append(_CONSTANTS[op]())
+            elif op in _LITERALS:
+                stack.append(_LITERALS[op])
+            elif op in _EMPTY:
+                stack.append(_EMPTY[op]())
             elif op == "MARK":
                 marks.append(stack)
                 stack = []
@@ -418,24 +406,13 @@ _DTYPE_SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8}
 
 @dataclass(frozen=True)
 class SafetensorsHeader:
-    """What a safetensors file says of itself.
+    """What a safetensors file says of itself."""
 
-    Attributes:
-        entries: (dtype in the format's own words, shape) by tensor name, in the order of the data.
-        places: offset of the tensor's first byte in the file, by tensor name.
-        metadata: the strings under `__metadata__`.
-        data_start: offset of the first data byte in the file.
-        size: of the file, in bytes.
-        modified_ns: when the file was last written, by its file system's clock; 0: it is in memory.
-
-    """
-
-    entries: dict[str, tuple[str, tuple[int, ...]]]
-    places: dict[str, int]
+    entries: dict[str, tuple[str, tuple[int, ...]]]  # by tensor: dtype in the format's own words, shape
+    places: dict[str, int]  # by tensor: offset of its first byte in the file
     metadata: dict[str, str]
-    data_start: int
-    size: int
-    modified_ns: int
+    data_start: int  # offset of the first data byte in the file
+    size: int  # of the file, in bytes
 
 
 def is_safetensors(start: bytes) -> bool:
@@ -453,27 +430,20 @@ def inspect_safetensors(file: Path | bytes, source: str) -> SafetensorsHeader:
     """
     if isinstance(file, bytes):
         with refusals(source):
-            return _read_header(io.BytesIO(file), len(file), 0)
+            return _read_header(io.BytesIO(file), len(file))
     with opened_safetensors(file, source) as (header, _):
         return header
 
 
 @contextmanager
 def opened_safetensors(path: Path, source: str) -> Iterator[tuple[SafetensorsHeader, io.BufferedReader]]:
-    """Open a safetensors file and check its header, so that what is read next is what was checked.
-
-    Raises:
-        CheckpointNotFoundError: as `inspect_safetensors`; also where the block cannot read on.
-        CheckpointFormatError: as `inspect_safetensors`.
-
-    """
+    """Open a safetensors file and check its header; errors are as those of `inspect_safetensors`, in the block too."""
     try:
         if "\0" in str(path) or not stat.S_ISREG(path.stat().st_mode):  # open() would wait for the writer of a pipe
             raise OSError("a folder, pipe or device")
         with path.open("rb") as file:
-            facts = os.fstat(file.fileno())
             with refusals(source):
-                header = _read_header(file, facts.st_size, facts.st_mtime_ns)
+                header = _read_header(file, os.fstat(file.fileno()).st_size)
             yield header, file
     except OSError as error:
         raise CheckpointNotFoundError(
@@ -485,7 +455,7 @@ def opened_safetensors(path: Path, source: str) -> Iterator[tuple[SafetensorsHea
         ) from error
 
 
-def _read_header(file: BinaryIO, size: int, modified_ns: int) -> SafetensorsHeader:
+def _read_header(file: BinaryIO, size: int) -> SafetensorsHeader:
     """Read a header that describes, without gap or overlap, all that follows it in a file of `size` bytes."""
     kind = _kind(file.read(512))
     if kind != _SAFETENSORS:
@@ -523,7 +493,7 @@ def _read_header(file: BinaryIO, size: int, modified_ns: int) -> SafetensorsHead
         place = f" (at the tensor {show(name)})" if name else ""
         types = ", ".join(_DTYPE_SIZES)
         raise Refusal(f"a safetensors header that is damaged, or names other types than {types}{place}") from None
-    return SafetensorsHeader(entries, places, metadata, start, size, modified_ns)
+    return SafetensorsHeader(entries, places, metadata, start, size)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -190,7 +190,7 @@ def _load(repo: str, folder: Path, expected: Shapes) -> Weights:
         for file in _FILES:
             _fetch(repo, file, folder.name, anew=True)
         config = _verify(folder)
-    state, provenance = load_folder(folder, config, expected, rewritable=False)
+    state, provenance = load_folder(folder, config, expected)
     return state, {**provenance, "model": name, "source_url": redact(f"{endpoint()}/{repo}/{WEIGHTS_FILE}")}
 
 

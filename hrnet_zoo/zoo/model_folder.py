@@ -19,6 +19,7 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -29,10 +30,11 @@ from hrnet_zoo.errors import (
     ConfigError,
     ModelConfigError,
     StateDictMismatchError,
+    raise_on_oom,
 )
 from hrnet_zoo.images.atomic import atomic_write, make_folder
 from hrnet_zoo.models.fcn import FCNHRNet
-from hrnet_zoo.weights.convert import Shapes, Weights, map_safetensors, network_shapes, to_safetensors, verify_data
+from hrnet_zoo.weights.convert import ROOM, Shapes, Weights, network_shapes, read_file, to_safetensors, verify_data
 from hrnet_zoo.weights.scan import SafetensorsHeader, inspect_safetensors
 from hrnet_zoo.weights.state_dict import compare, fit_state
 from hrnet_zoo.zoo.catalog import DEMO, list_models
@@ -92,7 +94,7 @@ def verify_folder(folder: Path) -> ModelConfig:
     return config
 
 
-def load_folder(folder: Path, config: ModelConfig, expected: Shapes, *, rewritable: bool) -> Weights:
+def load_folder(folder: Path, config: ModelConfig, expected: Shapes) -> Weights:
     """Load the weights of a model folder; their names, shapes and values are checked.
 
     If newer weights of the same network were saved since `config` was read, the newer ones are loaded.
@@ -101,7 +103,6 @@ def load_folder(folder: Path, config: ModelConfig, expected: Shapes, *, rewritab
         folder: the model folder.
         config: what `read_folder` returned.
         expected: names and shapes of the network.
-        rewritable: whether others may rewrite the file while the network runs (see `map_safetensors`).
 
     Returns:
         Tensors, and their configuration, digest and license.
@@ -111,15 +112,14 @@ def load_folder(folder: Path, config: ModelConfig, expected: Shapes, *, rewritab
 
     """
     path = folder / WEIGHTS_FILE
-
-    def same_network(header: SafetensorsHeader) -> Shapes:
-        now = _config_in(header, folder)
-        if (now.arch, now.dataset) != (config.arch, config.dataset):
-            raise refusal(str(path), "$", "another network was saved here while this one was being loaded; try again")
-        return expected
-
-    state, metadata = map_safetensors(path, same_network, str(path), rewritable=rewritable)
-    provenance = {key: metadata[key] for key in (CONFIG_KEY, "data_sha256")}
+    with raise_on_oom(f"load {path}", done="nothing was loaded", advice=ROOM):
+        body = read_file(path)  # not mapped: others may rewrite the file while the network runs
+        header = inspect_safetensors(body, str(path))
+        state = safetensors.torch.load(body)
+    now = _config_in(header, folder)
+    if (now.arch, now.dataset) != (config.arch, config.dataset):
+        raise refusal(str(path), "$", "another network was saved here while this one was being loaded; try again")
+    provenance = {key: header.metadata[key] for key in (CONFIG_KEY, "data_sha256")}
     return fit_state(state, expected, str(path)), {**provenance, "license": config.license}
 
 

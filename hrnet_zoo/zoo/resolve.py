@@ -88,7 +88,7 @@ def _resolve_folder(name: str) -> ResolvedModel:
     config, path = read_folder(folder), folder / WEIGHTS_FILE
 
     def load(expected: Shapes) -> Weights:
-        state, provenance = load_folder(folder, config, expected, rewritable=True)
+        state, provenance = load_folder(folder, config, expected)
         # The path stays out: the loaded network may be saved again, and shared.
         return state, {**provenance, "model": LOCAL.rstrip(":"), "source_url": WEIGHTS_FILE}
 

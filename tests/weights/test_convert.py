@@ -401,6 +401,19 @@ def test_read_file(tmp_path: Path) -> None:
         read_file(tmp_path / ("x" * 1000))
 
 
+def test_a_file_that_is_rewritten_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, real, seconds = tmp_path / "a.pth", os.fstat, iter(range(1, 10))
+    path.write_bytes(b"x")
+
+    def rewritten(descriptor: int) -> os.stat_result:
+        os.utime(path, (0, next(seconds)))
+        return real(descriptor)
+
+    monkeypatch.setattr(os, "fstat", rewritten)
+    with pytest.raises(CheckpointNotFoundError, match="changed while it was read"):
+        read_file(path)
+
+
 def test_entries_and_classes() -> None:
     network = network_shapes("hr18", 21)
     assert network["decode_head.conv_seg.weight"] == torch.Size((21, 270, 1, 1))

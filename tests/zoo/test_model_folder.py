@@ -184,7 +184,7 @@ def folder(demo_folder: Path, tmp_path: Path) -> Path:
 
 def test_weights_are_mapped_and_provenance_filled(folder: Path) -> None:
     config = read_folder(folder)
-    state, provenance = load_folder(folder, config, NETWORK, rewritable=False)
+    state, provenance = load_folder(folder, config, NETWORK)
     assert list(state) == list(NETWORK)
     assert provenance["data_sha256"] == config.data_sha256
     assert provenance["license"] == "apache-2.0"
@@ -279,12 +279,12 @@ def test_a_model_replaced_while_it_is_read(folder: Path) -> None:
     with torch.no_grad():
         model.decode_head.conv_seg.weight += 1
     model.save_pretrained(folder)
-    state, provenance = load_folder(folder, config, NETWORK, rewritable=True)
+    state, provenance = load_folder(folder, config, NETWORK)
     assert torch.equal(state["decode_head.conv_seg.weight"], model.decode_head.conv_seg.weight)
     assert provenance["data_sha256"] != config.data_sha256
     create_model("demo", classes=["road", "x"], device="cpu").save_pretrained(folder)
     with pytest.raises(ModelConfigError, match="another network"):
-        load_folder(folder, config, NETWORK, rewritable=True)
+        load_folder(folder, config, NETWORK)
 
 
 # In a child: one that is ended by SIGBUS must not take the tests along.
