@@ -13,8 +13,8 @@ ROOT = Path(__file__).parents[2]
 
 STRENGTH = {
     "hr18s": "the smallest network, for CPUs and many images",
-    "hr18": "the middle: more layers, still narrow",
-    "hr48": "the most accurate, for a GPU or patience",
+    "hr18": "deeper, still narrow",
+    "hr48": "the most accurate, for a GPU",
 }
 SUBJECT = {
     "cityscapes": "streets seen from a car, 19 classes",
@@ -33,7 +33,7 @@ def good_for(row: ModelInfo) -> str:
     """Say in a few words when to take a row: of one network and dataset, the longest schedule is the best."""
     longest = max((r for r in rows() if (r.arch, r.dataset) == (row.arch, row.dataset)), key=lambda r: r.miou)
     if row is not longest:
-        return f"comparing schedules; else `{longest.name}` is better"
+        return f"comparing schedules; otherwise `{longest.name}` is better"
     return f"{SUBJECT[row.dataset.key]}: {STRENGTH[row.arch]}"
 
 
