@@ -65,6 +65,6 @@ def evaluate(
     if as_json:
         say_json(figures.to_dict())
     else:
-        say(*figures.lines())
+        say(*str(figures).splitlines())
     if save:
         figures.to_json(save)

@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from importlib import metadata
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
@@ -68,14 +67,8 @@ class Reach:
 class Fidelity:
     """How far a device and dtype stray from float32 on the CPU, on one generated street scene.
 
-    Attributes:
-        device: as torch names it.
-        dtype: without "torch.".
-        pixels: share of pixels with the same class, 0 to 1.
-        worst_logit: largest difference of a logit, relative to the largest logit; None: a logit is not finite.
-        fine: whether all logits are finite and at least 99.5 % of the pixels agree.
-        engine: the engine of `optimize`; None: the network itself.
-
+    `pixels` is the share (0 to 1) that both label alike; `worst_logit` the largest difference of a logit, relative to
+    the largest logit, None if one is not finite. `engine` is that of `optimize`, None for the network itself.
     """
 
     device: str
@@ -192,33 +185,25 @@ def _devices() -> dict[str, Any]:
 
     from hrnet_zoo.evaluation.costs import busy_words, processor
 
-    driver = Path("/proc/driver/nvidia/version")  # Linux; there even where torch is a CPU build
     return {
         "processor": processor(),
         "threads": torch.get_num_threads(),
         "busy": busy_words(),
-        "nvidia_driver": driver.read_text(encoding="utf-8").splitlines()[0] if driver.is_file() else None,
         "torch_cuda": torch.version.cuda,
-        "cuda_devices": [_cuda_device(index) for index in range(torch.cuda.device_count())],
+        "cuda_devices": [_cuda_device(f"cuda:{index}") for index in range(torch.cuda.device_count())],
         "mps": torch.backends.mps.is_available(),
     }
 
 
-def _cuda_device(index: int) -> dict[str, Any]:
+def _cuda_device(device: str) -> dict[str, Any]:
     import torch
 
     try:
-        facts = torch.cuda.get_device_properties(index)
-        free, total = torch.cuda.mem_get_info(index)
+        facts = torch.cuda.get_device_properties(device)
+        memory = {"memory_bytes": facts.total_memory, "free_bytes": torch.cuda.mem_get_info(device)[0]}
     except RuntimeError as error:  # a driver too old, a device that has failed
-        return {"device": f"cuda:{index}", "fault": str(error).splitlines()[0]}
-    return {
-        "device": f"cuda:{index}",
-        "name": facts.name,
-        "memory_bytes": total,
-        "free_bytes": free,
-        "capability": f"{facts.major}.{facts.minor}",
-    }
+        return {"device": device, "fault": str(error).splitlines()[0]}
+    return {"device": device, "name": facts.name, **memory, "capability": f"{facts.major}.{facts.minor}"}
 
 
 def _cache(errors: list[HRNetZooError]) -> dict[str, Any]:
@@ -227,17 +212,13 @@ def _cache(errors: list[HRNetZooError]) -> dict[str, Any]:
     if folder is None:
         return {}
     nearest = next(each for each in (folder, *folder.parents) if os.path.lexists(each))
-    usable = os.path.isdir(nearest)  # noqa: PTH112 - never raises
-    if not usable:
-        errors.append(
-            CacheError(
-                asked=f"use the cache {folder}",
-                found=f"{nearest} is no folder",
-                done=OTHERS,
-                advice="name a folder in HRNET_ZOO_CACHE",
-                path=folder,
-            )
-        )
+
+    def free_bytes() -> int:
+        with cache.disk_errors(folder, f"use the cache {folder}"):
+            next(nearest.iterdir(), None)  # raises unless it is a folder
+            return shutil.disk_usage(nearest).free
+
+    free = _attempt(errors, free_bytes)
     kinds: dict[str, dict[str, int]] = {}
     for entry in _attempt(errors, cache.entries) or []:
         kind = kinds.setdefault(entry.kind, {"files": 0, "bytes": 0})
@@ -245,8 +226,8 @@ def _cache(errors: list[HRNetZooError]) -> dict[str, Any]:
         kind["bytes"] += entry.size
     return {
         "folder": str(folder),
-        "writable": usable and os.access(nearest, os.W_OK | os.X_OK),
-        "free_bytes": shutil.disk_usage(nearest).free if usable else None,
+        "writable": free is not None and os.access(nearest, os.W_OK | os.X_OK),
+        "free_bytes": free,
         "files": kinds,
     }
 
@@ -258,10 +239,6 @@ def reach(rows: Sequence[ModelInfo], *, progress: bool) -> tuple[Reach, ...]:
     """Check the checkpoint and the log of each row at all their addresses, a few at once.
 
     HEAD requests; `file:` addresses are looked up. With an offline switch on, no connection is opened.
-
-    Raises:
-        ConfigError: a mirror or an offline switch is set to something unusable.
-
     """
     offline = is_offline()
     jobs = [
@@ -309,12 +286,7 @@ def _head(url: str) -> tuple[bool, str]:
 
 
 def require_all(reached: Sequence[Reach]) -> None:
-    """Raise unless every file that was tried is at one of its addresses.
-
-    Raises:
-        DownloadError: some are nowhere.
-
-    """
+    """Raise a DownloadError unless every file that was tried is at one of its addresses."""
     there = {(each.model, each.file) for each in reached if each.reachable}
     missing = [each for each in reached if each.reachable is False and (each.model, each.file) not in there]
     if missing:

@@ -62,7 +62,6 @@ class Evaluation:
         images: how many there were.
         published: mIoU in percent that the catalog states for these weights and this protocol; None if it states none,
             or for another number of images.
-        published_on: the dataset of the published figure.
         protocol: how the figures were made, ready for JSON.
 
     """
@@ -72,7 +71,6 @@ class Evaluation:
     counts: Counts
     images: int
     published: float | None
-    published_on: str
     protocol: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -132,23 +130,19 @@ class Evaluation:
 
     def __str__(self) -> str:
         """Return the figures as a table."""
-        return "\n".join(map(printable, self.lines()))
-
-    def lines(self) -> list[str]:
-        """Return the lines of the table, with class names unquoted."""
         wide = max(map(len, (*self.classes, "mean")))
         lines = [f"{'class':<{wide}} {'IoU':>7} {'Acc':>7}"]
         for name, (iou, accuracy) in self.per_class.items():
             lines.append(f"{name:<{wide}} {_cell(iou)} {_cell(accuracy)}")
         lines.append(f"{'mean':<{wide}} {_cell(self.miou)} {_cell(self.macc)}")
-        lines.append("")
-        lines.append(f"{self.model}: mIoU {self.miou:.2f}, mAcc {self.macc:.2f}, aAcc {self.aacc:.2f}")
-        if self.published is not None and self.difference is not None:
-            lines[-1] += f"; published {self.published:.2f} on {self.published_on}, difference {self.difference:+.2f}"
+        figures = f"{self.model}: mIoU {self.miou:.2f}, mAcc {self.macc:.2f}, aAcc {self.aacc:.2f}"
+        if self.published is not None:
+            figures += f"; published {self.published:.2f}, difference {self.difference:+.2f}"
         whole = self.protocol.get("val_images")  # that the published figures are of
         count = f"{self.images} of {whole}" if whole and self.images != whole else str(self.images)
         part = " (a part only)" if self.protocol.get("limit") else ""
-        return [*lines, f"{count} images{part}; {self.protocol.get('summary', '')}"]
+        lines += ["", figures, f"{count} images{part}; {self.protocol.get('summary', '')}"]
+        return "\n".join(map(printable, lines))
 
 
 def evaluate(
@@ -217,10 +211,6 @@ def default_workers() -> int:
     """Return how many processes read ahead: half the available processors, from 1 to 8, shared under torchrun.
 
     Only on Linux: elsewhere each worker would import torch and the user's script again.
-
-    Raises:
-        ConfigError: LOCAL_WORLD_SIZE is not a number.
-
     """
     if sys.platform != "linux":
         return 0
@@ -369,8 +359,7 @@ def _summary(
             "python": platform.python_version(),
         },
     }
-    on = info.dataset_title if info else ""
-    return Evaluation(model.name, model.classes, counts, len(folder.samples), published, on, protocol)
+    return Evaluation(model.name, model.classes, counts, len(folder.samples), published, protocol)
 
 
 def _known(value: float | None) -> float | None:

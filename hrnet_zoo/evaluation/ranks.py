@@ -136,12 +136,7 @@ def _accepts_connections(host: str, port: int) -> bool:
 
 
 def environment() -> tuple[int, int] | None:
-    """Return this process's rank and the number of processes from torchrun's variables; None: a single process.
-
-    Raises:
-        ConfigError: WORLD_SIZE says that there are several, but another variable is missing or invalid.
-
-    """
+    """Return this process's rank and the number of processes from torchrun's variables; None: a single process."""
     size = _number("WORLD_SIZE", "1", range(1, 1 << 31))
     if size == 1:
         return None
@@ -152,24 +147,14 @@ def environment() -> tuple[int, int] | None:
 
 
 def processes_here() -> int:
-    """Return how many processes torchrun started on this machine: LOCAL_WORLD_SIZE; 1 without torchrun.
-
-    Raises:
-        ConfigError: it is not a positive number.
-
-    """
+    """Return how many processes torchrun started on this machine; 1 without torchrun."""
     return _number("LOCAL_WORLD_SIZE", "1", range(1, 1 << 31))
 
 
 def local_device(asked: str | None = None) -> str | None:
     """Return the device of this process: under torchrun, each process of a machine takes its own GPU.
 
-    Args:
-        asked: the user's choice; returned unchanged unless it is None or "cuda" and torchrun and CUDA are there.
-
-    Raises:
-        ConfigError: LOCAL_RANK is not the number of a GPU here.
-
+    `asked` is the user's choice, returned unchanged unless it is None or "cuda" and torchrun and CUDA are there.
     """
     if asked not in (None, "cuda") or not os.environ.get("LOCAL_RANK") or not torch.cuda.is_available():
         return asked
@@ -177,12 +162,7 @@ def local_device(asked: str | None = None) -> str | None:
 
 
 def is_first() -> bool:
-    """Tell whether this process is rank 0, which alone prints and writes.
-
-    Raises:
-        ConfigError: torchrun's environment variables are incomplete.
-
-    """
+    """Tell whether this process is rank 0, which alone prints and writes."""
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank() == 0
     return (environment() or (0, 1))[0] == 0

@@ -454,7 +454,7 @@ def test_cuda_is_within_a_tenth_of_a_point(demo: FCNHRNet, scenes: Path, ms_flip
 
 def card(counts: Counts, published: float | None = 50.0) -> Evaluation:
     protocol = {"summary": "a dataset", "limit": None}
-    return Evaluation("net", ("road", "sky", "tree"), counts, 2, published, "Cityscapes", protocol)
+    return Evaluation("net", ("road", "sky", "tree"), counts, 2, published, protocol)
 
 
 COUNTS = np.array([[6, 2, 0], [0, 2, 0], [0, 0, 0]], np.int64)
@@ -473,7 +473,7 @@ def test_figures_by_hand() -> None:
 
 def test_table_shows_published_and_difference() -> None:
     text = str(card(COUNTS))
-    assert "net: mIoU 62.50, mAcc 87.50, aAcc 80.00; published 50.00 on Cityscapes, difference +12.50" in text
+    assert "net: mIoU 62.50, mAcc 87.50, aAcc 80.00; published 50.00, difference +12.50" in text
     assert any(line.split() == ["tree", "-", "-"] for line in text.splitlines())
     assert "published" not in str(card(COUNTS, None))
 
