@@ -76,7 +76,7 @@ class OptimizedModel(SegmentationModel):
                 return self._engine(x)
 
     def ready(self) -> Self:
-        """Make the plan anew if the network has changed since.
+        """Rebuild the plan if the network has changed.
 
         Raises:
             ConfigError: the network has changed into one that cannot be optimized.

@@ -1,4 +1,4 @@
-"""Network -> its speed and memory here: alone, beside the published table, and beside its optimized forms."""
+"""Network -> its speed and memory here, compared with the published table and with its optimized forms."""
 
 from __future__ import annotations
 
@@ -137,11 +137,11 @@ def benchmark(
         model: the network; it is left unchanged.
         size: (height, width) of the images; None: that of the dataset's images, resized.
         batch: images that go through the network at once. `model.predict` gets one.
-        seconds: go on for about this time, but for at least 5 runs of each.
+        seconds: measure for about this time, but at least 5 runs of each.
         progress: show a bar on a terminal.
 
     Raises:
-        ConfigError: there are no images of this size, or the device's memory does not suffice.
+        ConfigError: `size` or `batch` is invalid, or the device has too little memory.
 
     """
     require_network(model, "benchmark a network")
@@ -211,7 +211,7 @@ def benchmark_table(
 
 
 def _published(info: ModelInfo) -> ModelInfo:
-    """Return the row with the figures of this row's network and dataset: the table gives them once."""
+    """Return the row of the same network and dataset that has the published figures."""
     for row in map(model_info, list_models(arch=info.arch)):
         if row.dataset is info.dataset and row.inference_fps is not None:
             return row
@@ -312,7 +312,7 @@ def compare(
 
 
 def _optimized_forms(model: FCNHRNet, skipped: dict[str, str]) -> Iterator[OptimizedModel]:
-    """Yield the optimized forms that run on this machine; note why others do not."""
+    """Yield the optimized forms that run on this machine; collect why others do not."""
     on_cpu = model.device.type == "cpu"
     yield optimize(model, dtype=torch.float32)
     if on_cpu and not onednn.has_native_bfloat16():

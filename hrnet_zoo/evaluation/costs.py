@@ -25,7 +25,7 @@ MIN_RUNS = 5
 
 @dataclass(frozen=True)
 class Machine:
-    """Where something was measured."""
+    """The machine of a measurement."""
 
     device: str
     device_name: str
@@ -48,7 +48,7 @@ class Measurement:
 
 
 def peak_memory(run: Callable[[], object], device: torch.device) -> int | None:
-    """Run a function once and return its peak memory in bytes; None where the system does not tell.
+    """Run a function once and return its peak memory in bytes; None where the system does not report it.
 
     CUDA: the most that torch had allocated on the device, earlier allocations included. CPU, on Linux: how far the
     resident set of the process rose, to within tens of MB.

@@ -95,7 +95,7 @@ class Health:
 
 @dataclass(frozen=True)
 class Report:
-    """What `doctor` found; None is what was not asked for, is not set, or fails as `errors` says."""
+    """Result of `doctor`; None: not asked for, not set, or failed (see `errors`)."""
 
     environment: dict[str, Any]
     settings: dict[str, str | None]
@@ -118,7 +118,7 @@ def doctor(
     network: bool = False,
     progress: bool = True,
 ) -> Report:
-    """Find out what works here and what does not.
+    """Check this machine, and optionally one model on it.
 
     Args:
         name: also check this model, published or saved: its file against its digest; `device` and `dtype`, and the fast
@@ -180,7 +180,7 @@ def _environment() -> dict[str, Any]:
 
 
 def _devices() -> dict[str, Any]:
-    """Say what torch can compute on."""
+    """Return the devices that torch can compute on."""
     import torch
 
     from hrnet_zoo.evaluation.costs import busy_words, processor

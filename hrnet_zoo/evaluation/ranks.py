@@ -29,7 +29,7 @@ logger = logging.getLogger("hrnet_zoo")
 
 @dataclass(frozen=True)
 class Ranks:
-    """The place of this process among those that share the job: rank 0 to size - 1, and the model's device."""
+    """The rank of this process, 0 to size - 1, the size of the process group, and the model's device."""
 
     rank: int
     size: int

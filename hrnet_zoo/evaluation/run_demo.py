@@ -1,4 +1,4 @@
-"""The demo: label fresh scenes, write the overlays, score against the true labels."""
+"""The demo: label new scenes, write the overlays, compute the mIoU against the true labels."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def overlay_paths(out: Path, seeds: Sequence[int]) -> tuple[Path, ...]:
 
 
 def run_demo(model: FCNHRNet, out: Path, *, seeds: Sequence[int], progress: bool) -> dict[str, Any]:
-    """Draw and label a scene for each seed, write it above its overlay as `scene_SEED.png`, and score all together.
+    """Draw and label a scene for each seed, write it above its overlay as `scene_SEED.png`, and evaluate all together.
 
     The first scene is also written as `street.jpg`, unless that exists. Returns, ready for JSON, "miou" and "iou" by
     the name of every class that occurs (0 to 1), and the paths "images" and "photo".

@@ -1,4 +1,4 @@
-"""Results on disk: whole or not at all, and never in place of another file without being told to."""
+"""Result files: written completely or not at all; an existing file is replaced only on request."""
 
 import errno
 import io
@@ -18,7 +18,7 @@ NO_SPACE = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 @contextmanager
 def output_errors(path: Path, asked: str, done: str, advice: str) -> Iterator[None]:
-    """Raise an OSError of the block as an OutputError, or OutputSpaceError for a full disk."""
+    """Turn an OSError into an OutputError, or an OutputSpaceError if the disk is full."""
     try:
         yield
     except OSError as error:
@@ -28,7 +28,7 @@ def output_errors(path: Path, asked: str, done: str, advice: str) -> Iterator[No
 
 
 def atomic_write(path: Path, data: bytes) -> None:
-    """Write a file that appears under its name when it is complete; one that is there already is replaced.
+    """Write a file that appears under its name only when it is complete; an existing one is replaced.
 
     Raises:
         OutputError: the folder is missing, or the file cannot be written.
@@ -50,7 +50,7 @@ def atomic_write(path: Path, data: bytes) -> None:
 
 
 def check_place(path: Path, *, force: bool) -> None:
-    """Refuse a path at which no file can be written, before the long work whose result it is to hold.
+    """Refuse a path that cannot be written, before the long computation of its content.
 
     Raises:
         OutputError: it is a folder or in none that may be written to, or it exists and `force` is not given.
@@ -65,7 +65,7 @@ def check_place(path: Path, *, force: bool) -> None:
 
 
 def refuse_existing(paths: Sequence[Path]) -> None:
-    """Refuse to replace files without being told to, before any of them is made.
+    """Refuse to replace existing files, before any is written.
 
     Raises:
         OutputError: one of them exists.

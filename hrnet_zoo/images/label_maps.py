@@ -1,4 +1,4 @@
-"""Label files: images whose values are classes, read as they are stored and never converted."""
+"""Label maps: images whose values are classes, read as stored and never converted."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _LOSSLESS = ("PNG", "BMP", "GIF", "TIFF")  # not PGM, whose values are scaled
 
 
 def read_labels(path: Path) -> npt.NDArray[np.uint8]:
-    """Return the values of a label file as they are stored, (H, W) uint8: palette indices, or gray values.
+    """Return the values of a label map as stored, (H, W) uint8: palette indices or gray values.
 
     PNG, BMP, GIF and TIFF of up to 8 bits; of 1-bit files the values are 0 and 1. The content decides, not the name's
-    ending. A PNG's checksums are verified, also those of the pixels. EXIF orientation of a label file is not applied.
+    ending. All checksums of a PNG are verified. The EXIF orientation of a label map is not applied.
 
     Raises:
         DatasetError: not a label file: colors, more than 8 bits, lossy, several images.
@@ -29,7 +29,7 @@ def read_labels(path: Path) -> npt.NDArray[np.uint8]:
 
 
 def read_label_image(path: Path) -> tuple[npt.NDArray[np.uint8], Image.Image]:
-    """Return the values that `read_labels` does, and Pillow's image, for its palette."""
+    """Return the values as `read_labels` does, and the PIL image for its palette."""
     with open_image(path) as header:
         _check(header, path)
         image = header.decode()

@@ -1,4 +1,4 @@
-"""Prefetching: work done ahead of who uses its results, in worker processes or in threads."""
+"""Prefetching with worker processes or threads."""
 
 import logging
 import multiprocessing
@@ -23,7 +23,7 @@ T = TypeVar("T")
 # compute with NumPy, which is safe beside the threads of torch.
 START_METHOD = "fork" if sys.platform == "linux" else None
 
-LAST_SECONDS = 30  # that a worker goes on after SIGTERM, for a main process that waits for images to finish its step
+LAST_SECONDS = 30  # after SIGTERM, in which the main process may still need images to finish its step
 
 logger = logging.getLogger("hrnet_zoo")
 
@@ -31,13 +31,13 @@ logger = logging.getLogger("hrnet_zoo")
 def prefetch_in_processes(
     items: Iterable[Item], work: Callable[[Item], T], workers: int, ahead: int | None = None
 ) -> Generator[T, None, None]:
-    """Yield what `work` makes of each item, in order, while worker processes go on with the next ones.
+    """Yield the result of `work` for each item, in order, while worker processes compute the next ones.
 
     Closing it, or leaving it behind after an error, ends the processes.
 
     Args:
         items: taken as they are needed; they may have no end.
-        work: a function of a module; what it raises is raised here.
+        work: a module-level function; its errors are raised here.
         workers: how many processes; 0: none, everything happens here. A daemonic process (of Celery, or of a
             `multiprocessing.Pool`) must not start any: threads do the work there.
         ahead: how many items they are ahead; None: one more than there are workers, so that none idles.
@@ -51,7 +51,7 @@ def prefetch_in_processes(
         return
     ahead = workers + 1 if ahead is None else ahead
     if multiprocessing.current_process().daemon:
-        logger.warning("this process is daemonic and must not start others: threads read the images ahead")
+        logger.warning("this process is daemonic and cannot start others: threads prefetch the images")
         yield from prefetch_in_threads(items, work, threads=workers, ahead=ahead)
         return
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context(START_METHOD), initializer=_serve)
@@ -72,7 +72,7 @@ def prefetch_in_processes(
 def prefetch_in_threads(
     items: Iterable[Item], work: Callable[[Item], T], *, threads: int, ahead: int, finish: bool = False
 ) -> Generator[T, None, None]:
-    """Yield what `work` makes of each item, in order, while threads go on with the next ones.
+    """Yield the result of `work` for each item, in order, while threads compute the next ones.
 
     Closing it, or leaving it behind after an error, ends the threads.
 
@@ -110,7 +110,7 @@ def _serve() -> None:
 
 
 def _end_soon(number: int, frame: FrameType | None) -> None:
-    """Go on for a while after SIGTERM, which all processes of a job may get at once.
+    """Keep working for a while after SIGTERM, which all processes of a job may get at once.
 
     It must not be ignored: a broken pool sends it to the workers that are left, and waits for them.
     """
@@ -119,7 +119,7 @@ def _end_soon(number: int, frame: FrameType | None) -> None:
 
 
 def _end_with_parent() -> None:
-    """End the worker once the main process is gone, even if it was killed: the pool's queue would block for ever.
+    """End the worker when the main process is gone, even if it was killed: the pool's queue would block forever.
 
     The parent's pipe tells at once, unless another process that it forked holds the pipe too; its id does in a second.
     """

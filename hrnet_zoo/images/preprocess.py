@@ -1,4 +1,4 @@
-"""What a network takes: images resized to a size that keeps their ratio, and normalized by ImageNet's mean and std."""
+"""Image -> network input: resize with the aspect ratio kept, normalize by ImageNet's mean and std."""
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +27,7 @@ def resize(image: RGB, height: int, width: int) -> RGB:
     """Return an (h, w, channels) uint8 image resized to (height, width, channels), bit for bit as `cv2.resize` does.
 
     Bilinear (INTER_LINEAR) with half-pixel centers, no antialiasing, in OpenCV's fixed point: the published numbers
-    were made with it, and a float resize moves the scores by 1 %. The rule: source positions in float32; weights of
+    were made with it, and a float resize moves the logits by 1 %. The rule: source positions in float32; weights of
     11 bits; beyond the outermost centers the border pixel is repeated; 4 bits dropped after the horizontal pass, 16
     from each vertical product, 2 (rounded) at the end. Compared with OpenCV 4.14 and 5.0 on x86, 1000 pairs of
     sizes: no value differs. The image itself is returned if it has that size already.
@@ -78,7 +78,7 @@ def normalize(image: RGB) -> torch.Tensor:
 
 
 def normalize_on(image: RGB, device: torch.device) -> torch.Tensor:
-    """Return what `normalize` does, on a device: the same bits.
+    """Normalize on a device, with the same bits as `normalize`.
 
     CUDA receives the bytes, a quarter of the floats, from pinned memory, and the copy is not waited for.
     """

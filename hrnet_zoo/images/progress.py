@@ -1,4 +1,4 @@
-"""Progress bars that leave the process alone."""
+"""Progress bars that change nothing in the process."""
 
 import threading
 

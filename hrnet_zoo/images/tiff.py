@@ -1,4 +1,4 @@
-"""TIFF files: the image that is meant, how its values are stored, and its pixels in row chunks of bounded memory.
+"""TIFF files: find the main image, decide how its values are stored, decode it in row chunks of bounded memory.
 
 Pillow never sees the file: each row chunk is handed to it as a small TIFF with the tags that matter to pixels. Layouts
 that Pillow cannot read exactly (16 bits, bands beside RGB) are unpacked as bytes, of which NumPy makes the values.
@@ -64,7 +64,7 @@ class Page:
     mode: str = ""  # of the decoded image
     by_pillow: bool = True  # which decodes the values; else NumPy does
     inverted: bool = False  # gray whose zero is white
-    colors_unknown: bool = False  # no word on which band is which color; the first three are taken for RGB
+    colors_unknown: bool = False  # which band is which color is not stated; the first three are taken as RGB
 
 
 def choose_page(stream: IO[bytes]) -> tuple[Page, bool]:
@@ -164,7 +164,7 @@ def _first(tags: Tags, tag: int, default: int) -> int:
 
 
 def _is_overview(tags: Tags, full: Tags) -> bool:
-    """Return whether an image has a half, a quarter, ... of another one's sides: a reduced copy that is not marked."""
+    """Return whether an image has 1/2, 1/4, ... of the sides of another one: an unmarked reduced copy."""
     width, height, *whole = (_first(each, tag, 0) for each in (tags, full) for tag in (Tag.ImageWidth, Tag.ImageLength))
     return any((width, height) == (-(-whole[0] // 2**level), -(-whole[1] // 2**level)) for level in range(1, 16))
 
@@ -252,7 +252,7 @@ def _check_number(number: int) -> None:
 
 
 def _small_tiff(stream: IO[bytes], order: str, tags: Tags, pieces: Sequence[Piece]) -> Image.Image:
-    """Let Pillow open strips or tiles, copied from a file, as a TIFF of its own with these tags."""
+    """Open strips or tiles, copied from a file, as a separate TIFF with these tags."""
     data = []
     for offset, length in pieces:
         stream.seek(offset)

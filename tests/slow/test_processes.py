@@ -36,4 +36,4 @@ def test_daemonic_processes_read_with_threads_and_find_the_same(tmp_path: Path) 
     pooled = script(DAEMONIC, root, tmp_path / "pooled", "pool")
     assert json.loads(plain.stdout) == json.loads(pooled.stdout), (plain.stderr, pooled.stderr)
     assert "daemonic" not in plain.stderr
-    assert pooled.stderr.count("this process is daemonic and must not start others: threads read") == 1
+    assert pooled.stderr.count("this process is daemonic and cannot start others: threads prefetch") == 1
