@@ -43,6 +43,8 @@ class OptimizedModel(SegmentationModel):
     pickled and copied; a copy does not follow the network.
     """
 
+    takes_fast_by_position = False
+
     def __init__(self, model: FCNHRNet, build: Callable[[Plan], Engine]) -> None:
         self._network: weakref.ref[FCNHRNet] | None = weakref.ref(model)
         self._build: Callable[[Plan], Engine] | None = build

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import warnings
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypedDict, overload
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn, TypedDict, TypeVar, overload
 
 from hrnet_zoo.errors import no_such_argument
 
@@ -20,6 +23,8 @@ if TYPE_CHECKING:
     from hrnet_zoo.errors import ImageError
     from hrnet_zoo.images.read import ImageLike
     from hrnet_zoo.inference.result import SegmentationResult
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 _INSTEAD = {
     **dict.fromkeys(("source", "img", "images", "inputs", "x"), "image=: a path, image or array, or a list of them"),
@@ -43,10 +48,28 @@ class PredictArguments(TypedDict, total=False):
     color: Literal["rgb", "bgr"]
 
 
+def _warn_of_positions(predict: F) -> F:
+    """Accept arguments after the image by position, as the last version did, and warn."""
+
+    @functools.wraps(predict)
+    def by_keyword(self: SegmentationModel, *args: Any, **arguments: Any) -> Any:  # noqa: ANN401 - as `predict`
+        names = [name for name in PredictArguments.__annotations__ if name != "fast" or self.takes_fast_by_position]
+        given = dict(zip(names, args[1:], strict=False))
+        if len(given) < len(args[1:]) or given.keys() & arguments.keys():
+            raise TypeError(f"predict takes one positional argument, the image; {len(args)} were given")
+        if given:
+            message = f"predict(image, ...): pass {', '.join(given)} by keyword; the next version requires it"
+            warnings.warn(message, DeprecationWarning, stacklevel=2)
+        return predict(self, *args[:1], **given, **arguments)
+
+    return by_keyword  # type: ignore[return-value]
+
+
 class SegmentationModel(ABC):
     """A network, or another form of it, that labels images."""
 
     dataset: Dataset  # names and colors of the classes, and how images are resized for the network
+    takes_fast_by_position: ClassVar = True  # deprecated, as all positions after the image are
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -91,6 +114,7 @@ class SegmentationModel(ABC):
         self, image: list[Any] | tuple[Any, ...] | Tensor, **arguments: Unpack[PredictArguments]
     ) -> list[SegmentationResult | Any] | Any: ...  # noqa: ANN401
 
+    @_warn_of_positions
     def predict(
         self,
         image: ImageLike | list[ImageLike] | tuple[ImageLike, ...] = "",

@@ -34,6 +34,22 @@ def test_both_forms_have_the_same_signature(forms: dict[str, Any]) -> None:
     assert wrong.kind is inspect.Parameter.VAR_KEYWORD
 
 
+@pytest.mark.parametrize("form", ["network", "optimized"])
+def test_positions_work_for_one_more_version(form: str, forms: dict[str, Any]) -> None:
+    """In the order that each form had, which differed after the sixth."""
+    model = forms[form]
+    wanted = model.predict(IMAGE, probabilities=True, color="bgr")
+    last = ["whole", False, True, False, None, *([False] if form == "network" else []), "raise", "bgr"]
+    with pytest.warns(DeprecationWarning, match=r"pass mode, ms_flip, .*, on_error, color by keyword") as caught:
+        found = model.predict(IMAGE, *last)
+    assert caught[0].filename == __file__
+    assert np.array_equal(found.probabilities, wanted.probabilities)
+    with pytest.raises(TypeError, match="takes one positional argument"):
+        model.predict(IMAGE, *last, "more")
+    with pytest.raises(TypeError, match="takes one positional argument"):
+        model.predict(IMAGE, "whole", mode="whole")
+
+
 def test_an_optimized_model_is_fast_already(forms: dict[str, Any]) -> None:
     model = forms["optimized"]
     assert isinstance(model, OptimizedModel)
