@@ -54,7 +54,8 @@ class TrainingConfig:
                 self._require(field.name, type(value) in (int, float), "a number")
             elif field.type == "tuple[int, int]":
                 is_pair = isinstance(value, tuple) and [type(side) for side in value] == [int, int]
-                self._require(field.name, is_pair and min(value) >= MIN_SIDE, f"a pair of at least {MIN_SIDE} pixels")
+                wanted = f"two whole numbers, at least {MIN_SIDE}"
+                self._require(field.name, is_pair and min(value) >= MIN_SIDE, wanted)
         for name, usable, wanted in (
             ("steps", self.steps >= 1, "at least 1"),
             ("batch", self.batch >= 1, "at least 1"),

@@ -172,16 +172,16 @@ def finetune(
     with (
         join(torch_device) as ranks,
         _lock(out, resume, ranks),
-        # The caller's contexts do not reach in.
+        # The caller's contexts have no effect in here.
         torch.inference_mode(mode=False),
         torch.enable_grad(),
         without_autocast(torch_device),
     ):
-        train, held_out, names = ranks.all_gather(lambda: find_training_data(data, val=val, classes=classes))[
-            ranks.rank
-        ]
+        found = ranks.all_gather(lambda: find_training_data(data, val=val, classes=classes))
+        train, held_out, names = found[ranks.rank]
         network = _load(model, names, torch_device, seed, progress)
-        network.dataset = _dataset(network.dataset, train, names, resize_to, crop)
+        dataset = _dataset(network.dataset, train, names)
+        network.dataset = replace(dataset, resize_to=resize_to or dataset.resize_to, crop=crop or dataset.crop)
         if batch is None:
             batch = ranks.size * max(1, min(network.dataset.batch_per_gpu, len(train.samples) // ranks.size))
         epoch_length = math.ceil(len(train.samples) / require_whole("batch", batch, 1))
@@ -208,9 +208,9 @@ def finetune(
             seed=seed,
         )
         if batch % ranks.size:
-            raise config_error(f"with batch={batch}", f"{ranks.size} processes share it equally", "use a multiple")
-        config_of(network)  # a model that could not be saved is not trained
-        make_loss(loss)
+            raise config_error(f"with batch={batch}", f"it is not a multiple of the {ranks.size} processes")
+        make_loss(loss)  # refuses an unknown one
+        config_of(network)  # refuses a model that could not be saved
         # The first process alone reads all the data once, which takes long.
         report, *_ = ranks.all_gather(lambda: _check_data(train, held_out, progress) if ranks.rank == 0 else None)
         if class_weights == "auto" and report:
@@ -239,7 +239,7 @@ def finetune(
 
 @contextmanager
 def _lock(out: Path, resume: bool, ranks: Ranks) -> Iterator[None]:
-    """Reserve the folder for this run; the first process does it for all."""
+    """Lock the folder for this run; only the first process does it."""
     lock = FileLock(out / ".lock")
 
     def acquire() -> None:
@@ -266,7 +266,7 @@ def _lock(out: Path, resume: bool, ranks: Ranks) -> Iterator[None]:
 def _load(
     model: str | Path | FCNHRNet, names: tuple[str, ...], device: torch.device, seed: int, progress: bool
 ) -> FCNHRNet:
-    """Return a network for these classes with float32 weights, all of which learn."""
+    """Return a trainable float32 network for these classes."""
     if not isinstance(model, FCNHRNet):
         generator = torch.Generator().manual_seed(seed)
         return create_model(
@@ -278,26 +278,18 @@ def _load(
     return copy.deepcopy(model).to(device, torch.float32).requires_grad_(True)
 
 
-def _dataset(
-    started: Dataset,
-    train: LabeledFolder,
-    names: tuple[str, ...],
-    resize_to: tuple[int, int] | None,
-    crop: tuple[int, int] | None,
-) -> Dataset:
-    """Describe the data that the network learns; `started` is what it learned before."""
+def _dataset(started: Dataset, train: LabeledFolder, names: tuple[str, ...]) -> Dataset:
+    """Return the dataset to train on; `started` is the one that the network was trained on before."""
     if train.key:
-        dataset = replace(DATASETS[train.key], title=train.title)  # VOC 2012 without the augmented labels has another
-    else:
-        # Once, however often a model is fine-tuned: the text has a limit.
-        data_license = CUSTOM_LICENSE + started.data_license.removeprefix(CUSTOM_LICENSE)
-        dataset = started.with_classes(names, train.colors)
-        dataset = replace(dataset, title="images of one's own", data_license=data_license)
-    return replace(dataset, resize_to=resize_to or dataset.resize_to, crop=crop or dataset.crop)
+        return replace(DATASETS[train.key], title=train.title)  # VOC 2012 without the augmented labels has another one
+    # Added only once, however often a model is fine-tuned: the text has a limit.
+    data_license = CUSTOM_LICENSE + started.data_license.removeprefix(CUSTOM_LICENSE)
+    custom = started.with_classes(names, train.colors)
+    return replace(custom, title="images of one's own", data_license=data_license)
 
 
 def _check_data(train: LabeledFolder, held_out: LabeledFolder | None, progress: bool) -> DataReport:
-    """Read all data, so that faults show before the training; return the counts of the training images."""
+    """Raise all faults of the data before the training; return the pixel counts of the training images."""
     parts = [part for part in (train, held_out) if part]
     reports = check_splits(*parts, progress=progress)
     for part, report in zip(parts, reports, strict=True):
@@ -306,7 +298,7 @@ def _check_data(train: LabeledFolder, held_out: LabeledFolder | None, progress: 
 
 
 def _restore(updater: Updater, out: Path, resume: bool) -> None:
-    """Go on where the folder stands, if all processes see the same there."""
+    """Resume from the state in the folder, if there is one; all processes must see the same."""
     ranks = updater.ranks
 
     def restore() -> tuple[int, TrainingConfig]:
@@ -317,10 +309,9 @@ def _restore(updater: Updater, out: Path, resume: bool) -> None:
         return updater.progress.step, updater.config
 
     restored = ranks.all_gather(restore)
-    for rank, (step, config) in enumerate(restored):
-        if (step, config) != restored[0]:
-            raise config_error(
-                f"into {out} by {ranks.size} processes",
-                f"process 0 stands at update {restored[0][0]}, process {rank} at {step}, or it sees other images",
-                "every machine needs the same data, and a shared folder for what is made",
-            )
+    if len(set(restored)) > 1:
+        raise config_error(
+            f"into {out} by {ranks.size} processes",
+            f"they stand at updates {', '.join(str(step) for step, _ in restored)}, or see different images",
+            "every machine needs the same data, and a shared folder for the results",
+        )

@@ -15,8 +15,6 @@ from hrnet_zoo.zoo.training_log import OWN_LOG, parse_log
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-CURVES_FILE = "curves.png"
-
 logger = logging.getLogger("hrnet_zoo")
 
 
@@ -51,7 +49,7 @@ class LogWriter:
         """Plot loss and validation mIoU over the updates, if matplotlib is installed."""
         try:
             log = parse_log(self.path.read_bytes(), str(self.path), self.path.parent.name)
-            log.save_plot(self.path.with_name(CURVES_FILE))
+            log.save_plot(self.path.with_name("curves.png"))
         except ConfigError as error:  # matplotlib is an extra, and the log has the figures
             logger.warning("no curves are drawn: %s; %s", error.found, error.advice)
 

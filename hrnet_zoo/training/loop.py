@@ -1,4 +1,4 @@
-"""The training loop: updates, validation, saving, logging, and stopping at a signal."""
+"""The training loop: updates, early stopping, validation, saving, logging, and leaving after a signal."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,9 +92,10 @@ class TrainingLoop:
                     if self.is_first and updater.device.type == "cpu" and (words := busy_words()):
                         logger.warning("the first update took %.1f s: %s", seconds, words)
                 self._leave_if_asked(noted)
-                if not self._validate_if_due() and self._is_due(self.save_every):
+                if self._validate_if_due():
+                    self._leave_if_asked(noted)
+                elif self._is_due(self.save_every):
                     self.save()
-                self._leave_if_asked(noted)
             if self.log:
                 self.log.draw_curves()
 
@@ -103,26 +104,26 @@ class TrainingLoop:
         self._on_first(lambda: self.updater.save(self.out / STATE_FILE))
 
     def _on_first(self, work: Callable[[], object]) -> None:
-        """Let the first process work; an error is raised in all of them."""
+        """Run `work` in the first process; an error of it is raised in all."""
         self.ranks.all_gather(lambda: work() if self.is_first else None)
 
     def _is_due(self, every: int) -> bool:
         return every > 0 and self.updater.progress.step % every == 0
 
-    def _leave_if_asked(self, noted: Sequence[int]) -> None:
-        """Save and leave if any process got a signal: all of them do, at the same update."""
+    def _leave_if_asked(self, noted: Collection[int]) -> None:
+        """Save and leave if a process got a signal; all processes do so after the same update."""
         number = max(self.ranks.all_gather(lambda: max(noted, default=0)))
         if number:
             self.save()
             if self.is_first:
-                step, steps = self.updater.progress.step, self.config.steps
-                logger.warning("all is saved in %s after update %d of %d; resume goes on there", self.out, step, steps)
+                step = self.updater.progress.step
+                logger.warning("the run is saved in %s after update %d; resume continues it", self.out, step)
             if number == signal.SIGINT:
                 raise KeyboardInterrupt
             raise SystemExit(128 + number)
 
     def _validate_if_due(self) -> bool:
-        """Evaluate the network, keep it if it is the best so far, and save the state."""
+        """Validate, keep the network if it is the best so far, and save the state; return whether it was due."""
         progress, val = self.updater.progress, self.val
         due = self._is_due(self.validate_every) or progress.step == self.config.steps
         if not due or progress.validated >= progress.step:
@@ -145,7 +146,7 @@ class TrainingLoop:
         return True
 
     def _evaluate(self, val: LabeledFolder) -> dict[str, float]:
-        """Return and log the figures of the network, in percent."""
+        """Return mIoU, mAcc and aAcc in percent, and log them with the IoU of each class."""
         counts = count_pixels(
             *(self.updater.model, val, self.ranks),
             ms_flip=False,

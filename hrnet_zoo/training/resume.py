@@ -61,7 +61,7 @@ def write_state(path: Path, config: TrainingConfig, progress: Progress, tensors:
 
 
 def read_state(path: Path, config: TrainingConfig, tensors: Mapping[str, Tensor]) -> Progress:
-    """Copy a state into the tensors of a training with the same config, and return its progress.
+    """Copy a state into the tensors of a training with the same config; return the progress.
 
     Raises:
         ResumeError: the file is damaged, foreign, of an unknown version, or of another training. Nothing was copied.

@@ -1,4 +1,4 @@
-"""Note SIGINT and SIGTERM, so that a training finishes its update and saves before it leaves."""
+"""Note Ctrl-C (SIGINT) and SIGTERM, so that a training saves after the current update and leaves."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from types import FrameType
 
@@ -15,24 +15,22 @@ ECHO_S = 2.0  # within which a second signal is the first one, passed on by a la
 
 
 @contextmanager
-def noted_signals(*, verbose: bool) -> Iterator[list[int]]:
-    """Yield a list to which the first SIGINT or SIGTERM is added; one that comes `ECHO_S` later has its usual effect.
+def noted_signals(*, verbose: bool) -> Iterator[Mapping[int, float]]:
+    """Yield what holds the first SIGINT or SIGTERM and its time; one that comes `ECHO_S` later has its usual effect.
 
     Nothing changes outside the main thread, where Python handles no signals, nor for a signal that the process ignores
     (as a script's background job ignores SIGINT) or that is handled outside of Python.
     """
-    noted: list[int] = []
-    times: list[float] = []
+    noted: dict[int, float] = {}
     before: dict[int, signal._HANDLER] = {}
 
     def note(number: int, frame: FrameType | None) -> None:
         if not noted:
-            noted.append(number)
-            times.append(time.monotonic())
+            noted[number] = time.monotonic()
             if verbose:
                 with suppress(OSError):  # stderr may be closed; `os.write` is safe in a signal handler
-                    os.write(2, b"\nstopping: the work under way is finished and saved; once more ends it at once\n")
-        elif time.monotonic() >= times[0] + ECHO_S:
+                    os.write(2, b"\nstopping: this update is finished and saved; a second signal ends it at once\n")
+        elif time.monotonic() >= max(noted.values()) + ECHO_S:
             signal.signal(number, before[number])
             signal.raise_signal(number)
 

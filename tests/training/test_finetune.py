@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -33,6 +34,7 @@ from hrnet_zoo.errors import (
     TrainingError,
 )
 from hrnet_zoo.evaluation.evaluate import evaluate
+from hrnet_zoo.training import finetune as finetune_module
 from hrnet_zoo.training import loop
 from hrnet_zoo.training.finetune import FineTuning, _restore, finetune
 from hrnet_zoo.training.losses import cross_entropy
@@ -205,7 +207,7 @@ def test_a_loss_that_is_not_finite_leaves_what_was_kept(data: Path, tmp_path: Pa
 
 
 def test_patience_ends_it(data: Path, tmp_path: Path) -> None:
-    made = train(data, tmp_path, lr=1e-9, validate_every=1, patience=1, steps=20)
+    made = train(data, tmp_path, lr=1e-9, validate_every=1, patience=1, steps=20, freeze="backbone")
     assert made.steps < 20
 
 
@@ -347,7 +349,7 @@ def test_a_background_that_is_partly_ignored_is_no_fault(tmp_path: Path) -> None
         ({"patience": 1.5}, "patience is a whole number"),
         ({"validate_every": "3"}, "validate_every is a whole number"),
         ({"workers": "2"}, "workers is a whole number"),
-        ({"crop": (32, 64)}, "at least 64 pixels"),
+        ({"crop": (32, 64)}, "at least 64"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -508,8 +510,8 @@ def test_stopped_on_the_command_line_it_says_how_to_go_on(data: Path, tmp_path: 
             assert process.wait() == 130
         finally:
             process.kill()
-    assert "stopping: the work under way is finished and saved" in said
-    assert re.search(rf"all is saved in {tmp_path / 'a'} after update \d+ of 500", said)
+    assert "stopping: this update is finished and saved" in said
+    assert re.search(rf"the run is saved in {tmp_path / 'a'} after update \d+; resume continues it", said)
     assert "the same command with --resume goes on" in said
     assert "Traceback" not in said
 
@@ -571,9 +573,16 @@ def train_in_two_processes(data: Path, out: Path, script: Path, **options: Any) 
 
 def test_processes_that_stand_elsewhere(tmp_path: Path) -> None:
     ranks = SimpleNamespace(size=2, all_gather=lambda work: [(3, "config"), (5, "config")])
-    with pytest.raises(ConfigError, match="process 0 stands at update 3, process 1 at 5") as caught:
+    with pytest.raises(ConfigError, match="they stand at updates 3, 5") as caught:
         _restore(SimpleNamespace(ranks=ranks), tmp_path, resume=True)  # type: ignore[arg-type]
-    assert "a shared folder for what is made" in caught.value.advice
+    assert "a shared folder for the results" in caught.value.advice
+
+
+def test_processes_share_a_batch_equally(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ranks = SimpleNamespace(size=2, rank=0, all_gather=lambda work: [work(), work()])
+    monkeypatch.setattr(finetune_module, "join", lambda _: nullcontext(ranks))
+    with pytest.raises(ConfigError, match="not a multiple of the 2 processes"):
+        train(data, tmp_path, batch=3)
 
 
 def test_a_folder_that_cannot_be_locked(data: Path, tmp_path: Path) -> None:

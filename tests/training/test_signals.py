@@ -24,11 +24,11 @@ def test_the_first_signal_is_noted_and_a_later_one_acts(
         with noted_signals(verbose=False) as noted:
             assert not noted
             signal.raise_signal(number)
-            assert noted == [number]
+            assert list(noted) == [number]
             clock[0] += ECHO_S / 2
             for echo in STOP_SIGNALS:  # by a launcher that was signalled too
                 signal.raise_signal(echo)
-            assert noted == [number]
+            assert list(noted) == [number]
             clock[0] += ECHO_S
             with pytest.raises(expected):
                 signal.raise_signal(number)
