@@ -119,7 +119,7 @@ def as_openvino(plan: Plan) -> Node:
 
 
 class _Written(nn.Module):
-    """A step written in OpenVINO's operations: their outputs go in and come out."""
+    """A step in OpenVINO's operations: it takes and returns their outputs."""
 
     def __init__(self, write: Callable[..., Node], step: nn.Module) -> None:
         super().__init__()

@@ -100,7 +100,7 @@ class OptimizedModel(SegmentationModel):
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out what belongs to this process."""
+        """Omit what cannot leave this process."""
         return {**vars(self), "_network": None, "_build": None, "_made_of": [], "_lock": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

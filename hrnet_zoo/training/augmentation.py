@@ -74,7 +74,7 @@ def _random_crop(
     # Nearest source pixel by centers; OpenCV's, which mmsegmentation uses, is up to a pixel further left and up.
     ys = (2 * np.arange(height) + 1) * rows // (2 * height)
     xs = (2 * np.arange(width) + 1) * columns // (2 * width)
-    # As in mmsegmentation: a first crop, then up to ten others, of which the last is taken unconditionally.
+    # As in mmsegmentation: up to eleven crops; the last one is taken unconditionally.
     for attempt in range(CROP_TRIES + 1):
         top, left = int(rng.integers(old[0] - rows + 1)), int(rng.integers(old[1] - columns + 1))
         part = labels[top + ys].take(left + xs, axis=1)

@@ -1,4 +1,4 @@
-"""The batches of a training: which images in which order, read, augmented and collated.
+"""Training batches: the order of the images, their reading, augmentation and collation.
 
 The order is a pure function of seed and position; a position counts samples from the start of the training. So a run
 that is resumed at any step, with any number of workers and processes, goes on with the same batches.

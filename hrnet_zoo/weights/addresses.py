@@ -1,4 +1,4 @@
-"""Where a file may be fetched from: the publisher's host, mirrors, or nowhere at all."""
+"""The addresses of a file: the publisher's host or mirrors; none when offline."""
 
 import os
 import re
@@ -10,7 +10,7 @@ PUBLISHED_HOST = "https://download.openmmlab.com"
 
 
 def addresses(url: str) -> list[str]:
-    """Return where to look for a published URL, in order: `mirrors` replace the publisher's host. Others stay."""
+    """Return the addresses to try for a URL, in order: `mirrors` replace the publisher's host; other hosts stay."""
     if not url.startswith(f"{PUBLISHED_HOST}/"):
         return [url]
     path = url.removeprefix(PUBLISHED_HOST)
@@ -18,7 +18,7 @@ def addresses(url: str) -> list[str]:
 
 
 def mirrors() -> list[str]:
-    """Return the base addresses in `HRNET_ZOO_MIRRORS`, which commas or spaces separate; none if it is unset.
+    """Return the base addresses in `HRNET_ZOO_MIRRORS`, separated by commas or spaces; none if it is unset.
 
     Raises:
         ConfigError: one of them is not an https://, http:// or file:// address.
@@ -65,10 +65,10 @@ def is_offline() -> bool:
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether a host's name or number is this machine's own."""
+    """Return whether a host name or IP address is this machine's."""
     return host in {"localhost", "127.0.0.1", "::1"}
 
 
 def without_passwords(bases: str) -> str:
-    """Blank what may be secret in a list of addresses, also where a comma or a blank in a password cuts one in two."""
+    """Blank passwords in a list of addresses, also those that contain a comma or a space."""
     return re.sub(r"[^\s/]*@", "***@", redact(bases))

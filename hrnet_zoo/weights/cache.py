@@ -1,4 +1,4 @@
-"""The cache folder: who may write which file, and how a finished file gets its name.
+"""The cache folder: its layout, locks, temporary files and atomic publishing.
 
     <root>/CACHEDIR.TAG
     <root>/v1/models/<key>.safetensors      finished weights, never opened for writing
@@ -10,7 +10,8 @@
 Nothing here depends on locks for correctness: some network file systems grant every lock to everybody, so a lock only
 saves bandwidth. Each writer has a private file, under a name that is never used twice, and a finished file appears by
 one rename. A partial download that has been silent for SILENT_S is taken over by renaming it; a writer that finds its
-file gone starts again. Whatever is silent for STALE_S is garbage.
+file gone starts again. A file that nobody has written to for
+STALE_S is garbage.
 
 Every function raises CacheError where the cache cannot be read or written.
 """
@@ -86,17 +87,17 @@ def root() -> Path:
 
 
 def model_path(key: str) -> Path:
-    """Return where the finished weights of a cache key belong, whether or not they are there."""
+    """Return the path of the finished weights of a cache key, which may not exist."""
     return _final(key, "model")
 
 
 def log_path(key: str) -> Path:
-    """Return where the training log of a cache key belongs, whether or not it is there."""
+    """Return the path of the training log of a cache key, which may not exist."""
     return _final(key, "log")
 
 
 def is_cached(key: str, kind: Finished = "model") -> bool:
-    """Tell whether the finished file of a cache key is there."""
+    """Return whether the finished file of a cache key exists."""
     path = _final(key, kind)
     with disk_errors(path, f"look for {key} in the cache"):
         try:
@@ -107,7 +108,7 @@ def is_cached(key: str, kind: Finished = "model") -> bool:
 
 @contextlib.contextmanager
 def lock(key: str) -> Iterator[None]:
-    """Keep other processes and threads off one cache key if the file system can; give up waiting after LOCK_WAIT_S."""
+    """Lock one cache key for this thread, if the file system can lock; go on without after LOCK_WAIT_S."""
     path = _folder("locks") / f"{_checked(key)}.lock"
     # No lock file in place of a missing flock: a killed process would leave it behind, and the others would wait.
     held = filelock.FileLock(path, fallback_to_soft=False)
@@ -142,7 +143,7 @@ def claim_partial(key: str) -> Path:
             if now_s - entry.modified_s > SILENT_S:
                 # PermissionError: another user's. FileNotFoundError: another process was faster.
                 with contextlib.suppress(FileNotFoundError, PermissionError):
-                    os.utime(entry.path)  # before the rename, so that nobody takes it from us in turn
+                    os.utime(entry.path)  # before the rename, so that no other process claims it
                     entry.path.rename(mine)
                     return mine
         mine.touch(exist_ok=False)
@@ -156,9 +157,9 @@ def release_partial(path: Path) -> None:
 
 
 def publish(key: str, data: bytes, check: Callable[[Path], object], kind: Finished = "model") -> Path:
-    """Make a finished file: write a private one, let `check` read it back, rename it; return its path.
+    """Publish a file: write a temporary one, let `check` read it back, rename it; return its path.
 
-    Neither an error nor what `check` raises leaves anything behind.
+    An error leaves nothing behind.
     """
     final, temp = _final(key, kind), _temp(_folder(f"{kind}s"), key)
     try:
@@ -187,7 +188,7 @@ def publish(key: str, data: bytes, check: Callable[[Path], object], kind: Finish
 def remove_damaged(path: Path, check: Callable[[Path], object]) -> None:
     """Remove a finished file if `check` still refuses it once its lock is held.
 
-    One that cannot be read, which is not damage, stays, and what `check` says of it is raised.
+    A file that cannot be read is not damaged: it stays, and the error of `check` is raised.
     """
     _, key = _classify(path)
     with lock(key):
@@ -201,7 +202,7 @@ def remove_damaged(path: Path, check: Callable[[Path], object]) -> None:
 
 
 def sweep(*, everything: bool = False) -> list[CacheEntry]:
-    """Remove the temporary files and partial downloads that nobody has written to for STALE_S; return what went.
+    """Remove the temporary files and partial downloads that nobody has written to for STALE_S; return their entries.
 
     A key without a finished file keeps its longest partial download for resuming, unless `everything` is to go.
     """
@@ -241,7 +242,7 @@ def entries() -> list[CacheEntry]:
 
 
 def clear(key: str | None = None) -> list[CacheEntry]:
-    """Remove the finished files and partial downloads of one cache key, or of all (None); return what went."""
+    """Remove the finished files and partial downloads of one cache key, or of all (None); return their entries."""
     wanted = None if key is None else _checked(key)
     gone: list[CacheEntry] = []
     for each in sorted({entry.key for entry in entries() if entry.key and wanted in {None, entry.key}}):
@@ -321,7 +322,7 @@ def _folder(name: str) -> Path:
 
 
 def _now_s(folder: Path) -> float:
-    """Read the clock that dates the files of a folder, which may be a server's."""
+    """Return the time by the file system of a folder, which may be a server's."""
     probe = _temp(folder, "now")
     with disk_errors(probe, "write into the cache"):
         probe.touch(exist_ok=False)

@@ -1,4 +1,4 @@
-"""Checkpoint -> what it says of itself, read without executing anything: pickles, zip archives, safetensors headers.
+"""Checkpoint -> its contents, read without executing anything: pickles, zip archives, safetensors headers.
 
 No unpickler is used, not even torch's restricted one: a small file can make it allocate terabytes, show uninitialized
 memory as weights, or hang in the hash of a dictionary key. No class or function that a pickle names is imported or
@@ -34,7 +34,7 @@ _MAX_DIMS = 16
 
 
 class Refusal(Exception):  # noqa: N818 - a finding, which `refusals` turns into an error
-    """Why a file is refused; `unsafe` tells what weights never need from mere damage."""
+    """Why a file is refused; `unsafe`: it holds what weights never need, rather than damage."""
 
     def __init__(self, found: str, *, unsafe: bool = False) -> None:
         super().__init__(found)
@@ -86,7 +86,7 @@ _ZIP, _PICKLE, _SAFETENSORS = "a zip archive", "a pickle", "a safetensors file"
 
 
 def _kind(start: bytes) -> str:
-    """Name the kind of a file, which its first bytes tell."""
+    """Return the kind of a file, by its first bytes."""
     if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 1 << 32:
         return _SAFETENSORS
     if start.startswith(b"PK\x03\x04"):
@@ -294,7 +294,7 @@ def _call(function: object, args: object) -> object:
 
 
 def _declare(entry: object, fields: int, storages: dict[str, Storage]) -> Storage | Foreign:
-    """Note one storage: ("storage", type, key, location, number of values), and None in the legacy format."""
+    """Record one storage: ("storage", type, key, location, number of values), and None in the legacy format."""
     if not isinstance(entry, tuple) or not entry or entry[0] != "storage":
         return Foreign("a reference")  # to a module's source, which torch once saved with whole models
     match entry:
@@ -406,7 +406,7 @@ _DTYPE_SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8}
 
 @dataclass(frozen=True)
 class SafetensorsHeader:
-    """What a safetensors file says of itself."""
+    """The header of a safetensors file."""
 
     entries: dict[str, tuple[str, tuple[int, ...]]]  # by tensor: dtype in the format's own words, shape
     places: dict[str, int]  # by tensor: offset of its first byte in the file
@@ -416,7 +416,7 @@ class SafetensorsHeader:
 
 
 def is_safetensors(start: bytes) -> bool:
-    """Tell whether a file is safetensors by its first bytes, not by its name."""
+    """Return whether a file is safetensors, by its first bytes."""
     return _kind(start) == _SAFETENSORS
 
 
