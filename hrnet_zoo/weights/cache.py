@@ -1,6 +1,5 @@
 """The cache folder: its layout, locks, temporary files and atomic publishing.
 
-    <root>/CACHEDIR.TAG
     <root>/v1/models/<key>.safetensors      finished weights, never opened for writing
     <root>/v1/logs/<key>.log.json           finished training logs
     <root>/v1/models/.<key>.<random>.tmp    being written; likewise in the other folders
@@ -86,24 +85,16 @@ def root() -> Path:
         ) from error
 
 
-def model_path(key: str) -> Path:
-    """Return the path of the finished weights of a cache key, which may not exist."""
-    return _final(key, "model")
-
-
-def log_path(key: str) -> Path:
-    """Return the path of the training log of a cache key, which may not exist."""
-    return _final(key, "log")
+def path_of(key: str, kind: Finished = "model") -> Path:
+    """Return the path of the finished file of a cache key, which may not exist."""
+    return root() / "v1" / f"{kind}s" / f"{_checked(key)}{_SUFFIXES[kind]}"
 
 
 def is_cached(key: str, kind: Finished = "model") -> bool:
     """Return whether the finished file of a cache key exists."""
-    path = _final(key, kind)
+    path = path_of(key, kind)
     with disk_errors(path, f"look for {key} in the cache"):
-        try:
-            return stat.S_ISREG(path.stat().st_mode)
-        except (FileNotFoundError, NotADirectoryError):  # the latter is reported by the first write
-            return False
+        return path.is_file()
 
 
 @contextlib.contextmanager
@@ -161,7 +152,7 @@ def publish(key: str, data: bytes, check: Callable[[Path], object], kind: Finish
 
     An error leaves nothing behind.
     """
-    final, temp = _final(key, kind), _temp(_folder(f"{kind}s"), key)
+    final, temp = path_of(key, kind), _temp(_folder(f"{kind}s"), key)
     try:
         with disk_errors(final, f"write the {kind} {key} into the cache"):
             with temp.open("xb") as file:  # never an existing file or link; the umask decides the mode
@@ -169,15 +160,7 @@ def publish(key: str, data: bytes, check: Callable[[Path], object], kind: Finish
                 file.flush()
                 os.fsync(file.fileno())
             check(temp)
-            try:
-                temp.replace(final)
-            except PermissionError as error:
-                # Windows lets nobody replace a file that others have mapped. A key has one content: theirs will do.
-                try:
-                    check(final)
-                except (HRNetZooError, FileNotFoundError):
-                    raise error from None
-                temp.unlink()
+            temp.replace(final)
     except BaseException:
         with contextlib.suppress(OSError):  # the error under way says more; a sweep takes what stays
             temp.unlink(missing_ok=True)
@@ -210,7 +193,7 @@ def sweep(*, everything: bool = False) -> list[CacheEntry]:
     unfinished = [entry for entry in entries() if entry.kind in {"partial", "temp"}]
     now_s = _now_s(_folder("downloads")) if unfinished else 0.0
     for entry in sorted(unfinished, key=lambda entry: -entry.size):
-        finished = any(_final(entry.key, kind).exists() for kind in _SUFFIXES)
+        finished = any(path_of(entry.key, kind).exists() for kind in _SUFFIXES)
         if now_s - entry.modified_s <= STALE_S:
             continue
         if entry.path.suffix == ".part" and not everything and not finished and entry.key not in kept:
@@ -290,10 +273,6 @@ def _classify(path: Path) -> tuple[Kind, str]:
     return "unknown", ""
 
 
-def _final(key: str, kind: Finished) -> Path:
-    return root() / "v1" / f"{kind}s" / f"{_checked(key)}{_SUFFIXES[kind]}"
-
-
 def _temp(folder: Path, key: str) -> Path:
     return folder / f".{key}.{secrets.token_hex(8)}.tmp"
 
@@ -305,19 +284,10 @@ def _checked(key: str) -> str:
 
 
 def _folder(name: str) -> Path:
-    """Make a folder of the cache if absent, and tag the root as a cache when it is made."""
-    top = root()
-    folder = top / "v1" / name
+    """Make a folder of the cache if absent."""
+    folder = root() / "v1" / name
     with disk_errors(folder, "make the cache folder"):
-        if not folder.is_dir():
-            fresh = not top.exists() or not any(top.iterdir())  # never tag a folder that holds other things
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            folder.mkdir(exist_ok=True)
-            if fresh:
-                (top / "CACHEDIR.TAG").write_text(  # https://bford.info/cachedir/
-                    "Signature: 8a477f597d28d172789f06886806bc55\n# Cache of hrnet-zoo; backups may leave it out.\n",
-                    encoding="ascii",
-                )
+        folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 

@@ -58,21 +58,13 @@ Shapes = Mapping[str, torch.Size]  # names and shapes of a network's state dict
 ShapesOf = Callable[[int], Shapes]  # of the network with so many classes
 Weights = tuple[dict[str, Tensor], dict[str, str]]  # a state dict, and the provenance in its file's header
 
-_DTYPES = {  # by kind of storage; weights come in no others
-    "Half": torch.float16,
-    "BFloat16": torch.bfloat16,
-    "Float": torch.float32,
-    "Double": torch.float64,
-    "Long": torch.int64,
-}
+# Weights come in no other types; by their names in pickles, and in safetensors
+_KINDS = {kind: getattr(torch, kind.lower()) for kind in ("Half", "BFloat16", "Float", "Double", "Long")}
 _TYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64, "I64": torch.int64}
 _NO_DIGEST = "0" * 64  # holds the digest's place until the data is laid out
 _MAX_NAMES, _MAX_NAME = 1000, 100  # class names, and characters of one; a larger `meta` means something else
 
 logger = logging.getLogger("hrnet_zoo")
-
-
-# --- a .pth file -> tensors ------------------------------------------------------------------------------------------
 
 
 class Checkpoint(NamedTuple):
@@ -98,11 +90,11 @@ def read_checkpoint(data: bytes, source: str) -> Checkpoint:
         def tensor(name: str) -> Tensor:
             """Copy a tensor out of the file; those that share a storage there share memory here."""
             storage = found[name].storage
-            if storage.kind not in _DTYPES:
+            if storage.kind not in _KINDS:
                 raise Refusal(f"the tensor {show(name)} of type {storage.kind}, which no weights have")
             if storage not in storages:
                 values = np.frombuffer(bytearray(arrays[storage.key]), np.uint8)
-                storages[storage] = torch.from_numpy(values).view(_DTYPES[storage.kind])
+                storages[storage] = torch.from_numpy(values).view(_KINDS[storage.kind])
             return storages[storage].as_strided(found[name].shape, found[name].strides, found[name].offset)
 
         state, notes = unwrap(found, tensor)
@@ -126,9 +118,6 @@ def _class_names(claimed: object) -> tuple[str, ...]:
     if not isinstance(claimed, list | tuple) or len(claimed) > _MAX_NAMES:
         return ()
     return tuple(claimed) if all(isinstance(name, str) and len(name) <= _MAX_NAME for name in claimed) else ()
-
-
-# --- tensors -> safetensors ------------------------------------------------------------------------------------------
 
 
 def convert_checkpoint(
@@ -207,10 +196,7 @@ def verify_data(path: Path) -> None:
 
 
 def map_safetensors(
-    path: Path,
-    expected: Callable[[SafetensorsHeader], Shapes],
-    source: str,
-    dtype: torch.dtype | None = None,
+    path: Path, expected: Callable[[SafetensorsHeader], Shapes], source: str, dtype: torch.dtype | None = None
 ) -> Weights:
     """Map a safetensors file into memory; return its tensors, in the order of `expected`, and the header's metadata.
 
@@ -218,11 +204,8 @@ def map_safetensors(
     tensor has a storage of its own. Only for files of the cache, which are never rewritten in place: later changes to
     the bytes show in the tensors, and a file that is shortened ends the process (SIGBUS).
 
-    Args:
-        path: the file.
-        expected: names and shapes that it must have, given its header; what this raises is raised.
-        source: what errors call it.
-        dtype: of the floating entries; None: float16, bfloat16, float32 or float64.
+    `expected` returns names and shapes that it must have, given its header; `dtype` is as for `fit_state`, and `source`
+    is for messages.
 
     Raises:
         CheckpointError: the file is missing, damaged, changed meanwhile, or does not fit.
@@ -244,9 +227,6 @@ def _tensor(pages: mmap.mmap, place: int, dtype: torch.dtype, shape: tuple[int, 
         data = np.frombuffer(bytearray(pages[place : place + count * dtype.itemsize]), np.uint8)
         return torch.from_numpy(data).view(dtype).view(shape)
     return torch.frombuffer(pages, dtype=dtype, count=count, offset=place).view(shape)
-
-
-# --- into the cache, and out of it -----------------------------------------------------------------------------------
 
 
 def load(build: Callable[[], Path], expected: ShapesOf) -> Weights:
@@ -304,10 +284,10 @@ def fetch_into_cache(
 
     """
     if cache.is_cached(key):
-        return cache.model_path(key)
+        return cache.path_of(key)
     with cache.lock(key):
         if cache.is_cached(key):  # another process was faster
-            return cache.model_path(key)
+            return cache.path_of(key)
         bodies, partial = fetch_verified(key, urls, stated, max_bytes=max_bytes, progress=progress)
         try:
             with raise_on_oom(f"convert {key}", done=f"what was fetched stays in {partial}", advice=ROOM):
@@ -325,7 +305,7 @@ def fetch_into_cache(
             raise
         cache.discard(partial)
         cache.sweep()
-    return cache.model_path(key)
+    return cache.path_of(key)
 
 
 def fetch_verified(
@@ -337,12 +317,11 @@ def fetch_verified(
     """
     from hrnet_zoo.weights.download import fetch  # slow, and urllib3 opens a socket when it is imported
 
-    partial = cache.claim_partial(key)
-
-    def verify(body: bytes) -> None:
-        check_hash(body, stated, redact(urls[0]))
-
-    return [fetch(urls, partial, max_bytes=max_bytes, verify=verify, progress=progress)], partial
+    partial, shown = cache.claim_partial(key), redact(urls[0])
+    body = fetch(
+        urls, partial, max_bytes=max_bytes, verify=lambda body: check_hash(body, stated, shown), progress=progress
+    )
+    return [body], partial
 
 
 def publish(key: str, blob: bytes) -> None:
@@ -369,9 +348,6 @@ def check_hash(body: bytes | mmap.mmap, stated: str, source: str) -> None:
             actual=digest,
             size=len(body),
         )
-
-
-# --- files that the user names, and what a network expects -----------------------------------------------------------
 
 
 def read_file(path: Path) -> bytes:

@@ -128,9 +128,8 @@ def fetch(
 
     Raises:
         CheckpointError: an address served the wrong bytes twice and no other served the right ones.
-        OfflineError: the network is switched off and no file:// address has the file.
-        DownloadError: no address served the file (HTTPStatusError, TransferError, UnexpectedContentError, ...).
-        CacheError: the partial download cannot be written (CacheSpaceError: the disk is full).
+        DownloadError: no address served the file (OfflineError, HTTPStatusError, TransferError, ...).
+        CacheError: the partial download cannot be written.
 
     """
     offline = is_offline()
@@ -254,9 +253,6 @@ def _request(source: _Source) -> None:
         raise TryAgainError(f"the body broke off at {stored:,} of {total:,} bytes")
 
 
-# --- the partial download --------------------------------------------------------------------------------------------
-
-
 def _state(partial: Path) -> tuple[Note | None, int]:
     """Read what a partial download belongs to, and how many bytes of it are there; None and 0 if that is unknown."""
     with (
@@ -331,9 +327,6 @@ def _is_at(path: Path, descriptor: int) -> bool:
         return False
 
 
-# --- HTTP ------------------------------------------------------------------------------------------------------------
-
-
 class TimedSession(requests.Session):
     """A session whose connections end when its time is up, whatever the host sends until then.
 
@@ -397,11 +390,7 @@ class _Adapter(requests.adapters.HTTPAdapter):
 
 
 def _check_hop(source: _Source, url: str, before: str = "") -> None:
-    """Refuse an unsafe address: the first, or one that a redirect from `before` leads to.
-
-    https:// may follow anything. http:// may only lead to this machine or to a host named in HRNET_ZOO_MIRRORS, and
-    never follows https://, however the redirects began.
-    """
+    """Refuse an unsafe address: the first, or one that a redirect from `before` leads to."""
     leads = "a redirect leads to " if before else ""
     try:
         parts = urlsplit(url)
@@ -448,18 +437,14 @@ def _explain(source: _Source, url: str, error: Exception) -> TryAgainError | Dow
     """Turn what requests raises into the error to raise: one for another try, or one that no try mends."""
     names = (f"{urlsplit(url).scheme}_proxy", f"{urlsplit(url).scheme}_proxy".upper(), "all_proxy", "ALL_PROXY")
     setting = next((name for name in names if os.environ.get(name)), "the system's settings")
-    by_proxy = isinstance(error, requests.exceptions.ProxyError)
-    whom = f"the proxy named by {setting}" if by_proxy else "the host"
+    whom = f"the proxy named by {setting}" if isinstance(error, requests.exceptions.ProxyError) else "the host"
     refused = "Tunnel connection failed: 4" in str(error)  # 407 and its like; http.client has no class for it
-    # A bare OSError is how requests reports a missing file of certificates.
-    bare = isinstance(error, OSError) and not isinstance(error, requests.RequestException)
-    if isinstance(_bottom(error), ssl.SSLError) or bare or refused:
-        return source.refusal(f"no secure connection can be made with {whom} ({cause(error)})")
-    if isinstance(error, requests.ConnectionError | requests.Timeout):
+    lasting = refused or isinstance(_bottom(error), ssl.SSLError)
+    if isinstance(error, requests.ConnectionError | requests.Timeout) and not lasting:
         return TryAgainError(f"{whom} cannot be reached ({cause(error)})")
-    if isinstance(error, requests.exceptions.InvalidURL):  # its text may quote a password
-        return source.refusal(f"the address, or the proxy named by {setting}, is malformed")
-    return source.refusal(f"the address, or the proxy named by {setting}, cannot be used ({cause(error)})")
+    malformed = isinstance(error, requests.exceptions.InvalidURL)  # its text may quote a password
+    why = f"the address, or the proxy named by {setting}, is malformed" if malformed else cause(error)
+    return source.refusal(f"no secure connection can be made with {whom} ({why})")
 
 
 def _check_answer(source: _Source, response: requests.Response, start: int) -> None:

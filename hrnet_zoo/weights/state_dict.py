@@ -30,10 +30,7 @@ _LEFT_OUT = re.compile(r"auxiliary_head\..*|(?:.*\.)?total_(?:ops|params)|n_aver
 
 
 def find_state(content: object) -> tuple[Mapping[str, Array], str]:
-    """Find the state dict in what a checkpoint describes: at its top, or under a key there.
-
-    Returns:
-        The tensors by name, and a note if there was a choice.
+    """Return the state dict in what a checkpoint describes, at its top or under a key, and a note if there was choice.
 
     Raises:
         Refusal: there is none, or it holds something else than tensors.
@@ -74,10 +71,7 @@ def _refuse_object(value: object) -> None:
 def unwrap(names: Iterable[str], tensor: Callable[[str], Tensor]) -> tuple[dict[str, Tensor], str]:
     """Return a state dict under the network's names, and a note on what was taken off, left out or added.
 
-    Args:
-        names: those in the file, which wrappers may have made longer.
-        tensor: returns the tensor of such a name.
-
+    Wrappers may have made `names`, those in the file, longer; `tensor` returns the tensor of such a name.
     """
     names = list(names)
     plain = {_INNER.sub("", name): name for name in names}
@@ -111,12 +105,7 @@ def _few(names: list[str]) -> str:
 
 
 def class_count(state: Mapping[str, Tensor], source: str) -> int:
-    """Count the classes of a state dict: the rows of its classifier.
-
-    Raises:
-        StateDictMismatchError: it has no classifier of an FCN head.
-
-    """
+    """Count the classes of a state dict, the rows of its classifier; StateDictMismatchError: it has none."""
     if _ANCHOR not in state:
         shapes = {name: tuple(entry.shape) for name, entry in state.items()}
         raise _mismatch(source, _cause(shapes, {}), missing=[_ANCHOR], unexpected=list(state))
@@ -127,11 +116,7 @@ def class_count(state: Mapping[str, Tensor], source: str) -> int:
 
 
 def fit_state(
-    state: Mapping[str, Tensor],
-    expected: Mapping[str, torch.Size],
-    source: str,
-    *,
-    dtype: torch.dtype | None = None,
+    state: Mapping[str, Tensor], expected: Mapping[str, torch.Size], source: str, *, dtype: torch.dtype | None = None
 ) -> dict[str, Tensor]:
     """Return a state dict in the order of `expected`, contiguous, sharing no memory, in float32; or say what differs.
 
@@ -170,12 +155,7 @@ def compare(
     source: str,
     dtype: torch.dtype | None,
 ) -> None:
-    """Compare names, shapes and dtypes of a state dict's entries; `dtype` is that of `fit_state`.
-
-    Raises:
-        StateDictMismatchError: they do not fit.
-
-    """
+    """Raise StateDictMismatchError unless names, shapes and dtypes of the entries fit, as for `fit_state`."""
     different, floats = list[str](), _FLOATS if dtype is None else (dtype,)
     for name, (found_dtype, found_shape) in found.items():
         shape = tuple(expected.get(name, found_shape))

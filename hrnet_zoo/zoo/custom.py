@@ -115,7 +115,7 @@ def load_custom(source: str, arch: str, network: Shapes, *, progress: bool) -> W
                 if not cache.is_cached(key):
                     # The name alone: the header travels with the weights, and must not tell the user's folders.
                     publish(key, convert(bodies, path.name))
-        return cache.model_path(key)
+        return cache.path_of(key)
 
     state, provenance = load(download if "://" in source else read, expected)
     if notes := provenance.get("file_notes"):

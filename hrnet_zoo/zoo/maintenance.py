@@ -49,7 +49,7 @@ def verify(names: Sequence[str] = ()) -> list[Verdict]:
         try:
             model = resolve(name, progress=False)
             name = model.name
-            path = cache.model_path(cache_key(model.info)) if model.info else None
+            path = cache.path_of(cache_key(model.info)) if model.info else None
             model.verify()
         except CheckpointError as failure:
             error = failure

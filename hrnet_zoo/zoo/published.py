@@ -68,13 +68,13 @@ def load_published(info: ModelInfo, expected: Shapes, *, progress: bool) -> Weig
         blob = _convert([body], str(path), info, expected)
         metadata = json.loads(blob[8 : 8 + int.from_bytes(blob[:8], "little")])["__metadata__"]
         return safetensors.torch.load(blob), metadata
-    _require_source(info, header, cache.model_path(cache_key(info)))
+    _require_source(info, header, cache.path_of(cache_key(info)))
     return state, header
 
 
 def verify_published(info: ModelInfo) -> None:
     """Raise CheckpointError unless a row's file is cached and intact: its data, its origin, its names and shapes."""
-    path = cache.model_path(cache_key(info))
+    path = cache.path_of(cache_key(info))
     try:
         verify_data(path)
     except CheckpointNotFoundError as error:
@@ -105,7 +105,7 @@ def _require_source(info: ModelInfo, header: Mapping[str, str], path: Path) -> N
 def download(info: ModelInfo, expected: Shapes, *, progress: bool) -> Path:
     """Return the path of a row's converted weights in the cache, after downloading them if need be."""
     if cache.is_cached(cache_key(info)):  # then the settings of mirrors do not matter
-        return cache.model_path(cache_key(info))
+        return cache.path_of(cache_key(info))
     return fetch_into_cache(
         cache_key(info),
         addresses(info.checkpoint_url),
@@ -136,7 +136,7 @@ def import_file(path: Path) -> tuple[ModelInfo, Path]:
         key = cache_key(info)
         with cache.lock(key):
             publish(key, _convert(bodies, str(path), info, network_shapes(info.arch, info.num_classes)))
-        return info, cache.model_path(key)
+        return info, cache.path_of(key)
 
 
 def mirror(info: ModelInfo, folder: Path, expected: Shapes, *, progress: bool) -> Path:

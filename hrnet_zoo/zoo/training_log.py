@@ -194,7 +194,7 @@ def _download(url: str, *, progress: bool) -> Path:
     """Return the path of a published log in the cache, after downloading it if need be."""
     key = log_key(url)
     if cache.is_cached(key, "log"):
-        return cache.log_path(key)
+        return cache.path_of(key, "log")
     with cache.lock(key):
         if not cache.is_cached(key, "log"):  # another process may have been faster
             partial = cache.claim_partial(key)
@@ -216,7 +216,7 @@ def _download(url: str, *, progress: bool) -> Path:
             cache.publish(key, data, lambda path: verify(path.read_bytes()), "log")
             cache.discard(partial)
             cache.sweep()
-    return cache.log_path(key)
+    return cache.path_of(key, "log")
 
 
 def _records(data: bytes, source: str) -> tuple[list[dict[str, Any]], bool]:

@@ -35,7 +35,7 @@ from hrnet_zoo.evaluation.doctor import (
     require_all,
 )
 from hrnet_zoo.models.fcn import FCNHRNet
-from hrnet_zoo.weights.cache import model_path
+from hrnet_zoo.weights.cache import path_of
 from hrnet_zoo.zoo.catalog import DEMO, list_models, model_info
 from hrnet_zoo.zoo.create import create_model
 from hrnet_zoo.zoo.published import cache_key
@@ -75,7 +75,7 @@ def test_what_is_in_the_cache(cache: Path) -> None:
     part.parent.mkdir(exist_ok=True)
     part.write_bytes(b"123")
     found = doctor().cache
-    size = model_path(cache_key(DEMO)).stat().st_size
+    size = path_of(cache_key(DEMO)).stat().st_size
     assert found["files"]["model"] == {"files": 1, "bytes": size}
     assert found["files"]["unknown"] == {"files": 1, "bytes": 3}
     assert found["files"]["lock"]["files"] == 1
@@ -176,7 +176,7 @@ def test_too_little_memory(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("small")
 def test_a_damaged_file_in_the_cache() -> None:
     create_model("demo", device="cpu", progress=False)
-    path = model_path(cache_key(DEMO))
+    path = path_of(cache_key(DEMO))
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.unlink()

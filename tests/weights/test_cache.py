@@ -109,7 +109,6 @@ def test_root_in_the_assets_cache_of_the_hub(tmp_path: Path, monkeypatch: pytest
     done = run_child("print(files.root()); files.publish('a', BODY, same)")
     assert (tmp_path / "assets" / "hrnet-zoo") in Path(done.stdout.strip()).parents
     assert Path(done.stdout.strip(), "v1", "models", "a.safetensors").read_bytes() == BODY
-    assert Path(done.stdout.strip(), "CACHEDIR.TAG").is_file()
 
 
 @pytest.mark.parametrize("name", ["HRNET_ZOO_CACHE", "HF_ASSETS_CACHE"])
@@ -132,7 +131,7 @@ def test_no_home(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("key", ["", ".", "..", ".hidden", "a/b", "a\\b", "a\0", "ä", "a b", "a*", "a" * 121, "a\n"])
 def test_keys_that_are_no_file_names(key: str) -> None:
     with pytest.raises(ValueError, match="cannot name"):
-        files.model_path(key)
+        files.path_of(key)
 
 
 def test_a_system_that_knows_no_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,21 +145,11 @@ def test_a_system_that_knows_no_home(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_looking_makes_nothing(cache: Path) -> None:
-    assert not files.model_path("a").exists()
+    assert not files.path_of("a").exists()
     assert files.entries() == []
     assert files.clear() == []
     assert files.clear("a") == []
     assert not cache.exists()
-
-
-def test_tag_only_in_a_folder_of_its_own(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    files.claim_partial("a")
-    assert (cache / "CACHEDIR.TAG").read_text().startswith("Signature: 8a477f597d28d172789f06886806bc55\n")
-    (tmp_path / "home").mkdir()
-    (tmp_path / "home" / "thesis.tex").write_text("")
-    monkeypatch.setenv("HRNET_ZOO_CACHE", str(tmp_path / "home"))
-    files.claim_partial("a")
-    assert not (tmp_path / "home" / "CACHEDIR.TAG").exists()
 
 
 @needs_root
@@ -183,7 +172,7 @@ def use_as_nobody() -> subprocess.CompletedProcess[str]:
         os.setuid(65534)
         opened = []
         sys.addaudithook(lambda event, args: opened.append(args) if event in {"os.mkdir", "fcntl.flock"} else None)
-        same(files.model_path("a"))
+        same(files.path_of("a"))
         assert not opened
         try:
             with files.lock("a"):
@@ -222,8 +211,8 @@ def test_the_order_of_publishing(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def check(path: Path) -> None:
         done.append("check")
-        assert path != files.model_path("a")
-        assert not files.model_path("a").exists()
+        assert path != files.path_of("a")
+        assert not files.path_of("a").exists()
 
     files.publish("a", BODY, check)
     assert done == ["sync", "check", "rename"]
@@ -257,9 +246,9 @@ def test_disk_errors_have_a_name(monkeypatch: pytest.MonkeyPatch, code: int, kin
         files.publish("a", BODY, same)
     assert type(caught.value) is kind
     assert type(pickle.loads(pickle.dumps(caught.value))) is kind  # noqa: S301 - our own
-    assert caught.value.path == files.model_path("a")
+    assert caught.value.path == files.path_of("a")
     assert kinds() == {"model": 1}
-    same(files.model_path("a"))
+    same(files.path_of("a"))
 
 
 def test_file_size_limit() -> None:
@@ -273,35 +262,19 @@ def test_file_size_limit() -> None:
 
 
 def test_a_folder_at_the_place_of_the_model() -> None:
-    files.model_path("a").mkdir(parents=True)
+    files.path_of("a").mkdir(parents=True)
     with pytest.raises(CacheError, match=r"a\.safetensors"):
         files.publish("a", BODY, same)
     assert kinds() == {}
 
 
 def test_a_dangling_link_is_replaced(tmp_path: Path) -> None:
-    files.model_path("b").parent.mkdir(parents=True)
-    files.model_path("b").symlink_to(tmp_path / "nowhere")
+    files.path_of("b").parent.mkdir(parents=True)
+    files.path_of("b").symlink_to(tmp_path / "nowhere")
     assert kinds() == {"model": 1}
     same(files.publish("b", BODY, same))
-    assert not files.model_path("b").is_symlink()
+    assert not files.path_of("b").is_symlink()
     assert not (tmp_path / "nowhere").exists()
-
-
-def test_a_file_that_others_have_mapped_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on Windows: one that is there and good is what was to be made."""
-    same(files.publish("a", BODY, whole))
-
-    def replace(*_: object) -> None:
-        raise PermissionError(13, "the file is in use")
-
-    monkeypatch.setattr(Path, "replace", replace)
-    same(files.publish("a", BODY, whole))
-    assert kinds() == {"model": 1}
-    files.model_path("a").write_bytes(b"damaged")
-    with pytest.raises(CacheError, match="the file is in use"):
-        files.publish("a", BODY, whole)
-    assert kinds() == {"model": 1}
 
 
 @pytest.mark.parametrize("place", ["sync", "check", "rename"])
@@ -324,7 +297,7 @@ def test_readers_see_a_whole_file_or_none() -> None:
     def read() -> None:
         while not stop.is_set():
             try:
-                seen.append(len(files.model_path("a").read_bytes()))
+                seen.append(len(files.path_of("a").read_bytes()))
             except FileNotFoundError:
                 seen.append(0)
 
@@ -578,7 +551,7 @@ def test_processes_at_once(flock: str) -> None:
         for turn in range(20):
             with files.lock("a"):
                 try:
-                    same(files.model_path("a"))
+                    same(files.path_of("a"))
                     continue
                 except FileNotFoundError:
                     pass  # not built yet, or cleared by another process
@@ -635,7 +608,7 @@ def test_logs_lie_beside_models(cache: Path) -> None:
     left_behind("a", size=100)
     assert files.claim_partial("a").stat().st_size == 100
     left_behind("b", 300, files.STALE_S + 1)
-    assert files.publish("b", BODY, same, "log") == files.log_path("b") == cache / "v1" / "logs" / "b.log.json"
+    assert files.publish("b", BODY, same, "log") == files.path_of("b", "log") == cache / "v1" / "logs" / "b.log.json"
     assert files.is_cached("b", "log")
     assert not files.is_cached("b")
     (cache / "v1" / "logs" / "b.safetensors").write_text("?")

@@ -443,7 +443,7 @@ def test_what_cannot_be_read_is_neither_removed_nor_fetched(host: FaultServer, m
             with pytest.raises(CacheError, match=KEY) as caught:
                 load(url)
         assert type(caught.value) is kind
-        assert caught.value.path == files.model_path(KEY)
+        assert caught.value.path == files.path_of(KEY)
     load(url)
     assert len(host.requests) == 1
     fsck(NETWORK, DIGEST, settled=True)
@@ -471,7 +471,7 @@ def test_one_that_another_process_has_mended_is_used(host: FaultServer, monkeypa
     """Two find the same damage; what the first has made since is not thrown away by the second."""
     url = host.play("/a.pth", whole(BODY))
     load(url)
-    final = files.model_path(KEY)
+    final = files.path_of(KEY)
     final.write_bytes(CONVERTED[:1000])
     real = files.remove_damaged
 
@@ -487,7 +487,7 @@ def test_one_that_another_process_has_mended_is_used(host: FaultServer, monkeypa
 
 def test_a_cached_file_of_another_network_is_not_taken(host: FaultServer) -> None:
     load(host.play("/a.pth", whole(BODY)))
-    path = files.model_path(KEY)
+    path = files.path_of(KEY)
     with pytest.raises(StateDictMismatchError):
         convert.load(lambda: path, lambda _: {})
     assert path.exists()
@@ -504,7 +504,7 @@ def test_the_part_goes_only_where_that_helps(host: FaultServer, monkeypatch: pyt
     def publish(*arguments: object) -> Path:
         if failures[0]:
             failures[0] -= 1
-            with disk_errors(files.model_path(KEY), "write the model"):
+            with disk_errors(files.path_of(KEY), "write the model"):
                 raise OSError(errno.ENOSPC, "No space left on device")
         return real(*arguments)  # type: ignore[arg-type]
 
@@ -535,7 +535,7 @@ def test_no_room_and_the_part_is_gone(host: FaultServer, monkeypatch: pytest.Mon
         for entry in files.entries():
             if entry.kind == "partial":
                 entry.path.unlink()
-        with disk_errors(files.model_path(KEY), "write the model"):
+        with disk_errors(files.path_of(KEY), "write the model"):
             raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(files, "publish", publish)

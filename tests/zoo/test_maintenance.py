@@ -47,7 +47,7 @@ def row(hr18s: bytes, monkeypatch: pytest.MonkeyPatch) -> ModelInfo:
 def put(stem: str, body: bytes) -> Path:
     network = network_shapes("hr18s", 19)
     publish(stem, convert_checkpoint([body], stem, lambda _: network, {"source_url": stem}))
-    return cache.model_path(stem)
+    return cache.path_of(stem)
 
 
 def spoil(path: Path) -> None:
@@ -66,8 +66,8 @@ def test_verify(row: ModelInfo, hr18s: bytes, tmp_path: Path) -> None:
     ]
     assert verify([row.name])[0].error is None
     spoil(own)
-    spoil(cache.model_path(cache_key(row)))
-    cache.log_path(log_key(str(row.log_url))).write_bytes(b"<html>")
+    spoil(cache.path_of(cache_key(row)))
+    cache.path_of(log_key(str(row.log_url)), "log").write_bytes(b"<html>")
     found = [type(each.error) for each in verify()]
     assert found == [UnexpectedContentError, HashMismatchError, HashMismatchError]
     assert isinstance(verify([row.name])[0].error, HashMismatchError)
@@ -114,7 +114,7 @@ def test_a_file_under_anothers_name(row: ModelInfo, hr18s: bytes, monkeypatch: p
 
 def test_repair(row: ModelInfo, hr18s: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert repair(progress=False) == []
-    own, model = put("mine-hr18s-0123456789abcdef-c2", hr18s), cache.model_path(cache_key(row))
+    own, model = put("mine-hr18s-0123456789abcdef-c2", hr18s), cache.path_of(cache_key(row))
     spoil(own)
     spoil(model)
     monkeypatch.setenv("HRNET_ZOO_OFFLINE", "1")
@@ -134,7 +134,7 @@ def test_repair(row: ModelInfo, hr18s: bytes, tmp_path: Path, monkeypatch: pytes
 
 
 def test_what_cannot_be_read_is_not_removed(row: ModelInfo, monkeypatch: pytest.MonkeyPatch) -> None:
-    log = cache.log_path(log_key(str(row.log_url)))
+    log = cache.path_of(log_key(str(row.log_url)), "log")
 
     def fails(path: Path) -> bytes:
         raise OSError(5, os.strerror(5))

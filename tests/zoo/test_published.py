@@ -64,7 +64,7 @@ def test_published_file_through_a_mirror(
     assert json.loads(provenance["file_classes"]) == ["road", "sidewalk", "building"]
     assert "mmseg_version" not in str(provenance)  # nothing else of the file's own metadata travels on
     stem = f"fcn_hr18s_512x1024_40k_cityscapes_20200601_014216-{row.sha256_prefix}-c2"
-    assert files(cache) == ["CACHEDIR.TAG", f"{stem}.safetensors"]
+    assert files(cache) == [f"{stem}.safetensors"]
     assert len(host.requests) == 1
 
 
@@ -198,7 +198,7 @@ def test_want_of_memory_is_no_damage(
     monkeypatch.setattr("hrnet_zoo.zoo.published.recognize", lambda _: row)
     (tmp_path / row.file_name).write_bytes(hr18s)
     with monkeypatch.context() as short:
-        short.setattr(torch, "frombuffer", greedy)
+        short.setattr(torch, "from_numpy", greedy)
         with pytest.raises(ConfigError, match="too little memory") as caught:
             load_published(row, NETWORK, progress=False)
         assert "what was fetched stays in " in caught.value.done
@@ -243,7 +243,7 @@ def test_a_cache_that_cannot_be_looked_into(row: ModelInfo, monkeypatch: pytest.
 
 def test_offline_says_what_to_bring(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HRNET_ZOO_OFFLINE", "1")
-    with pytest.raises(OfflineError, match=r"hrnet-zoo import fcn_hr18s_512x1024_40k_cityscapes_.*-93db27d0\.pth"):
+    with pytest.raises(OfflineError, match=r"-93db27d0\.pth[\s\S]*hrnet-zoo import FILE"):
         load_published(model_info(NAME), NETWORK, progress=False)
     assert not list(cache.rglob("*.safetensors"))
 
@@ -260,7 +260,7 @@ def test_a_damaged_cached_file_is_built_again(
     host.play(path_of(row), whole(hr18s))
     monkeypatch.setenv("HRNET_ZOO_MIRRORS", host.url)
     load_published(row, NETWORK, progress=False)
-    damage(cache.model_path(cache_key(row)))
+    damage(cache.path_of(cache_key(row)))
     state, _ = load_published(row, NETWORK, progress=False)
     assert torch.equal(state["backbone.conv1.weight"], read_checkpoint(hr18s, "").state["backbone.conv1.weight"])
     assert "is damaged or gone" in caplog.text
