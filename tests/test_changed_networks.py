@@ -60,7 +60,7 @@ def test_a_compiled_backbone_predicts() -> None:
     assert np.array_equal(model.predict(IMAGE).mask, plain.predict(IMAGE).mask)
     with pytest.raises(ConfigError, match=r"(?s)OptimizedModule.*call model\.eval\(\) first"):
         model.train().predict(IMAGE)
-    with pytest.raises(ConfigError, match="backbone is a OptimizedModule"):
+    with pytest.raises(ConfigError, match="backbone is OptimizedModule"):
         model.eval().predict(IMAGE, fast=True)
 
 

@@ -54,7 +54,7 @@ def plan(inputs: Sequence[str], out: Path, *, labels: bool, overlay: bool, force
     for text in inputs:
         for image, place in _images(text, out):
             found.setdefault(image, place)
-    stems = Counter(_stem(place) for place in found.values())
+    stems = Counter(map(_stem, found.values()))
     jobs = []
     for image, place in found.items():
         # "a.jpg" gives "a_labels.png", unless there is an "a.png", too.
@@ -64,14 +64,19 @@ def plan(inputs: Sequence[str], out: Path, *, labels: bool, overlay: bool, force
             for kind, wanted in (("labels", labels), ("overlay", overlay))
         )
         jobs.append(Job(image, *results))
-    targets = [target for job in jobs for target in (job.labels, job.overlay) if target]
-    if shared := [target for target, number in Counter(targets).items() if number > 1]:
-        raise _refusal(shared[0], "several of the images have this name", "predict them one folder at a time")
+    targets = Counter(target for job in jobs for target in (job.labels, job.overlay) if target)
     if not force:
-        refuse_existing(targets)
+        refuse_existing(list(targets))
     images = {os.path.realpath(image) for image in found}
-    if lost := [target for target in targets if os.path.realpath(target) in images]:
-        raise _refusal(lost[0], "it is one of the images to label", "choose another --out folder")
+    for target, number in targets.items():
+        if number > 1 or os.path.realpath(target) in images:
+            raise OutputError(
+                asked=f"write {target}",
+                found="several of the images have this name" if number > 1 else "it is one of the images to label",
+                done="nothing was computed or written",
+                advice="choose another --out folder, or predict one folder at a time",
+                path=target,
+            )
     return jobs
 
 
@@ -84,10 +89,9 @@ def predict_files(
     progress: bool = False,
     on_error: Literal["skip", "raise"] = "skip",
 ) -> Generator[tuple[Job, dict[str, Any] | HRNetZooError], None, None]:
-    """Label every pixel of every image and write the results.
+    """Label every pixel of every image and write the results, while threads read and write other images.
 
-    While the network computes, threads read the next images and write the last results. Results that were computed
-    before an error or an interruption are written before it is raised.
+    Results that were computed before an error or an interruption are written before it is raised.
 
     Yields:
         For each image in order: image, labels, overlay (paths or None), and fractions by class name. With
@@ -142,7 +146,9 @@ def _images(text: str, out: Path) -> Generator[tuple[Path, Path], None, None]:
     path = Path(text)
     if text and os.path.isdir(text):  # noqa: PTH112 - never raises, as Path.is_dir does for a name too long
         found, problems = find_images(path, path)
-        files = [file for file in found if not _is_result(file, path, out)]
+        results = Path(os.path.realpath(out))  # Path.resolve raises for a link to itself
+        within = Path(os.path.realpath(path)) in results.parents
+        files = [file for file in found if not (within and results in Path(os.path.realpath(file)).parents)]
         skipped = [problem for problem in problems if problem.error or problem.kind == UNSUPPORTED]
         if not files:
             endings = f"no file with one of the endings {', '.join(sorted(SUFFIXES))}"
@@ -174,18 +180,6 @@ def _pattern(text: str) -> str:
     return os.path.join(*parts) if parts else text  # noqa: PTH118 - Path would drop what a pattern ends in
 
 
-def _is_result(file: Path, folder: Path, out: Path) -> bool:
-    """Tell whether a file of a folder lies in an output folder inside it."""
-    # Path.resolve raises for a link to itself.
-    top, results, place = (Path(os.path.realpath(path)) for path in (folder, out, file))
-    return top in results.parents and results in place.parents
-
-
 def _stem(place: Path) -> str:
     """Drop the ending and the case, which some file systems ignore: "A.jpg" and "a.png" need two results."""
     return str(place.with_suffix("")).casefold()
-
-
-def _refusal(path: Path, found: str, advice: str) -> OutputError:
-    done = "nothing was computed or written"
-    return OutputError(asked=f"write {path}", found=found, done=done, advice=advice, path=path)

@@ -51,20 +51,12 @@ class Window:
 
 @dataclass(frozen=True)
 class ViewLogits:
-    """Stride-4 logits of one view (size and flip) of an image.
+    """Stride-4 logits of one view (size and flip) of an image; height and width are of the network's input."""
 
-    Attributes:
-        windows: they cover the network's input; where they overlap, logits are averaged.
-        height: of the network's input.
-        width: of the network's input.
-        flipped: the network saw the image flipped.
-
-    """
-
-    windows: tuple[Window, ...]
+    windows: tuple[Window, ...]  # they cover the network's input; where they overlap, logits are averaged
     height: int
     width: int
-    flipped: bool = False
+    flipped: bool = False  # the network saw the image flipped
 
     def resize(self, rows: Index, columns: Index, height: int, width: int) -> Tensor:
         """Return the logits (len(rows), len(columns), classes), float32, at ascending positions of the image.
@@ -97,14 +89,9 @@ class ViewLogits:
 def row_chunks(
     views: Sequence[ViewLogits], height: int, width: int, max_memory: int | None
 ) -> Iterator[tuple[slice, Tensor]]:
-    """Yield row chunks of the image, top to bottom, and what `merge_views` makes of their logits.
+    """Yield row chunks of the image (height, width), top to bottom, and what `merge_views` makes of their logits.
 
-    Args:
-        views: the views of one image.
-        height: of the image.
-        width: of the image.
-        max_memory: bytes for the logits of a chunk, which has one row at least; None: the best on the device.
-
+    `max_memory` bytes are for the logits of a chunk, which has one row at least; None: the best on the device.
     """
     columns = np.arange(width)
     step = rows_per_chunk(views, width, max_memory)
@@ -126,12 +113,7 @@ def rows_per_chunk(views: Sequence[ViewLogits], width: int, max_memory: int | No
 
 
 def check_max_memory(max_memory: int | None) -> None:
-    """Refuse a memory limit below one byte.
-
-    Raises:
-        ConfigError: it is one.
-
-    """
+    """Raise ConfigError for a memory limit below one byte."""
     if max_memory is not None and max_memory < 1:
         raise ConfigError(
             asked=f"full-resolution logits with max_memory={max_memory}",

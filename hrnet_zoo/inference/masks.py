@@ -56,13 +56,8 @@ def make_mask(
 ) -> Labels:
     """Return the best class (height, width) of each pixel of an image; of equal ones the first, as `argmax` does.
 
-    Args:
-        views: the views of one image.
-        height: of the image.
-        width: of the image.
-        max_memory: bytes for full-resolution logits, beside a few bytes for each pixel; None: the best on the device.
-        probabilities: filled if given, (classes, height, width); this upsamples all logits.
-
+    `max_memory` bytes are for full-resolution logits, beside a few bytes for each pixel; None: the best on the device.
+    `probabilities` (classes, height, width) are filled if given; this upsamples all logits.
     """
     mask = np.empty((height, width), np.uint8)
     several = len(views) > 1
@@ -98,9 +93,14 @@ def _largest(view: ViewLogits) -> float:
     return max(low, high) if np.isfinite([low, high]).all() else np.inf
 
 
-def _upsample(mask: Labels, views: Sequence[ViewLogits], rows: Index, columns: Index) -> None:
-    """Write the argmax of the full-resolution logits at some rows and columns."""
-    mask[rows[:, None], columns] = merge_views(views, rows, columns, *mask.shape).argmax(dim=2).numpy()
+def _upsample(mask: Labels, views: Sequence[ViewLogits], needed: Flags, top: int, max_memory: int) -> None:
+    """Write the argmax of the full-resolution logits where needed, in rows from `top` on."""
+    step = min(ROWS, rows_per_chunk(views, mask.shape[1], max_memory))
+    for start in range(0, len(needed), step):
+        columns = np.flatnonzero(needed[start : start + step].any(axis=0))
+        if len(columns):
+            rows = np.arange(top + start, top + min(start + step, len(needed)))
+            mask[rows[:, None], columns] = merge_views(views, rows, columns, *mask.shape).argmax(dim=2).numpy()
 
 
 def _decide_views(mask: Labels, views: Sequence[ViewLogits], margin: np.float32, max_memory: int) -> None:
@@ -117,13 +117,7 @@ def _decide_views(mask: Labels, views: Sequence[ViewLogits], margin: np.float32,
         np.copyto(mask, labels, where=mask == UNDECIDED)
         agrees = (labels == mask) & (labels != UNDECIDED)
         gaps += np.add(gap, ONE, dtype=np.uint16) * agrees  # NumPy 1 would add a small number in 8 bits
-    needs_full_logits = gaps <= int(1.01 * ONE * len(views))
-    step = min(ROWS, rows_per_chunk(views, mask.shape[1], max_memory))
-    for start in range(0, len(mask), step):
-        rows = np.arange(start, min(start + step, len(mask)))
-        columns = np.flatnonzero(needs_full_logits[rows].any(axis=0))
-        if len(columns):
-            _upsample(mask, views, rows, columns)
+    _upsample(mask, views, gaps <= int(1.01 * ONE * len(views)), 0, max_memory)
 
 
 def bounds_of_view(
@@ -163,10 +157,7 @@ def _decide_blocks(mask: Labels, views: Sequence[ViewLogits], margin: np.float32
         mask[chunk.rows] = chunk.spread(labels)
         undecided = np.flatnonzero(labels == UNDECIDED)
         if len(undecided) > NOISE * labels.size:
-            step = rows_per_chunk(views, mask.shape[1], max_memory // 2)
-            for start in range(chunk.rows.start, chunk.rows.stop, step):
-                rows = np.arange(start, min(start + step, chunk.rows.stop))
-                _upsample(mask, views, rows, np.arange(mask.shape[1]))
+            _upsample(mask, views, mask[chunk.rows] == UNDECIDED, chunk.rows.start, max_memory // 2)
             continue
         i, j = np.divmod(undecided, labels.shape[1])
         i += chunk.bands.start

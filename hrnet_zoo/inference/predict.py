@@ -7,7 +7,6 @@ import threading
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from itertools import product
 from typing import Literal, TypeVar
 
@@ -46,12 +45,7 @@ P = TypeVar("P", bound=SegmentationModel)
 
 @dataclass(frozen=True)
 class PredictOptions:
-    """The arguments of `SegmentationModel.predict` that concern a single image.
-
-    Raises:
-        ConfigError: there is no such mode, or `max_memory` is below 1.
-
-    """
+    """The arguments of `SegmentationModel.predict` that concern a single image; ConfigError if one is invalid."""
 
     mode: str | None = None
     ms_flip: bool = False
@@ -61,13 +55,17 @@ class PredictOptions:
 
     def __post_init__(self) -> None:
         check_max_memory(self.max_memory)
-        if self.mode not in (None, "whole", "slide"):
-            raise ConfigError(
-                asked=f"predict with mode={self.mode!r}",
-                found="mode is 'whole', 'slide', or None for the dataset's own",
-                done="nothing was computed",
-                advice="use one of these, or leave mode out",
-            )
+        _check("mode", self.mode, (None, "whole", "slide"))
+
+
+def _check(name: str, value: object, allowed: tuple[object, ...]) -> None:
+    if value not in allowed:
+        raise ConfigError(
+            asked=f"predict with {name}={value!r}",
+            found=f"{name} is one of {', '.join(map(repr, allowed))}",
+            done="nothing was computed",
+            advice=f"use one of these, or leave {name} out",
+        )
 
 
 def predict(
@@ -79,13 +77,7 @@ def predict(
     on_error: Literal["raise", "skip"],
 ) -> SegmentationResult | list[SegmentationResult] | list[SegmentationResult | ImageError]:
     """Label every pixel of an image, or of several: see `hrnet_zoo.models.base.SegmentationModel.predict`."""
-    if on_error not in ("raise", "skip"):
-        raise ConfigError(
-            asked=f"predict with on_error={on_error!r}",
-            found="on_error is 'raise' or 'skip'",
-            done="nothing was computed",
-            advice="use one of these, or leave on_error out",
-        )
+    _check("on_error", on_error, ("raise", "skip"))
     with evaluating(model) as model:
         if not (isinstance(image, list | tuple) or (isinstance(image, Tensor) and image.ndim == 4)):
             return _predict_one(model, *_read_and_resize(image, model.dataset.resize_to, options), options)
@@ -107,19 +99,16 @@ def predict_each(
 
     `model` is what `evaluating` yields, and the caller is within.
     """
-    work = partial(_read_or_error, resize_to=model.dataset.resize_to, options=options)
-    with closing(prefetch_in_threads(images, work, threads=READERS, ahead=IMAGES_AHEAD)) as read:
-        for each in read:
+
+    def read(image: ImageLike) -> tuple[RGB, list[RGB]] | ImageError:
+        try:
+            return _read_and_resize(image, model.dataset.resize_to, options)
+        except ImageError as error:
+            return error.with_traceback(None)  # it is kept to the end, and its frames would keep the images
+
+    with closing(prefetch_in_threads(images, read, threads=READERS, ahead=IMAGES_AHEAD)) as inputs:
+        for each in inputs:
             yield each if isinstance(each, ImageError) else _predict_one(model, *each, options)
-
-
-def _read_or_error(
-    image: ImageLike, resize_to: tuple[int, int], options: PredictOptions
-) -> tuple[RGB, list[RGB]] | ImageError:
-    try:
-        return _read_and_resize(image, resize_to, options)
-    except ImageError as error:
-        return error.with_traceback(None)  # it is kept to the end, and its frames would keep the images
 
 
 def _read_and_resize(image: ImageLike, resize_to: tuple[int, int], options: PredictOptions) -> tuple[RGB, list[RGB]]:
@@ -139,13 +128,9 @@ def _predict_one(model: SegmentationModel, image: RGB, sizes: list[RGB], options
 
 
 def resized(image: RGB, resize_to: tuple[int, int], ms_flip: bool) -> list[RGB]:
-    """Return an image at the network's input size, or at the six sizes of `ms_flip`.
+    """Return an image (H, W, 3) uint8 RGB at the network's input size, or at the six sizes of `ms_flip`.
 
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        resize_to: (long, short) side in pixels to fit into with the aspect ratio kept; the six sizes scale it.
-        ms_flip: six sizes instead of one.
-
+    The size fits into `resize_to`, (long, short) side in pixels, with the aspect ratio kept; the six sizes scale it.
     """
     height, width = image.shape[:2]
     limits = [(int(resize_to[0] * ratio), int(resize_to[1] * ratio)) for ratio in (MS_RATIOS if ms_flip else (1.0,))]
@@ -166,49 +151,12 @@ def view_logits(model: SegmentationModel, images: Sequence[RGB], *, slide: bool,
         LogitsError: the logits are infinite or not a number.
 
     """
-    views: dict[int, list[ViewLogits]] = {}
     # The largest first: the memory that it frees is large enough for all others.
-    for number in sorted(range(len(images)), key=lambda number: -images[number].size):
-        views[number] = _views_at_size(model, images[number], slide=slide, flip=flip)
+    largest_first = sorted(range(len(images)), key=lambda number: -images[number].size)
+    views = {number: _views_at_size(model, images[number], slide=slide, flip=flip) for number in largest_first}
     found = [view for number in range(len(images)) for view in views[number]]
-    _require_finite(model, [window.logits for view in found for window in view.windows])
-    return found
-
-
-def _views_at_size(model: SegmentationModel, image: RGB, *, slide: bool, flip: bool) -> list[ViewLogits]:
-    height, width = image.shape[:2]
-    x = normalize_on(image, model.device).to(model.dtype, memory_format=torch.channels_last)
-    flips = [x, x.flip(3)] if flip else [x]
-    side, stride = model.dataset.window if slide else (max(height, width), 1)
-    places = list(product(windows(height, side, stride), windows(width, side, stride)))
-    inputs = [view[0, :, rows, columns] for view in flips for rows, columns in places]
-    batch = batch_size(model.device, min(height, side) * min(width, side))
-    logits: list[Tensor] = []
-    for start in range(0, len(inputs), batch):
-        some = inputs[start : start + batch]
-        stacked = torch.stack(some) if len(some) > 1 else some[0][None]  # which copies nothing
-        logits += model.logits_stride4(stacked.contiguous(memory_format=torch.channels_last))
-    _require_classes(model, logits[0])
-    views = []
-    for number in range(len(flips)):
-        each = logits[number * len(places) : (number + 1) * len(places)]
-        found = tuple(Window(*place, window) for place, window in zip(places, each, strict=True))
-        views.append(ViewLogits(found, height, width, flipped=number == 1))
-    return views
-
-
-def _require_classes(model: SegmentationModel, logits: Tensor) -> None:
-    if logits.shape[-1] != len(model.classes):
-        raise ConfigError(
-            asked=f"predict {len(model.classes)} classes: {', '.join(model.classes[:3])}, ...",
-            found=f"the network's head gives {logits.shape[-1]} logits per pixel: was it replaced?",
-            done="nothing was labeled",
-            advice="create_model(..., classes=[names]) makes a head for your classes, and names the results by them",
-        )
-
-
-def _require_finite(model: SegmentationModel, logits: Sequence[Tensor]) -> None:
-    if not torch.stack([end for each in logits for end in each.aminmax()]).isfinite().all():
+    ends = [end for view in found for window in view.windows for end in window.logits.aminmax()]
+    if not torch.stack(ends).isfinite().all():
         raise LogitsError(
             asked=f"predict in {str(model.dtype).removeprefix('torch.')} on {model.device}",
             found="logits that are infinite or not a number",
@@ -216,6 +164,31 @@ def _require_finite(model: SegmentationModel, logits: Sequence[Tensor]) -> None:
             advice="if this is float16, use dtype=torch.float32, which has a larger range; otherwise the weights are "
             "damaged: load or train them again",
         )
+    return found
+
+
+def _views_at_size(model: SegmentationModel, image: RGB, *, slide: bool, flip: bool) -> list[ViewLogits]:
+    height, width = image.shape[:2]
+    x = normalize_on(image, model.device).to(model.dtype, memory_format=torch.channels_last)
+    side, stride = model.dataset.window if slide else (max(height, width), 1)
+    places = list(product(windows(height, side, stride), windows(width, side, stride)))
+    inputs = [view[0, :, rows, columns] for view in (x, x.flip(3))[: 1 + flip] for rows, columns in places]
+    batch = batch_size(model.device, min(height, side) * min(width, side))
+    logits: list[Tensor] = []
+    for start in range(0, len(inputs), batch):
+        some = inputs[start : start + batch]
+        stacked = torch.stack(some) if len(some) > 1 else some[0][None]  # which copies nothing
+        logits += model.logits_stride4(stacked.contiguous(memory_format=torch.channels_last))
+    if logits[0].shape[-1] != len(model.classes):
+        raise ConfigError(
+            asked=f"predict {len(model.classes)} classes: {', '.join(model.classes[:3])}, ...",
+            found=f"the network's head gives {logits[0].shape[-1]} logits per pixel: was it replaced?",
+            done="nothing was labeled",
+            advice="create_model(..., classes=[names]) makes a head for your classes, and names the results by them",
+        )
+    found = [Window(*place, each) for place, each in zip(places * (1 + flip), logits, strict=True)]
+    views = [ViewLogits(tuple(found[: len(places)]), height, width)]
+    return [*views, ViewLogits(tuple(found[len(places) :]), height, width, flipped=True)] if flip else views
 
 
 def batch_size(device: torch.device, area: int) -> int:
@@ -234,9 +207,7 @@ def windows(length: int, side: int, stride: int) -> list[slice]:
 def evaluating(model: P) -> Iterator[P]:
     """Yield the model in eval mode, without gradients, autocast and TF32; the model itself is not changed.
 
-    Raises:
-        ConfigError: this process was forked from one that has computed with threads, and would hang.
-
+    ConfigError if this process was forked from one that has computed with threads: it would hang.
     """
     refuse_after_fork(model.device)
     with torch.inference_mode(), without_autocast(model.device), ExitStack() as stack:
@@ -255,12 +226,8 @@ def without_autocast(device: torch.device) -> Iterator[None]:
         yield
 
 
-class _FullPrecision:
-    """How many predictions need full precision in cuDNN now, and the setting before the first of them."""
-
-    lock = threading.Lock()
-    users = 0
-    before = ""
+_precision = threading.Lock()
+_precisions_before: list[str] = []  # cuDNN's setting as each prediction under way found it
 
 
 @contextmanager
@@ -271,15 +238,13 @@ def full_precision() -> Iterator[None]:
     of several users restores it. The older setting `allow_tf32` cannot be read once the newer one has been used.
     """
     convolutions = torch.backends.cudnn.conv  # type: ignore[attr-defined]  # torch replaces the module by an object
-    with _FullPrecision.lock:
-        if not _FullPrecision.users:
-            _FullPrecision.before = convolutions.fp32_precision
-            convolutions.fp32_precision = "ieee"
-        _FullPrecision.users += 1
+    with _precision:
+        _precisions_before.append(convolutions.fp32_precision)
+        convolutions.fp32_precision = "ieee"
     try:
         yield
     finally:
-        with _FullPrecision.lock:
-            _FullPrecision.users -= 1
-            if not _FullPrecision.users and convolutions.fp32_precision == "ieee":  # else somebody else has set it
-                convolutions.fp32_precision = _FullPrecision.before
+        with _precision:
+            before = _precisions_before.pop()
+            if convolutions.fp32_precision == "ieee":  # else somebody else has set it
+                convolutions.fp32_precision = before

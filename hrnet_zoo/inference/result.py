@@ -1,20 +1,19 @@
 """The result of a prediction: mask, class names, fractions, overlay with legend, label file, notebook display."""
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFont, ImageShow
+from PIL import Image, ImageShow
 
 from hrnet_zoo.datasets.dataset import BLACK, is_background
 from hrnet_zoo.errors import ConfigError, OutputError, printable
 from hrnet_zoo.images.atomic import atomic_write, png
+from hrnet_zoo.inference.legend import add_legend
 
 _NOTEBOOK_SIDE = 1600  # pixels: a few MB at most
-_LONGEST_NAME = 32  # characters; the legend cuts longer ones
 _INSTEAD = {  # what people of other libraries type
     **dict.fromkeys(("plot", "render", "visualize", "draw"), "overlay()"),
     **dict.fromkeys(("masks", "pred_sem_seg", "seg_map", "labels", "argmax"), "mask"),
@@ -22,7 +21,6 @@ _INSTEAD = {  # what people of other libraries type
     **dict.fromkeys(("probs", "logits", "seg_logits", "conf"), "probabilities, after predict(..., probabilities=True)"),
     "PALETTE": "palette",
 }
-_FEWEST_ROWS = 8  # of a legend column, however flat the image
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -36,9 +34,6 @@ class SegmentationResult:
         palette: colors by index, RGB, 0-255.
         probabilities: (classes, height, width) float32, 0-1, or None if they were not asked for.
 
-    Raises:
-        ConfigError: the parts do not fit together.
-
     """
 
     image: npt.NDArray[np.uint8]
@@ -47,26 +42,10 @@ class SegmentationResult:
     palette: tuple[tuple[int, int, int], ...]
     probabilities: npt.NDArray[np.float32] | None = None
 
-    def __post_init__(self) -> None:
-        mask, count = self.mask, len(self.classes)
-        fits = mask.dtype == np.uint8 and mask.ndim == 2 and mask.size and self.image.shape == (*mask.shape, 3)
-        if not (fits and count == len(self.palette) <= 256 and int(mask.max()) < count):
-            raise ConfigError(
-                asked="make a segmentation result",
-                found=f"mask {mask.dtype} {mask.shape} with values up to {mask.max(initial=0)}, image "
-                f"{self.image.shape}, {count} classes, {len(self.palette)} colors",
-                done="nothing was made",
-                advice="the mask is uint8 (height, width) of the image's size and holds indices of the classes; "
-                "each class has a color; there are at most 256",
-            )
-
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
         """Return the mask: `np.asarray(result)`."""
         # NumPy 1 knows no copy=None.
         return np.asarray(self.mask, dtype) if copy is None else np.array(self.mask, dtype, copy=copy)
-
-    def __getitem__(self, index: object) -> NoReturn:
-        raise TypeError(f"one image gives one result, and only a list of images a list: leave [{index}] out")
 
     if not TYPE_CHECKING:  # which finds wrong names itself
 
@@ -76,12 +55,7 @@ class SegmentationResult:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}{hint}")
 
     def show(self) -> None:
-        """Open the overlay in the system's image viewer. Notebooks display a result without it.
-
-        Raises:
-            ConfigError: there is no viewer.
-
-        """
+        """Open the overlay in the system's image viewer, or raise ConfigError if there is none."""
         if not ImageShow.show(self.overlay()):
             raise ConfigError(
                 asked="show a segmentation result",
@@ -125,7 +99,12 @@ class SegmentationResult:
         blended = Image.blend(photo, self.colorize(), alpha)
         if self._background_uncolored:
             blended.paste(photo, mask=Image.fromarray(self.mask).point([255] + 255 * [0]))
-        return self._with_legend(blended) if legend else blended
+        if not legend:
+            return blended
+        colors = ((255, 255, 255), *self.palette[1:]) if self._background_uncolored else self.palette
+        return add_legend(
+            blended, [(colors[index], self.classes[index], _percent(share)) for index, share in self._shares()]
+        )
 
     def save(self, path: str | Path) -> None:
         """Write the mask as a palette PNG: viewers show colors, `np.asarray(PIL.Image.open(path))` is the mask.
@@ -138,10 +117,13 @@ class SegmentationResult:
         """
         path = Path(path)
         if path.suffix.lower() != ".png":
-            found, advice = f"the ending {path.suffix!r}", "use .png; for an image to look at, overlay().save(path)"
-            raise self._unsaved(path, f"{found}; label indices survive only in a lossless palette image", advice)
-        if not path.parent.is_dir():
-            raise self._unsaved(path, f"no folder {path.parent}", "create the folder first")
+            raise OutputError(
+                asked=f"save the labels as {path}",
+                found=f"the ending {path.suffix!r}; label indices survive only in a lossless palette image",
+                done="no file was written",
+                advice="use .png; for an image to look at, overlay().save(path)",
+                path=path,
+            )
         atomic_write(path, png(self._labels()))
 
     def __repr__(self) -> str:
@@ -169,41 +151,6 @@ class SegmentationResult:
         labels = Image.fromarray(self.mask)
         labels.putpalette([level for color in self.palette for level in color])
         return labels
-
-    def _with_legend(self, image: Image.Image) -> Image.Image:
-        width, height = image.size
-        size = max(12, round(math.sqrt(width * height) / 45))
-        font = ImageFont.load_default(size)
-        row, gap = round(1.5 * size), size // 2
-        entries = []
-        for index, share in self._shares():
-            name = " ".join(self.classes[index].split())
-            name = name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 3]}..."
-            swatch = (255, 255, 255) if index == 0 and self._background_uncolored else self.palette[index]
-            entries.append((swatch, name, _percent(share)))
-        rows = max(_FEWEST_ROWS, (height - 2 * gap) // row)
-        columns = -(-len(entries) // rows)
-        rows = -(-len(entries) // columns)  # level columns
-        names = math.ceil(max(font.getlength(name) for _, name, _ in entries))
-        shares = math.ceil(max(font.getlength(percent) for _, _, percent in entries))
-        column = size + gap + names + 2 * gap + shares + 4 * gap  # wider between columns than within
-        canvas = Image.new("RGB", (width + columns * column, max(height, rows * row + 2 * gap)), "white")
-        canvas.paste(image)
-        draw = ImageDraw.Draw(canvas)
-        for place, (color, name, percent) in enumerate(entries):
-            x = width + 2 * gap + place // rows * column
-            y = gap + place % rows * row
-            middle = y + row // 2
-            box = (x, middle - size // 2, x + size, middle - size // 2 + size)
-            draw.rectangle(box, fill=color, outline=(128, 128, 128), width=max(1, size // 16))  # white needs an edge
-            draw.text((x + size + gap, middle), name, "black", font, anchor="lm")
-            draw.text((x + column - 4 * gap, middle), percent, (96, 96, 96), font, anchor="rm")
-        return canvas
-
-    def _unsaved(self, path: Path, found: str, advice: str) -> OutputError:
-        return OutputError(
-            asked=f"save the labels as {path}", found=found, done="no file was written", advice=advice, path=path
-        )
 
 
 def _percent(share: float) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -223,7 +224,12 @@ def test_gaps_of_views_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def upsampled(*views: ViewLogits) -> bool:
         rows: list[object] = []
-        monkeypatch.setattr(masks, "_upsample", lambda mask, views, *some: rows.append(some))
+
+        def spy(*some: Any) -> torch.Tensor:
+            rows.append(some)
+            return merge_views(*some)
+
+        monkeypatch.setattr(masks, "merge_views", spy)
         _decide_views(mask, views, np.float32(1e-3), 2 << 20)
         return bool(rows)
 

