@@ -146,22 +146,17 @@ def benchmark(
     """
     require_network(model, "benchmark a network")
     height, width = _checked_size(model, size, batch)
-    weight = model.decode_head.conv_seg.weight
     image = noise(height, width)
     with evaluating(model) as network, raise_on_oom(f"benchmark {model.name} on {batch} x {height} x {width} pixels"):
-        one = normalize(image).to(weight.device, weight.dtype)
+        one = normalize(image).to(model.device, model.dtype)
         x = one.repeat(batch, 1, 1, 1).contiguous(memory_format=torch.channels_last)
         network(x[:1, :, :32, :32])  # reads memory-mapped weights, which would count as memory of the first run
-        costs = measure(
-            {"network": lambda: network(x), "prediction": lambda: network.predict(image, progress=False)},
-            weight.device,
-            seconds,
-            progress,
-        )
+        runs = {"network": lambda: network(x), "prediction": lambda: network.predict(image, progress=False)}
+        costs = measure(runs, model.device, seconds, progress)
     return Timing(
         model.name,
         not model.provenance,
-        machine_of(weight),
+        machine_of(model),
         *(height, width, batch),
         network=costs["network"],
         images_per_second=batch / costs["network"].median,
@@ -230,7 +225,7 @@ def _time_inference(
     with evaluating(model) as network:
         x = normalize(noise(*input_size(info.dataset))).to(model.device, memory_format=torch.channels_last)
         costs = measure({"": lambda: infer(network, x, IMAGES[info.dataset.key])}, model.device, seconds, progress)
-    return machine_of(model.decode_head.conv_seg.weight), costs[""]
+    return machine_of(model), costs[""]
 
 
 def infer(model: FCNHRNet, x: Tensor, size: tuple[int, int]) -> Tensor:
@@ -285,16 +280,16 @@ def compare(
     skipped: dict[str, str] = {}
     with evaluating(model) as network, raise_on_oom(f"compare {model.name} on {height} x {width} pixels"):
         x = normalize(image).to(model.device, memory_format=torch.channels_last)
-        dtype, as_usual = _name(model.dtype), heap.default_malloc()
+        dtype, default_malloc = _name(model.dtype), heap.default_malloc()
         runs: dict[str, Callable[[], object]] = {
-            f"network exact {dtype}": as_usual(partial(network.logits_stride4, x.to(model.dtype))),
-            f"prediction exact {dtype}": as_usual(partial(network.predict, image)),
+            f"network exact {dtype}": default_malloc(partial(network.logits_stride4, x.to(model.dtype))),
+            f"prediction exact {dtype}": default_malloc(partial(network.predict, image)),
         }
         for form in _optimized_forms(model, skipped):
             runs[f"network {form.engine} {_name(form.dtype)}"] = partial(form.logits_stride4, x.to(form.dtype))
             runs[f"prediction {form.engine} {_name(form.dtype)}"] = partial(form.predict, image)
         if compiled:
-            runs[f"network torch.compile {dtype}"] = as_usual(
+            runs[f"network torch.compile {dtype}"] = default_malloc(
                 partial(torch.compile(network.logits_stride4), x.to(model.dtype))
             )
         else:
@@ -307,8 +302,7 @@ def compare(
         cost, prediction = costs[f"network {name}"], costs.get(f"prediction {name}")
         speedup = exact_prediction / prediction.median if prediction else None
         variants.append(Variant(engine, dtype, cost, exact_network / cost.median, prediction, speedup))
-    machine = machine_of(model.decode_head.conv_seg.weight)
-    return Comparison(model.name, not model.provenance, machine, height, width, tuple(variants), skipped)
+    return Comparison(model.name, not model.provenance, machine_of(model), height, width, tuple(variants), skipped)
 
 
 def _optimized_forms(model: FCNHRNet, skipped: dict[str, str]) -> Iterator[OptimizedModel]:

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from hrnet_zoo.engines import heap
 from hrnet_zoo.images.progress import Bar
+from hrnet_zoo.models.fcn import FCNHRNet
 
 MIN_RUNS = 5
 
@@ -117,11 +117,10 @@ def _seconds(run: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-def machine_of(weight: Tensor) -> Machine:
-    """Return where a network runs, by one of its weights."""
-    device = weight.device
+def machine_of(model: FCNHRNet) -> Machine:
+    """Return where a network runs."""
+    device, dtype = model.device, str(model.dtype).removeprefix("torch.")
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
-    dtype = str(weight.dtype).removeprefix("torch.")
     return Machine(str(device), name, dtype, torch.get_num_threads(), torch.__version__)
 
 

@@ -20,15 +20,7 @@ import requests
 import urllib3.exceptions
 
 from hrnet_zoo import __version__
-from hrnet_zoo.errors import (
-    CacheError,
-    ConfigError,
-    DownloadError,
-    HRNetZooError,
-    LogitsError,
-    raise_on_oom,
-    redact,
-)
+from hrnet_zoo.errors import CacheError, ConfigError, DownloadError, HRNetZooError, LogitsError, raise_on_oom, redact
 from hrnet_zoo.images.prefetch import prefetch_in_threads
 from hrnet_zoo.images.progress import Bar
 from hrnet_zoo.weights import cache
@@ -164,19 +156,15 @@ def _attempt(errors: list[HRNetZooError], step: Callable[[], T]) -> T | None:
 
 
 def _environment() -> dict[str, Any]:
-    facts: dict[str, Any] = {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "hrnet-zoo": __version__,
-        **dict.fromkeys(PACKAGES),
-    }
+    facts: dict[str, Any] = {"python": platform.python_version(), "platform": platform.platform()}
+    facts |= {"hrnet-zoo": __version__, **dict.fromkeys(PACKAGES)}
     for package in PACKAGES:
         with suppress(metadata.PackageNotFoundError):
             facts[package] = metadata.version(package)
     try:
-        return {**facts, **_devices()}
+        return facts | _devices()
     except (ImportError, OSError) as error:
-        return {**facts, "torch_fault": f"{type(error).__name__}: {error}"}
+        return facts | {"torch_fault": f"{type(error).__name__}: {error}"}
 
 
 def _devices() -> dict[str, Any]:
@@ -315,17 +303,15 @@ def _health(
     from hrnet_zoo.zoo.create import create_model
     from hrnet_zoo.zoo.resolve import resolve
 
-    origin = resolve(name, progress=progress)
-    with raise_on_oom(f"load {origin.name}", done=OTHERS):
-        reference = create_model(origin.name, device="cpu", dtype=torch.float32, progress=progress)
-    if not any(isinstance(error, CacheError) for error in errors):  # without a cache the demo is converted in memory
-        origin.verify()
-
-    def load() -> FCNHRNet:
+    def load(device: str | torch.device | None, dtype: torch.dtype | str | None) -> FCNHRNet:
         with raise_on_oom(f"load {origin.name}", done=OTHERS):
             return create_model(origin.name, device=device, dtype=dtype, progress=progress)
 
-    model = _attempt(errors, load)
+    origin = resolve(name, progress=progress)
+    reference = load("cpu", torch.float32)
+    if not any(isinstance(error, CacheError) for error in errors):  # without a cache the demo is converted in memory
+        origin.verify()
+    model = _attempt(errors, lambda: load(device, dtype))
     exact = _attempt(errors, lambda: _fidelity(reference, model, fast=False)) if model else None
     fast = _attempt(errors, lambda: _fidelity(reference, model, fast=True)) if model and exact else None
     if exact and not exact.fine:

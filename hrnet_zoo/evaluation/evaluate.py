@@ -334,19 +334,14 @@ def _summary(
     mode = "windows of {} px every {} px".format(*dataset.window) if dataset.sliding_window else "whole image"
     dtype = str(model.dtype).removeprefix("torch.")
     engine = model.engine if isinstance(model, OptimizedModel) else "exact"
-    scales = "six scales and mirroring" if ms_flip else "one scale"
+    scales, ratios = ("six scales and mirroring", MS_RATIOS) if ms_flip else ("one scale", (1.0,))
     protocol = {
         "summary": f"{f'{folder.title} {folder.split}'.strip()}, {scales}, {mode}, {dtype} on {device.type}"
         + (f", optimized ({engine})" if engine != "exact" else ""),
         "data": {"layout": folder.title, "split": folder.split, "labels": folder.rule.title},
         "limit": limit,
         "val_images": whole or None,
-        "inference": {
-            "resize_to": dataset.resize_to,
-            "mode": mode,
-            "scales": MS_RATIOS if ms_flip else (1.0,),
-            "flip": ms_flip,
-        },
+        "inference": {"resize_to": dataset.resize_to, "mode": mode, "scales": ratios, "flip": ms_flip},
         "weights": {key: weights[key] for key in ("source_url", "source_sha256", "data_sha256") if key in weights},
         "engine": engine,
         "dtype": dtype,

@@ -8,7 +8,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -128,11 +128,10 @@ def _rendezvous(ranks: Ranks) -> Any:  # noqa: ANN401 - a store; torch exports n
 
 def _accepts_connections(host: str, port: int) -> bool:
     """Tell whether the store is there; torch itself would print a stack for each failed attempt."""
-    try:
+    with suppress(OSError):  # not there yet; its machine or the machine's name may be missing, too
         socket.create_connection((host, port), timeout=CONNECT_S).close()
-    except OSError:  # not there yet; its machine or the machine's name may be missing, too
-        return False
-    return True
+        return True
+    return False
 
 
 def environment() -> tuple[int, int] | None:
@@ -163,9 +162,8 @@ def local_device(asked: str | None = None) -> str | None:
 
 def is_first() -> bool:
     """Tell whether this process is rank 0, which alone prints and writes."""
-    if dist.is_available() and dist.is_initialized():
-        return dist.get_rank() == 0
-    return (environment() or (0, 1))[0] == 0
+    rank, _ = environment() or (0, 1)
+    return rank == 0
 
 
 def _number(name: str, default: str, allowed: range) -> int:

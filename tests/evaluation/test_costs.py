@@ -16,6 +16,7 @@ import torch
 from hrnet_zoo.errors import ConfigError, raise_on_oom
 from hrnet_zoo.evaluation.costs import MIN_RUNS, machine_of, measure, peak_memory, processor
 from hrnet_zoo.images.progress import Bar
+from hrnet_zoo.zoo.create import create_model
 
 CPU = torch.device("cpu")
 MEGABYTE = 1_000_000
@@ -99,7 +100,8 @@ def test_goes_on_for_the_seconds_asked_for(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_machine() -> None:
-    found = machine_of(torch.zeros(1, dtype=torch.bfloat16))
+    name = "fcn_hr18s_cityscapes_40k"
+    found = machine_of(create_model(name, pretrained=False, device="cpu", dtype=torch.bfloat16))
     assert (found.device, found.dtype, found.torch) == ("cpu", "bfloat16", torch.__version__)
     assert found.threads == torch.get_num_threads()
 
@@ -129,11 +131,10 @@ def test_other_faults_stay_what_they_are() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_cuda_memory_is_that_of_the_run() -> None:
     device = torch.device("cuda:0")
-    kept = torch.zeros(10 * MEGABYTE, dtype=torch.uint8, device=device)
+    kept = torch.zeros(10 * MEGABYTE, dtype=torch.uint8, device=device)  # counts too
     peak = peak_memory(lambda: torch.zeros(200 * MEGABYTE, dtype=torch.uint8, device=device), device)
     assert peak is not None
-    assert 210 * MEGABYTE <= peak < 300 * MEGABYTE + torch.cuda.memory_allocated(device)
-    assert machine_of(kept).device_name == torch.cuda.get_device_name(device)
+    assert 200 * MEGABYTE + kept.numel() <= peak < 300 * MEGABYTE + torch.cuda.memory_allocated(device)
 
 
 def test_what_was_done_and_what_to_do_are_the_callers_to_say() -> None:
