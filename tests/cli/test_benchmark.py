@@ -24,6 +24,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let nothing be measured for seconds."""
     from hrnet_zoo.evaluation import benchmark as benchmarking
 
+    monkeypatch.setattr("hrnet_zoo.evaluation.costs.MIN_RUNS", 2)
     for name in ("benchmark", "benchmark_table"):
         real = getattr(benchmarking, name)
         monkeypatch.setattr(benchmarking, name, lambda *a, real=real, **k: real(*a, **k, seconds=0))
@@ -33,7 +34,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_benchmark(run: Run) -> None:
     text = run("benchmark", "demo", "--device", "cpu")
     assert re.match(r"model +demo\nrandom_weights +yes\nmachine\n  device +cpu\n", text)
-    assert len(re.findall(r"\n(?:network|prediction)\n  runs +5\n  minimum +\d", text)) == 2
+    assert len(re.findall(r"\n(?:network|prediction)\n  runs +2\n  minimum +\d", text)) == 2
     assert re.search(r"\nprediction_input +64, 128\n", text)
     facts = json.loads(run("benchmark", "demo", "--size", "32x96", "--batch", "2", "--device", "cpu", "--json"))
     assert (facts["height"], facts["width"], facts["batch"]) == (32, 96, 2)
@@ -60,6 +61,7 @@ def test_benchmark_beside_the_table(run: Run, monkeypatch: pytest.MonkeyPatch) -
 def test_benchmark_against_its_fast_forms(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     from hrnet_zoo.evaluation import benchmark
 
+    monkeypatch.setattr("hrnet_zoo.evaluation.costs.MIN_RUNS", 1)
     real = benchmark.compare
     monkeypatch.setattr(benchmark, "compare", lambda *a, **k: real(*a, **k, seconds=0))
     monkeypatch.setitem(sys.modules, "openvino", None)

@@ -25,7 +25,7 @@ def test_evaluate_generated_scenes(run: Run, tmp_path: Path, monkeypatch: pytest
     assert run("demo", "--as-dataset", "--scenes", "2", "--out", data) == f"2 scenes in {data}\n"
     options = ("--device", "cpu", "--workers", "0")
     text = run("evaluate", "demo", data, *options)
-    assert "published 80.76 on generated street scenes, difference" in text
+    assert "published 80.76, difference" in text
     assert any(line.split()[:1] == ["bicycle"] for line in text.splitlines())
     saved = tmp_path / "figures.json"
     facts = json.loads(run("evaluate", "demo", data, "--limit", "1", "--save", saved, "--json", *options))
