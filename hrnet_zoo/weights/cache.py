@@ -257,11 +257,7 @@ def disk_errors(path: Path, asked: str) -> Iterator[None]:
             advice = "set HRNET_ZOO_CACHE to a folder that you may write"
             found += f" (user id {os.getuid()})" if hasattr(os, "getuid") else ""
         raise kind(
-            asked=asked,
-            found=f"{found}: {path}",
-            done="finished files of the cache are as they were",
-            advice=advice,
-            path=path,
+            asked=asked, found=f"{found}: {path}", done="no finished file was changed", advice=advice, path=path
         ) from error
 
 

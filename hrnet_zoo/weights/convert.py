@@ -270,13 +270,8 @@ def fetch_into_cache(
 ) -> Path:
     """Return the cached file of a key; fetch, verify, convert and publish it if it is not there.
 
-    Args:
-        key: the cache key.
-        urls: where to look, in order.
-        stated: SHA-256 or the beginning of one; empty if none is known.
-        convert: makes the safetensors' bytes of a list that holds the body, which it pops.
-        max_bytes: the largest body accepted.
-        progress: show a bar on a terminal.
+    `stated` is the body's SHA-256, the beginning of it, or empty. `convert` pops the body from a list of one and makes
+    a safetensors file of it. A body of more than `max_bytes` is refused.
 
     Raises:
         DownloadError, CheckpointError, CacheError: the file cannot be had, is the wrong one, or cannot be written.

@@ -330,8 +330,7 @@ def _is_at(path: Path, descriptor: int) -> bool:
 class TimedSession(requests.Session):
     """A session whose connections end when its time is up, whatever the host sends until then.
 
-    The timeouts of requests bound silence. A host that drips its headers, or chunk extensions, trailers and answers
-    "100 Continue" without end, is never silent and never done.
+    The timeouts of requests bound silence; a host that drips headers, trailers or "100 Continue" is never silent.
     """
 
     def __init__(self, seconds: float) -> None:

@@ -165,11 +165,7 @@ _SCALARS = {
     *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"),
 }
 _LITERALS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
-_EMPTY: dict[str, Callable[[], object]] = {
-    "EMPTY_LIST": list,
-    "EMPTY_DICT": dict,
-    "EMPTY_SET": lambda: Foreign("set"),
-}
+_EMPTY: dict[str, Callable[[], object]] = {"EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_SET": lambda: Foreign("set")}
 _TAKES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3, "APPEND": 1, "SETITEM": 2}  # so many values
 _TAKES_MARKED = {"TUPLE", "APPENDS", "SETITEMS", "ADDITEMS", "FROZENSET", "POP_MARK"}  # all since the last mark
 
@@ -285,11 +281,9 @@ def _call(function: object, args: object) -> object:
             return {}
         case (Array() as array, *_) if name in _PARAMETER_CALLS:
             return array
-        case (Storage() as storage, int() as offset, tuple() as shape, tuple() as strides, _, _) if (
-            name == _TENSOR_CALL
-        ):
+        case (Storage() as stored, int() as offset, tuple() as shape, tuple() as strides, _, _) if name == _TENSOR_CALL:
             if {*map(type, (offset, *shape, *strides))} == {int}:
-                return Array(storage, offset, shape, strides)
+                return Array(stored, offset, shape, strides)
     return Foreign(name.replace(" ", "."))
 
 
@@ -389,8 +383,7 @@ def _zip_members(data: bytes) -> dict[str, memoryview]:
                 or name == info.filename
                 or name in members
             ):
-                found = f"the zip member {show(info.filename)}, which is compressed, damaged, twice or out of place"
-                raise Refusal(found)
+                raise Refusal(f"the zip member {show(info.filename)}, which is compressed, damaged or out of place")
             members[name] = content
             position = start + info.file_size + (_FOOTER_SIZE if info.flag_bits & _HAS_FOOTER else 0)
         if position != archive.start_dir or data[-22:-18] != b"PK\x05\x06":
