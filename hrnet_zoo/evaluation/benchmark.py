@@ -66,10 +66,9 @@ class Timing(_Figures):
 
 @dataclass(frozen=True)
 class TableTiming(_Figures):
-    """Result of `benchmark_table`: the published fps and memory (GB), those measured here, and their conditions.
+    """Result of `benchmark_table`: fps and memory as published (GB) and as measured (bytes), and their conditions.
 
-    Sizes are (height, width): of a typical image, of the network's input and of a training crop. `published_of` is the
-    row that has the figures, of the same network and dataset. `training_memory` is in bytes, None where unknown.
+    Sizes are (height, width). `published_of` is the row, of the same network and dataset, that has the figures.
     """
 
     model: str

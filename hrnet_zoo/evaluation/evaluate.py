@@ -28,7 +28,7 @@ from hrnet_zoo.datasets.pairing import Sample
 from hrnet_zoo.engines.optimize import OptimizedModel, optimized
 from hrnet_zoo.errors import ConfigError, DatasetError, printable, raise_on_oom
 from hrnet_zoo.evaluation.metrics import Counts, class_accuracy, class_iou, count_matrix, mean, pixel_accuracy
-from hrnet_zoo.evaluation.ranks import Ranks, join, processes_here
+from hrnet_zoo.evaluation.ranks import Ranks, environment_number, join
 from hrnet_zoo.images.atomic import atomic_write
 from hrnet_zoo.images.label_maps import read_labels
 from hrnet_zoo.images.prefetch import prefetch_in_processes
@@ -53,17 +53,11 @@ logger = logging.getLogger("hrnet_zoo")
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """The score of a model on a set of labeled images.
+    """The score of a model on a number of labeled images.
 
-    Attributes:
-        model: its name.
-        classes: names by index.
-        counts: (K, K) int64, pixels by true class (row) and predicted class (column), without ignored pixels.
-        images: how many there were.
-        published: mIoU in percent that the catalog states for these weights and this protocol; None if it states none,
-            or for another number of images.
-        protocol: how the figures were made, ready for JSON.
-
+    `counts` is (K, K) int64: pixels by true class (row) and predicted class (column), without ignored pixels.
+    `published` is the mIoU in percent that the catalog states for these weights, this protocol and as many images, or
+    None. `protocol` says how the figures were made, ready for JSON.
     """
 
     model: str
@@ -214,7 +208,8 @@ def default_workers() -> int:
     """
     if sys.platform != "linux":
         return 0
-    return min(MOST_WORKERS, max(1, len(os.sched_getaffinity(0)) // (2 * processes_here())))
+    processes = environment_number("LOCAL_WORLD_SIZE", "1", range(1, 1 << 31))
+    return min(MOST_WORKERS, max(1, len(os.sched_getaffinity(0)) // (2 * processes)))
 
 
 def count_pixels(

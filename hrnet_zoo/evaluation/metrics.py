@@ -17,19 +17,9 @@ Shares = npt.NDArray[np.float64]
 
 
 def count_matrix(truth: npt.NDArray[np.uint8], mask: npt.NDArray[np.uint8], num_classes: int) -> Counts:
-    """Count the pixels of every pair of true and predicted class.
+    """Count the pixels by true class (rows) and predicted class (columns): (K, K) int64, K the number of classes.
 
-    Args:
-        truth: (H, W) class indices; 255 is ignored.
-        mask: (H, W) class indices below `num_classes`.
-        num_classes: K.
-
-    Returns:
-        (K, K) int64, rows by true class, columns by predicted one.
-
-    Raises:
-        ValueError: an index is not a class.
-
+    Both arrays are (H, W) class indices; 255 in `truth` is ignored. Any other index raises a ValueError.
     """
     # Counting all 256 labels and cutting off the rest is ten times faster than masking pixels first.
     pairs = torch.from_numpy(truth).to(torch.int32).mul_(num_classes).add_(torch.from_numpy(mask))

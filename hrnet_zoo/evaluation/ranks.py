@@ -136,18 +136,13 @@ def _accepts_connections(host: str, port: int) -> bool:
 
 def environment() -> tuple[int, int] | None:
     """Return this process's rank and the number of processes from torchrun's variables; None: a single process."""
-    size = _number("WORLD_SIZE", "1", range(1, 1 << 31))
+    size = environment_number("WORLD_SIZE", "1", range(1, 1 << 31))
     if size == 1:
         return None
-    rank, _ = _number("RANK", "", range(size)), _number("MASTER_PORT", "", range(1 << 16))
+    rank, _ = environment_number("RANK", "", range(size)), environment_number("MASTER_PORT", "", range(1 << 16))
     if not os.environ.get("MASTER_ADDR"):
         raise _invalid("MASTER_ADDR is not set")
     return rank, size
-
-
-def processes_here() -> int:
-    """Return how many processes torchrun started on this machine; 1 without torchrun."""
-    return _number("LOCAL_WORLD_SIZE", "1", range(1, 1 << 31))
 
 
 def local_device(asked: str | None = None) -> str | None:
@@ -157,7 +152,7 @@ def local_device(asked: str | None = None) -> str | None:
     """
     if asked not in (None, "cuda") or not os.environ.get("LOCAL_RANK") or not torch.cuda.is_available():
         return asked
-    return f"cuda:{_number('LOCAL_RANK', '', range(torch.cuda.device_count()))}"
+    return f"cuda:{environment_number('LOCAL_RANK', '', range(torch.cuda.device_count()))}"
 
 
 def is_first() -> bool:
@@ -166,8 +161,8 @@ def is_first() -> bool:
     return rank == 0
 
 
-def _number(name: str, default: str, allowed: range) -> int:
-    """Read a whole number from an environment variable."""
+def environment_number(name: str, default: str, allowed: range) -> int:
+    """Return the number in one of torchrun's variables."""
     text = os.environ.get(name) or default
     if not text.isdecimal() or int(text) not in allowed:
         raise _invalid(f"{name} is {text[:50]!r}, not a whole number from {allowed[0]} to {allowed[-1]}")
