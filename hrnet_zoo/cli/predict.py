@@ -122,9 +122,9 @@ def demo(
     dtype: str | None,
     as_json: bool,
 ) -> None:
-    """Label generated street scenes, and score the result.
+    """Label generated street scenes, and print the mIoU.
 
-    None of them was seen in training. Needs no connection.
+    The network has not seen them in training. Needs no connection.
     """
     seeds = range(seed, seed + scenes)
     if as_dataset:
