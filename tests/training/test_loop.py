@@ -73,16 +73,16 @@ def test_a_validation_stopped_before_its_end_is_told_of_once(tmp_path: Path, mon
 def test_state_is_saved_as_often_as_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saved = []
     monkeypatch.setattr(TrainingLoop, "save", lambda self: saved.append(self.updater.progress.step))
-    finetune("demo", write_own_folder(tmp_path / "data", 6), tmp_path / "run", save_every=3, **OPTIONS)
+    finetune("demo", write_own_folder(tmp_path / "data", 6), tmp_path / "run", save_every=3, **{**OPTIONS, "val": 0})
     assert saved == [2, 2, 3, 4, 4]  # before and after each validation
 
 
-@pytest.mark.parametrize(("load", "threads", "said"), [(9.0, 2, True), (0.5, 2, False), (9.0, 1, False)])
+@pytest.mark.parametrize(("load", "threads", "said"), [(9.0, 2, True), (9.0, 1, False)])
 def test_a_busy_machine_is_told_of_at_the_first_update(
     load: float, threads: int, said: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
     monkeypatch.setattr(os, "getloadavg", lambda: (load, 0.0, 0.0), raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    finetune("demo", write_own_folder(tmp_path / "data", 4), tmp_path / "run", **{**OPTIONS, "steps": 2, "val": 0})
+    finetune("demo", write_own_folder(tmp_path / "data", 4), tmp_path / "run", **{**OPTIONS, "steps": 1, "val": 0})
     assert caplog.text.count("OMP_NUM_THREADS=1 may be much faster") == said

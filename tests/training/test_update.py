@@ -165,16 +165,14 @@ def test_a_state_that_lacks_something_is_refused(tmp_path: Path, spoil: str, mon
 )
 def test_going_on_is_bit_exact(tmp_path: Path, changes: dict[str, Any]) -> None:
     whole = make(**changes)
-    for step in range(4):
+    for step in range(2):
         whole.update(*batch(step))
     begun = make(**changes)
-    for step in range(2):
-        begun.update(*batch(step))
+    begun.update(*batch(0))
     begun.save(tmp_path / "state")
     resumed = make(**changes)
     resumed.resume(tmp_path / "state")
-    for step in range(2, 4):
-        resumed.update(*batch(step))
+    resumed.update(*batch(1))
     for a, b in ((whole.network, resumed.network), (whole.model, resumed.model)):
         theirs = b.state_dict()
         assert all(torch.equal(tensor, theirs[name]) for name, tensor in a.state_dict().items())
