@@ -13,7 +13,7 @@ import torch
 import hrnet_zoo
 from hrnet_zoo.cli import main
 from hrnet_zoo.weights import download
-from hrnet_zoo.zoo.custom import load_custom
+from hrnet_zoo.zoo.resolve import load_custom
 from tests.support.http_server import FaultServer, status, whole
 from tests.zoo.test_custom import NETWORK
 

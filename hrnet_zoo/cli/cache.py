@@ -38,13 +38,13 @@ def download(names: tuple[str, ...], everything: bool, folder: Path | None, as_j
         raise click.UsageError("give names, or --all")
     rows = [model_info(name) for name in (list_models() if everything else names)]
     from hrnet_zoo.weights.convert import network_shapes
-    from hrnet_zoo.zoo import published
+    from hrnet_zoo.zoo import resolve
 
     def fetch(row: ModelInfo) -> tuple[ModelInfo, Path]:
         expected = network_shapes(row.arch, row.num_classes)
         if folder:
-            return row, published.mirror(row, folder, expected, progress=True)
-        return row, published.download(row, expected, progress=True)
+            return row, resolve.mirror(row, folder, expected, progress=True)
+        return row, resolve.download(row, expected, progress=True)
 
     _fetch_each(fetch, rows, as_json)
 
@@ -57,7 +57,7 @@ def import_(files: tuple[Path, ...], as_json: bool) -> None:
 
     A failure does not stop the others; the exit code is that of the first failure.
     """
-    from hrnet_zoo.zoo.published import import_file
+    from hrnet_zoo.zoo.resolve import import_file
 
     _fetch_each(import_file, files, as_json)
 

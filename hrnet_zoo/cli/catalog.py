@@ -37,7 +37,7 @@ def list_(pattern: str, dataset: str | None, arch: str | None, as_json: bool) ->
     say(f"{'name':<28} {'dataset':<22} {'params':>7} {'mIoU':>6} {'ms+flip':>8}")
     for row in rows:
         size = f"{row.parameters / 1e6:.1f} M"
-        say(f"{row.name:<28} {row.dataset_title:<22} {size:>7} {row.miou:>6.2f} {row.miou_ms_flip:>8.2f}")
+        say(f"{row.name:<28} {row.dataset.title:<22} {size:>7} {row.miou:>6.2f} {row.miou_ms_flip:>8.2f}")
 
 
 @click.command()

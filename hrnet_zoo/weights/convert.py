@@ -48,14 +48,13 @@ from hrnet_zoo.weights.scan import (
     refusals,
     show,
 )
-from hrnet_zoo.weights.state_dict import CLASSIFIER, class_count, compare, find_state, fit_state, unwrap
+from hrnet_zoo.weights.state_dict import CLASSIFIER, compare, find_state, fit_state, unwrap
 
 CONVERTER_VERSION = 2  # part of cache keys: raise it whenever the same source gives other bytes
 MOST_BYTES = 2 << 30  # of a file that the user names: W48 with its optimizer's state has half as many
 ROOM = "close what else takes memory: a conversion needs twice the file's size"
 
 Shapes = Mapping[str, torch.Size]  # names and shapes of a network's state dict
-ShapesOf = Callable[[int], Shapes]  # of the network with so many classes
 Weights = tuple[dict[str, Tensor], dict[str, str]]  # a state dict, and the provenance in its file's header
 
 # Weights come in no other types; by their names in pickles, and in safetensors
@@ -123,13 +122,12 @@ def _class_names(claimed: object) -> tuple[str, ...]:
 def convert_checkpoint(
     bodies: list[bytes],
     source: str,
-    expected: ShapesOf,
+    expected: Shapes,
     provenance: Mapping[str, str],
-    dtype: torch.dtype | None = None,
 ) -> bytes:
     """Convert a .pth, popped from a list of one, into a safetensors file.
 
-    `provenance` (`model` and `source_url`) goes into the header. `dtype` is what floating entries must have; None: any.
+    `provenance` (`model` and `source_url`) goes into the header.
 
     Raises:
         CheckpointError: the file is unsafe, damaged, or does not fit.
@@ -139,7 +137,7 @@ def convert_checkpoint(
     state, claimed, notes = read_checkpoint(body, source)
     header = {**provenance, **provenance_of(body, claimed, notes)}
     del body
-    return to_safetensors(fit_state(state, expected(class_count(state, source)), source, dtype=dtype), header)
+    return to_safetensors(fit_state(state, expected, source), header)
 
 
 def provenance_of(body: bytes, claimed: Sequence[str], notes: str) -> dict[str, str]:
@@ -229,7 +227,7 @@ def _tensor(pages: mmap.mmap, place: int, dtype: torch.dtype, shape: tuple[int, 
     return torch.frombuffer(pages, dtype=dtype, count=count, offset=place).view(shape)
 
 
-def load(build: Callable[[], Path], expected: ShapesOf) -> Weights:
+def load(build: Callable[[], Path], expected: Shapes) -> Weights:
     """Map the cached float32 file whose path `build` returns; one that was damaged or removed since is built again.
 
     Raises:
@@ -237,14 +235,13 @@ def load(build: Callable[[], Path], expected: ShapesOf) -> Weights:
 
     """
 
-    def shapes(header: SafetensorsHeader) -> Shapes:
-        _, shape = header.entries.get(f"{CLASSIFIER}.weight", ("", (0,)))
-        return expected(shape[0])
+    def read(path: Path) -> Weights:
+        return map_safetensors(path, lambda _: expected, str(path), torch.float32)
 
     for last in (False, False, True):
         path = build()
         try:
-            return map_safetensors(path, shapes, str(path), torch.float32)
+            return read(path)
         except (CheckpointFormatError, CheckpointNotFoundError) as error:
             if last:
                 raise
@@ -255,7 +252,7 @@ def load(build: Callable[[], Path], expected: ShapesOf) -> Weights:
                     raise cause from None
             logger.warning("%s is damaged or gone (%s); it is built again", path, error.found)
             if not gone:
-                cache.remove_damaged(path, lambda each: map_safetensors(each, shapes, str(each), torch.float32))
+                cache.remove_damaged(path, read)
     raise AssertionError  # the last turn has returned or raised
 
 

@@ -4,7 +4,6 @@ Training scripts wrap weights in many ways. All that lies under one prefix is th
 note says what.
 """
 
-import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
@@ -102,17 +101,6 @@ def unwrap(names: Iterable[str], tensor: Callable[[str], Tensor]) -> tuple[dict[
 
 def _few(names: list[str]) -> str:
     return f"{', '.join(map(show, names[:3]))}{f' and {len(names) - 3} more' if names[3:] else ''}"
-
-
-def class_count(state: Mapping[str, Tensor], source: str) -> int:
-    """Count the classes of a state dict, the rows of its classifier; StateDictMismatchError: it has none."""
-    if _ANCHOR not in state:
-        shapes = {name: tuple(entry.shape) for name, entry in state.items()}
-        raise _mismatch(source, _cause(shapes, {}), missing=[_ANCHOR], unexpected=list(state))
-    shape = tuple(state[_ANCHOR].shape)
-    if len(shape) != 4 or not math.prod(shape):
-        raise _mismatch(source, different=[f"{_ANCHOR}: {shape}, expected (classes, channels, 1, 1)"])
-    return shape[0]
 
 
 def fit_state(

@@ -33,47 +33,23 @@ ARCHS = {
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """One published checkpoint.
+    """One published checkpoint."""
 
-    Attributes:
-        arch: "hr18s", "hr18" or "hr48".
-        dataset: the dataset it was trained on, with everything that follows from it.
-        thousand_iterations: length of the training schedule.
-        train_memory_gb: training memory per GPU as published; None where the table has a dash.
-        inference_fps: images per second on a V100, fp32, batch 1, as published; None where the table has a dash.
-        miou: mean intersection over union on the validation set, percent, as published.
-        miou_ms_flip: the same with six scales and flips, percent, as published.
-        published: date and time in the file's name.
-        sha256_prefix: first eight hex digits of the file's SHA-256, from its name.
-        sha256: the whole digest; None until someone who has the file has stated it.
-
-    """
-
-    arch: str
-    dataset: Dataset
-    thousand_iterations: int
-    train_memory_gb: float | None
-    inference_fps: float | None
-    miou: float
-    miou_ms_flip: float
-    published: str
-    sha256_prefix: str
-    sha256: str | None = None
+    arch: str  # "hr18s", "hr18" or "hr48"
+    dataset: Dataset  # that it was trained on, with everything that follows from it
+    thousand_iterations: int  # of the training schedule
+    train_memory_gb: float | None  # per GPU, as published; None where the table has a dash
+    inference_fps: float | None  # images per second on a V100, fp32, batch 1, as published; None where it has a dash
+    miou: float  # mean intersection over union on the validation set, percent, as published
+    miou_ms_flip: float  # the same with six scales and flips
+    published: str  # date and time in the file's name
+    sha256_prefix: str  # first eight hex digits of the file's SHA-256, from its name
+    sha256: str | None = None  # the whole digest; None until someone who has the file has stated it
 
     @property
     def name(self) -> str:
         """Canonical name."""
         return f"fcn_{self.arch}_{self.dataset.key}_{self.thousand_iterations}k"
-
-    @property
-    def backbone(self) -> str:
-        """Backbone, as in the published table."""
-        return ARCHS[self.arch][0]
-
-    @property
-    def dataset_title(self) -> str:
-        """Dataset, as in the published table."""
-        return self.dataset.title
 
     @property
     def crop_size(self) -> str:
@@ -152,12 +128,13 @@ class ModelInfo:
     def to_dict(self) -> dict[str, Any]:
         """Return the published table's columns, then what else distinguishes rows, ready for JSON."""
         names = (
-            *("backbone", "crop_size", "lr_schedule_iterations", "train_memory_gb", "inference_fps", "miou"),
+            *("crop_size", "lr_schedule_iterations", "train_memory_gb", "inference_fps", "miou"),
             *("miou_ms_flip", "checkpoint_url", "log_url", "arch", "sha256_prefix", "sha256", "num_classes"),
             *("parameters", "license_note"),
         )
         facts = {name: getattr(self, name) for name in names}
-        return {"name": self.name, "method": "FCN", "dataset": self.dataset_title, **facts}
+        backbone = ARCHS[self.arch][0]
+        return {"name": self.name, "method": "FCN", "backbone": backbone, "dataset": self.dataset.title, **facts}
 
 
 # fmt: off

@@ -24,7 +24,6 @@ from hrnet_zoo import __version__
 from hrnet_zoo.errors import (
     CacheError,
     CheckpointError,
-    CheckpointFormatError,
     ConfigError,
     HubError,
     HubRefusedError,
@@ -42,13 +41,6 @@ TIMEOUT_S = 20.0  # for the answer to one small question
 _FILES = (CONFIG_FILE, WEIGHTS_FILE)
 # What the Hub's HTTP library (httpx or httpx2) raises when a host cannot be reached: the base of the Hub's own error.
 _TRANSPORT_ERROR: type[Exception] = next(base for base in hf.HfHubHTTPError.__bases__ if base is not OSError)
-_REFUSALS = (
-    hf.RepositoryNotFoundError,  # gated ones too
-    hf.RevisionNotFoundError,
-    hf.RemoteEntryNotFoundError,
-    hf.LocalTokenNotFoundError,
-)
-
 logger = logging.getLogger("hrnet_zoo")
 
 
@@ -57,12 +49,6 @@ def resolve_repository(name: str) -> ResolvedModel:
 
     A full commit hash whose files are cached needs no connection. Otherwise the Hub is asked; if it cannot be reached,
     the cached copy is used, with a warning.
-
-    Raises:
-        ConfigError: the name is impossible.
-        HubError, OfflineError: the repository cannot be reached.
-        CheckpointError: it holds no model of this library.
-
     """
     repo, at, revision = name.removeprefix(HUB).partition("@")
     require_repo(repo if "://" not in name else name)
@@ -74,7 +60,8 @@ def resolve_repository(name: str) -> ResolvedModel:
     ask = not (is_offline() or (is_pinned and is_cached))
     if ask:
         try:
-            _require_our_files(repo, revision)
+            with hub_errors(repo, f"the model {name}"):
+                hub_api().model_info(repo, revision=revision, timeout=TIMEOUT_S)
         except HubError as error:
             if isinstance(error, HubRefusedError) or not is_cached:
                 raise
@@ -131,7 +118,7 @@ def require_online(repo: str, asked: str) -> None:
     if is_offline():
         raise OfflineError(
             asked=asked,
-            found="HRNET_ZOO_OFFLINE or HF_HUB_OFFLINE switches the network off, and it is not in the Hub's cache",
+            found="HRNET_ZOO_OFFLINE or HF_HUB_OFFLINE switches the network off, which this needs",
             done="no connection was opened",
             advice="unset it; or fetch the files on another machine, and name their folder: local-dir:PATH",
             url=f"{endpoint()}/{repo}",
@@ -164,12 +151,12 @@ def _translated(error: BaseException, repo: str, asked: str, done: str) -> HubEr
             advice="check the free space, and that you may write to the Hub's cache (HF_HUB_CACHE)",
             path=Path(constants.HF_HUB_CACHE),
         )
-    answer = f"HTTP status {status}" if status else "no answer" if is_network else "a refusal of huggingface_hub"
+    answer = f"HTTP status {status}" if status else "no answer" if is_network else "huggingface_hub failed"
     found = f"{answer} for {repo} at {redact(endpoint())} ({words})"
-    if isinstance(cause, _REFUSALS) or status in (401, 403):
+    if isinstance(cause, hf.LocalTokenNotFoundError) or status in (401, 403, 404):
         advice = (
-            "check the name and the revision; for a private repository log in with `hf auth login`, or set HF_TOKEN; "
-            "accept its terms if any"
+            "name a repository that `hrnet-zoo push` filled, and a revision of it; for a private one log in with "
+            "`hf auth login`, or set HF_TOKEN; accept its terms if any"
         )
         return HubRefusedError(asked=asked, found=found, done=done, advice=advice, repo=repo)
     advice = "check the network, and HF_ENDPOINT if it is set; try again later"
@@ -221,20 +208,6 @@ def _fetch(repo: str, file: str, revision: str, *, cached: bool = False, anew: b
             force_download=anew,
         )
     return Path(path)
-
-
-def _require_our_files(repo: str, revision: str) -> None:
-    with hub_errors(repo, f"the model {HUB}{repo}"):
-        found = hub_api().model_info(repo, revision=revision, timeout=TIMEOUT_S)
-    if missing := {*_FILES} - {file.rfilename for file in found.siblings or ()}:
-        raise CheckpointFormatError(
-            asked=f"the model {HUB}{repo}",
-            found=f"no {', '.join(sorted(missing))} there",
-            done="nothing was fetched",
-            advice="name a repository that `hrnet-zoo push` filled; or fetch a .pth yourself, if you trust its author, "
-            "and load it: create_model(NAME, checkpoint=PATH)",
-            source=f"{HUB}{repo}",
-        )
 
 
 def _impossible_name(what: str, found: str) -> ConfigError:

@@ -15,8 +15,7 @@ from hrnet_zoo.errors import CheckpointError, HRNetZooError
 from hrnet_zoo.weights import cache
 from hrnet_zoo.weights.convert import CONVERTER_VERSION, network_shapes, verify_data
 from hrnet_zoo.zoo.catalog import ModelInfo, list_models, model_info
-from hrnet_zoo.zoo.published import cache_key, download, verify_published
-from hrnet_zoo.zoo.resolve import resolve
+from hrnet_zoo.zoo.resolve import cache_key, download, resolve, verify_published
 from hrnet_zoo.zoo.training_log import log_key, parse_log
 
 
@@ -32,14 +31,7 @@ class Verdict:
 def verify(names: Sequence[str] = ()) -> list[Verdict]:
     """Hash models again and compare them with what was written; without names, all finished files of the cache.
 
-    Args:
-        names: catalog names or aliases, "local-dir:PATH", "hf-hub:ORG/NAME[@REVISION]". Nothing is downloaded, except
-            the commit of a branch on the Hub.
-
-    Raises:
-        UnknownModelError, ConfigError: there is no such model.
-        CacheError: the cache cannot be read.
-
+    Nothing is downloaded, except the commit of a branch on the Hub.
     """
     if not names:
         return [Verdict(_name(entry.key), entry.path, _error_in(entry)) for entry in _finished()]
@@ -60,13 +52,8 @@ def verify(names: Sequence[str] = ()) -> list[Verdict]:
 def repair(*, progress: bool) -> list[Verdict]:
     """Remove every damaged file of the cache, and download published weights again.
 
-    Returns:
-        The damaged files, each with the error that prevented its repair. Where there is none, the file is intact again;
-        or, if it is no published one, it is converted again when next used.
-
-    Raises:
-        CacheError: the cache cannot be read or written.
-
+    Return the damaged files, each with the error that prevented its repair. Where there is none, the file is intact
+    again; or, if it is no published one, it is converted again when next used.
     """
     damaged = []
     for entry in _finished():
@@ -84,12 +71,7 @@ def repair(*, progress: bool) -> list[Verdict]:
 
 
 def prune() -> list[cache.CacheEntry]:
-    """Remove leftovers of dead processes and conversions by older versions of this library; return what was removed.
-
-    Raises:
-        CacheError: the cache cannot be written.
-
-    """
+    """Remove leftovers of dead processes and conversions by older versions of this library; return what was removed."""
     removed = cache.sweep(everything=True)
     for entry in _finished():
         version = re.search(r"-c([0-9]+)$", entry.key)
@@ -99,12 +81,7 @@ def prune() -> list[cache.CacheEntry]:
 
 
 def clear_model(info: ModelInfo) -> list[cache.CacheEntry]:
-    """Remove a row's weights and training log, and partial downloads of both; return what was removed.
-
-    Raises:
-        CacheError: the cache cannot be written.
-
-    """
+    """Remove a row's weights and training log, and partial downloads of both; return what was removed."""
     return cache.clear(cache_key(info)) + (cache.clear(log_key(info.log_url)) if info.log_url else [])
 
 

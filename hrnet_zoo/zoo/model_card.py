@@ -7,11 +7,8 @@ import json
 import re
 from typing import Any
 
-from hrnet_zoo.datasets import DATASETS
 from hrnet_zoo.zoo.catalog import ARCHS, DEMO, HUB, list_models, model_info
 from hrnet_zoo.zoo.model_config import LIBRARY, ModelConfig
-
-_METRICS = (("miou", "mIoU", "mean_iou"), ("macc", "mAcc", "mean_accuracy"), ("aacc", "aAcc", "pixel_accuracy"))
 
 
 def model_card(config: ModelConfig) -> str:
@@ -30,21 +27,23 @@ def _metadata(config: ModelConfig) -> dict[str, Any]:
     }
     if config.parent and config.parent.name.startswith(HUB):  # the Hub links it
         facts["base_model"] = config.parent.name.removeprefix(HUB).partition("@")[0]
-    data = config.dataset
-    known = DATASETS.get(data.key)
-    is_official = known is not None and (known.title, known.classes) == (data.title, data.classes)
-    if is_official:
-        facts["datasets"] = [data.key]
-    measured = [
-        {"type": kind, "name": f"{title} (%)", "value": getattr(config.metrics, key)}
-        for key, title, kind in _METRICS
-        if getattr(config.metrics, key) is not None
-    ]
+    measured = [{"type": kind, "name": f"{title} (%)", "value": value} for title, kind, value in _measured(config)]
     if measured:
-        on = {"type": data.key if is_official else "custom", "name": config.metrics.data or data.title}
+        on = {"type": "custom", "name": config.metrics.data or config.dataset.title}
         result = {"task": {"type": "image-segmentation"}, "dataset": on, "metrics": measured}
         facts["model-index"] = [{"name": f"FCN {ARCHS[config.arch][0]}", "results": [result]}]
     return facts
+
+
+def _measured(config: ModelConfig) -> list[tuple[str, str, float]]:
+    """Return title, name on the Hub and value (percent) of what was measured."""
+    metrics = config.metrics
+    named = (
+        ("mIoU", "mean_iou", metrics.miou),
+        ("mAcc", "mean_accuracy", metrics.macc),
+        ("aAcc", "pixel_accuracy", metrics.aacc),
+    )
+    return [(title, kind, value) for title, kind, value in named if value is not None]
 
 
 def _body(config: ModelConfig) -> str:
@@ -67,9 +66,7 @@ def _body(config: ModelConfig) -> str:
             licenses.append(f"What it started from: {inline(model_info(parent.name).license_note)}")
     if metrics.steps is not None:
         training.append(f"Optimizer steps: {metrics.steps:,}")
-    measured = [
-        f"{title} {getattr(metrics, key):.2f} %" for key, title, _ in _METRICS if getattr(metrics, key) is not None
-    ]
+    measured = [f"{title} {value:.2f} %" for title, _, value in _measured(config)]
     on = f" on {inline(metrics.data)}" if measured and metrics.data else ""
     return f"""\
 # FCN {ARCHS[config.arch][0]}, {len(config.dataset.classes)} classes

@@ -32,62 +32,34 @@ LABELS = identity(2).title
 
 @dataclass(frozen=True)
 class Parent:
-    """The checkpoint that a model started from.
+    """The checkpoint that a model started from."""
 
-    Attributes:
-        name: its name for `create_model`: a catalog name, "hf-hub:ORG/NAME@COMMIT", or just "local-dir" for a folder,
-            because paths reveal user names.
-        file: file name, without folders.
-        source_sha256: of the published file that the weights were converted from, 64 hex digits.
-        data_sha256: of the weights in their safetensors file, 64 hex digits.
-
-    """
-
-    name: str
-    file: str | None = None
-    source_sha256: str | None = None
-    data_sha256: str | None = None
+    name: str  # for `create_model`; just "local-dir" for a folder, because paths reveal user names
+    file: str | None = None  # without folders
+    source_sha256: str | None = None  # of the published file that the weights were converted from
+    data_sha256: str | None = None  # of the weights in their safetensors file
 
 
 @dataclass(frozen=True)
 class Metrics:
-    """Measured accuracy.
+    """Measured accuracy."""
 
-    Attributes:
-        miou: mean intersection over union, percent.
-        macc: mean class accuracy, percent.
-        aacc: pixel accuracy, percent.
-        data: the images that these were measured on.
-        steps: optimizer steps since the parent.
-
-    """
-
-    miou: float | None = None
+    miou: float | None = None  # percent, as macc and aacc
     macc: float | None = None
     aacc: float | None = None
-    data: str | None = None
-    steps: int | None = None
+    data: str | None = None  # the images that these were measured on
+    steps: int | None = None  # of the optimizer, since the parent
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Everything about a model except its weights.
+    """Everything about a model except its weights."""
 
-    Attributes:
-        arch: "hr18s", "hr18" or "hr48".
-        dataset: class names, colors and image preprocessing.
-        data_sha256: of the weights that this belongs to, 64 hex digits.
-        license: of the weights, as the Hub abbreviates it: "apache-2.0", "other", "unknown".
-        parent: the checkpoint that it started from; None if it was trained from random weights.
-        metrics: measured accuracy.
-
-    """
-
-    arch: str
+    arch: str  # "hr18s", "hr18" or "hr48"
     dataset: Dataset
-    data_sha256: str
-    license: str
-    parent: Parent | None = None
+    data_sha256: str  # of the weights that this belongs to, 64 hex digits
+    license: str  # of the weights, as the Hub abbreviates it: "apache-2.0", "other", "unknown"
+    parent: Parent | None = None  # None: trained from random weights
     metrics: Metrics = Metrics()
 
     def to_dict(self) -> dict[str, Any]:
@@ -138,12 +110,10 @@ def read_config(path: Path) -> ModelConfig:
 
 
 def parse_config(text: bytes | str, source: str, data_sha256: str | None = None) -> ModelConfig:
-    """Return the configuration in a JSON text.
+    """Return the configuration in a text of `to_json`, or of `to_header`, which lacks `data_sha256`.
 
-    Args:
-        text: what `ModelConfig.to_json` or `to_header` returned; anything else raises ModelConfigError.
-        source: where it comes from, for messages.
-        data_sha256: of the weights, for a text that lacks it (`to_header`).
+    Raises:
+        ModelConfigError: the text of `source` is anything else.
 
     """
     if len(text) > MAX_BYTES:
@@ -152,27 +122,23 @@ def parse_config(text: bytes | str, source: str, data_sha256: str | None = None)
         content = json.loads(text)
         if isinstance(content, dict) and content.get("schema") == 1:
             content = {**json.loads(text, object_pairs_hook=_rename), "schema": SCHEMA}
-    except (ValueError, RecursionError) as error:
-        raise refusal(source, "$", f"not JSON: {str(error)[:200]}") from None
-    if data_sha256 is not None and isinstance(content, dict):
-        content["data_sha256"] = data_sha256
-    for path, value in _leaves(content, "$"):
-        rule = _RULES.get(re.sub(r"(?<=\.classes)\[\d+\]", "", path))
-        if rule is None or not rule.allows(value):
-            expected = rule.expected if rule else "no such value here"
-            raise refusal(source, path, f"{reprlib.repr(value)}, expected {expected}")
-    try:
+        if isinstance(content, dict) and data_sha256 is not None:
+            content["data_sha256"] = data_sha256
+        for path, value in _leaves(content, "$"):
+            rule = _RULES.get(re.sub(r"(?<=\.classes)\[\d+\]", "", path))
+            if rule is None or not rule.allows(value):
+                expected = rule.expected if rule else "no such value here"
+                raise refusal(source, path[:200], f"{reprlib.repr(value)}, expected {expected}")
         config = _build(content)
-    except (KeyError, TypeError, ValueError) as error:
-        raise refusal(source, "$", f"a key or an entry of a list is missing: {error}") from None
-    for key, value in config.to_dict().items():
-        if content.get(key) != value:
-            raise refusal(source, f"$.{key}", f"{reprlib.repr(content.get(key))}, expected {value!r}")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise refusal(source, "$", f"not all of a configuration: {type(error).__name__}: {str(error)[:200]}") from None
+    ours = config.to_dict()
+    for key in {**content, **ours}:
+        if content.get(key) != ours.get(key):
+            raise refusal(source, f"$.{key}", f"{reprlib.repr(content.get(key))}, expected {ours.get(key)!r}")
     names = config.dataset.classes
     if not 2 <= len(names) == len(set(names)) <= 255:
-        raise refusal(
-            source, "$.classes", f"{len(set(names))} different names of {len(names)}, expected 2 to 255 names"
-        )
+        raise refusal(source, "$.classes", f"{len(set(names))} names for {len(names)} classes; expected 2 to 255")
     if config.dataset.resize_to[0] < config.dataset.resize_to[1]:
         raise refusal(source, "$.input.resize_to", f"{config.dataset.resize_to}, but the long side comes first")
     return config
@@ -241,7 +207,8 @@ def _text(longest: int, forbidden: str = "") -> _Value:
         is_short = isinstance(text, str) and 1 <= len(text) <= longest
         return is_short and text.isprintable() and text == text.strip() and not {*text} & {*forbidden}
 
-    return _Value(f"1 to {longest} printable characters without outer blanks {forbidden}".rstrip(), allows)
+    unlike = f", none of {forbidden}" if forbidden else ""
+    return _Value(f"1 to {longest} printable characters without outer blanks{unlike}", allows)
 
 
 def _integer(low: int, high: int) -> _Value:

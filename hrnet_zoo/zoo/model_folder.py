@@ -63,10 +63,6 @@ def read_folder(folder: Path, *, complete: bool = False) -> ModelConfig:
 
     A `config.json` that belongs to the same weights must agree. One that belongs to other weights, as an interrupted
     save leaves it, is ignored with a warning; with `complete`, it must be there and agree.
-
-    Raises:
-        CheckpointError: there is no folder that `save_pretrained` wrote, or its files are damaged or contradictory.
-
     """
     path = folder / CONFIG_FILE
     try:
@@ -95,21 +91,9 @@ def verify_folder(folder: Path) -> ModelConfig:
 
 
 def load_folder(folder: Path, config: ModelConfig, expected: Shapes) -> Weights:
-    """Load the weights of a model folder; their names, shapes and values are checked.
+    """Load the weights of a model folder whose configuration was read; their names, shapes and values are checked.
 
-    If newer weights of the same network were saved since `config` was read, the newer ones are loaded.
-
-    Args:
-        folder: the model folder.
-        config: what `read_folder` returned.
-        expected: names and shapes of the network.
-
-    Returns:
-        Tensors, and their configuration, digest and license.
-
-    Raises:
-        CheckpointError: the file is damaged, does not fit, or another network was saved there since.
-
+    If newer weights of the same network were saved since, the newer ones are loaded.
     """
     path = folder / WEIGHTS_FILE
     with raise_on_oom(f"load {path}", done="nothing was loaded", advice=ROOM):
@@ -159,9 +143,6 @@ def save_pretrained(
         license: of the weights, as the Hub abbreviates it ("apache-2.0", "other"); None: that of the weights that the
             model started from, "unknown" if that is not known.
 
-    Returns:
-        The folder.
-
     Raises:
         ConfigError: `metrics` has an unknown name.
         ModelConfigError: a class name, a metric or another fact is invalid in a configuration.
@@ -199,10 +180,7 @@ def config_of(
     except StateDictMismatchError as error:  # a network that was changed by hand could not be created when loading
         error.asked = f"save {model.name}, {model.arch} with {len(model.classes)} classes, as a model folder"
         error.done = "nothing was written"
-        error.advice = (
-            "create_model(..., classes=[names]) makes a head for your classes; for a network with other modules use "
-            "torch.save(model.state_dict(), ...)"
-        )
+        error.advice = "change the head with create_model(..., classes=[names]); torch.save saves any other network"
         raise
     # The labels go along: what a later version's tables say of the dataset does not matter.
     dataset = replace(model.dataset, labels=tuple(zip(model.classes, model.palette, strict=True)))

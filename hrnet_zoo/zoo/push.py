@@ -23,20 +23,12 @@ from hrnet_zoo.zoo.model_folder import save_pretrained, verify_folder
 
 @dataclass(frozen=True)
 class Pushed:
-    """A commit on the Hub.
+    """A commit on the Hub."""
 
-    Attributes:
-        repo: "org/name".
-        commit: 40 hex digits.
-        url: of the commit.
-        data_sha256: of its weights.
-
-    """
-
-    repo: str
-    commit: str
-    url: str
-    data_sha256: str
+    repo: str  # "org/name"
+    commit: str  # 40 hex digits
+    url: str  # of the commit
+    data_sha256: str  # of its weights
 
     @property
     def name(self) -> str:
@@ -49,12 +41,7 @@ class Pushed:
 
 
 def push(
-    folder: str | Path,
-    repo: str,
-    *,
-    public: bool = False,
-    revision: str | None = None,
-    message: str | None = None,
+    folder: str | Path, repo: str, *, public: bool = False, revision: str | None = None, message: str | None = None
 ) -> Pushed:
     """Share a model folder on the Hub: its three files and nothing else, in one commit.
 
@@ -109,20 +96,14 @@ def push(
 def push_published(organization: str, names: Sequence[str] = (), *, public: bool = False) -> Iterator[Pushed]:
     """Mirror published checkpoints in your own organization, each in a repository `ORG/<name of the row>`.
 
-    Each is downloaded unless cached, verified, saved as a model folder and pushed, one after the other, as the iterator
-    is consumed. `create_model("hf-hub:ORG/<name>")` loads them. The errors are those of `create_model` and `push`.
-
-    Args:
-        organization: the account on the Hub.
-        names: catalog names; empty: all published ones.
-        public: make new repositories visible to everybody; the datasets' licenses are in the cards.
-
+    Each is saved as a model folder and pushed, one after the other, as the iterator is consumed; without `names`, all.
+    The datasets' licenses are in the cards.
     """
     rows = [model_info(name) for name in (names or list_models())]
     for row in rows:
         require_repo(f"{organization}/{row.name}")
         with tempfile.TemporaryDirectory() as folder:
             model = create_model(row.name, device="cpu")
-            save_pretrained(model, folder, metrics={"miou": row.miou, "data": f"{row.dataset_title} val, as published"})
+            save_pretrained(model, folder, metrics={"miou": row.miou, "data": f"{row.dataset.title} val, as published"})
             del model
             yield push(folder, f"{organization}/{row.name}", public=public, message=f"{row.file_name}, converted")

@@ -45,22 +45,14 @@ class TrainingLog:
 
     A column is a list with one entry per line, in the log's order and under the log's own name; nan where a line lacks
     it. Values are those in the file: mIoU, mAcc and aAcc are fractions in the logs of mmsegmentation 0.x and percent in
-    those of some later versions.
-
-    Attributes:
-        name: canonical name of the model.
-        environment: the log's first line: env_info (machine and versions, many lines), seed, exp_name, ...
-        train: columns of the training lines: "iter", "loss", "decode.acc_seg" (percent), "lr", "memory" (MB),
-            "time" (seconds per iteration), ...
-        val: columns of the validation lines: "iter", "mIoU", "mAcc", "aAcc", ... A line whose `iter` is absent or below
-            that of the training line before it, because it counts batches, gets that line's.
-
+    those of some later versions; memory is in MB, time in seconds per iteration. A validation line whose `iter` is
+    absent or below that of the training line before it, because it counts batches, gets that line's.
     """
 
-    name: str
-    environment: dict[str, Any]
-    train: Columns
-    val: Columns
+    name: str  # of the model
+    environment: dict[str, Any]  # env_info (machine and versions, many lines), seed, exp_name, ...
+    train: Columns  # "iter", "loss", "decode.acc_seg", "lr", "memory", "time", ...
+    val: Columns  # "iter", "mIoU", "mAcc", "aAcc", ...
 
     @property
     def best(self) -> tuple[float, float] | None:
@@ -83,21 +75,17 @@ class TrainingLog:
         """
         path = Path(path)
         kind = path.suffix.lower().removeprefix(".")
-        if kind not in PLOT_FORMATS:
+        try:
+            if kind not in PLOT_FORMATS:
+                raise ValueError(f"the ending {path.suffix!r}")
+            from matplotlib.figure import Figure  # without pyplot there is no state to share, and no display
+        except (ImportError, ValueError) as error:
             raise ConfigError(
                 asked=f"draw the training log of {self.name} as {path}",
-                found=f"the ending {path.suffix!r}",
+                found=str(error),
                 done="nothing was drawn",
-                advice=f"give a file that ends in .{', .'.join(PLOT_FORMATS)}",
-            )
-        try:
-            from matplotlib.figure import Figure  # without pyplot there is no state to share, and no display
-        except ImportError as error:
-            raise ConfigError(
-                asked=f"draw the training log of {self.name}",
-                found=f"matplotlib cannot be imported ({error})",
-                done="nothing was drawn",
-                advice="pip install '.[plot]' in the checkout of hrnet-zoo",
+                advice=f"give a file that ends in .{', .'.join(PLOT_FORMATS)}; for matplotlib: "
+                "pip install '.[plot]' in the checkout of hrnet-zoo",
             ) from error
         figure = Figure(figsize=(8, 4.5), dpi=150, layout="constrained")
         losses = figure.subplots()
@@ -131,8 +119,17 @@ def training_log(name: str, *, progress: bool = True) -> TrainingLog:
 
     """
     if is_saved(name):
-        folder = os.path.expanduser(name.removeprefix(LOCAL))  # noqa: PTH111 - never raises, unlike Path.expanduser
-        return _own_log(Path(folder))
+        folder = Path(os.path.expanduser(name.removeprefix(LOCAL)))  # noqa: PTH111 - never raises, unlike Path's
+        try:
+            data = (folder / OWN_LOG).read_bytes()
+        except (OSError, ValueError) as error:  # ValueError: a null character in the path
+            raise ConfigError(
+                asked=f"the training log of {folder}",
+                found=f"it cannot be read: {error}",
+                done="nothing was changed",
+                advice="name a folder that `hrnet-zoo finetune` made; a model that was copied from one has no log",
+            ) from error
+        return parse_log(data, str(folder / OWN_LOG), folder.name)
     info = model_info(name)
     if info.log_url is None:
         raise ConfigError(
@@ -145,20 +142,6 @@ def training_log(name: str, *, progress: bool = True) -> TrainingLog:
     with cache.disk_errors(path, f"read {path}"):
         data = path.read_bytes()
     return parse_log(data, str(path), info.name)
-
-
-def _own_log(folder: Path) -> TrainingLog:
-    file = folder / OWN_LOG
-    try:
-        data = file.read_bytes()
-    except (OSError, ValueError) as error:  # ValueError: a null character in the path
-        raise ConfigError(
-            asked=f"the training log of {folder}",
-            found=f"it cannot be read: {error}",
-            done="nothing was changed",
-            advice="name a folder that `hrnet-zoo finetune` made; a model that was copied from one has no log",
-        ) from error
-    return parse_log(data, str(file), folder.name)
 
 
 def parse_log(data: bytes, source: str, name: str) -> TrainingLog:

@@ -38,7 +38,7 @@ from hrnet_zoo.models.fcn import FCNHRNet
 from hrnet_zoo.weights.cache import path_of
 from hrnet_zoo.zoo.catalog import DEMO, list_models, model_info
 from hrnet_zoo.zoo.create import create_model
-from hrnet_zoo.zoo.published import cache_key
+from hrnet_zoo.zoo.resolve import cache_key
 from tests.support.http_server import FaultServer, drip, status
 
 

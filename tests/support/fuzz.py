@@ -30,8 +30,8 @@ from hrnet_zoo.errors import HRNetZooError
 from hrnet_zoo.images.read import read_image
 from hrnet_zoo.weights.convert import read_checkpoint, to_safetensors
 from hrnet_zoo.weights.state_dict import fit_state
-from hrnet_zoo.zoo.custom import load_custom
 from hrnet_zoo.zoo.model_config import Metrics, ModelConfig, Parent, parse_config
+from hrnet_zoo.zoo.resolve import load_custom
 from tests.support.checkpoints import (
     ATTACKS,
     GOOD_LEGACY,

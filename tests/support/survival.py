@@ -64,7 +64,7 @@ def small_state() -> dict[str, Tensor]:
 
 
 BODY = legacy(small_state())
-CONVERTED = convert.convert_checkpoint([BODY], KEY, lambda _: EXPECTED, {"source_url": KEY})
+CONVERTED = convert.convert_checkpoint([BODY], KEY, EXPECTED, {"source_url": KEY})
 DIGEST = hashlib.sha256(BODY).hexdigest()
 
 
@@ -76,12 +76,12 @@ def load(url: str) -> None:
             KEY,
             [url],
             DIGEST,
-            lambda bodies: convert.convert_checkpoint(bodies, url, lambda _: EXPECTED, {"source_url": KEY}),
+            lambda bodies: convert.convert_checkpoint(bodies, url, EXPECTED, {"source_url": KEY}),
             max_bytes=len(BODY),
             progress=False,
         )
 
-    state, _ = convert.load(bring, lambda _: EXPECTED)
+    state, _ = convert.load(bring, EXPECTED)
     wanted = small_state()
     assert all(torch.equal(state[name], wanted[name]) for name in wanted)
 

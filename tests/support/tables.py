@@ -44,8 +44,8 @@ def models_table() -> str:
         "|---|---|---|---:|---:|---:|---|",
     ]
     lines += [
-        f"| `{row.name}` | {row.backbone} | {row.dataset_title} | {row.parameters / 1e6:.1f} M | {row.miou:.2f} "
-        f"| {row.miou_ms_flip:.2f} | {good_for(row)} |"
+        f"| `{row.name}` | {row.to_dict()['backbone']} | {row.dataset.title} | {row.parameters / 1e6:.1f} M "
+        f"| {row.miou:.2f} | {row.miou_ms_flip:.2f} | {good_for(row)} |"
         for row in rows()
     ]
     return "\n".join(lines)
@@ -58,8 +58,9 @@ def rows_table() -> str:
         "|---|---|---|---|---:|---:|---:|---:|---:|---:|---|",
     ]
     lines += [
-        f"| `{row.name}` | {row.backbone} | {row.dataset_title} | {row.crop_size} | {row.lr_schedule_iterations:,} "
-        f"| {row.train_memory_gb or '-'} | {row.inference_fps or '-'} | {row.miou:.2f} | {row.miou_ms_flip:.2f} "
+        f"| `{row.name}` | {row.to_dict()['backbone']} | {row.dataset.title} | {row.crop_size} "
+        f"| {row.lr_schedule_iterations:,} | {row.train_memory_gb or '-'} | {row.inference_fps or '-'} "
+        f"| {row.miou:.2f} | {row.miou_ms_flip:.2f} "
         f"| {row.parameters:,} | [{row.sha256_prefix}]({row.checkpoint_url}), [log]({row.log_url}) |"
         for row in rows()
     ]
@@ -86,7 +87,8 @@ def demo_table() -> str:
             "| | |",
             "|---|---|",
             f"| name | `{DEMO.name}` |",
-            f"| network | {DEMO.backbone}, {DEMO.num_classes} classes of Cityscapes, {DEMO.parameters:,} parameters |",
+            f"| network | {DEMO.to_dict()['backbone']}, {DEMO.num_classes} classes of Cityscapes, "
+            f"{DEMO.parameters:,} parameters |",
             f"| mIoU | {DEMO.miou:.2f} % on 50 generated scenes; "
             f"{DEMO.miou_ms_flip:.2f} % with six scales and mirroring |",
             f"| file | `{DEMO.file_name}`, SHA-256 `{DEMO.sha256}` |",

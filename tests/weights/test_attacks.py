@@ -22,8 +22,8 @@ from hrnet_zoo.weights import scan
 from hrnet_zoo.weights.convert import read_checkpoint
 from hrnet_zoo.weights.scan import inspect_checkpoint
 from hrnet_zoo.zoo.create import create_model
-from hrnet_zoo.zoo.custom import load_custom
 from hrnet_zoo.zoo.model_folder import read_folder
+from hrnet_zoo.zoo.resolve import load_custom
 from tests.cli.conftest import Run
 from tests.support.checkpoints import ATTACKS, HARMLESS, PROTO, VALUES, legacy_file
 from tests.support.fuzz import EXPECTED, mutant

@@ -46,7 +46,7 @@ from hrnet_zoo.weights.convert import (
     verify_data,
     with_classes,
 )
-from hrnet_zoo.weights.state_dict import class_count, fit_state
+from hrnet_zoo.weights.state_dict import fit_state
 from tests.conftest import SHARED
 from tests.support.cache_fsck import fsck
 from tests.support.checkpoints import (
@@ -207,19 +207,7 @@ def test_refuses_a_format_of_the_future() -> None:
         read_checkpoint(archive([Member(f"archive/{name}", data) for name, data in members.items()]), "a.pth")
 
 
-# --- class_count and fit ---------------------------------------------------------------------------------------------
-
-
-def test_counts_classes() -> None:
-    """The rows of the classifier; without one, or without rows, there is no answer."""
-    assert class_count(stand_in(SHAPES), "a.pth") == 19
-    for state in (
-        {},
-        {"decode_head.conv_seg.weight": torch.ones(19)},
-        {"decode_head.conv_seg.weight": torch.ones(0, 8, 1, 1)},
-    ):
-        with pytest.raises(StateDictMismatchError, match=r"decode_head\.conv_seg\.weight"):
-            class_count(state, "a.pth")
+# --- fit -----------------------------------------------------------------------------------------------------------
 
 
 def test_fits_in_the_order_of_the_network() -> None:
@@ -354,7 +342,6 @@ def test_converts_the_golden_checkpoint(tmp_path: Path) -> None:
     shapes = json.loads((SHARED / "facts" / "state_dict_hr18s_19_classes.json").read_text())
     expected = {name: torch.Size(shape) for name, shape in shapes.items()}
     state = read_checkpoint(path.read_bytes(), path.name).state
-    assert class_count(state, path.name) == 19
     converted = write(tmp_path / "a.safetensors", fit_state(state, expected, path.name, dtype=torch.float32))
     verify_data(converted)
     wanted = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
@@ -489,7 +476,7 @@ def test_a_cached_file_of_another_network_is_not_taken(host: FaultServer) -> Non
     load(host.play("/a.pth", whole(BODY)))
     path = files.path_of(KEY)
     with pytest.raises(StateDictMismatchError):
-        convert.load(lambda: path, lambda _: {})
+        convert.load(lambda: path, {})
     assert path.exists()
 
 

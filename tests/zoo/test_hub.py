@@ -12,7 +12,6 @@ from huggingface_hub.errors import LocalTokenNotFoundError
 
 from hrnet_zoo.errors import (
     CacheError,
-    CheckpointFormatError,
     ConfigError,
     HashMismatchError,
     HubError,
@@ -120,14 +119,14 @@ def test_an_invalid_config(config: bytes, hub: Hub, files: dict[str, bytes]) -> 
     assert not any(WEIGHTS_FILE in request for request in hub.requests)
 
 
-def test_pickles_are_refused_before_anything_is_fetched(hub: Hub, files: dict[str, bytes]) -> None:
+def test_pickles_are_never_fetched(hub: Hub, files: dict[str, bytes]) -> None:
     hub.add("me/old", {"pytorch_model.bin": b"\x80", CONFIG_FILE: files[CONFIG_FILE]})
-    with pytest.raises(CheckpointFormatError, match=r"no model\.safetensors there[\s\S]*checkpoint=PATH"):
+    with pytest.raises(HubRefusedError, match=r"model\.safetensors of me/old[\s\S]*`hrnet-zoo push` filled"):
         pull("me/old")
     hub.add("me/text", {"README.md": b""})
-    with pytest.raises(CheckpointFormatError, match=r"no config\.json, model\.safetensors"):
+    with pytest.raises(HubRefusedError, match=r"config\.json of me/text"):
         pull("me/text")
-    assert not any("resolve" in request for request in hub.requests)
+    assert not any("pytorch_model" in request for request in hub.requests)
 
 
 def test_what_is_not_there(hub: Hub, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,11 +19,11 @@ from hrnet_zoo.errors import (
 )
 from hrnet_zoo.weights import cache
 from hrnet_zoo.weights.convert import convert_checkpoint, network_shapes, publish
-from hrnet_zoo.zoo import maintenance, published
+from hrnet_zoo.zoo import maintenance, resolve
 from hrnet_zoo.zoo.catalog import ModelInfo, model_info
 from hrnet_zoo.zoo.create import create_model
 from hrnet_zoo.zoo.maintenance import clear_model, prune, repair, verify
-from hrnet_zoo.zoo.published import cache_key
+from hrnet_zoo.zoo.resolve import cache_key
 from hrnet_zoo.zoo.training_log import log_key
 from tests.support.cache_fsck import fsck
 
@@ -46,7 +46,7 @@ def row(hr18s: bytes, monkeypatch: pytest.MonkeyPatch) -> ModelInfo:
 
 def put(stem: str, body: bytes) -> Path:
     network = network_shapes("hr18s", 19)
-    publish(stem, convert_checkpoint([body], stem, lambda _: network, {"source_url": stem}))
+    publish(stem, convert_checkpoint([body], stem, network, {"source_url": stem}))
     return cache.path_of(stem)
 
 
@@ -106,7 +106,7 @@ def test_a_file_under_anothers_name(row: ModelInfo, hr18s: bytes, monkeypatch: p
     assert found.error.expected == "0" * 64
     assert f"from a file with SHA-256 {found.error.actual}; the catalog states {'0' * 64}" in found.error.found
     monkeypatch.setattr(maintenance, "model_info", lambda _: row)
-    monkeypatch.setattr(published, "network_shapes", lambda arch, classes: network_shapes("hr18", classes))
+    monkeypatch.setattr(resolve, "network_shapes", lambda arch, classes: network_shapes("hr18", classes))
     (found,) = [each for each in verify() if each.name == row.name]
     assert isinstance(found.error, StateDictMismatchError)
     assert "backbone.stage2.0.branches.0.2.bn1.bias" in found.error.missing

@@ -6,7 +6,6 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 from huggingface_hub import ModelCard, ModelCardData
 
-from hrnet_zoo.datasets import CITYSCAPES
 from hrnet_zoo.zoo.catalog import model_info
 from hrnet_zoo.zoo.model_card import inline, model_card
 from hrnet_zoo.zoo.model_config import Metrics, Parent
@@ -29,8 +28,6 @@ def test_metadata_as_the_hub_reads_it() -> None:
 def test_metadata_holds_only_what_is_known() -> None:
     _, front, _ = model_card(replace(CONFIG, metrics=Metrics())).split("---\n", 2)
     assert sorted(yaml.safe_load(front)) == ["library_name", "license", "pipeline_tag", "tags"]
-    _, front, _ = model_card(replace(CONFIG, dataset=CITYSCAPES)).split("---\n", 2)
-    assert yaml.safe_load(front)["datasets"] == ["cityscapes"]
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from hrnet_zoo.weights import cache, convert
 from hrnet_zoo.weights.convert import network_shapes, read_checkpoint
 from hrnet_zoo.weights.scan import inspect_safetensors
 from hrnet_zoo.zoo.catalog import ModelInfo, model_info
-from hrnet_zoo.zoo.published import cache_key, import_file, load_published, mirror
+from hrnet_zoo.zoo.resolve import cache_key, import_file, load_published, mirror
 from tests.support.http_server import FaultServer, ranged, status, whole
 
 NAME = "fcn_hr18s_cityscapes_40k"
@@ -96,7 +96,7 @@ def test_two_versions_share_a_cache(
     (ours,) = cache.rglob("*-c2.safetensors")
     before = (ours.read_bytes(), ours.stat().st_mtime_ns, ours.stat().st_ino)
     with monkeypatch.context() as newer:
-        for module in ("zoo.published", "weights.convert"):
+        for module in ("zoo.resolve", "weights.convert"):
             newer.setattr(f"hrnet_zoo.{module}.CONVERTER_VERSION", 3)
         _, provenance = load_published(row, NETWORK, progress=False)
         assert provenance["converter_version"] == "3"
@@ -195,10 +195,10 @@ def test_want_of_memory_is_no_damage(
 
     host.play(path_of(row), whole(hr18s))
     monkeypatch.setenv("HRNET_ZOO_MIRRORS", host.url)
-    monkeypatch.setattr("hrnet_zoo.zoo.published.recognize", lambda _: row)
+    monkeypatch.setattr("hrnet_zoo.zoo.resolve.recognize", lambda _: row)
     (tmp_path / row.file_name).write_bytes(hr18s)
     with monkeypatch.context() as short:
-        short.setattr(torch, "from_numpy", greedy)
+        short.setattr("safetensors.torch.save", greedy)
         with pytest.raises(ConfigError, match="too little memory") as caught:
             load_published(row, NETWORK, progress=False)
         assert "what was fetched stays in " in caught.value.done
