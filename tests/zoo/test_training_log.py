@@ -461,3 +461,5 @@ def test_cache_commands(mirror: FaultServer, cache: Path, capsys: pytest.Capture
 def test_a_folder_without_a_log(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"No such file[\s\S]*metrics\.jsonl[\s\S]*finetune` made"):
         training_log(f"local-dir:{tmp_path}")
+    with pytest.raises(ConfigError, match="null"):
+        training_log("local-dir:a\0b")
