@@ -1,8 +1,7 @@
 """Plan -> engine on a CPU with OpenVINO (extra `openvino`), in floating point or, calibrated with images, in 8 bits.
 
 The plan's steps are written in OpenVINO's own operations, which takes milliseconds; its converter would trace the
-network for half a minute. One compiled model serves all image sizes: a model for one size was 4 to 7 % faster there
-(W18-Small, 512x1024), but takes half a second and the weights' memory once more for each.
+network for half a minute. One compiled model serves all image sizes; one for each would be 4 to 7 % faster there.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -66,12 +66,7 @@ class OpenVINOEngine:
 
 
 def dtypes() -> tuple[torch.dtype, ...]:
-    """Return the dtypes that OpenVINO supports on this processor, the fastest first.
-
-    Raises:
-        ConfigError: OpenVINO is not installed.
-
-    """
+    """Return the dtypes that OpenVINO supports on this processor, the fastest first."""
     capabilities = openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return (torch.bfloat16, torch.float32) if "BF16" in capabilities else (torch.float32,)
 
@@ -163,14 +158,11 @@ def import_extra(module: str, extra: str, option: str) -> Any:  # noqa: ANN401 -
     Its usage statistics are off in automated tests; the environment variable CI, set during the first import, says so.
     """
     try:
-        with _importing:
-            if module in sys.modules or "CI" in os.environ:
-                return importlib.import_module(module)
-            os.environ["CI"] = "true"
-            try:
-                return importlib.import_module(module)
-            finally:
-                del os.environ["CI"]
+        with _importing, ExitStack() as stack:
+            if module not in sys.modules and "CI" not in os.environ:
+                os.environ["CI"] = "true"
+                stack.callback(os.environ.pop, "CI")
+            return importlib.import_module(module)
     except ImportError as error:
         raise ConfigError(
             asked=f"optimize with {option}",

@@ -84,24 +84,14 @@ def distinct(sources: Index) -> tuple[list[Index], list[tuple[int, int]]]:
 
 
 class BlockRows(NamedTuple):
-    """A row chunk of whole blocks.
+    """A row chunk of whole blocks, with the rows of logits from `top` on that it interpolates."""
 
-    Attributes:
-        down: the axis of rows.
-        across: the axis of columns.
-        bands: the bands of rows.
-        logits: (classes, rows x columns) that they interpolate: by class they are ten times faster to reduce.
-        top: the row of the first of these.
-        width: columns of the logits.
-
-    """
-
-    down: Axis
-    across: Axis
-    bands: slice
-    logits: Floats
+    down: Axis  # of rows
+    across: Axis  # of columns
+    bands: slice  # of rows
+    logits: Floats  # (classes, rows x columns): by class they are ten times faster to reduce
     top: int
-    width: int
+    width: int  # columns of the logits
 
     @property
     def rows(self) -> slice:
@@ -125,14 +115,9 @@ class BlockRows(NamedTuple):
 def block_rows(
     logits: Tensor, network: tuple[int, int], image: tuple[int, int], max_memory: int
 ) -> Iterator[BlockRows]:
-    """Cut an image into row chunks of whole blocks.
+    """Cut an image into row chunks of whole blocks; the logits (h, w, classes) are of the network's input.
 
-    Args:
-        logits: (h, w, classes) of the network's input.
-        network: height and width of the network's input.
-        image: height and width of the image.
-        max_memory: bytes for the logits of a chunk in float32; a chunk has one band of rows at least.
-
+    `max_memory` bytes are for the logits of a chunk in float32; a chunk has one band of rows at least.
     """
     _, width, classes = logits.shape
     down, across = (make_axis(*sizes) for sizes in zip(logits.shape[:2], network, image, strict=True))

@@ -1,9 +1,8 @@
 """Resize stride-4 logits to the image, in row chunks: bounded memory, and the same bits however it is cut.
 
-Resizing is bilinear with half-pixel centers, as `torch.nn.functional.interpolate` (align_corners=False) defines it, but
-in elementwise operations, one axis after the other: a row's bits depend neither on the rows made with it nor on the
-device. `interpolate` itself has two kernels, which differ in the last bit of a third of all values. Logits are stored
-(rows, columns, classes), which makes gathering three times faster on a CPU.
+Resizing is bilinear as in `torch.nn.functional.interpolate` (align_corners=False), but in elementwise operations, one
+axis after the other: a row's bits depend neither on the rows made with it nor on the device. `interpolate` has two
+kernels, which differ in the last bit. Logits are (rows, columns, classes), three times faster to gather on a CPU.
 """
 
 from __future__ import annotations
