@@ -150,4 +150,4 @@ def demo(
     for name, iou in report["iou"].items():
         say(f"{name:<14} {iou:7.2%} {'#' * round(30 * iou)}")
     say(f"{'mIoU':<14} {report['miou']:7.2%} on {scenes} scenes never seen in training")
-    say(f"what it sees: {out}{os.sep}scene_*.png; a photo to try things on: {report['photo']}")
+    say(f"overlays: {out}{os.sep}scene_*.png; an image to try: {report['photo']}")
