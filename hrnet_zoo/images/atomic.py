@@ -50,12 +50,7 @@ def atomic_write(path: Path, data: bytes) -> None:
 
 
 def check_place(path: Path, *, force: bool) -> None:
-    """Refuse a path that cannot be written, before the long computation of its content.
-
-    Raises:
-        OutputError: it is a folder or in none that may be written to, or it exists and `force` is not given.
-
-    """
+    """Raise OutputError if a path cannot be written or (without `force`) exists, before the work whose result it holds."""
     if os.path.isdir(path) or not os.access(path.parent, os.W_OK | os.X_OK):  # noqa: PTH112 - never raises
         found = "it is a folder, or its own folder is missing or may not be written to"
         done = "nothing was computed or written"
@@ -65,12 +60,7 @@ def check_place(path: Path, *, force: bool) -> None:
 
 
 def refuse_existing(paths: Sequence[Path]) -> None:
-    """Refuse to replace existing files, before any is written.
-
-    Raises:
-        OutputError: one of them exists.
-
-    """
+    """Raise OutputError if one of the files exists, before any is written."""
     if existing := [path for path in paths if os.path.lexists(path)]:  # never raises, unlike Path.exists
         raise OutputError(
             asked=f"write {existing[0]}",
@@ -82,12 +72,7 @@ def refuse_existing(paths: Sequence[Path]) -> None:
 
 
 def refuse_address(path: Path) -> None:
-    """Refuse an address where a folder for results is expected.
-
-    Raises:
-        OutputError: it is an address.
-
-    """
+    """Raise OutputError for an address where a folder for results is expected."""
     # Of two letters at least: C: is a drive of Windows. Path makes one slash of two.
     if re.match(r"[a-z][a-z0-9+.-]+:/", path.as_posix(), re.IGNORECASE) and not os.path.lexists(path.parts[0]):
         raise OutputError(
@@ -100,12 +85,7 @@ def refuse_address(path: Path) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder for results, with its parents, unless it is there.
-
-    Raises:
-        OutputError: it cannot be made, or is an address.
-
-    """
+    """Make a folder for results, with its parents, unless it is there; raise OutputError if it cannot be made."""
     refuse_address(path)
     with output_errors(path, f"make the folder {path}", "nothing was written", "name another folder"):
         path.mkdir(parents=True, exist_ok=True)

@@ -17,11 +17,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import count
+from itertools import accumulate
 from pathlib import Path
 from typing import IO, Any
 
 from PIL import Image, ImageFile
+from PIL.ExifTags import Base as Tag
 
 from hrnet_zoo.errors import ImageError, ImageTooLargeError
 from hrnet_zoo.images import tiff
@@ -48,18 +49,18 @@ _HEADER_BYTES = 1 << 16
 _BLOCK = 1 << 20
 _NONE_OF_THE_FORMATS = f"none of the formats {', '.join(FORMATS)}"
 _EXPORT = "export it as JPEG or PNG"
-_FROM_HEIC = (
-    f"{_EXPORT}, or convert it in Python: pip install pillow-heif; pillow_heif.register_heif_opener(); "
-    "Image.open(path).convert('RGB').save('photo.png')"
-)
+_HEIC = rb"....ftyp(?!.*avi[fs]).*(hei[cmsx]|hev[cmsx]|mif1|msf1)"  # AVIF shares brands, but lists its own too
 _CAMERA_RAW = rb"....ftypcrx |FUJIFILMCCD-RAW|IIR[OS]|MMOR|IIU\0|FOVb|\0MRM|II\x1a\0\0\0HEAPCCDR|II\*\0....CR"
 # What people take for images: first bytes, what it is, what to do.
 _OTHERS = (
     (_CAMERA_RAW, "a camera raw file", f"develop it: {_EXPORT}"),
     (rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51", "a JPEG 2000 image", _EXPORT),
     (rb"\0\0\0\x0cJXL |\xff\x0a", "a JPEG XL image", _EXPORT),
-    # HEIC and AVIF share brands, of which AVIF files list their own too.
-    (rb"....ftyp(?!.*avi[fs]).*(hei[cmsx]|hev[cmsx]|mif1|msf1)", "a HEIC (HEIF) photograph", _FROM_HEIC),
+    (
+        rb"....ftyp(?!.*avi[fs]).*(hei[cmsx]|hev[cmsx]|mif1|msf1)",
+        "a HEIC (HEIF) photograph",
+        f"{_EXPORT}, or use pillow-heif",
+    ),
     (rb"8BPS", "a Photoshop document", _EXPORT),
     (rb"%PDF", "a PDF document", "export its pages as PNG"),
 )
@@ -127,8 +128,8 @@ def source_name(image: str | Path | bytes) -> str:
     return name if len(name) <= 300 else f"{name[:300]}... ({len(name)} characters)"
 
 
-def check_size(size: tuple[int, int]) -> None:
-    """Refuse more pixels than `MAX_PIXELS`, or none."""
+def check_size(size: tuple[int, int], mode: str = "RGB") -> None:
+    """Refuse more pixels than `MAX_PIXELS`, none, or a mode from which there is no way to RGB."""
     width, height = size
     if width * height > MAX_PIXELS:
         found = f"{width} x {height} = {width * height:,} pixels; the limit is {MAX_PIXELS:,}"
@@ -136,22 +137,16 @@ def check_size(size: tuple[int, int]) -> None:
         raise refusal(found, advice, kind=ImageTooLargeError)
     if width * height == 0:
         raise refusal(f"no pixels ({width} x {height})", "pass an image of at least 1 x 1 pixel")
-
-
-def check_mode(mode: str) -> None:
-    """Refuse a mode from which there is no way to RGB."""
     if mode not in MODES:
         found = f"mode {mode!r}, from which there is no single exact way to 0-255 RGB"
-        advice = "convert it to 8-bit RGB yourself, with the range of its values in mind, and pass that"
-        raise refusal(found, advice)
+        raise refusal(found, "convert it to 8-bit RGB yourself, with the range of its values in mind, and pass that")
 
 
 def _open_file(path: Path) -> IO[bytes]:
     # Of two letters at least: C:/ is a drive of Windows. Path makes one slash of two.
     address = re.match(r"[a-z][a-z0-9+.-]+:(/|.*;base64,)", path.as_posix(), re.IGNORECASE)
     if address and not os.path.lexists(path):  # never raises, unlike Path.exists
-        advice = "download the file first and pass its path or its bytes"
-        raise refusal("an address, not a path", advice)
+        raise refusal("an address, not a path", "download the file first and pass its path or its bytes")
     try:
         mode = path.stat().st_mode
         if stat.S_ISREG(mode):  # before opening: a pipe would block for ever
@@ -163,8 +158,6 @@ def _open_file(path: Path) -> IO[bytes]:
     found = "a folder" if stat.S_ISDIR(mode) else "not a regular file (a pipe, socket or device)"
     raise refusal(found, "pass the path of one image file")
 
-
-# --- formats -------------------------------------------------------------------------------------------------------
 
 Factory = Callable[[Any, str], ImageFile.ImageFile]  # Pillow's reader of a format
 Part = tuple[int, int] | bytes  # (start, end) in a file, or bytes to insert
@@ -184,12 +177,10 @@ def _read_header(stream: IO[bytes], whole: bool) -> ImageHeader:
         if accepted:
             stream.seek(0)
             header = _READERS[name](stream, factory, whole)
-            check_size(header.size)
-            check_mode(header.mode)
+            check_size(header.size, header.mode)
             return header
     found = f"{_NONE_OF_THE_FORMATS}; it begins with {start[:16]!r}" if start else "an empty file"
-    advice = "convert the image to PNG or JPEG, or fetch it anew if it should be one"
-    raise refusal(found, advice)
+    raise refusal(found, "convert the image to PNG or JPEG, or fetch it anew if it should be one")
 
 
 def _check_cost(what: str, found: int, limit: int) -> None:
@@ -232,9 +223,10 @@ def _orientation(exif: bytes) -> int | None:
 
 def _png(stream: IO[bytes], factory: Factory, whole: bool) -> ImageHeader:
     """Keep the chunks that make pixels, their checksums verified."""
-    parts: list[Part] = [(0, 8)]
-    exif, several, place, pixels, compressed, bits = b"", False, 8, 0, 0, 8
-    for number in count():
+    parts = [(0, 8)]
+    exif, several, place, pixels, bits, kind, number = b"", False, 8, 0, 8, b"", 0
+    while kind != b"IEND":
+        number += 1
         _check_cost("chunks of a PNG", number, MAX_CHUNKS)
         stream.seek(place)
         head = stream.read(8)
@@ -242,44 +234,27 @@ def _png(stream: IO[bytes], factory: Factory, whole: bool) -> ImageHeader:
             if whole:
                 raise EOFError("the file ends before the chunk IEND")
             break
-        length, kind = int.from_bytes(head[:4], "big"), head[4:]
-        end = place + 12 + length
-        if number == 0 and kind != b"IHDR":
-            raise SyntaxError("the first chunk is not IHDR")
-        if kind in (b"IHDR", b"PLTE", b"tRNS"):
-            _check_cost(f"bytes of a PNG's chunk {kind.decode()}", length, 4096)
+        kind, end = head[4:], place + 12 + int.from_bytes(head[:4], "big")
         if kind == b"IHDR":
             width, height, bits = struct.unpack(">IIB", stream.read(9))
             check_size((width, height))
             pixels = width * height
-        if kind == b"IDAT":
-            compressed += length
-            _check_cost("compressed bytes of a PNG", compressed, 16 * pixels + _BLOCK)
         if kind in (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"):
-            if whole:
-                _check_crc(stream, place + 4, length + 4)
             parts.append((place, end if whole or kind != b"IDAT" else place + 8))
         elif kind == b"eXIf":
-            exif = stream.read(min(length, _HEADER_BYTES))
+            exif = stream.read(min(end - place - 12, _HEADER_BYTES))
         elif kind == b"acTL":
             several = int.from_bytes(stream.read(4), "big") > 1
-        if kind == b"IEND":
-            break
         place = end
-    image = factory(_join(stream, parts), "")
-    return _header(image, "PNG", several=several, orientation=_orientation(exif), bits=bits)
-
-
-def _check_crc(stream: IO[bytes], place: int, length: int) -> None:
-    stream.seek(place)
-    crc = 0
-    while length:
-        data = stream.read(min(length, _BLOCK))
-        if not data:
-            raise EOFError("the file ends in a chunk")
-        crc, length = zlib.crc32(data, crc), length - len(data)
-    if stream.read(4) != crc.to_bytes(4, "big"):
-        raise SyntaxError("the checksum of a chunk is wrong")
+    sizes = [end - start for start, end in parts]
+    _check_cost("compressed bytes of a PNG", sum(sizes), (max(bits, 8) // 2 + 1) * pixels + _BLOCK)  # RGBA, unpacked
+    joined = _join(stream, parts)
+    with joined.getbuffer() as view:
+        for start, size in zip(accumulate(sizes), sizes[1:] if whole else (), strict=False):
+            stated = view[start + size - 4 : start + size]
+            if zlib.crc32(view[start + 4 : start + size - 4]) != int.from_bytes(stated, "big"):
+                raise SyntaxError("the checksum of a chunk is wrong")
+    return _header(factory(joined, ""), "PNG", several=several, orientation=_orientation(exif), bits=bits)
 
 
 _MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")  # neither padding, nor a stuffed byte, nor a restart marker
@@ -290,7 +265,7 @@ _METADATA = frozenset({0x01, 0xD8, 0xFE, *range(0xE1, 0xEE), 0xEF})  # all but J
 def _jpeg(stream: IO[bytes], factory: Factory, whole: bool) -> ImageHeader:
     """Keep the segments of the first image but for metadata and padding."""
     parts: list[Part] = [b"\xff\xd8"]
-    exif, place, components, work, area, scan, number = b"", 2, 1, 0, 1, 0, 0
+    exif, place, work, area, scan, number = b"", 2, 0, 1, 0, 0
     while found := _next_marker(stream, place, 16 * area + 4 * _BLOCK):
         number += 1
         _check_cost("segments of a JPEG", number, MAX_SEGMENTS)
@@ -306,10 +281,7 @@ def _jpeg(stream: IO[bytes], factory: Factory, whole: bool) -> ImageHeader:
         place = start + 2 + length
         body = stream.read(max(length - 2, 0))
         if marker in _START_OF_FRAME:
-            if marker > 0xC2 or body[:1] != b"\x08":
-                kind = f"{body[0] if body else 0}-bit" if marker <= 0xC2 else "lossless or hierarchical"
-                raise refusal(f"a {kind} JPEG", "open it in the program that wrote it, and export it as PNG")
-            height, width, components = struct.unpack_from(">HHB", body, 1)
+            height, width = struct.unpack_from(">HH", body, 1)
             check_size((width, height))
             area = width * height
         if marker == 0xE1 and body.startswith(b"Exif\0\0"):
@@ -317,7 +289,7 @@ def _jpeg(stream: IO[bytes], factory: Factory, whole: bool) -> ImageHeader:
         elif marker not in _METADATA:
             parts.append((start, place))
         if marker == 0xDA:
-            work += area * (body[0] if body else components)
+            work += area * (body[0] if body else 1)  # by the number of its components
             _check_cost("pixels to go over in all scans of a JPEG", work, MAX_SCANS * MAX_PIXELS)
             scan = place
             if not whole:
@@ -407,8 +379,9 @@ def _ppm(stream: IO[bytes], factory: Factory, _whole: bool) -> ImageHeader:
         stream.seek(0)
         return _header(factory(stream, ""), "PPM")
     maximum = int(arguments[-1]) if codec == "ppm" and isinstance(arguments, tuple) else 65535
-    page = tiff.uncompressed(image.size, 3 if image.mode == "RGB" else 1, maximum, offset)
-    return _of_page("PPM", stream, page)
+    bits, mode = 8 if maximum < 256 else 16, "RGB" if image.mode == "RGB" else "L"
+    tags: tiff.Tags = {Tag.SamplesPerPixel: (len(mode),), Tag.StripOffsets: (offset,)}  # of an uncompressed TIFF
+    return _of_page("PPM", stream, tiff.Page(tags, ">", image.size, bits, maximum, mode, by_pillow=False))
 
 
 def _tiff(stream: IO[bytes], _factory: Factory, _whole: bool) -> ImageHeader:

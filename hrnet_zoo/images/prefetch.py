@@ -38,7 +38,7 @@ def prefetch_in_processes(
     Args:
         items: taken as they are needed; they may have no end.
         work: a module-level function; its errors are raised here.
-        workers: how many processes; 0: none, everything happens here. A daemonic process (of Celery, or of a
+        workers: how many processes; 0: everything happens here. A daemonic process (of Celery, or of a
             `multiprocessing.Pool`) must not start any: threads do the work there.
         ahead: how many items they are ahead; None: one more than there are workers, so that none idles.
 
@@ -78,8 +78,7 @@ def prefetch_in_threads(
 
     Args:
         items: taken as they are needed, in the thread that asks for results.
-        work: something that leaves Python's lock alone for most of its time: decoding, compressing, writing. What it
-            raises is raised here, in its turn.
+        work: such as decoding, compressing or writing, which release Python's lock; what it raises is raised here.
         threads: how many.
         ahead: how many items they are ahead.
         finish: when closed, or left behind after an error, finish the items that were taken instead of dropping them.
@@ -110,21 +109,16 @@ def _serve() -> None:
 
 
 def _end_soon(number: int, frame: FrameType | None) -> None:
-    """Keep working for a while after SIGTERM, which all processes of a job may get at once.
-
-    It must not be ignored: a broken pool sends it to the workers that are left, and waits for them.
-    """
+    """Keep working for a while after SIGTERM, which all processes of a job may get; a broken pool ends workers by it."""
     signal.signal(signal.SIGALRM, signal.SIG_DFL)  # which ends the process
     signal.alarm(LAST_SECONDS)
 
 
 def _end_with_parent() -> None:
-    """End the worker when the main process is gone, even if it was killed: the pool's queue would block forever.
-
-    The parent's pipe tells at once, unless another process that it forked holds the pipe too; its id does in a second.
-    """
+    """End the worker once the main process is gone, even if it was killed: the pool's queue would block forever."""
     parent = multiprocessing.parent_process()
     if parent is not None:
+        # `is_alive` reads a pipe, which another process that the parent forked may hold open.
         while parent.is_alive() and os.getppid() == parent.pid:
             parent.join(1)
         os._exit(1)

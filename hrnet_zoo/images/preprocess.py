@@ -14,30 +14,27 @@ _ROWS_AT_ONCE = 64  # rows resized together: their intermediate values stay in t
 
 
 def keep_ratio_size(height: int, width: int, box: tuple[int, int]) -> tuple[int, int]:
-    """Return the (height, width) that fits into `box` (long side, short side) with the ratio kept, at least 1.
-
-    The rounding is the reference's: int(side * scale + 0.5).
-    """
+    """Return the (height, width) that fits into `box` (long side, short side) with the ratio kept, at least 1."""
     long, short = max(box), min(box)
     scale = min(long / max(height, width), short / min(height, width))
+    # Rounded as the reference does.
     return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
 
 def resize(image: RGB, height: int, width: int) -> RGB:
     """Return an (h, w, channels) uint8 image resized to (height, width, channels), bit for bit as `cv2.resize` does.
 
-    Bilinear (INTER_LINEAR) with half-pixel centers, no antialiasing, in OpenCV's fixed point: the published numbers
-    were made with it, and a float resize moves the logits by 1 %. The rule: source positions in float32; weights of
-    11 bits; beyond the outermost centers the border pixel is repeated; 4 bits dropped after the horizontal pass, 16
-    from each vertical product, 2 (rounded) at the end. Compared with OpenCV 4.14 and 5.0 on x86, 1000 pairs of
-    sizes: no value differs. The image itself is returned if it has that size already.
+    Bilinear (INTER_LINEAR), half-pixel centers, no antialiasing, OpenCV's fixed point: the published numbers were made
+    with it, and a float resize moves the logits by 1 %. Source positions are float32, weights have 11 bits, 4 bits are
+    dropped after the horizontal pass, 16 from each vertical product, 2 (rounded) at the end. Compared with OpenCV 4.14
+    and 5.0 on x86, 1000 pairs of sizes: no value differs. An image that has the size already is returned itself.
     """
     rows, columns, channels = image.shape
     if (rows, columns) == (height, width):
         return image
     left, right_weight = _source_positions(columns, width)
-    x0 = _elements(np.clip(left, 0, columns - 1), channels)
-    x1 = _elements(np.clip(left + 1, 0, columns - 1), channels)
+    pixels = (np.clip(left + step, 0, columns - 1)[:, None] for step in (0, 1))
+    x0, x1 = ((pixel * channels + np.arange(channels)).ravel() for pixel in pixels)  # places in a row of values
     w0, w1 = (np.repeat(weights, channels) for weights in _fixed_point(right_weight))
     top, bottom_weight = _source_positions(rows, height)
     y0, y1 = np.clip(top, 0, rows - 1), np.clip(top + 1, 0, rows - 1)
@@ -84,11 +81,11 @@ def normalize_on(image: RGB, device: torch.device) -> torch.Tensor:
     """
     if device.type != "cuda":
         return normalize(image).to(device)
-    return _standardise(torch.from_numpy(image).pin_memory().to(device, non_blocking=True))
+    return _normalize_there(torch.from_numpy(image).pin_memory().to(device, non_blocking=True))
 
 
-def _standardise(pixels: torch.Tensor) -> torch.Tensor:
-    """Normalize (height, width, 3) uint8 as `normalize` does, where they lie."""
+def _normalize_there(pixels: torch.Tensor) -> torch.Tensor:
+    """Normalize (height, width, 3) uint8 as `normalize` does, where they are."""
     height, width, _ = pixels.shape
     # Tensors, whole rows: by a number CUDA would not divide but multiply by its reciprocal, and round otherwise.
     mean, std = (torch.tensor(each, dtype=torch.float32, device=pixels.device).repeat(width) for each in (MEAN, STD))
@@ -108,8 +105,3 @@ def _fixed_point(share: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int32],
     """Return the weights (first, second) in 1/2048, each rounded half to even."""
     scale = np.float32(2048)
     return np.rint((1 - share) * scale).astype(np.int32), np.rint(share * scale).astype(np.int32)
-
-
-def _elements(pixels: npt.NDArray[np.intp], channels: int) -> npt.NDArray[np.intp]:
-    """Return the positions of the pixels' channels in a row of interleaved values."""
-    return (pixels[:, None] * channels + np.arange(channels)).ravel()

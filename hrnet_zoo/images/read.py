@@ -16,7 +16,6 @@ from hrnet_zoo.errors import ConfigError, ImageError, printable
 from hrnet_zoo.images.formats import (
     DECODER_FAULTS,
     ImageHeader,
-    check_mode,
     check_size,
     image_errors,
     open_image,
@@ -31,37 +30,34 @@ DARK = 16  # a sixteenth of the range, where values of 12 bits in 16 end
 BACKGROUND = (255, 255, 255)  # what shows through transparent pixels: white, as on a page or in most viewers
 
 _PIXELS_AT_ONCE = 1 << 20  # converted together
+_ARRAYS = "a uint8 array of shape (height, width, 3) RGB, (height, width) gray or (height, width, 4) RGBA"
+_TENSORS = "a uint8 tensor of shape (3, height, width) RGB"
 _logger = logging.getLogger("hrnet_zoo")
 
 
 def read_image(image: ImageLike, color: Literal["rgb", "bgr"] = "rgb") -> RGB:
     """Return any image as a new (height, width, 3) uint8 RGB array, C-contiguous, oriented as displayed.
 
-    Files (a path, or the file's content as bytes):
-        JPEG, MPO, PNG, WebP, BMP, TIFF, GIF, PPM, AVIF. The content decides, not the name's ending. EXIF orientation
-        is applied. Of animations and multi-page files the first image is taken, and a warning logged; reduced
-        copies in a TIFF (overviews) are passed over. The size is checked before pixels are decoded. An ICC profile is
-        ignored. Limits beside `MAX_PIXELS` stand in `hrnet_zoo.images.formats`; no encoder reaches them.
-    Modes (of files and of PIL images):
+    Files are JPEG, MPO, PNG, WebP, BMP, TIFF, GIF, PPM or AVIF, whatever their names. EXIF orientation is applied, an
+    ICC profile is not. Of animations and pages the first image is taken, with a warning; reduced copies in a TIFF
+    (overviews) are passed over. Limits beside `MAX_PIXELS` are in `hrnet_zoo.images.formats`; no encoder reaches them.
+
+    Modes of files and PIL images:
         1, L, P: gray or palette to RGB. YCbCr, CMYK: Pillow's conversion, Adobe's inversion undone.
         RGBA, LA, PA and whatever has a transparent color: composited on white, rounded to the nearest level.
         I;16 (16-bit gray): v / 257, rounded. 16 bits a channel in color or with alpha, but in TIFF: Pillow keeps the
         high byte, which is at most one level off. If none is above a sixteenth of the range, a warning says so.
-        All others (I, F, LAB, HSV, ...) have no one way to 0-255: refused.
+        All others (I, F, LAB, HSV, ...): refused.
     TIFF:
-        Of files in RGB, the first three bands; others count as alpha only where ExtraSamples says so (1 or 2), and
-        are ignored else, such as near infrared. Three or four bands that are called gray: the first three, with a
-        warning. More bands, floating point, signed or 32-bit values: refused, with words on how to convert them.
-        16 bits: round(255 v / white), where white is MaxSampleValue or SMaxSampleValue if the file states one.
-    Arrays:
-        uint8, (height, width, 3) RGB, (height, width) gray or (height, width, 4) RGBA, of any size.
-    Tensors:
-        uint8 (3, height, width) RGB on any device: one image, not a batch.
+        Bands beyond RGB are alpha only where ExtraSamples says so (1 or 2), and ignored else, such as near infrared.
+        Three or four bands that are called gray: the first three, with a warning. 16 bits: round(255 v / white), where
+        white is MaxSampleValue or SMaxSampleValue if the file states one. More gray bands, floating point, signed or
+        32-bit values: refused.
 
     Args:
-        image: one of these.
-        color: the order of an array's or tensor's channels, "rgb" (RGBA) or "bgr" (BGRA), as OpenCV reads files. Files
-            and PIL images state theirs.
+        image: a path, a file's bytes, a PIL image, a uint8 array (height, width, 3) RGB, (height, width) gray or
+            (height, width, 4) RGBA, or a uint8 tensor (3, height, width) RGB on any device.
+        color: the order of an array's or tensor's channels, "rgb" (RGBA) or "bgr" (BGRA), as OpenCV reads files.
 
     Raises:
         ImageError: missing, not a regular file, damaged, of a format, mode, dtype or shape that is not listed above,
@@ -127,8 +123,7 @@ def _turned(header: ImageHeader, source: str) -> Image.Image:
 
 def _from_pil(image: Image.Image) -> RGB:
     with image_errors("a PIL image"):
-        check_size(image.size)
-        check_mode(image.mode)
+        check_size(image.size, image.mode)
         image.load()
         try:
             if image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9):
@@ -159,12 +154,6 @@ def _to_rgb(image: Image.Image) -> RGB:
             part.paste(rgba, mask=rgba)
         rgb[top:bottom] = np.asarray(part.convert("RGB"))
     return rgb
-
-
-# --- arrays --------------------------------------------------------------------------------------------------------
-
-_ARRAYS = "a uint8 array of shape (height, width, 3) RGB, (height, width) gray or (height, width, 4) RGBA"
-_TENSORS = "a uint8 tensor of shape (3, height, width) RGB"
 
 
 def _from_array(array: npt.NDArray[Any], bgr: bool) -> RGB:

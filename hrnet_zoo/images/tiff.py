@@ -84,7 +84,8 @@ def decode(stream: IO[bytes], page: Page) -> Image.Image:
     image = Image.new(page.mode, page.size)
     for top, rows, tags, planes in _chunks(page):
         if page.by_pillow:
-            part = _opened_by_pillow(stream, page, tags, [piece for plane in planes for piece in plane])
+            pieces = [piece for plane in planes for piece in plane]
+            part = _small_tiff(stream, page.order, {**page.tags, **tags}, pieces)
             part.load()
             if part.mode != page.mode:
                 part = part.convert(page.mode)
@@ -113,9 +114,6 @@ def scale_to_uint8(values: npt.NDArray[np.unsignedinteger], maximum: int) -> npt
     return np.minimum(scaled, 255).astype(np.uint8)
 
 
-# --- directories ---------------------------------------------------------------------------------------------------
-
-
 def directories(stream: IO[bytes]) -> tuple[list[Tags], str]:
     """Return the tags of each directory, at most MAX_DIRECTORIES, and the byte order, "<" or ">"."""
     stream.seek(0)
@@ -124,7 +122,8 @@ def directories(stream: IO[bytes]) -> tuple[list[Tags], str]:
     big = struct.unpack_from(order + "H", head, 2)[0] == 43
     places = [struct.unpack_from(order + ("Q" if big else "I"), head, 8 if big else 4)[0]]
     found: dict[int, Tags] = {}
-    while places and len(found) < MAX_DIRECTORIES:
+    numbers = 0
+    while places and len(found) < MAX_DIRECTORIES and numbers < MAX_PIECES:
         place = places.pop(0)
         if place and place not in found:
             try:
@@ -133,6 +132,7 @@ def directories(stream: IO[bytes]) -> tuple[list[Tags], str]:
                 if found:  # the first image is whole, which is enough
                     continue
                 raise
+            numbers += sum(map(len, found[place].values()))
             places += [following, *found[place].get(Tag.SubIFDs, ())[:MAX_DIRECTORIES]]
     return list(found.values()), order
 
@@ -149,7 +149,7 @@ def _directory(stream: IO[bytes], place: int, order: str, big: bool) -> tuple[Ta
         raise EOFError("a directory that ends early")
     tags: dict[int, tuple[int, ...]] = {}
     for tag, kind, number, value in struct.iter_unpack(order + entry, body):
-        if tag in _TAGS and kind in _CODES:
+        if tag in _TAGS and kind in _CODES and tag not in tags:
             _check_number(number)
             code = f"{order}{number}{_CODES[kind]}"
             if struct.calcsize(code) > len(value):
@@ -167,9 +167,6 @@ def _is_overview(tags: Tags, full: Tags) -> bool:
     """Return whether an image has 1/2, 1/4, ... of the sides of another one: an unmarked reduced copy."""
     width, height, *whole = (_first(each, tag, 0) for each in (tags, full) for tag in (Tag.ImageWidth, Tag.ImageLength))
     return any((width, height) == (-(-whole[0] // 2**level), -(-whole[1] // 2**level)) for level in range(1, 16))
-
-
-# --- layouts of values ---------------------------------------------------------------------------------------------
 
 
 def _page(tags: Tags, order: str) -> Page:
@@ -193,7 +190,7 @@ def _page(tags: Tags, order: str) -> Page:
         raise refusal(f"{bands}, of which none is said to be red, green or blue", _TO_EIGHT_BITS)
     pillows = ((1, ()), (2, (0,)), (2, (2,))) if gray else ((3, ()), (4, ()), (4, (0,)), (4, (1,)), (4, (2,)))
     if not (gray or colored) or depth < 8 or (depth == 8 and (samples, extra) in pillows):
-        mode = _opened_by_pillow(io.BytesIO(), page, {}, []).mode
+        mode = _small_tiff(io.BytesIO(), order, tags, []).mode
         return replace(page, mode="RGB" if colored and not extra else mode)  # alpha only where the file says so
     alpha = extra[:1] if samples > (3 if colored else 1) else ()
     rare = alpha == (1,), samples > 1 and inverted, _first(tags, Tag.FillOrder, 1) != 1
@@ -202,14 +199,6 @@ def _page(tags: Tags, order: str) -> Page:
     unknown = gray and samples > 2
     mode = ("RGB" if colored or unknown else "L") + "A" * (alpha == (2,) and not unknown)
     return replace(page, mode=mode, by_pillow=False, colors_unknown=unknown)
-
-
-def uncompressed(size: tuple[int, int], bands: int, maximum: int, offset: int) -> Page:
-    """Return the page of big-endian values that lie in a file from `offset` on, as in a PGM or PPM."""
-    bits = 8 if maximum < 256 else 16
-    tags = {Tag.SamplesPerPixel: bands, Tag.StripOffsets: offset}
-    mode = "RGB" if bands == 3 else "L"
-    return Page({tag: (value,) for tag, value in tags.items()}, ">", size, bits, maximum, mode, by_pillow=False)
 
 
 def _chunks(page: Page) -> Iterator[tuple[int, int, Tags, list[list[Piece]]]]:
@@ -261,9 +250,11 @@ def _small_tiff(stream: IO[bytes], order: str, tags: Tags, pieces: Sequence[Piec
             raise EOFError("the file ends in a strip or tile")
     places = tuple(accumulate(map(len, data[:-1]), initial=8)) if data else (8,)
     lengths = tuple(map(len, data)) or (0,)
+    dropped = Tag.Orientation, Tag.SubIFDs, Tag.StripOffsets, Tag.StripByteCounts
+    tags = {tag: values for tag, values in tags.items() if tag not in dropped}
     tiled = Tag.TileWidth in tags
-    tags = {**tags, (Tag.TileOffsets if tiled else Tag.StripOffsets): places}
-    tags |= {(Tag.TileByteCounts if tiled else Tag.StripByteCounts): lengths}
+    tags[Tag.TileOffsets if tiled else Tag.StripOffsets] = places
+    tags[Tag.TileByteCounts if tiled else Tag.StripByteCounts] = lengths
     directory = 8 + sum(lengths)
     entries, far, behind = b"", b"", directory + 2 + 12 * len(tags) + 4
     for tag, values in sorted(tags.items()):
@@ -275,12 +266,6 @@ def _small_tiff(stream: IO[bytes], order: str, tags: Tags, pieces: Sequence[Piec
     head = {"<": b"II*\0", ">": b"MM\0*"}[order] + struct.pack(order + "I", directory)
     whole = b"".join((head, *data, struct.pack(order + "H", len(tags)), entries, bytes(4), far))
     return TiffImagePlugin.TiffImageFile(io.BytesIO(whole), "")
-
-
-def _opened_by_pillow(stream: IO[bytes], page: Page, changes: Tags, pieces: Sequence[Piece]) -> Image.Image:
-    dropped = Tag.Orientation, Tag.SubIFDs, Tag.StripOffsets, Tag.StripByteCounts
-    tags = {tag: values for tag, values in page.tags.items() if tag not in dropped}
-    return _small_tiff(stream, page.order, {**tags, **changes}, pieces)
 
 
 def _values(

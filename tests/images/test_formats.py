@@ -171,19 +171,6 @@ def test_an_avif_by_its_compatible_brands() -> None:
     np.testing.assert_array_equal(read_image(data[:8] + b"mif1" + data[12:]), read_image(data))
 
 
-@pytest.mark.parametrize(
-    ("data", "what"),
-    [
-        (JPEG.replace(b"\xff\xc0\0\x11\x08", b"\xff\xc1\0\x11\x0c"), "a 12-bit JPEG"),
-        (JPEG.replace(b"\xff\xc0\0\x11\x08", b"\xff\xc3\0\x11\x08"), "a lossless or hierarchical JPEG"),
-    ],
-)
-def test_kinds_that_are_not_read_are_named(data: bytes, what: str) -> None:
-    with pytest.raises(ImageError) as caught:
-        read_image(data)
-    assert caught.value.found.startswith(what)
-
-
 @pytest.mark.parametrize("text", [b"P2 3 1 # levels\n100\n0 50 # half\n100\n", b"P5 3 1 1023\n\0\0\2\0\3\xff"])
 def test_pgm_of_other_levels(text: bytes) -> None:
     assert read_image(text)[0, :, 0].tolist() == [0, 128, 255]

@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from hrnet_zoo.errors import ImageError, ImageTooLargeError
-from hrnet_zoo.images.preprocess import MEAN, STD, _standardise, keep_ratio_size, normalize, normalize_on, resize
+from hrnet_zoo.images.preprocess import MEAN, STD, _normalize_there, keep_ratio_size, normalize, normalize_on, resize
 from hrnet_zoo.images.read import ImageLike, read_image
 from tests.support.images import (
     WHITE,
@@ -483,7 +483,7 @@ def test_normalize() -> None:
 def test_normalize_on_a_device_gives_the_same_bits() -> None:
     """Every level of every channel, by what CUDA computes with."""
     image = np.repeat(np.arange(256, dtype=np.uint8)[:, None, None], 3, axis=2).repeat(2, axis=1)
-    for found in (_standardise(torch.from_numpy(image)), normalize_on(image, torch.device("cpu"))):
+    for found in (_normalize_there(torch.from_numpy(image)), normalize_on(image, torch.device("cpu"))):
         assert torch.equal(found, normalize(image))
         assert found.stride() == normalize(image).stride()
         assert found.dtype == torch.float32

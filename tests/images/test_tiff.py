@@ -2,6 +2,7 @@
 
 import logging
 import struct
+import time
 from pathlib import Path
 from typing import Any, Literal
 
@@ -215,6 +216,26 @@ def test_metadata_costs_nothing(count: int) -> None:
     more = directory(count, 30_000)[10:-4]
     data += struct.pack("<H", size + count) + data[10 : 10 + 12 * size] + more + bytes(4)
     np.testing.assert_array_equal(read_image(bytes(data))[..., :1], found)
+
+
+def test_directories_of_many_numbers_cost_little() -> None:
+    """One tag 60,000 times, of 100,000 numbers each, and 100 directories of such tags."""
+    numbers = struct.pack("<100000I", *range(100_000))
+    entry = struct.pack("<HHII", 273, 4, 100_000, 8)
+    entries = b"".join(struct.pack("<HHII", tag, 4, 100_000, 8) for tag in (273, 279, 324, 325, 320, 338, 339, 347))
+    once = b"II*\0" + struct.pack("<I", 8 + len(numbers)) + numbers + struct.pack("<H", 60_000) + entry * 60_000
+    many = bytearray(once[: 8 + len(numbers)])
+    for _ in range(100):
+        many += struct.pack("<H", 8) + entries + struct.pack("<I", len(many) + 2 + len(entries) + 4)
+    for data in (once + bytes(4), bytes(many)):
+        start = time.process_time()
+        refused_somehow(data)
+        assert time.process_time() - start < 2
+
+
+def refused_somehow(data: bytes) -> None:
+    with pytest.raises(ImageError):
+        read_image(data)
 
 
 def test_endless_directories_are_not_followed() -> None:
