@@ -184,7 +184,6 @@ def _read_header(stream: IO[bytes], whole: bool) -> ImageHeader:
 
 
 def _check_cost(what: str, found: int, limit: int) -> None:
-    """Refuse a file that takes more than any honest one."""
     if found > limit:
         raise refusal(f"{what}: {found:,}; the limit is {limit:,}", "save it anew with another program, as PNG")
 
@@ -210,10 +209,7 @@ def _header(image: ImageFile.ImageFile, name: str, **facts: Any) -> ImageHeader:
 
 
 def _orientation(exif: bytes) -> int | None:
-    """Return the orientation that EXIF data state, else 1; None: they are broken.
-
-    Pillow would read every tag, of which hostile data refer to gigabytes.
-    """
+    """Return the orientation that EXIF data state, else 1; None: broken. Hostile tags would cost Pillow gigabytes."""
     exif = exif.removeprefix(b"Exif\0\0")
     try:
         return tiff.orientation(tiff.directories(io.BytesIO(exif))[0][0]) if exif else 1
@@ -356,7 +352,6 @@ def _gif(stream: IO[bytes], factory: Factory, _whole: bool) -> ImageHeader:
 
 
 def _color_table(flags: int) -> int:
-    """Return the number of bytes of a GIF's color table."""
     return 3 << (flags & 7) + 1 if flags & 128 else 0
 
 
