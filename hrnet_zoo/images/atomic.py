@@ -50,7 +50,7 @@ def atomic_write(path: Path, data: bytes) -> None:
 
 
 def check_place(path: Path, *, force: bool) -> None:
-    """Raise OutputError if a path cannot be written or (without `force`) exists, before the work whose result it holds."""
+    """Raise OutputError if a path cannot be written or (without `force`) exists, before its content is computed."""
     if os.path.isdir(path) or not os.access(path.parent, os.W_OK | os.X_OK):  # noqa: PTH112 - never raises
         found = "it is a folder, or its own folder is missing or may not be written to"
         done = "nothing was computed or written"

@@ -109,7 +109,7 @@ def _serve() -> None:
 
 
 def _end_soon(number: int, frame: FrameType | None) -> None:
-    """Keep working for a while after SIGTERM, which all processes of a job may get; a broken pool ends workers by it."""
+    """Keep working for a while after SIGTERM, which a whole job may get, but end: a broken pool waits for that."""
     signal.signal(signal.SIGALRM, signal.SIG_DFL)  # which ends the process
     signal.alarm(LAST_SECONDS)
 
