@@ -12,6 +12,7 @@ import logging
 import os
 import re
 import unicodedata
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -311,3 +312,22 @@ def raise_on_oom(
             done=done,
             advice=advice,
         ) from error
+
+
+_FORMER: dict[str, type[HRNetZooError]] = {
+    **dict.fromkeys(("UnreadableImageError", "UnsupportedImageError"), ImageError),
+    **dict.fromkeys(("HubNotFoundError", "HubAuthError"), HubRefusedError),
+    **dict.fromkeys(("RankError", "WorkerError"), ProcessError),
+    "DeviceError": ConfigError,
+    "CachePermissionError": CacheError,
+    "FidelityError": HRNetZooError,
+}
+
+
+def __getattr__(name: str) -> type[HRNetZooError]:
+    """Return the class that took the place of a former one; for one more version."""
+    if name not in _FORMER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    message = f"hrnet_zoo.errors.{name} is {_FORMER[name].__name__} now; the old name works for one more version"
+    warnings.warn(message, DeprecationWarning, stacklevel=2)
+    return _FORMER[name]

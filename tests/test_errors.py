@@ -128,3 +128,11 @@ def test_a_cache_error_is_told_apart() -> None:
     error = CacheSpaceError(asked="a", found="b", done="c", advice="d", path=Path("x"))
     assert error.exit_code == 6
     assert error.path == Path("x")
+
+
+def test_former_names_work_for_one_more_version() -> None:
+    with pytest.warns(DeprecationWarning, match="UnreadableImageError is ImageError now") as caught:
+        assert errors.UnreadableImageError is errors.ImageError
+    assert caught[0].filename == __file__
+    with pytest.raises(AttributeError, match="no attribute 'NeverThere'"):
+        _ = errors.NeverThere
