@@ -184,8 +184,13 @@ def benchmark_table(
         torch.backends.cudnn.flags(enabled=True, benchmark=False, allow_tf32=False),
         raise_on_oom(f"benchmark {info.name} as the published table"),
     ):
-        machine, inference = _time_inference(info, device, seconds, progress)
-        where = torch.device(machine.device)
+        model = create_model(info.name, pretrained=False, device=device, dtype=torch.float32)
+        machine, where = machine_of(model), model.device
+        with evaluating(model) as network:
+            x = normalize(noise(*input_size(dataset))).to(where, memory_format=torch.channels_last)
+            runs = {"inference": partial(infer, network, x, IMAGES[dataset.key])}
+            inference = measure(runs, where, seconds, progress)["inference"]
+        del model, network, x, runs  # whose memory is not that of training
         training_memory = peak_memory(lambda: _train(info, where, progress), where)
     return TableTiming(
         info.name,
@@ -215,16 +220,6 @@ def _published(info: ModelInfo) -> ModelInfo:
         done="nothing was measured",
         advice="leave --table out (hrnet_zoo.benchmark), or name one of `hrnet-zoo list`",
     )
-
-
-def _time_inference(
-    info: ModelInfo, device: str | torch.device | None, seconds: float, progress: bool
-) -> tuple[Machine, Measurement]:
-    model = create_model(info.name, pretrained=False, device=device, dtype=torch.float32)
-    with evaluating(model) as network:
-        x = normalize(noise(*input_size(info.dataset))).to(model.device, memory_format=torch.channels_last)
-        costs = measure({"": lambda: infer(network, x, IMAGES[info.dataset.key])}, model.device, seconds, progress)
-    return machine_of(model), costs[""]
 
 
 def infer(model: FCNHRNet, x: Tensor, size: tuple[int, int]) -> Tensor:

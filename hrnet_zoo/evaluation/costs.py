@@ -125,11 +125,8 @@ def machine_of(model: FCNHRNet) -> Machine:
 
 
 def busy_words() -> str | None:
-    """Return a warning if other processes keep the processors busy while this one computes with several threads.
-
-    Threads of one operation wait for each other: on two busy cores a training step took 62 s with two threads, and
-    1.6 s with one.
-    """
+    """Return a warning if other processes keep the processors busy while this one computes with several threads."""
+    # Threads wait for each other: on two busy cores a training step took 62 s with two threads, and 1.6 s with one.
     load, processors = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0, os.cpu_count() or 1
     if torch.get_num_threads() == 1 or load <= 1.5 * processors:
         return None
