@@ -82,15 +82,18 @@ def _fetch_each(fetch: Callable[[T], tuple[ModelInfo, Path]], items: Sequence[T]
 @click.command()
 @click.argument("names", nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="All files in the cache.")
+@click.option("--sha256sum", is_flag=True, help="Print the published files' SHA-256, as `sha256sum` does.")
 @options.as_json
-def verify(names: tuple[str, ...], everything: bool, as_json: bool) -> None:
+def verify(names: tuple[str, ...], everything: bool, sha256sum: bool, as_json: bool) -> None:
     """Hash cached models again, and report which are damaged."""
-    if bool(names) == everything:
-        raise click.UsageError("give names, or --all")
-    from hrnet_zoo.zoo.maintenance import verify
+    if bool(names) == everything or (sha256sum and as_json):
+        raise click.UsageError("give names, or --all; and --sha256sum or --json, not both")
+    from hrnet_zoo.zoo.maintenance import source_digests, verify
 
     verdicts = verify(names)
-    if as_json:
+    if sha256sum:
+        say(*source_digests(verdicts))
+    elif as_json:
         found = {each: each.error.found if each.error else "whole" for each in verdicts}
         say_json([{"name": each.name, "path": each.path and str(each.path), "found": found[each]} for each in verdicts])
     else:

@@ -100,7 +100,14 @@ class OptimizedModel(SegmentationModel):
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        """Omit what cannot leave this process."""
+        """Return what can go to another process; ConfigError if the engine cannot."""
+        if self.engine not in ("onednn", "pytorch"):
+            raise ConfigError(
+                asked=f"copy or pickle {self}",
+                found=f"what {self.engine} has compiled belongs to this process",
+                done="nothing was copied",
+                advice="pickle the network, and call optimize in the other process",
+            )
         return {**vars(self), "_network": None, "_build": None, "_made_of": [], "_lock": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

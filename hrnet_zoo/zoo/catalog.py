@@ -10,7 +10,7 @@ import difflib
 import fnmatch
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,21 @@ class ModelInfo:
     def name(self) -> str:
         """Canonical name."""
         return f"fcn_{self.arch}_{self.dataset.key}_{self.thousand_iterations}k"
+
+    @property
+    def method(self) -> str:
+        """Kind of head, as in the published table."""
+        return "FCN"
+
+    @property
+    def backbone(self) -> str:
+        """Name of the network in the published table."""
+        return ARCHS[self.arch][0]
+
+    @property
+    def dataset_title(self) -> str:
+        """Name of the dataset in the published table."""
+        return self.dataset.title
 
     @property
     def crop_size(self) -> str:
@@ -132,9 +147,8 @@ class ModelInfo:
             *("miou_ms_flip", "checkpoint_url", "log_url", "arch", "sha256_prefix", "sha256", "num_classes"),
             *("parameters", "license_note"),
         )
-        facts = {name: getattr(self, name) for name in names}
-        backbone = ARCHS[self.arch][0]
-        return {"name": self.name, "method": "FCN", "backbone": backbone, "dataset": self.dataset.title, **facts}
+        head = {"name": self.name, "method": self.method, "backbone": self.backbone, "dataset": self.dataset_title}
+        return head | {name: getattr(self, name) for name in names}
 
 
 # fmt: off
@@ -231,7 +245,7 @@ def list_models(pattern: str = "*", *, dataset: str | None = None, arch: str | N
         pattern = f"*{pattern}*"
     return [
         row.name
-        for row in _ROWS
+        for row in _with_digests(_ROWS)
         if fnmatch.fnmatchcase(row.name, pattern) and dataset in (None, row.dataset.key) and arch in (None, row.arch)
     ]
 
@@ -267,7 +281,8 @@ def model_info(name: str) -> ModelInfo:
 
 def _nearest(name: str) -> tuple[str, ...]:
     """Suggest rows with similar names, in the spelling of other libraries too: HRNetV2-W48, hrnet_w18_small."""
-    rows, text = [row.name for row in (*_ROWS, DEMO)], re.sub(r"hrnet\w*?[-_]?w(?=\d)", "hr", name[:200].lower())
+    rows = [row.name for row in (*_with_digests(_ROWS), DEMO)]
+    text = re.sub(r"hrnet\w*?[-_]?w(?=\d)", "hr", name[:200].lower())
     text = "fcn_" + text.removeprefix("fcn").lstrip("-_").replace("_small", "s")
     return () if is_saved(name) else tuple(difflib.get_close_matches(text, rows, n=3, cutoff=0.5))
 
@@ -293,9 +308,24 @@ def is_saved(name: str) -> bool:
 
 def recognize(sha256: str) -> ModelInfo | None:
     """Return the row whose file has this SHA-256 (64 hex digits), as far as the row states it."""
-    return next((row for row in (*_ROWS, DEMO) if sha256.startswith(row.stated_sha256)), None)
+    return next((row for row in (*_with_digests(_ROWS), DEMO) if sha256.startswith(row.stated_sha256)), None)
+
+
+def stated_digests(path: Path = Path(__file__).parent / "digests.sha256") -> dict[str, str]:
+    """Return whole digests by file name, from a file in the format of `sha256sum`.
+
+    A maintainer who has the published files fills it: `hrnet-zoo verify --all --sha256sum > digests.sha256`.
+    """
+    lines = path.read_text(encoding="ascii").splitlines()
+    return {name: digest for digest, name in (line.split("  ") for line in lines)}
+
+
+@cache
+def _with_digests(rows: tuple[ModelInfo, ...]) -> tuple[ModelInfo, ...]:
+    digests = stated_digests()
+    return tuple(replace(row, sha256=digests[row.file_name]) if row.file_name in digests else row for row in rows)
 
 
 @cache
 def _rows_by_name() -> dict[str, ModelInfo]:
-    return {name: row for row in (*_ROWS, DEMO) for name in (row.name, *row.aliases)}
+    return {name: row for row in (*_with_digests(_ROWS), DEMO) for name in (row.name, *row.aliases)}

@@ -14,6 +14,7 @@ from pathlib import Path
 from hrnet_zoo.errors import CheckpointError, HRNetZooError
 from hrnet_zoo.weights import cache
 from hrnet_zoo.weights.convert import CONVERTER_VERSION, network_shapes, verify_data
+from hrnet_zoo.weights.scan import inspect_safetensors
 from hrnet_zoo.zoo.catalog import ModelInfo, list_models, model_info
 from hrnet_zoo.zoo.resolve import cache_key, download, resolve, verify_published
 from hrnet_zoo.zoo.training_log import log_key, parse_log
@@ -47,6 +48,16 @@ def verify(names: Sequence[str] = ()) -> list[Verdict]:
             error = failure
         verdicts.append(Verdict(name, path, error))
     return verdicts
+
+
+def source_digests(verdicts: Sequence[Verdict]) -> list[str]:
+    """Return the SHA-256 of the published file behind each intact model, in the format of `sha256sum`."""
+    lines = []
+    for verdict in verdicts:
+        if verdict.error is None and verdict.path and verdict.name in list_models():
+            header = inspect_safetensors(verdict.path, str(verdict.path))
+            lines.append(f"{header.metadata['source_sha256']}  {model_info(verdict.name).file_name}")
+    return lines
 
 
 def repair(*, progress: bool) -> list[Verdict]:

@@ -73,6 +73,8 @@ def test_verify_prune_repair(run: Run, published: FaultServer, cache: Path) -> N
     path = Path(run("download", NAME).split()[1])
     assert run("verify", NAME) == run("verify", "--all") == f"{NAME}: whole\n"
     assert json.loads(run("verify", "--all", "--json")) == [{"name": NAME, "path": str(path), "found": "whole"}]
+    assert run("verify", NAME, "--sha256sum") == run("verify", "--all", "--sha256sum")
+    run("verify", NAME, "--sha256sum", "--json", code=2)
     run("verify", code=2)
     assert run("cache", "repair") == "nothing is damaged\n"
     body = bytearray(path.read_bytes())

@@ -1,5 +1,6 @@
 """OpenVINO computes what the plan's steps do, where it is installed; where it is not, that is said."""
 
+import copy
 import importlib.util
 import os
 import subprocess
@@ -68,6 +69,8 @@ def test_masks(demo: FCNHRNet) -> None:
         assert repr(fast) == f"OptimizedModel(demo: openvino, {str(dtype).removeprefix('torch.')} on cpu)"
         assert pixel_agreement(demo, fast, images) >= (0.99999 if dtype == torch.float32 else 0.995)
     assert optimize(demo, engine="openvino").dtype == dtypes()[0]
+    with pytest.raises(ConfigError, match="what openvino has compiled belongs to this process"):
+        copy.copy(fast)
 
 
 @pytest.mark.usefixtures("_installed")

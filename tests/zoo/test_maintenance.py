@@ -20,9 +20,9 @@ from hrnet_zoo.errors import (
 from hrnet_zoo.weights import cache
 from hrnet_zoo.weights.convert import convert_checkpoint, network_shapes, publish
 from hrnet_zoo.zoo import maintenance, resolve
-from hrnet_zoo.zoo.catalog import ModelInfo, model_info
+from hrnet_zoo.zoo.catalog import ModelInfo, model_info, stated_digests
 from hrnet_zoo.zoo.create import create_model
-from hrnet_zoo.zoo.maintenance import clear_model, prune, repair, verify
+from hrnet_zoo.zoo.maintenance import clear_model, prune, repair, source_digests, verify
 from hrnet_zoo.zoo.resolve import cache_key
 from hrnet_zoo.zoo.training_log import log_key
 from tests.support.cache_fsck import fsck
@@ -95,6 +95,18 @@ def test_a_damaged_folder_is_a_verdict(tmp_path: Path) -> None:
     assert whole.error is None
     assert damaged.name == f"local-dir:{folder}"
     assert isinstance(damaged.error, CheckpointFormatError)
+
+
+def test_digests_as_sha256sum_prints_them(row: ModelInfo, hr18s: bytes, tmp_path: Path) -> None:
+    """Of the published files that are whole: what the catalog reads."""
+    put("mine-hr18s-0123456789abcdef-c2", hr18s)
+    create_model("demo", device="cpu")
+    digest = hashlib.sha256(hr18s).hexdigest()
+    assert source_digests(verify()) == [f"{digest}  {row.file_name}"]
+    (tmp_path / "digests.sha256").write_text(f"{digest}  {row.file_name}\n")
+    assert stated_digests(tmp_path / "digests.sha256") == {row.file_name: digest}
+    spoil(cache.path_of(cache_key(row)))
+    assert source_digests(verify()) == []
 
 
 def test_a_file_under_anothers_name(row: ModelInfo, hr18s: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
