@@ -161,7 +161,7 @@ def find_samples(
     wanted = next((names for names in SPLIT_ALIASES if split in names), (split,))
     chosen = [place for place in places if place.split in (*wanted, "")]
     if not chosen and "val" in wanted and (classes or layout is _CUSTOM):
-        chosen = [place for place in places if place.split == "test"]
+        chosen = [place for place in places if place.split in SPLIT_ALIASES[2]]
     if len(chosen) == 1:
         splits = tuple(dict.fromkeys(place.split for place in places))
         return _read(layout, home, chosen[0], splits, expected)

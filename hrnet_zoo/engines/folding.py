@@ -247,7 +247,8 @@ def _description(model: FCNHRNet) -> dict[str, tuple[object, str]]:
     found: dict[str, tuple[object, str]] = {"logits_stride4": (method, getattr(method, "__name__", "another function"))}
     for part in ("backbone", "decode_head"):
         for name, module in getattr(model, part).named_modules(prefix=part):
-            kind, text = type(module), f"{type(module).__name__}({module.extra_repr()})"
+            settings = module.extra_repr() if isinstance(module, nn.Conv2d | nn.Upsample) else ""
+            kind, text = type(module), f"{type(module).__name__}({settings})"
             if kind in NORMS:
                 unknown = module.running_mean is None or module.running_var is None
                 kind, text = nn.BatchNorm2d, f"BatchNorm2d({module.num_features}{', no statistics' if unknown else ''})"

@@ -61,6 +61,7 @@ _OTHERS = (
         "a HEIC (HEIF) photograph",
         f"{_EXPORT}, or use pillow-heif",
     ),
+    (rb"\x89PNG\r\n\x1a\n....CgBI", "a PNG in Apple's own form, for iOS alone", "open it on a Mac and export it"),
     (rb"8BPS", "a Photoshop document", _EXPORT),
     (rb"%PDF", "a PDF document", "export its pages as PNG"),
 )
@@ -203,6 +204,7 @@ def _join(stream: IO[bytes], parts: Sequence[Part]) -> io.BytesIO:
 def _header(image: ImageFile.ImageFile, name: str, **facts: Any) -> ImageHeader:  # noqa: ANN401 - fields of the class
     def decode() -> Image.Image:
         image.load()
+        vars(image).pop("_fp", None)  # a copy of the file, as large as the pixels, which Pillow keeps for other frames
         return image
 
     return ImageHeader(name, image.mode, image.size, decode, **facts)
@@ -277,6 +279,9 @@ def _jpeg(stream: IO[bytes], factory: Factory, whole: bool) -> ImageHeader:
         place = start + 2 + length
         body = stream.read(max(length - 2, 0))
         if marker in _START_OF_FRAME:
+            if marker > 0xC2 or body[:1] != b"\x08":
+                kind = f"{body[0] if body else 0}-bit" if marker <= 0xC2 else "lossless or hierarchical"
+                raise refusal(f"a {kind} JPEG", "open it in the program that wrote it, and export it as PNG")
             height, width = struct.unpack_from(">HH", body, 1)
             check_size((width, height))
             area = width * height

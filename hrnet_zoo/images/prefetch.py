@@ -61,7 +61,7 @@ def prefetch_in_processes(
         guard = "if your script does not, put what it does below `if __name__ == '__main__':`, for workers import it; "
         raise ProcessError(
             asked=f"images read by {workers} worker processes",
-            found="one of them died",
+            found=f"one of them died: {error}",
             done="the run was stopped",
             advice=f"{'' if START_METHOD == 'fork' else guard}if memory is short, use fewer workers, or workers=0",
         ) from error
@@ -94,11 +94,15 @@ def prefetch_in_threads(
 def _in_order(pool: Executor, items: Iterable[Item], work: Callable[[Item], T], ahead: int) -> Generator[T, None, None]:
     """Yield each item's result; by then the `ahead` next ones are submitted."""
     coming = iter(items)
-    waiting = deque(pool.submit(work, item) for item in islice(coming, ahead))
+    waiting = deque((item, pool.submit(work, item)) for item in islice(coming, ahead))
     while waiting:
-        future = waiting.popleft()
-        waiting.extend(pool.submit(work, item) for item in islice(coming, 1))
-        yield future.result()
+        item, future = waiting.popleft()
+        try:
+            waiting.extend((each, pool.submit(work, each)) for each in islice(coming, 1))
+            yield future.result()
+        except BrokenProcessPool as error:
+            error.args = (f"while {getattr(item, 'image', item)} was waited for",)
+            raise
 
 
 def _serve() -> None:

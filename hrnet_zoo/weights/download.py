@@ -286,7 +286,7 @@ def _store(source: _Source, blocks: Iterator[bytes], start: int, note: Note) -> 
         raise source.unexpected(f"{total:,} bytes, where at most {source.max_bytes:,} can be right,")
     first = next(blocks, b"")
     if not start and (not first or first.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(_NO_FILE)):
-        raise source.unexpected(f"a body that begins with {first[:20]!r} (a login or error page?)")
+        raise source.unexpected(f"a body that begins with {first[:20]!r} (a login page, or a pointer of Git LFS?)")
     name = printable(PurePosixPath(urlsplit(source.url).path).name)
     quiet = None if source.progress and sys.stderr else True  # None: unless stderr is a terminal
     with (
@@ -425,6 +425,9 @@ def _ask(source: _Source, session: TimedSession, headers: Mapping[str, str]) -> 
         response.close()
         try:
             target = urljoin(url, find_target(response))
+            user, at, place = urlsplit(url).netloc.rpartition("@")
+            if at and target.startswith(f"{urlsplit(url).scheme}://{place}/"):  # the same host gets the same user
+                target = target.replace("//", f"//{user}@", 1)
         except ValueError:
             raise source.refusal("a redirect leads to a malformed address") from None
         _check_hop(source, target, before=url)

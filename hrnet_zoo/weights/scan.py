@@ -438,10 +438,10 @@ def opened_safetensors(path: Path, source: str) -> Iterator[tuple[SafetensorsHea
             with refusals(source):
                 header = _read_header(file, os.fstat(file.fileno()).st_size)
             yield header, file
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # UnicodeError: a path that no file system can have
         raise CheckpointNotFoundError(
             asked=f"read the safetensors file {source}",
-            found=f"no regular, readable file: {error.strerror or error}",
+            found=f"no regular, readable file: {getattr(error, 'strerror', None) or error}",
             done="nothing was loaded",
             advice="check the path and the disk",
             source=source,

@@ -83,7 +83,7 @@ def test_train_and_val_folders(divided: Path) -> None:
     assert len(names_of_splits(divided, val=0.4)[0]) < 3  # a fraction of the training split
 
 
-@pytest.mark.parametrize("word", ["valid", "validation", "test"])
+@pytest.mark.parametrize("word", ["valid", "validation", "test", "testing"])
 def test_other_names_of_the_val_split(divided: Path, word: str) -> None:
     (divided / "val").rename(divided / word)
     train, val, _ = find_training_data(divided)

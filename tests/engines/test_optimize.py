@@ -203,6 +203,21 @@ def test_copies(demo: FCNHRNet, engine: str, dtype: torch.dtype) -> None:
         assert np.array_equal(other.predict(image).mask, expected)  # a copy does not follow the network
 
 
+def test_an_engine_that_belongs_to_the_process_is_not_pickled(demo: FCNHRNet) -> None:
+    fast = optimize(demo)
+    fast._engine.name = "openvino"
+    with pytest.raises(ConfigError, match="what openvino has compiled belongs to this process"):
+        pickle.dumps(fast)
+
+
+def test_settings_that_compute_the_same_are_optimized(demo: FCNHRNet) -> None:
+    for module in demo.modules():
+        if isinstance(module, torch.nn.ReLU):
+            module.inplace = False
+    image = scene(0, 64, 96).image
+    assert (demo.predict(image, fast=True).mask == demo.predict(image).mask).mean() > 0.99
+
+
 # In a process of its own: what is broken there is broken for good.
 FIRST_CALLS = """
 import dataclasses, sys, threading

@@ -1,5 +1,6 @@
 """Files that claim more than they hold: refused by what they would cost, before anything is unpacked."""
 
+import io
 import logging
 import os
 import struct
@@ -13,6 +14,7 @@ import pytest
 from PIL import Image
 
 from hrnet_zoo.errors import ImageError
+from hrnet_zoo.images.formats import open_image
 from hrnet_zoo.images.label_maps import read_labels
 from hrnet_zoo.images.read import read_image
 from tests.support.images import encode, pattern, png
@@ -169,6 +171,27 @@ def test_an_avif_by_its_compatible_brands() -> None:
     data = encode(IMAGE, "AVIF", quality=100)
     assert data[8:12] == b"avif"
     np.testing.assert_array_equal(read_image(data[:8] + b"mif1" + data[12:]), read_image(data))
+
+
+@pytest.mark.parametrize(
+    ("data", "what"),
+    [
+        (JPEG.replace(b"\xff\xc0\0\x11\x08", b"\xff\xc1\0\x11\x0c"), "a 12-bit JPEG"),
+        (JPEG.replace(b"\xff\xc0\0\x11\x08", b"\xff\xc3\0\x11\x08"), "a lossless or hierarchical JPEG"),
+        (PNG[:8] + chunk(b"CgBI", bytes(4)) + PNG[8:], "a PNG in Apple's own form"),
+    ],
+)
+def test_kinds_that_are_not_read_are_named(data: bytes, what: str) -> None:
+    with pytest.raises(ImageError) as caught:
+        read_image(data)
+    assert caught.value.found.startswith(what)
+
+
+@pytest.mark.parametrize("data", [PNG, GIF])
+def test_no_copy_of_the_file_stays_beside_the_pixels(data: bytes) -> None:
+    with open_image(data) as header:
+        image = header.decode()
+    assert not any(isinstance(each, io.BytesIO) for each in vars(image).values())
 
 
 @pytest.mark.parametrize("text", [b"P2 3 1 # levels\n100\n0 50 # half\n100\n", b"P5 3 1 1023\n\0\0\2\0\3\xff"])

@@ -65,7 +65,7 @@ def test_who_stops_early_leaves_nothing_running() -> None:
 
 
 def test_a_worker_that_dies_is_told_with_the_file() -> None:
-    with pytest.raises(ProcessError, match=r"one of them died[\s\S]*workers=0"):
+    with pytest.raises(ProcessError, match=r"one of them died: while \S+\.png was waited for[\s\S]*workers=0"):
         list(prefetch_in_processes(samples(9), die_at_3, 1))
 
 

@@ -561,7 +561,7 @@ def test_the_body_of_a_redirect_is_never_read(host: FaultServer, partial: Path, 
     assert [request.path for request in host.requests] == ["/moved", PATH]
 
 
-def test_user_and_password_go_along_where_a_redirect_names_no_host(host: FaultServer, partial: Path) -> None:
+def test_user_and_password_go_along_to_the_same_host_only(host: FaultServer, partial: Path) -> None:
     host.play(PATH, whole(BODY))
     relative, absolute = host.play("/relative", status(302, {"Location": PATH})), host.url + PATH
     named = host.play("/absolute", status(302, {"Location": absolute}))
@@ -571,7 +571,7 @@ def test_user_and_password_go_along_where_a_redirect_names_no_host(host: FaultSe
         for url in (relative, named, elsewhere):
             bring(url.replace("//", "//me:secret@"), partial=partial)
             discard(partial)
-        assert ["Authorization" in request.headers for request in host.requests] == [True, True, True, False, True]
+        assert all("Authorization" in request.headers for request in host.requests)
         assert [request.headers.get("Authorization") for request in other.requests] == [None]
     assert [request.path for request in host.requests] == ["/relative", PATH, "/absolute", PATH, "/elsewhere"]
 

@@ -225,7 +225,7 @@ def test_refuses_a_safetensors_header(name: str, tmp_path: Path) -> None:
 def test_refuses_what_is_no_regular_file(tmp_path: Path) -> None:
     """A folder, a pipe (which would hang) and impossible names are not found."""
     pipe = tmp_path / "pipe.safetensors"
-    paths = [tmp_path, tmp_path / "none.safetensors", tmp_path / "a\0b", tmp_path / ("x" * 300)]
+    paths = [tmp_path, tmp_path / "none.safetensors", tmp_path / "a\0b", tmp_path / "\ud800", tmp_path / ("x" * 300)]
     if hasattr(os, "mkfifo"):
         os.mkfifo(pipe)
         paths.append(pipe)
