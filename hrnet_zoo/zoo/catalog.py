@@ -245,7 +245,7 @@ def list_models(pattern: str = "*", *, dataset: str | None = None, arch: str | N
         pattern = f"*{pattern}*"
     return [
         row.name
-        for row in _with_digests(_ROWS)
+        for row in _ROWS
         if fnmatch.fnmatchcase(row.name, pattern) and dataset in (None, row.dataset.key) and arch in (None, row.arch)
     ]
 
@@ -281,7 +281,7 @@ def model_info(name: str) -> ModelInfo:
 
 def _nearest(name: str) -> tuple[str, ...]:
     """Suggest rows with similar names, in the spelling of other libraries too: HRNetV2-W48, hrnet_w18_small."""
-    rows = [row.name for row in (*_with_digests(_ROWS), DEMO)]
+    rows = [row.name for row in (*_ROWS, DEMO)]
     text = re.sub(r"hrnet\w*?[-_]?w(?=\d)", "hr", name[:200].lower())
     text = "fcn_" + text.removeprefix("fcn").lstrip("-_").replace("_small", "s")
     return () if is_saved(name) else tuple(difflib.get_close_matches(text, rows, n=3, cutoff=0.5))
