@@ -180,7 +180,7 @@ def config_of(
     except StateDictMismatchError as error:  # a network that was changed by hand could not be created when loading
         error.asked = f"save {model.name}, {model.arch} with {len(model.classes)} classes, as a model folder"
         error.done = "nothing was written"
-        error.advice = "make a head by create_model(..., classes=[names]); save others by torch.save(model.state_dict(), PATH)"
+        error.advice = "create_model(..., classes=[names]) makes a head; save others by torch.save(model.state_dict())"
         raise
     # The labels go along: what a later version's tables say of the dataset does not matter.
     dataset = replace(model.dataset, labels=tuple(zip(model.classes, model.palette, strict=True)))
