@@ -46,7 +46,7 @@ class TrainingLog:
     A column is a list with one entry per line, in the log's order and under the log's own name; nan where a line lacks
     it. Values are those in the file: mIoU, mAcc and aAcc are fractions in the logs of mmsegmentation 0.x and percent in
     those of some later versions; memory is in MB, time in seconds per iteration. A validation line whose `iter` is
-    absent or below that of the training line before it, because it counts batches, gets that line's.
+    absent or not between those of the training lines around it, because it counts batches, gets the one before.
     """
 
     name: str  # of the model
@@ -154,12 +154,17 @@ def parse_log(data: bytes, source: str, name: str) -> TrainingLog:
     records, is_cut = _records(data, source)
     if is_cut:
         logger.warning("the training log of %s is cut off in its last line, which is left out", name)
+    following, after = list[float](), math.inf  # the iteration of the training line behind each line
+    for record in reversed(records):
+        following.append(after)
+        after = record["iter"] if record.get("mode") == "train" and _is_iteration(record.get("iter")) else after
     before: float = 0
-    for record in records:
+    for record, after in zip(records, reversed(following), strict=True):
         mode, iteration = record.get("mode"), record.get("iter", -1)
+        limit = after if after > before else math.inf  # a run that was resumed from further back
         if mode == "train" and _is_iteration(iteration):
             before = iteration
-        elif mode == "val" and not (_is_iteration(iteration) and iteration >= before):
+        elif mode == "val" and not (_is_iteration(iteration) and before <= iteration <= limit):
             record["iter"] = before
     return TrainingLog(
         name,

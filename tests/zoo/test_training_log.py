@@ -136,10 +136,11 @@ def test_missing_and_unknown_keys(mirror: FaultServer) -> None:
     assert {len(column) for column in log.train.values()} == {3}
 
 
-def test_val_lines_that_count_batches_or_state_nothing(mirror: FaultServer) -> None:
+@pytest.mark.parametrize("count", [125, 5105])  # fewer batches than iterations, and more, as Pascal Context has
+def test_val_lines_that_count_batches_or_state_nothing(count: int, mirror: FaultServer) -> None:
     """They get the iteration of the training line before them."""
     lines = [*plain_log(), train_line(450), val_line(500, 0.63), train_line(550)]
-    lines[4]["iter"] = 125
+    lines[4]["iter"] = count
     del lines[8]["iter"]
     assert read(mirror, body(lines)).val["iter"] == [150, 350, 500]
 
