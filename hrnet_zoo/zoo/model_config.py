@@ -186,9 +186,8 @@ def _rename(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
         "slides": "sliding_window",
         "pictures_per_gpu": "batch_per_gpu",
         "terms": "data_license",
-        "licence": "license",
     }
-    return {new.get(key, key): value for key, value in pairs}
+    return {new.get(key, key.replace("ence", "ense")): value for key, value in pairs}  # and one British spelling
 
 
 class _Value(NamedTuple):
