@@ -7,7 +7,7 @@ Engines replace steps by faster ones that compute the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar, cast
 
 import torch
@@ -99,8 +99,25 @@ class _Block(nn.Module):
 
 
 class _Transition(nn.ModuleList):
+    def __init__(self, layers: Any) -> None:  # noqa: ANN401 - hrnet's layers, whose children have types
+        *adapt, down = layers
+        super().__init__(_adapting_layer(layer) for layer in (*adapt, down[0]))
+
     def forward(self, maps: list[Any]) -> list[Any]:
         return [layer(x) for layer, x in zip(self, [*maps, maps[-1]], strict=True)]
+
+
+class Stem(nn.Module):
+    """What comes before the first exchange: two convolutions, the bottlenecks, and the transition to two branches."""
+
+    def __init__(self, steps: Iterable[nn.Module], transition: nn.Module) -> None:
+        super().__init__()
+        self.steps = nn.Sequential(*steps)
+        self.transition = transition
+
+    def forward(self, x: Any) -> Any:  # noqa: ANN401 - a tensor, or OpenVINO's output
+        """Return the maps at strides 4 and 8."""
+        return self.transition([self.steps(x)])
 
 
 class _ExchangeModule(nn.Module):
@@ -150,26 +167,21 @@ class Plan(nn.Module):
         require_published(model)
         super().__init__()
         net, head = cast(Any, model.backbone), cast(Any, model.decode_head)
-        self.stem = nn.Sequential(
-            fold(net.conv1, net.bn1, relu=True),
-            fold(net.conv2, net.bn2, relu=True),
-            *map(_residual_block, net.layer1),
+        convolutions = (fold(net.conv1, net.bn1, relu=True), fold(net.conv2, net.bn2, relu=True))
+        self.stem = Stem([*convolutions, *map(_residual_block, net.layer1)], _Transition(net.transition1))
+        self.stages = nn.Sequential(
+            *map(_ExchangeModule, net.stage2),
+            _Transition(net.transition2),
+            *map(_ExchangeModule, net.stage3),
+            _Transition(net.transition3),
+            *map(_ExchangeModule, net.stage4),
         )
-        self.stages = nn.Sequential()
-        for transition, stage in (
-            (net.transition1, net.stage2),
-            (net.transition2, net.stage3),
-            (net.transition3, net.stage4),
-        ):
-            *adapt, down = transition
-            self.stages.append(_Transition(_adapting_layer(layer) for layer in (*adapt, down[0])))
-            self.stages.extend(map(_ExchangeModule, stage))
         self.head = Head(fold(head.convs[0].conv, head.convs[0].bn, relu=True), fold(head.conv_seg))
         self.eval()
 
     def forward(self, x: Any) -> Any:  # noqa: ANN401 - a tensor, or OpenVINO's output
         """Return the logits at stride 4."""
-        return self.head(*self.stages([self.stem(x)]))
+        return self.head(*self.stages(self.stem(x)))
 
 
 class PyTorchEngine:

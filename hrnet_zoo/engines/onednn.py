@@ -5,11 +5,16 @@ The operations (`torch.ops.mkldnn`) are those that torch's compiler calls. They 
 
 import functools
 import logging
+import math
 
 import torch
 from torch import Tensor
 
-from hrnet_zoo.engines.folding import Convolution, Plan, PyTorchEngine, replace_steps
+from hrnet_zoo.engines.folding import Convolution, Head, Plan, PyTorchEngine, Stem, replace_steps
+from hrnet_zoo.models.hrnet import fit
+
+STRIPE_BYTES = 16 << 20  # of maps within a stripe; 4 to 16 MiB differ little in time
+STEM_CHANNELS = 4  # counted per pixel of an image: a quarter of the stem's, or most of a stripe would be margin
 
 logger = logging.getLogger("hrnet_zoo")
 
@@ -37,6 +42,56 @@ class OneDNNConvolution(Convolution):
         return result
 
 
+class StripedStem(Stem):
+    """A plan's stem in stripes of rows, so that maps of up to 256 channels are never whole in memory."""
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Return the maps at strides 4 and 8 of a batch of images (N, 3, H, W)."""
+        rows = _stripe_rows(x, STEM_CHANNELS, 8)
+        if rows >= x.shape[2]:
+            return super().forward(x)  # type: ignore[no-any-return]
+        # Each step spoils a row at stride 4 where a stripe is cut: rows above and below are computed, and cut off.
+        margin = 8 * math.ceil(len(self.steps) / 2)
+        stripes: list[list[Tensor]] = []
+        for start in range(0, x.shape[2], rows):
+            first, end = max(0, start - margin), min(start + rows, x.shape[2])
+            maps = super().forward(x[:, :, first : end + margin])
+            places = [slice((start - first) // stride, math.ceil((end - first) / stride)) for stride in (4, 8)]
+            stripes.append([each[:, :, place] for each, place in zip(maps, places, strict=True)])
+        return [torch.cat(each, dim=2) for each in zip(*stripes, strict=True)]
+
+
+class StripedHead(Head):
+    """A plan's head in stripes of rows, so that the concatenated maps stay in the processor's cache."""
+
+    def forward(self, x: Tensor, *coarser: Tensor) -> Tensor:
+        """Return logits (N, classes, H, W) at the size of the finest map `x`."""
+        height, width = x.shape[2:]
+        factors = [2**power for power in range(1, len(coarser) + 1)]
+        rows = _stripe_rows(x, sum(each.shape[1] for each in (x, *coarser)), factors[-1])
+        # A part is upsampled with the weights of the whole only if the maps have exactly 1/2, 1/4, 1/8 of the rows.
+        exact = all(each.shape[2] * factor == height for each, factor in zip(coarser, factors, strict=True))
+        if not exact or rows >= height:
+            return super().forward(x, *coarser)
+        stripes: list[Tensor] = []
+        for start in range(0, height, rows):
+            end = min(start + rows, height)
+            maps = [x[:, :, start:end]]
+            for each, factor in zip(coarser, factors, strict=True):
+                first = max(0, start // factor - 1)  # a row more on both sides is interpolated
+                part = each[:, :, first : end // factor + 1]
+                large = fit(part, (part.shape[2] * factor, width))
+                maps.append(large[:, :, start - first * factor : end - first * factor])
+            stripes.append(self.classifier(self.mix(torch.cat(maps, dim=1))))
+        return torch.cat(stripes, dim=2)
+
+
+def _stripe_rows(x: Tensor, channels: int, multiple: int) -> int:
+    """Return how many rows of `x` make a stripe of STRIPE_BYTES, where each pixel takes so many channels."""
+    row_bytes = x.shape[0] * x.shape[3] * channels * x.element_size()
+    return multiple * max(1, round(STRIPE_BYTES / row_bytes / multiple))
+
+
 class OneDNNEngine(PyTorchEngine):
     """Runs a plan on the CPU with oneDNN's fused convolutions."""
 
@@ -44,6 +99,8 @@ class OneDNNEngine(PyTorchEngine):
 
     def __init__(self, plan: Plan, device: torch.device, dtype: torch.dtype) -> None:
         replace_steps(plan, Convolution, _fused)
+        replace_steps(plan, Stem, lambda stem: StripedStem(stem.steps, stem.transition))
+        replace_steps(plan, Head, lambda head: StripedHead(head.mix, head.classifier))
         super().__init__(plan, device, dtype)
 
 

@@ -50,6 +50,22 @@ def test_convolution(dtype: torch.dtype, most: float, kernel: int, stride: int, 
 
 
 @pytest.mark.parametrize("arch", ["hr18s", "hr48"])
+def test_stripes(arch: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In stripes of different heights the logits are those of the whole; sides that are multiples of 32 or not."""
+    engine = OneDNNEngine(Plan(random_network(arch)), torch.device("cpu"), torch.float32)
+    for batch, height, width in ((1, 160, 64), (2, 96, 33), (1, 131, 40)):
+        x = torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(0))
+        with torch.inference_mode():
+            monkeypatch.setattr(onednn, "STRIPE_BYTES", 1 << 40)
+            whole = engine(x)
+            for stripe_bytes in (1, 40_000):
+                monkeypatch.setattr(onednn, "STRIPE_BYTES", stripe_bytes)
+                striped = engine(x)
+                assert striped.stride() == whole.stride()
+                assert float((striped - whole).abs().max() / whole.abs().max()) < 5e-6, (height, width, stripe_bytes)
+
+
+@pytest.mark.parametrize("arch", ["hr18s", "hr48"])
 @pytest.mark.parametrize(("dtype", "most"), DTYPES)
 def test_logits(dtype: torch.dtype, most: float, arch: str) -> None:
     require(dtype)
