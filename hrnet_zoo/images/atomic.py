@@ -5,6 +5,7 @@ import io
 import os
 import re
 import secrets
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,6 +15,8 @@ from PIL import Image
 from hrnet_zoo.errors import OutputError, OutputSpaceError
 
 NO_SPACE = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
+
+STALE_S = 15 * 60.0  # no file takes so long to write
 
 
 @contextmanager
@@ -89,6 +92,14 @@ def make_folder(path: Path) -> None:
     refuse_address(path)
     with output_errors(path, f"make the folder {path}", "nothing was written", "name another folder"):
         path.mkdir(parents=True, exist_ok=True)
+
+
+def sweep_parts(folder: Path) -> None:
+    """Remove what killed processes left of `atomic_write`, if it is older than a quarter of an hour."""
+    with output_errors(folder, f"remove unfinished files from {folder}", "nothing was written", "remove them by hand"):
+        for path in folder.glob(".*.part"):
+            if re.fullmatch(r"\.[0-9a-f]{16}\.part", path.name) and time.time() - path.lstat().st_mtime > STALE_S:
+                path.unlink(missing_ok=True)
 
 
 def png(image: Image.Image) -> bytes:

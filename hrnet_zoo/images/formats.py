@@ -49,7 +49,6 @@ _HEADER_BYTES = 1 << 16
 _BLOCK = 1 << 20
 _NONE_OF_THE_FORMATS = f"none of the formats {', '.join(FORMATS)}"
 _EXPORT = "export it as JPEG or PNG"
-_HEIC = rb"....ftyp(?!.*avi[fs]).*(hei[cmsx]|hev[cmsx]|mif1|msf1)"  # AVIF shares brands, but lists its own too
 _CAMERA_RAW = rb"....ftypcrx |FUJIFILMCCD-RAW|IIR[OS]|MMOR|IIU\0|FOVb|\0MRM|II\x1a\0\0\0HEAPCCDR|II\*\0....CR"
 # What people take for images: first bytes, what it is, what to do.
 _OTHERS = (

@@ -1,5 +1,6 @@
 """The cache folder: its layout, locks, temporary files and atomic publishing.
 
+    <root>/CACHEDIR.TAG
     <root>/v1/models/<key>.safetensors      finished weights, never opened for writing
     <root>/v1/logs/<key>.log.json           finished training logs
     <root>/v1/models/.<key>.<random>.tmp    being written; likewise in the other folders
@@ -94,7 +95,10 @@ def is_cached(key: str, kind: Finished = "model") -> bool:
     """Return whether the finished file of a cache key exists."""
     path = path_of(key, kind)
     with disk_errors(path, f"look for {key} in the cache"):
-        return path.is_file()
+        try:
+            return stat.S_ISREG(path.stat().st_mode)  # Path.is_file hides what else is wrong, from Python 3.14 on
+        except (FileNotFoundError, NotADirectoryError):  # the latter is reported by the first write
+            return False
 
 
 @contextlib.contextmanager
@@ -126,6 +130,9 @@ def claim_partial(key: str) -> Path:
     folder = _folder("downloads")
     mine = folder / f"{_checked(key)}.{secrets.token_hex(8)}.part"
     with disk_errors(folder, f"begin a download of {key}"):
+        facts = root().stat()
+        if os.name == "posix" and facts.st_mode & 0o1002 == 0o0002 and facts.st_uid != os.geteuid():
+            _log.warning("anybody may change the files of the cache %s; set HRNET_ZOO_CACHE to your own folder", root())
         now_s, left = (
             _now_s(folder),
             [entry for entry in entries() if entry.key == key and entry.path.suffix == ".part"],
@@ -160,7 +167,15 @@ def publish(key: str, data: bytes, check: Callable[[Path], object], kind: Finish
                 file.flush()
                 os.fsync(file.fileno())
             check(temp)
-            temp.replace(final)
+            try:
+                temp.replace(final)
+            except PermissionError as error:
+                # Windows lets nobody replace a file that others have mapped. A key has one content: theirs will do.
+                try:
+                    check(final)
+                except (HRNetZooError, FileNotFoundError):
+                    raise error from None
+                temp.unlink()
     except BaseException:
         with contextlib.suppress(OSError):  # the error under way says more; a sweep takes what stays
             temp.unlink(missing_ok=True)
@@ -280,10 +295,15 @@ def _checked(key: str) -> str:
 
 
 def _folder(name: str) -> Path:
-    """Make a folder of the cache if absent."""
-    folder = root() / "v1" / name
+    """Make a folder of the cache if absent, and tag a new cache, so that backups leave it out."""
+    top = root()
+    folder = top / "v1" / name
     with disk_errors(folder, "make the cache folder"):
+        fresh = not top.exists() or not any(top.iterdir())  # never tag a folder that holds other things
         folder.mkdir(parents=True, exist_ok=True)
+        if fresh:
+            tag = "Signature: 8a477f597d28d172789f06886806bc55\n"  # https://bford.info/cachedir/
+            (top / "CACHEDIR.TAG").write_text(tag, encoding="ascii")
     return folder
 
 

@@ -286,7 +286,9 @@ def fetch_into_cache(
                 blob = convert(bodies)
             try:
                 publish(key, blob)
-            except CacheSpaceError:
+            except CacheSpaceError as error:
+                if getattr(error.__cause__, "errno", None) == errno.EFBIG:
+                    raise  # a limit for each file: more room would not help
                 size = partial.stat().st_size if partial.exists() else 0  # a sweep may have been faster
                 if shutil.disk_usage(partial.parent).free + size < len(blob):
                     raise  # the download would go for nothing

@@ -32,7 +32,7 @@ from hrnet_zoo.errors import (
     StateDictMismatchError,
     raise_on_oom,
 )
-from hrnet_zoo.images.atomic import atomic_write, make_folder
+from hrnet_zoo.images.atomic import atomic_write, make_folder, sweep_parts
 from hrnet_zoo.models.fcn import FCNHRNet
 from hrnet_zoo.weights.convert import ROOM, Shapes, Weights, network_shapes, read_file, to_safetensors, verify_data
 from hrnet_zoo.weights.scan import SafetensorsHeader, inspect_safetensors
@@ -160,6 +160,7 @@ def save_pretrained(
     blob = to_safetensors(weights, {CONFIG_KEY: config.to_header(), "hrnet_zoo_version": __version__})
     del weights
     make_folder(folder)
+    sweep_parts(folder)
     atomic_write(folder / WEIGHTS_FILE, blob)
     del blob
     config = _config_in(inspect_safetensors(folder / WEIGHTS_FILE, str(folder)), folder)  # with the digest

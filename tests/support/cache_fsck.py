@@ -21,7 +21,7 @@ from hrnet_zoo.weights.scan import inspect_safetensors
 from hrnet_zoo.zoo.training_log import parse_log
 
 RECORD = {"source_url", "source_sha256", "source_size", "converter_version", "hrnet_zoo_version", "data_sha256"}
-TOP = {"v1"}
+TOP = {"v1", "CACHEDIR.TAG"}
 
 
 def fsck(

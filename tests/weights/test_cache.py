@@ -665,3 +665,39 @@ def test_importing_does_nothing(cache: Path) -> None:
     """)
     assert done.stdout.split() == ["[]", "False"]
     assert not cache.exists()
+
+
+def test_tag_only_in_a_folder_of_its_own(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files.claim_partial("a")
+    assert (cache / "CACHEDIR.TAG").read_text().startswith("Signature: 8a477f597d28d172789f06886806bc55\n")
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "thesis.tex").write_text("")
+    monkeypatch.setenv("HRNET_ZOO_CACHE", str(tmp_path / "home"))
+    files.claim_partial("a")
+    assert not (tmp_path / "home" / "CACHEDIR.TAG").exists()
+
+
+@needs_root
+def test_a_cache_that_anybody_may_change(cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+    cache.mkdir()
+    for mode, owner, warnings_told in ((0o777, 0, 0), (0o1777, 65534, 0), (0o755, 65534, 0), (0o777, 65534, 1)):
+        cache.chmod(mode)
+        os.chown(cache, owner, -1)
+        caplog.clear()
+        files.claim_partial("a")
+        assert len([line for line in caplog.messages if "anybody may change" in line]) == warnings_told
+
+
+def test_a_good_file_that_others_have_mapped_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on Windows, where it cannot be replaced."""
+    files.publish("a", BODY, whole)
+
+    def replace(self: Path, target: Path) -> Path:
+        raise PermissionError(13, "the file is in use")
+
+    monkeypatch.setattr(Path, "replace", replace)
+    same(files.publish("a", BODY, whole))
+    files.path_of("a").write_bytes(b"damaged")
+    with pytest.raises(CacheError, match="in use"):
+        files.publish("a", BODY, whole)
+    assert kinds() == {"model": 1}

@@ -2,6 +2,7 @@
 
 import getpass
 import json
+import os
 import platform
 import shutil
 import subprocess
@@ -313,3 +314,14 @@ def test_a_file_that_is_rewritten_in_place_moves_no_network(folder: Path) -> Non
     command = [sys.executable, "-c", REWRITTEN, str(folder), str(other)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603
     assert (done.returncode, done.stdout) == (0, "unmoved\n"), done.stderr
+
+
+def test_other_files_stay_and_old_parts_go(model: FCNHRNet, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine", encoding="utf-8")
+    for name, age in ((f".{'0' * 16}.part", 3600), (f".{'1' * 16}.part", 0), (".other.part", 3600)):
+        (tmp_path / name).write_bytes(b"")
+        facts = (tmp_path / name).stat()
+        os.utime(tmp_path / name, (facts.st_atime - age, facts.st_mtime - age))
+    model.save_pretrained(tmp_path)
+    kept = sorted(path.name for path in tmp_path.iterdir() if path.is_file())
+    assert kept == sorted([*ALL_FILES, "notes.txt", f".{'1' * 16}.part", ".other.part"])

@@ -64,7 +64,7 @@ def test_published_file_through_a_mirror(
     assert json.loads(provenance["file_classes"]) == ["road", "sidewalk", "building"]
     assert "mmseg_version" not in str(provenance)  # nothing else of the file's own metadata travels on
     stem = f"fcn_hr18s_512x1024_40k_cityscapes_20200601_014216-{row.sha256_prefix}-c2"
-    assert files(cache) == [f"{stem}.safetensors"]
+    assert files(cache) == ["CACHEDIR.TAG", f"{stem}.safetensors"]
     assert len(host.requests) == 1
 
 
