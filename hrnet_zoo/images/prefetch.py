@@ -1,5 +1,6 @@
 """Prefetching with worker processes or threads."""
 
+import functools
 import logging
 import multiprocessing
 import os
@@ -51,7 +52,7 @@ def prefetch_in_processes(
         return
     ahead = workers + 1 if ahead is None else ahead
     if multiprocessing.current_process().daemon:
-        logger.warning("this process is daemonic and cannot start others: threads prefetch the images")
+        _warn_of_threads()
         yield from prefetch_in_threads(items, work, threads=workers, ahead=ahead)
         return
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context(START_METHOD), initializer=_serve)
@@ -103,6 +104,12 @@ def _in_order(pool: Executor, items: Iterable[Item], work: Callable[[Item], T], 
         except BrokenProcessPool as error:
             error.args = (f"while {getattr(item, 'image', item)} was waited for",)
             raise
+
+
+@functools.cache
+def _warn_of_threads() -> None:
+    """Log it once in a process."""
+    logger.warning("this process is daemonic and cannot start others: threads prefetch the images")
 
 
 def _serve() -> None:
