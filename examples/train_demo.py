@@ -31,7 +31,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from hrnet_zoo import __version__
 from hrnet_zoo.datasets import SCENES
-from hrnet_zoo.demo.scenes import EVALUATION_SEEDS, TRAINING_SEEDS_START, UNLABELLED, scene
+from hrnet_zoo.demo.scenes import EVALUATION_SEEDS, TRAINING_SEEDS_START, UNLABELED, scene
 from hrnet_zoo.evaluation.metrics import class_iou, count_matrix
 from hrnet_zoo.images.preprocess import MEAN, STD
 from hrnet_zoo.models.fcn import FCNHRNet
@@ -167,7 +167,7 @@ def vary(images: Tensor, masks: Tensor, crop: tuple[int, int], zoom: float, leve
     grid = F.affine_grid(theta, [count, 3, *crop], align_corners=False)
     images = F.grid_sample(images, grid, align_corners=False)
     labels = F.grid_sample(masks[:, None].float() + 1, grid, mode="nearest", align_corners=False)[:, 0].long() - 1
-    labels = torch.where(labels < 0, UNLABELLED, labels)
+    labels = torch.where(labels < 0, UNLABELED, labels)
     contrast = 1 + 0.25 * (2 * torch.rand(count, 1, 1, 1, device=device) - 1)
     tint = 1 + 0.08 * torch.randn(count, 3, 1, 1, device=device)
     brightness = 0.25 * torch.randn(count, 1, 1, 1, device=device)
@@ -193,12 +193,12 @@ def begin_as_identity(model: FCNHRNet) -> None:
 
 
 def loss_of(scores: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
-    """Weighted cross-entropy plus the mean soft Dice loss of the classes present, on every second row and column."""
+    """Weighted cross-entropy plus the mean soft RandomDraws loss of the classes present, on every second row and column."""
     row, column = torch.randint(2, (2,)).tolist()  # half a pixel to either side, so none on average
     labels = labels[:, row::2, column::2]
     scores = F.interpolate(scores.float(), labels.shape[-2:], mode="bilinear", align_corners=False)
-    entropy = F.cross_entropy(scores, labels, weight, ignore_index=UNLABELLED)
-    known = labels != UNLABELLED
+    entropy = F.cross_entropy(scores, labels, weight, ignore_index=UNLABELED)
+    known = labels != UNLABELED
     target = torch.where(known, labels, 0)
     shares = scores.softmax(1) * known[:, None]
     area = torch.bincount(target[known], minlength=len(weight)).float()

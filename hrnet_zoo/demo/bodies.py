@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from hrnet_zoo.demo.canvas import Canvas, Point, Surface
-from hrnet_zoo.demo.dice import Color
+from hrnet_zoo.demo.random_draws import Color
 
 Outline = Sequence[tuple[float, float]]
 
@@ -81,7 +81,7 @@ def wheels(c: Canvas, body: Body, places: Iterable[float], radius: float, label:
 
 
 def underneath(c: Canvas, body: Body, length: float, label: int) -> None:
-    """Paint the dark ground under the body, which stays the road's, and the tyres below the ends that are seen."""
+    """Paint the dark ground under the body, which stays the road's, and the tires below the ends that are seen."""
     corners = [
         body.at(a, 0.0, t)
         for a, t in ((-length / 2, -1.05), (length / 2, -1.05), (length / 2, 1.05), (-length / 2, 1.05))
@@ -90,8 +90,8 @@ def underneath(c: Canvas, body: Body, length: float, label: int) -> None:
     for a in (-length / 2, length / 2):
         if body.sees(c, a, 0.3, 0, (math.copysign(1, a), 0, 0)):
             for t in (-0.8, 0.8):
-                tyre = body.end(a * 0.94)
-                c.patch(tyre, (t - 0.16, 0, t + 0.16, 0.45), (20, 20, 22), label, c.mood.ambient)
+                tire = body.end(a * 0.94)
+                c.patch(tire, (t - 0.16, 0, t + 0.16, 0.45), (20, 20, 22), label, c.mood.ambient)
 
 
 def lamps(c: Canvas, body: Body, length: float, y: float, label: int, size: float = 0.12) -> None:

@@ -1,4 +1,4 @@
-"""The canvas: a camera that looks along a street in metres, and the strokes and surfaces painted through it."""
+"""The canvas: a camera that looks along a street in meters, and the strokes and surfaces painted through it."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -6,18 +6,18 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
-from hrnet_zoo.demo.dice import Color, Dice
 from hrnet_zoo.demo.labels import SKY
+from hrnet_zoo.demo.random_draws import Color, RandomDraws
 from hrnet_zoo.demo.weather import paint_sky, pick_mood
 
 Point = tuple[float, float, float]
-"""x to the right, y up, z ahead, in metres; the camera stands above the origin."""
+"""x to the right, y up, z ahead, in meters; the camera stands above the origin."""
 Surface = Callable[[float, float], Point]
 """Something upright: (along, height) to the place there."""
 
 
-class Canvas(Dice):
-    """A picture and its labels in the making, twice the scene's size, with the chance that guides the brush.
+class Canvas(RandomDraws):
+    """An image and its labels in the making, twice the scene's size, with the chance that guides the brush.
 
     Light on a surface is a factor on its color; `lit` means that it shines by itself.
 
@@ -27,7 +27,7 @@ class Canvas(Dice):
         height: in pixels, as are the width and the horizon's row.
         width: twice that of the scene.
         horizon: its row where the camera is not rolled.
-        eye: height of the camera in metres.
+        eye: height of the camera in meters.
         bend: of the road, in 1/m.
         image: the colors.
         colors: the brush for them.
@@ -116,11 +116,11 @@ class Canvas(Dice):
         self.polygon((surface(a, b), surface(c, b), surface(c, d), surface(a, d)), color, label, light, lit)
 
     def stroke(
-        self, points: Sequence[Point], metres: float, color: Color, label: int | None, light: float = 1.0
+        self, points: Sequence[Point], meters: float, color: Color, label: int | None, light: float = 1.0
     ) -> None:
         """Draw a line of that thickness with round ends."""
         depth = max(0.8, points[0][2])
-        wide = metres * self.focal / depth
+        wide = meters * self.focal / depth
         flat = [self.project(point) for point in points]
         shade = self.tone(color, depth, light)
         self.colors.line(flat, shade, max(1, round(wide)), joint="curve" if len(flat) > 2 else None)
@@ -136,7 +136,7 @@ class Canvas(Dice):
     def ball(
         self,
         point: Point,
-        metres: tuple[float, float],
+        meters: tuple[float, float],
         color: Color,
         label: int | None,
         light: float = 1.0,
@@ -145,15 +145,15 @@ class Canvas(Dice):
         """Draw a blob with these half axes, facing the camera."""
         u, v = self.project(point)
         scale = self.focal / max(0.8, point[2])
-        box = (u - metres[0] * scale, v - metres[1] * scale, u + metres[0] * scale, v + metres[1] * scale)
+        box = (u - meters[0] * scale, v - meters[1] * scale, u + meters[0] * scale, v + meters[1] * scale)
         self.colors.ellipse(box, self.tone(color, point[2], light, lit))
         if label is not None:
             self.labels.ellipse(box, label)
 
-    def shine(self, point: Point, metres: float, color: tuple[int, int, int]) -> None:
+    def shine(self, point: Point, meters: float, color: tuple[int, int, int]) -> None:
         """Add a halo to the glow layer."""
         u, v = self.project(point)
-        radius = min(max(1.0, metres * self.focal / point[2] / 8), self.height / 60)
+        radius = min(max(1.0, meters * self.focal / point[2] / 8), self.height / 60)
         self._glows.ellipse((u / 8 - radius, v / 8 - radius, u / 8 + radius, v / 8 + radius), color)
 
     def cast(self, base: tuple[Point, Point], height: float) -> None:

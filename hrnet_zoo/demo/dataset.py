@@ -29,13 +29,13 @@ def write_dataset(out: Path, *, seeds: Sequence[int], progress: bool) -> None:
         raise _refusal(out, error.strerror or str(error)) from error
     if there:
         raise _refusal(out, f"the folder holds something already, {there.name} for instance")
-    pictures, labels = (out / kind / "val" / "demo" for kind in ("leftImg8bit", "gtFine"))
-    make_folder(pictures)
+    images, labels = (out / kind / "val" / "demo" for kind in ("leftImg8bit", "gtFine"))
+    make_folder(images)
     make_folder(labels)
     for seed in Bar(seeds, desc="draw", unit="scene", disable=None if progress else True):
         drawn = scene(seed)
         name = f"demo_{seed:06d}_000019"  # city, sequence, frame
-        atomic_write(pictures / f"{name}_leftImg8bit.png", png(Image.fromarray(drawn.image)))
+        atomic_write(images / f"{name}_leftImg8bit.png", png(Image.fromarray(drawn.image)))
         ids: Image.Image = Image.fromarray(np.ascontiguousarray(CITYSCAPES_IDS.values(drawn.mask)))
         atomic_write(labels / f"{name}_gtFine_labelIds.png", png(ids))
 

@@ -1,18 +1,18 @@
-"""The ground: road, markings, rails, pavements and grass verges."""
+"""The ground: road, markings, rails, sidewalks and grass verges."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
 from hrnet_zoo.demo.canvas import Canvas
-from hrnet_zoo.demo.dice import Color, scaled
 from hrnet_zoo.demo.labels import ROAD, SIDEWALK, TERRAIN
+from hrnet_zoo.demo.random_draws import Color, scaled
 
 
 def paint_ground(
-    c: Canvas, kerbs: Sequence[float], lanes: Sequence[float], lane: float, crossing: float, track: float | None
+    c: Canvas, curbs: Sequence[float], lanes: Sequence[float], lane: float, crossing: float, track: float | None
 ) -> None:
-    """Paint road, markings, rails, pavements and grass verges."""
+    """Paint road, markings, rails, sidewalks and grass verges."""
     reach = (1.2, 2, 3, 4, 6, 8, 11, 15, 20, 27, 36, 50, 70, 100, 140, 200, 300)
 
     def strip(a: float, b: float, color: Color, label: int | None, zs: Sequence[float] = reach) -> None:
@@ -23,21 +23,21 @@ def paint_ground(
             c.labels.polygon(flat, label)
 
     light = c.facing(0, 1, 0)
-    for side, kerb in zip((-1, 1), kerbs, strict=True):
+    for side, curb in zip((-1, 1), curbs, strict=True):
         paving = c.stone() if c.chance(0.5) else (c.between(120, 200),) * 3
         verge = c.leaf()
         if c.chance(0.45):
-            strip(kerb, side * 200, paving, SIDEWALK)
+            strip(curb, side * 200, paving, SIDEWALK)
         else:
-            strip(kerb, side * 200, verge, TERRAIN)
+            strip(curb, side * 200, verge, TERRAIN)
         wide = c.between(2.2, 4.2)
-        strip(kerb, kerb + side * wide, paving, SIDEWALK)
+        strip(curb, curb + side * wide, paving, SIDEWALK)
         if c.chance(0.6):
             start, zs = c.between(0.25, 0.9), [z for z in reach if c.between(0, 3) < z]
-            strip(kerb + side * wide * start, kerb + side * wide * (start + 0.45), verge, TERRAIN, zs)
+            strip(curb + side * wide * start, curb + side * wide * (start + 0.45), verge, TERRAIN, zs)
         dark = scaled(paving, 0.62)
         for joint in np.geomspace(3, 40, 26):
-            line = [(kerb, 0.0, joint), (kerb + side * wide * 0.25, 0.0, joint)]
+            line = [(curb, 0.0, joint), (curb + side * wide * 0.25, 0.0, joint)]
             c.colors.line([c.project(point) for point in line], c.tone(dark, 12.0, light), 1)
     gray = c.between(62, 128)
     asphalt = (gray + c.between(-6, 8), gray + c.between(-4, 4), gray + c.between(-6, 8))
@@ -48,18 +48,18 @@ def paint_ground(
             ROAD,
             light,
         )
-    strip(kerbs[0], kerbs[1], asphalt, ROAD)
+    strip(curbs[0], curbs[1], asphalt, ROAD)
     for _ in range(int(c.rng.random() * 5)):  # patches of newer or older surface
-        x, z, tone = c.between(*kerbs), c.between(3, 25), c.between(0.8, 1.12)
+        x, z, tone = c.between(*curbs), c.between(3, 25), c.between(0.8, 1.12)
         strip(
             x,
-            min(x + c.between(0.5, 2.5), kerbs[1]),
+            min(x + c.between(0.5, 2.5), curbs[1]),
             (gray * tone, gray * tone, gray * tone),
             None,
             (z, z * 1.2, z * 1.5),
         )
-    for side, kerb in zip((-1, 1), kerbs, strict=True):
-        strip(kerb, kerb + side * 0.16, (gray * 1.5, gray * 1.5, gray * 1.45), None)
+    for side, curb in zip((-1, 1), curbs, strict=True):
+        strip(curb, curb + side * 0.16, (gray * 1.5, gray * 1.5, gray * 1.45), None)
     if track is not None:
         for x in (track - 0.72, track + 0.72):
             strip(x - 0.07, x + 0.07, (gray * 0.45, gray * 0.45, gray * 0.5), None)
@@ -76,7 +76,7 @@ def paint_ground(
             strip(x - 0.08, x + 0.08, white, None, (z, z + 3.0))
             z += 7.5
     if crossing < 1000 and c.chance(0.75):
-        x = kerbs[0] + 0.4
-        while x < kerbs[1] - 0.5:
+        x = curbs[0] + 0.4
+        while x < curbs[1] - 0.5:
             strip(x, x + 0.5, (235, 235, 230), None, (crossing - 4.0, crossing - 1.2))
             x += 1.0

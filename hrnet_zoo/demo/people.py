@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from hrnet_zoo.demo.canvas import Canvas, Point, Surface, upright
-from hrnet_zoo.demo.dice import Color, scaled
 from hrnet_zoo.demo.labels import BICYCLE, MOTORCYCLE, PERSON, RIDER
+from hrnet_zoo.demo.random_draws import Color, scaled
 
 
 def person(c: Canvas, x: float, z: float, side: int) -> None:
@@ -166,6 +166,6 @@ def _head(c: Canvas, center: Point, radius: float, skin: Color, label: int, helm
 
 
 def _limb(
-    c: Canvas, surface: Surface, points: Iterable[tuple[float, float]], metres: float, color: Color, label: int
+    c: Canvas, surface: Surface, points: Iterable[tuple[float, float]], meters: float, color: Color, label: int
 ) -> None:
-    c.stroke([surface(a, y) for a, y in points], metres, color, label, c.facing(0, 0.3, -0.9))
+    c.stroke([surface(a, y) for a, y in points], meters, color, label, c.facing(0, 0.3, -0.9))

@@ -5,26 +5,26 @@ from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageFilter
 
 from hrnet_zoo.demo.canvas import Canvas
-from hrnet_zoo.demo.labels import SIDEWALK, TERRAIN, UNLABELLED
+from hrnet_zoo.demo.labels import SIDEWALK, TERRAIN, UNLABELED
 from hrnet_zoo.demo.weather import noise
 
 
-def develop(c: Canvas) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+def postprocess(c: Canvas) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Give the image (H, W, 3) in RGB and its labels (H, W), at half the canvas's size, both uint8."""
     rng, height, width = c.rng, c.height // 2, c.width // 2
     if c.chance(0.35):
         top = c.height * c.between(0.92, 0.97)
-        bonnet = (-0.15 * c.width, top, 1.15 * c.width, c.height * 1.25)
-        c.colors.ellipse(bonnet, c.tone(c.lacquer(), 0.0, 0.6))
-        c.labels.ellipse(bonnet, UNLABELLED)
+        hood = (-0.15 * c.width, top, 1.15 * c.width, c.height * 1.25)
+        c.colors.ellipse(hood, c.tone(c.lacquer(), 0.0, 0.6))
+        c.labels.ellipse(hood, UNLABELED)
     mask = np.asarray(c.mask)[::2, ::2].copy()
-    picture = c.image.reduce(2)
+    photo = c.image.reduce(2)
     if c.mood.lamps:
-        halo = c.glow.filter(ImageFilter.GaussianBlur(2.5)).resize(picture.size, Image.Resampling.BILINEAR)
-        picture = ImageChops.add(picture, halo)
+        halo = c.glow.filter(ImageFilter.GaussianBlur(2.5)).resize(photo.size, Image.Resampling.BILINEAR)
+        photo = ImageChops.add(photo, halo)
     if c.chance(0.35):
-        picture = picture.filter(ImageFilter.BoxBlur(c.between(0.2, 0.6)))
-    image = np.array(picture, dtype=np.float32)
+        photo = photo.filter(ImageFilter.BoxBlur(c.between(0.2, 0.6)))
+    image = np.array(photo, dtype=np.float32)
     coarse = noise(rng, height, width, height // 6, width // 6)
     fine = noise(rng, height, width, height // 2, width // 2)
     wide = noise(rng, height, width, 5, 9)

@@ -1,12 +1,12 @@
-"""What stands beside the road: houses, walls, fences, trees, and the furniture of the pavement."""
+"""What stands beside the road: houses, walls, fences, trees, and the furniture of the sidewalk."""
 
 import math
 
 import numpy as np
 
 from hrnet_zoo.demo.canvas import Canvas, Point, upright
-from hrnet_zoo.demo.dice import Color, scaled
 from hrnet_zoo.demo.labels import BUILDING, FENCE, LIGHT, PLANT, POLE, SIGN, WALL
+from hrnet_zoo.demo.random_draws import Color, scaled
 
 
 def house(c: Canvas, side: int, x: float, near: float, far: float) -> None:
@@ -130,7 +130,7 @@ def tree(c: Canvas, x: float, z: float) -> None:
 
 
 def street_tree(c: Canvas, x: float, z: float, side: int) -> None:
-    """Paint a tree at the far side of the pavement."""
+    """Paint a tree at the far side of the sidewalk."""
     tree(c, x + side * 0.3, z)
 
 
@@ -160,7 +160,7 @@ def _leaves(c: Canvas, center: Point, size: tuple[float, float], color: Color, c
 
 
 def furniture(c: Canvas, x: float, z: float, side: int) -> None:
-    """Paint a street lamp, a traffic light or a sign at the kerb."""
+    """Paint a street lamp, a traffic light or a sign at the curb."""
     kind, gray = c.rng.random(), c.pick(((90, 95, 100), (150, 152, 150), (45, 55, 50), (120, 110, 95)))
     light = c.facing(-0.7 * side, 0, -0.7)
     c.cast(((x - 0.1, 0, z), (x + 0.1, 0, z)), 6)

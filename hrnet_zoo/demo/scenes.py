@@ -1,6 +1,6 @@
-"""Street scenes made by code: an endless, deterministic supply of pictures with exact Cityscapes labels.
+"""Street scenes made by code: an endless, deterministic supply of images with exact Cityscapes labels.
 
-A scene is a small model of a street in metres (x to the right, y up, z ahead), seen by a pinhole camera and painted
+A scene is a small model of a street in meters (x to the right, y up, z ahead), seen by a pinhole camera and painted
 from far to near, colors and labels with the same outlines. Light, weather, camera, colors and layout vary by seed;
 all 19 classes occur. Colors are drawn at twice the size and averaged down, labels are taken by nearest pixel.
 
@@ -38,11 +38,11 @@ from hrnet_zoo.demo.labels import (
     TERRAIN,
     TRAIN,
     TRUCK,
-    UNLABELLED,
+    UNLABELED,
     WALL,
 )
 from hrnet_zoo.demo.people import parked_cycle, person, ridden_bicycle, ridden_motorcycle
-from hrnet_zoo.demo.photograph import develop
+from hrnet_zoo.demo.photograph import postprocess
 from hrnet_zoo.demo.roadside import bush, fence, free_wall, furniture, hedge, house, street_tree, tree
 from hrnet_zoo.demo.vehicles import bus, car, tram, truck
 from hrnet_zoo.errors import ConfigError
@@ -68,7 +68,7 @@ __all__ = [
     "TRAIN",
     "TRAINING_SEEDS_START",
     "TRUCK",
-    "UNLABELLED",
+    "UNLABELED",
     "WALL",
     "Scene",
     "scene",
@@ -80,11 +80,11 @@ EVALUATION_SEEDS: Final = range(50)
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture and its labels.
+    """An image and its labels.
 
     Attributes:
         image: (H, W, 3) uint8 RGB.
-        mask: (H, W) uint8 Cityscapes train ids 0..18; 255 on the camera car's bonnet.
+        mask: (H, W) uint8 Cityscapes train ids 0..18; 255 on the camera car's hood.
 
     """
 
@@ -97,8 +97,8 @@ def scene(seed: int, height: int = 384, width: int = 768) -> Scene:
 
     Args:
         seed: 0 or more, without upper limit.
-        height: of the picture in pixels, 64 or more.
-        width: of the picture in pixels, 64 or more.
+        height: of the image in pixels, 64 or more.
+        width: of the image in pixels, 64 or more.
 
     Raises:
         ConfigError: the seed is negative or the size too small.
@@ -114,11 +114,11 @@ def scene(seed: int, height: int = 384, width: int = 768) -> Scene:
     canvas = Canvas(np.random.Generator(np.random.PCG64(seed)), height, width)
     _compose(canvas)
     canvas.paint_queue()
-    return Scene(*develop(canvas))
+    return Scene(*postprocess(canvas))
 
 
 def _compose(c: Canvas) -> None:
-    """Lay out lanes, pavements, plots and traffic, and queue or paint them."""
+    """Lay out lanes, sidewalks, plots and traffic, and queue or paint them."""
     lane = c.between(3.0, 3.6)
     own, oncoming = c.pick((1, 1, 2)), c.pick((1, 1, 2))
     mine = int(c.rng.random() * own)
@@ -126,19 +126,19 @@ def _compose(c: Canvas) -> None:
         (-(1 + i + mine) * lane, math.pi) for i in range(oncoming)
     ]
     parking = [2.3 if c.chance(0.45) else 0.0 for _ in range(2)]
-    kerbs = [-(oncoming + mine + 0.5) * lane - parking[0], (own - mine - 0.5) * lane + parking[1]]
+    curbs = [-(oncoming + mine + 0.5) * lane - parking[0], (own - mine - 0.5) * lane + parking[1]]
     crossing = c.between(11, 22) if c.chance(0.6) else 1000.0
     wanted = [kind for kind, share in _WANTED if c.chance(share)]
     c.rng.shuffle(wanted)
     track = c.pick(lanes)[0] if tram in wanted else None
-    paint_ground(c, kerbs, [x for x, _ in lanes], lane, crossing, track)
+    paint_ground(c, curbs, [x for x, _ in lanes], lane, crossing, track)
     _backdrop(c)
-    for side, kerb in zip((-1, 1), kerbs, strict=True):
-        _roadside(c, side, kerb, crossing)
+    for side, curb in zip((-1, 1), curbs, strict=True):
+        _roadside(c, side, curb, crossing)
     _traffic(c, lanes, wanted, track, crossing)
-    for side, kerb, room in zip((-1, 1), kerbs, parking, strict=True):
+    for side, curb, room in zip((-1, 1), curbs, parking, strict=True):
         if room:
-            _parked(c, kerb - side * room / 2, crossing)
+            _parked(c, curb - side * room / 2, crossing)
 
 
 _Vehicle = Callable[[Canvas, float, float, float], None]
@@ -174,9 +174,9 @@ def _backdrop(c: Canvas) -> None:
         x += wide
 
 
-def _roadside(c: Canvas, side: int, kerb: float, crossing: float) -> None:
-    """Fill one side of the street: plots from far to near, then pavement furniture and people."""
-    edge = kerb + side * c.between(2.4, 4.4)
+def _roadside(c: Canvas, side: int, curb: float, crossing: float) -> None:
+    """Fill one side of the street: plots from far to near, then sidewalk furniture and people."""
+    edge = curb + side * c.between(2.4, 4.4)
     plots = []
     z = c.between(2.2, 4.0)
     while z < 150:
@@ -191,10 +191,10 @@ def _roadside(c: Canvas, side: int, kerb: float, crossing: float) -> None:
     for near, far in reversed(plots):
         _plot(c, side, edge, near, far)
     for x, paint, gap, last in (
-        (kerb + side * 0.9, furniture, (5, 13), 26),
-        (kerb + side * c.between(1.2, 2.4), person, (3, 9), 17),
-        (kerb + side * c.between(1.6, 2.6), parked_cycle, (5, 14), 15),
-        (kerb + side * 1.4, street_tree, (9, 45), 60),
+        (curb + side * 0.9, furniture, (5, 13), 26),
+        (curb + side * c.between(1.2, 2.4), person, (3, 9), 17),
+        (curb + side * c.between(1.6, 2.6), parked_cycle, (5, 14), 15),
+        (curb + side * 1.4, street_tree, (9, 45), 60),
     ):
         z = c.between(5.5, 5.5 + gap[1])
         while z < last:  # beyond, it would be a few pixels wide
@@ -205,7 +205,7 @@ def _roadside(c: Canvas, side: int, kerb: float, crossing: float) -> None:
 
 
 def _plot(c: Canvas, side: int, edge: float, near: float, far: float) -> None:
-    """Paint one property: a house at the pavement, or a yard, park or wood behind a wall, fence or hedge."""
+    """Paint one property: a house at the sidewalk, or a yard, park or wood behind a wall, fence or hedge."""
     kind = c.rng.random()
     if kind < 0.42 or near > 40:
         house(c, side, edge, near, far)
@@ -263,7 +263,7 @@ def _traffic(
 
 
 def _parked(c: Canvas, x: float, crossing: float) -> None:
-    """Queue parked cars, and a few lorries among them."""
+    """Queue parked cars, and a few trucks among them."""
     z, turn = c.between(5, 12), c.pick((0.0, math.pi))
     while z < 36:
         kind = truck if c.chance(0.06) else car

@@ -1,4 +1,4 @@
-"""Vehicles: cars, lorries, buses and trams."""
+"""Vehicles: cars, trucks, buses and trams."""
 
 import math
 
@@ -6,12 +6,12 @@ import numpy as np
 
 from hrnet_zoo.demo.bodies import Body, Outline, hull, lamps, underneath, wheels
 from hrnet_zoo.demo.canvas import Canvas
-from hrnet_zoo.demo.dice import scaled
 from hrnet_zoo.demo.labels import BUS, CAR, TRAIN, TRUCK
+from hrnet_zoo.demo.random_draws import scaled
 
 
 def car(c: Canvas, x: float, z: float, turn: float) -> None:
-    """Paint a hatchback, saloon, off-roader, van or small car."""
+    """Paint a hatchback, sedan, off-roader, van or small car."""
     outline, glass, (rear, front, belt, top), length = c.pick(_CARS)
     body, color = Body(x, z, turn, c.between(1.72, 1.9), 0.95), c.lacquer()
     underneath(c, body, length, CAR)
@@ -64,7 +64,7 @@ _CARS: tuple[tuple[Outline, tuple[int, ...], tuple[float, float, float, float], 
 
 
 def truck(c: Canvas, x: float, z: float, turn: float) -> None:
-    """Paint a lorry: a cab, and a box, a container, a tipper or a tank on a chassis."""
+    """Paint a truck: a cab, and a box, a container, a tipper or a tank on a chassis."""
     load, tall = c.between(4.8, 7.5), c.between(2.9, 3.8)
     length, tipper = load + 2.2, c.chance(0.25)
     body, cab, cargo = Body(x, z, turn, 2.45, 9), c.lacquer(), c.lacquer()

@@ -6,12 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from hrnet_zoo.demo.dice import Color, Dice
+from hrnet_zoo.demo.random_draws import Color, RandomDraws
 
 
 @dataclass(frozen=True)
 class Mood:
-    """Time of day and weather: colors on 0-255, light as factors, haze as metres at which 1/e is left."""
+    """Time of day and weather: colors on 0-255, light as factors, haze as meters at which 1/e is left."""
 
     zenith: Color
     horizon: Color
@@ -34,13 +34,13 @@ MOODS = (
 _MOOD_SHARES = np.cumsum((0.29, 0.24, 0.17, 0.15, 0.05, 0.05, 0.05))
 
 
-def pick_mood(dice: Dice) -> Mood:
+def pick_mood(dice: RandomDraws) -> Mood:
     """Give one of the moods, fair weather most often."""
     return MOODS[int(np.searchsorted(_MOOD_SHARES, dice.rng.random() * 0.9999))]
 
 
-def paint_sky(dice: Dice, mood: Mood, width: int, height: int, horizon: float) -> Image.Image:
-    """Give a picture of that size: the sky's gradient down to row `horizon`, and clouds."""
+def paint_sky(dice: RandomDraws, mood: Mood, width: int, height: int, horizon: float) -> Image.Image:
+    """Give an image of that size: the sky's gradient down to row `horizon`, and clouds."""
     rows, columns = 96, 192
     blend = np.clip(np.linspace(0, rows, rows) / (rows * horizon / height), 0, 1)[:, None, None] ** 0.8
     color = np.array(mood.zenith) * (1 - blend) + np.array(mood.horizon) * blend
@@ -50,8 +50,8 @@ def paint_sky(dice: Dice, mood: Mood, width: int, height: int, horizon: float) -
     share = np.clip(np.asarray(cloud) * dice.between(0.3, 1.1) + dice.between(-0.5, 0.5), 0, 0.85)[..., None]
     white = 0.45 * np.array(mood.horizon) + (30 if mood.lamps else 135)
     sky = color * (1 - share) + np.minimum(white, 250) * share
-    picture = Image.fromarray(np.clip(sky, 0, 255).astype(np.uint8))
-    return picture.resize((width, height), Image.Resampling.BILINEAR)
+    image = Image.fromarray(np.clip(sky, 0, 255).astype(np.uint8))
+    return image.resize((width, height), Image.Resampling.BILINEAR)
 
 
 def noise(rng: np.random.Generator, height: int, width: int, down: int, across: int) -> NDArray[np.float32]:

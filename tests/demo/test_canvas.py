@@ -17,7 +17,7 @@ def canvas(seed: int = 0) -> Canvas:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_lengths_shrink_with_the_distance(seed: int) -> None:
-    """A pole of h metres z metres ahead is focal x h / z pixels long, whichever way the camera is rolled."""
+    """A pole of h meters z meters ahead is focal x h / z pixels long, whichever way the camera is rolled."""
     c = canvas(seed)
     for z in (2.0, 10.0, 50.0):
         assert math.dist(c.project((1, 0, z)), c.project((1, 3, z))) == pytest.approx(c.focal * 3 / z)
@@ -33,7 +33,7 @@ def test_what_is_as_high_as_the_camera_lies_on_the_horizon() -> None:
 
 
 def test_color_and_label_are_painted_apart_or_together() -> None:
-    """Each brush leaves the other's picture alone, and with both the outlines agree."""
+    """Each brush leaves the other's image alone, and with both the outlines agree."""
     square = ((-1, 0, 6), (1, 0, 6), (1, 2, 6), (-1, 2, 6))
     blank, labeled, colored, both = (canvas() for _ in range(4))
     labeled.polygon(square, None, CAR)

@@ -1,4 +1,4 @@
-"""Road and pavements."""
+"""Road and sidewalks."""
 
 import numpy as np
 import pytest

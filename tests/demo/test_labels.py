@@ -8,8 +8,8 @@ OTHERWISE = {"light": "traffic light", "sign": "traffic sign", "plant": "vegetat
 
 def test_ids_are_those_of_the_cityscapes_classes() -> None:
     """Every constant has the place of its class, and every class a constant."""
-    ids = {name.lower(): value for name, value in vars(labels).items() if name.isupper() and name != "UNLABELLED"}
+    ids = {name.lower(): value for name, value in vars(labels).items() if name.isupper() and name != "UNLABELED"}
     assert {OTHERWISE.get(name, name): place for name, place in ids.items()} == {
         name: place for place, name in enumerate(CITYSCAPES.classes)
     }
-    assert labels.UNLABELLED not in ids.values()
+    assert labels.UNLABELED not in ids.values()

@@ -23,8 +23,8 @@ def test_a_person_is_as_tall_as_people_are() -> None:
         person(c, 0.0, 12.0, 1)
         mask = np.asarray(c.mask)
         assert labels(mask) == {PERSON}
-        metres = np.ptp(np.nonzero(mask == PERSON)[0]) * 12.0 / c.focal
-        assert 0.9 < metres < 2.1
+        meters = np.ptp(np.nonzero(mask == PERSON)[0]) * 12.0 / c.focal
+        assert 0.9 < meters < 2.1
 
 
 @pytest.mark.parametrize(("paint", "cycle"), [(ridden_bicycle, BICYCLE), (ridden_motorcycle, MOTORCYCLE)])

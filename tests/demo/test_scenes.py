@@ -1,4 +1,4 @@
-"""Generated street scenes: determinism, labels, frequency of classes, agreement of picture and labels."""
+"""Generated street scenes: determinism, labels, frequency of classes, agreement of image and labels."""
 
 import platform
 import zlib
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from hrnet_zoo.datasets import CITYSCAPES
-from hrnet_zoo.demo.scenes import EVALUATION_SEEDS, SKY, TRAINING_SEEDS_START, UNLABELLED, scene
+from hrnet_zoo.demo.scenes import EVALUATION_SEEDS, SKY, TRAINING_SEEDS_START, UNLABELED, scene
 from hrnet_zoo.errors import ConfigError
 
 
@@ -40,13 +40,13 @@ def test_any_size(height: int, width: int) -> None:
 
 
 def test_all_classes_are_frequent_and_nothing_else_is_labeled() -> None:
-    """Every class is in a good third of the scenes; the bonnet alone is unlabeled, and small."""
+    """Every class is in a good third of the scenes; the hood alone is unlabeled, and small."""
     seeds = range(100, 160)
     counts = np.stack([np.bincount(scene(seed, 192, 384).mask.ravel(), minlength=256) for seed in seeds])
     classes = len(CITYSCAPES.classes)
-    assert not counts[:, classes:UNLABELLED].any()
-    assert 0 < (counts[:, UNLABELLED] > 0).mean() < 0.6
-    assert counts[:, UNLABELLED].sum() < 0.05 * counts.sum()
+    assert not counts[:, classes:UNLABELED].any()
+    assert 0 < (counts[:, UNLABELED] > 0).mean() < 0.6
+    assert counts[:, UNLABELED].sum() < 0.05 * counts.sum()
     seen = dict(zip(CITYSCAPES.classes, (counts[:, :classes] >= 25).mean(0), strict=True))
     assert min(seen.values()) >= 0.35, seen
 
@@ -64,7 +64,7 @@ def test_classes_lie_where_a_street_has_them() -> None:
 
 
 def test_outlines_of_the_labels_are_edges_of_the_picture() -> None:
-    """Labels are not shifted against the picture."""
+    """Labels are not shifted against the image."""
 
     def contrast(shift: int) -> float:
         found = []

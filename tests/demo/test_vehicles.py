@@ -7,7 +7,7 @@ from hrnet_zoo.demo.canvas import Canvas
 from hrnet_zoo.demo.labels import BUS, CAR, SKY, TRAIN, TRUCK
 from hrnet_zoo.demo.vehicles import bus, car, tram, truck
 
-KINDS = ((car, CAR, 2.0), (truck, TRUCK, 3.9), (bus, BUS, 3.4), (tram, TRAIN, 5.5))  # height in metres, at most
+KINDS = ((car, CAR, 2.0), (truck, TRUCK, 3.9), (bus, BUS, 3.4), (tram, TRAIN, 5.5))  # height in meters, at most
 
 
 @pytest.mark.parametrize("seed", range(3))

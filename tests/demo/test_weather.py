@@ -4,13 +4,13 @@ from collections import Counter
 
 import numpy as np
 
-from hrnet_zoo.demo.dice import Dice
+from hrnet_zoo.demo.random_draws import RandomDraws
 from hrnet_zoo.demo.weather import MOODS, noise, paint_sky, pick_mood
 
 
 def test_every_mood_comes_and_fair_weather_most_often() -> None:
     """The shares hold."""
-    dice = Dice(np.random.default_rng(1))
+    dice = RandomDraws(np.random.default_rng(1))
     found = Counter(pick_mood(dice) for _ in range(2000))
     assert set(found) == set(MOODS)
     assert found.most_common(1)[0][0] == MOODS[0]
@@ -24,7 +24,7 @@ def test_lamps_are_lit_when_it_is_dark() -> None:
 def test_the_sky_fits_its_mood() -> None:
     """It has the size asked for, is bluer above than at the horizon by day, and dark at night."""
     day, night = (
-        np.asarray(paint_sky(Dice(np.random.default_rng(2)), mood, 160, 90, 60.0), dtype=float)
+        np.asarray(paint_sky(RandomDraws(np.random.default_rng(2)), mood, 160, 90, 60.0), dtype=float)
         for mood in (MOODS[0], MOODS[-1])
     )
     assert day.shape == night.shape == (90, 160, 3)

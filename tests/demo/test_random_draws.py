@@ -6,16 +6,16 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from hrnet_zoo.demo.dice import Dice, scaled
+from hrnet_zoo.demo.random_draws import RandomDraws, scaled
 
 
 @pytest.fixture
-def dice() -> Dice:
+def dice() -> RandomDraws:
     """Give dice with a fixed seed."""
-    return Dice(np.random.default_rng(5))
+    return RandomDraws(np.random.default_rng(5))
 
 
-def test_numbers_and_choices_have_their_shares(dice: Dice) -> None:
+def test_numbers_and_choices_have_their_shares(dice: RandomDraws) -> None:
     """Ranges are filled from end to end, and what is listed twice comes twice as often."""
     numbers = [dice.between(-2, 3) for _ in range(2000)]
     assert -2 <= min(numbers) < -1.9
@@ -26,7 +26,7 @@ def test_numbers_and_choices_have_their_shares(dice: Dice) -> None:
     assert picked["a"] + picked["b"] == 3000
 
 
-def test_colors_are_what_they_are_called(dice: Dice) -> None:
+def test_colors_are_what_they_are_called(dice: RandomDraws) -> None:
     """Leaves are never blue, stone is warm, any hue keeps its saturation and value, and all are colors."""
     for _ in range(300):
         leaf, stone, hue, lacquer = dice.leaf(), dice.stone(), dice.hue((0.4, 0.6), (0.5, 0.7)), dice.lacquer()

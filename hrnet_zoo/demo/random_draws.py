@@ -11,7 +11,7 @@ Color = tuple[float, float, float]
 """Red, green and blue on 0-255."""
 
 
-class Dice:
+class RandomDraws:
     """Draws from `rng`; what is asked for, and in which order, decides the scene."""
 
     def __init__(self, rng: np.random.Generator) -> None:
