@@ -407,19 +407,20 @@ def thieves(host: Host, count: int) -> dict[str, Any]:
 
     Whoever finds its file gone begins anew, and nobody publishes what two have written.
     """
-    gets, failures = 0, 0
+    gets, failures, rounds = 0, 0, 0
     cache.SILENT_S = -1.0
-    for _ in range(count):
+    while rounds < count or (gets <= 6 and rounds < 20 * count):  # until one took another's: how soon, timing decides
+        rounds += 1
         with fresh(), flock("no-op"):
             before = host.counts()["gets"]
             pids = []
             for _ in range(6):
                 pids.append(fork(lambda: load(host.url + PATH)))
-                time.sleep(0.015)
+                time.sleep(0.005 * (rounds % 4))
             failures += sum(end(pid) != 0 for pid in pids)
             gets = max(gets, host.counts()["gets"] - before)
             settle()
-    return {"rounds": count, "failures": failures, "gets": gets}
+    return {"rounds": rounds, "failures": failures, "gets": gets}
 
 
 def crowds_that_die(host: Host, count: int, dice: random.Random) -> dict[str, Any]:
