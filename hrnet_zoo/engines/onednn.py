@@ -1,4 +1,4 @@
-"""Plan -> engine on a CPU, with convolution, bias, addition and ReLU as one call of oneDNN.
+"""Plan -> engine on a CPU: convolution, bias, addition and ReLU as one call of oneDNN; stem and head in row stripes.
 
 The operations (`torch.ops.mkldnn`) are those that torch's compiler calls. They are not public, hence the probe.
 """

@@ -247,7 +247,7 @@ def _png(stream: IO[bytes], factory: Factory, whole: bool) -> ImageHeader:
     _check_cost("compressed bytes of a PNG", sum(sizes), (max(bits, 8) // 2 + 1) * pixels + _BLOCK)  # RGBA, unpacked
     joined = _join(stream, parts)
     with joined.getbuffer() as view:
-        for start, size in zip(accumulate(sizes), sizes[1:] if whole else (), strict=False):
+        for start, size in zip(accumulate(sizes[:-1]), sizes[1:], strict=True) if whole else ():
             stated = view[start + size - 4 : start + size]
             if zlib.crc32(view[start + 4 : start + size - 4]) != int.from_bytes(stated, "big"):
                 raise SyntaxError("the checksum of a chunk is wrong")

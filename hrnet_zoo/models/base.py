@@ -53,14 +53,16 @@ def _warn_of_positions(predict: F) -> F:
 
     @functools.wraps(predict)
     def by_keyword(self: SegmentationModel, *args: Any, **arguments: Any) -> Any:  # noqa: ANN401 - as `predict`
-        names = [name for name in PredictArguments.__annotations__ if name != "fast" or self.takes_fast_by_position]
-        given = dict(zip(names, args[1:], strict=False))
-        if len(given) < len(args[1:]) or given.keys() & arguments.keys():
-            raise TypeError(f"predict takes one positional argument, the image; {len(args)} were given")
-        if given:
-            message = f"predict(image, ...): pass {', '.join(given)} by keyword; the next version requires it"
+        image, values = args[:1], args[1:]
+        if values:
+            names = [name for name in PredictArguments.__annotations__ if name != "fast" or self.takes_fast_by_position]
+            names = names[: len(values)]
+            if len(names) < len(values) or arguments.keys() & set(names):
+                raise TypeError(f"predict takes one positional argument, the image; {len(args)} were given")
+            message = f"predict(image, ...): pass {', '.join(names)} by keyword; the next version requires it"
             warnings.warn(message, DeprecationWarning, stacklevel=2)
-        return predict(self, *args[:1], **given, **arguments)
+            arguments |= zip(names, values, strict=True)
+        return predict(self, *image, **arguments)
 
     return by_keyword  # type: ignore[return-value]
 

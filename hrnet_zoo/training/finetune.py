@@ -285,7 +285,7 @@ def _dataset(started: Dataset, train: LabeledFolder, names: tuple[str, ...]) -> 
     # Added only once, however often a model is fine-tuned: the text has a limit.
     data_license = CUSTOM_LICENSE + started.data_license.removeprefix(CUSTOM_LICENSE)
     custom = started.with_classes(names, train.colors)
-    return replace(custom, title="images of one's own", data_license=data_license)
+    return replace(custom, title="custom images", data_license=data_license)
 
 
 def _check_data(train: LabeledFolder, held_out: LabeledFolder | None, progress: bool) -> DataReport:

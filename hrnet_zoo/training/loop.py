@@ -202,7 +202,7 @@ class TrainingLoop:
 
 def print_line(text: str) -> None:
     """Write a line to stderr, above any bar."""
-    with suppress(OSError):  # nobody may be listening
+    with suppress(OSError):  # stderr may be closed
         Bar.write(printable(text), file=sys.stderr)
 
 

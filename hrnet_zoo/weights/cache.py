@@ -10,8 +10,7 @@
 Nothing here depends on locks for correctness: some network file systems grant every lock to everybody, so a lock only
 saves bandwidth. Each writer has a private file, under a name that is never used twice, and a finished file appears by
 one rename. A partial download that has been silent for SILENT_S is taken over by renaming it; a writer that finds its
-file gone starts again. A file that nobody has written to for
-STALE_S is garbage.
+file gone starts again. A temporary file or partial download without a write for STALE_S is garbage.
 
 Every function raises CacheError where the cache cannot be read or written.
 """
@@ -113,7 +112,9 @@ def lock(key: str) -> Iterator[None]:
         except filelock.Timeout:
             _log.warning("waiting for another process or thread that works on %s (lock %s)", key, path)
             held.acquire(timeout=LOCK_WAIT_S - LOCK_NOTICE_S)
-    except (OSError, NotImplementedError) as error:  # a Timeout, or no locks on this file system
+    except filelock.Timeout:
+        _log.warning("went on without the lock %s after %.0f s", path, LOCK_WAIT_S)
+    except (OSError, NotImplementedError) as error:  # no locks on this file system
         _log.info("went on without the lock %s: %s", path, error)
     try:
         yield
@@ -123,7 +124,7 @@ def lock(key: str) -> Iterator[None]:
 
 
 def claim_partial(key: str) -> Path:
-    """Take over the longest partial download of a cache key that nobody writes any more, or begin an empty one.
+    """Take over the longest abandoned partial download of a cache key, or begin an empty one.
 
     Call it with the lock of `key` held. No other process writes the file that it returns.
     """
@@ -133,10 +134,8 @@ def claim_partial(key: str) -> Path:
         facts = root().stat()
         if os.name == "posix" and facts.st_mode & 0o1002 == 0o0002 and facts.st_uid != os.geteuid():
             _log.warning("anybody may change the files of the cache %s; set HRNET_ZOO_CACHE to your own folder", root())
-        now_s, left = (
-            _now_s(folder),
-            [entry for entry in entries() if entry.key == key and entry.path.suffix == ".part"],
-        )
+        now_s = _now_s(folder)
+        left = [entry for entry in entries() if entry.key == key and entry.path.suffix == ".part"]
         for entry in sorted(left, key=lambda entry: -entry.size):
             if now_s - entry.modified_s > SILENT_S:
                 # PermissionError: another user's. FileNotFoundError: another process was faster.
@@ -170,7 +169,7 @@ def publish(key: str, data: bytes, check: Callable[[Path], object], kind: Finish
             try:
                 temp.replace(final)
             except PermissionError as error:
-                # Windows lets nobody replace a file that others have mapped. A key has one content: theirs will do.
+                # Windows does not replace a file that is mapped. All files of a key are equal: the old one is kept.
                 try:
                     check(final)
                 except (HRNetZooError, FileNotFoundError):
@@ -200,7 +199,7 @@ def remove_damaged(path: Path, check: Callable[[Path], object]) -> None:
 
 
 def sweep(*, everything: bool = False) -> list[CacheEntry]:
-    """Remove the temporary files and partial downloads that nobody has written to for STALE_S; return their entries.
+    """Remove temporary files and partial downloads without a write for STALE_S; return their entries.
 
     A key without a finished file keeps its longest partial download for resuming, unless `everything` is to go.
     """

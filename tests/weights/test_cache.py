@@ -507,7 +507,7 @@ def test_a_holder_that_hangs_is_waited_for_only_so_long(
         with files.lock("a"):
             entered.append(True)
 
-    with caplog.at_level("INFO", "hrnet_zoo"), files.lock("a"):
+    with files.lock("a"):
         thread = threading.Thread(target=wait)
         thread.start()
         thread.join()
