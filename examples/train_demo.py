@@ -193,7 +193,7 @@ def begin_as_identity(model: FCNHRNet) -> None:
 
 
 def loss_of(scores: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
-    """Weighted cross-entropy plus the mean soft RandomDraws loss of the classes present, on every second row and column."""
+    """Weighted cross-entropy plus the mean soft Dice loss of the classes present, on every second row and column."""
     row, column = torch.randint(2, (2,)).tolist()  # half a pixel to either side, so none on average
     labels = labels[:, row::2, column::2]
     scores = F.interpolate(scores.float(), labels.shape[-2:], mode="bilinear", align_corners=False)
