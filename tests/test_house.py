@@ -19,6 +19,7 @@ HOUSE = (
     "zoo",
     "inference",
     "engines",
+    "exporting",
     "evaluation",
     "training",
     "cli",

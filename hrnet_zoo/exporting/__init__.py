@@ -1,0 +1,1 @@
+"""Model -> a file that runs without this library (ONNX, torch.export, OpenVINO IR), checked against the network."""
