@@ -1,7 +1,7 @@
 """What an exported file takes, returns and says of itself: one JSON object, in the file and beside it.
 
-The object is under the key "hrnet_zoo" (`KEY`): in the `metadata_props` of an ONNX file, in the extra files of a `.pt2`,
-in the `rt_info` of an OpenVINO IR; and in `<stem>.json` beside the file. Its keys are those of `describe`.
+The object is under the key "hrnet_zoo" (`KEY`): in the `metadata_props` of an ONNX file, in the extra files of a
+`.pt2`, in the `rt_info` of an OpenVINO IR; and in `<stem>.json` beside the file. Its keys are those of `describe`.
 
 Inputs and outputs, by name (a `.pt2` takes and returns them in this order). N, H, W are free; H and W are at least
 `LEAST_SIZE`:
@@ -14,10 +14,11 @@ Inputs and outputs, by name (a `.pt2` takes and returns them in this order). N, 
     "logits"   image   float32 (N, 3, H, W): (RGB - mean) / std
             -> logits  float32 (N, classes, ceil(H/4), ceil(W/4))
 
-All files resize the *logits* bilinearly, to the network's input and from there to `size`, and take the first of the
-best classes, as `model.predict` does. That takes memory: about `LABEL_BYTES` x classes x N x pixels, where pixels is the
-larger one of H x W and height x width. With the size (0, 0) there are no labels, (N, 0, 0), and the logits cost what
-the network costs: so does a runner that resizes them itself, in row chunks, or averages those of sliding windows.
+Labels are made as `model.predict` makes them: the *logits* are resized bilinearly, to the network's input and from
+there to `size`, and the first of the best classes is taken. That takes memory: about `LABEL_BYTES` x classes x N x
+pixels, where pixels is the larger one of H x W and height x width. With the size (0, 0) there are no labels, (N, 0, 0),
+and only the network is computed: for runners that resize the logits themselves in row chunks, or slide a window and
+average its logits.
 
 The photo itself is resized outside the file, by the rule of `resize_to` (see `hrnet_zoo.images.preprocess`): the size
 keeps the aspect ratio and fits into (long, short), and the pixels are OpenCV's bilinear ones in fixed point.
