@@ -11,8 +11,8 @@ Peers are taken as they are installed, and left out, with a line that says so, w
 
 All have the same random weights and get the same image of noise, which makes rounding errors look larger than those
 of trained networks on photographs. All contenders of a row take turns, so that what else the machine does meets all
-alike, each with malloc as it has it without us (hrnet_zoo/engines/heap.py); compare only figures of one row. For scales
-and mirroring the reference resizes, like ours, to the image's size, and its scales are those of the published table.
+alike; compare only figures of one row. For scales and mirroring the reference resizes, like ours, to the image's size,
+and its scales are those of the published table.
 """
 
 import argparse
@@ -36,10 +36,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hrnet_zoo import create_model, optimize
-from hrnet_zoo.engines import heap
+from hrnet_zoo.engines.choice import processor
 from hrnet_zoo.engines.openvino import import_extra
 from hrnet_zoo.errors import ConfigError
-from hrnet_zoo.evaluation.costs import measure, processor
+from hrnet_zoo.evaluation.costs import measure
 from hrnet_zoo.evaluation.metrics import count_matrix
 from hrnet_zoo.images.preprocess import normalize
 from hrnet_zoo.images.read import RGB
@@ -338,20 +338,10 @@ def distance(found: Any, expected: Any) -> str:  # noqa: ANN401 - scores, masks 
     return f"{np.mean(np.asarray(found) == np.asarray(expected)):.4%} alike"
 
 
-def ours(contender: Contender) -> bool:
-    """Tell whether it is a fast form, for which memory is kept; others are to have what they have without us."""
-    return contender.name.startswith(("optimize", "engine="))
-
-
 def table(title: str, contenders: list[Contender], seconds: float) -> Iterator[str]:
     """Measure a row's contenders in turns, and yield its lines of the table."""
     results = [each.run() for each in contenders]
-    costs = measure(
-        {each.name: each.run if ours(each) else heap.default_malloc()(each.run) for each in contenders},
-        torch.device("cpu"),
-        seconds,
-        progress=True,
-    )
+    costs = measure({each.name: each.run for each in contenders}, torch.device("cpu"), seconds, progress=True)
     peers = [name for name in costs if name.startswith(("reference", "interpolate"))]
     fast = next(name for name in ("optimize", contenders[0].name) if name in costs)
     for contender, result in zip(contenders, results, strict=True):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 import hrnet_zoo
+from hrnet_zoo.cli.output import say
 
 if TYPE_CHECKING:
     from hrnet_zoo.engines.optimize import OptimizedModel
@@ -73,4 +74,8 @@ def load_model(
         return model
     import torch
 
-    return hrnet_zoo.optimize(model, dtype=getattr(torch, dtype) if dtype else None)
+    form = hrnet_zoo.optimize(model, dtype=getattr(torch, dtype) if dtype else None)
+    if form.trials:
+        took = f"{form.engine} {str(form.dtype).removeprefix('torch.')}"
+        say(f"fast: {took}, of {', '.join(map(str, form.trials))} for 256 x 512 pixels", err=True)
+    return form

@@ -7,6 +7,7 @@ network for half a minute. One compiled model serves all image sizes; one for ea
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 import sys
 import threading
@@ -66,9 +67,11 @@ class OpenVINOEngine:
 
 
 def dtypes() -> tuple[torch.dtype, ...]:
-    """Return the dtypes that OpenVINO supports on this processor, the fastest first."""
+    """Return the dtypes that OpenVINO computes in on this processor; none if it is not installed."""
+    if importlib.util.find_spec("openvino") is None:
+        return ()
     capabilities = openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    return (torch.bfloat16, torch.float32) if "BF16" in capabilities else (torch.float32,)
+    return (torch.float32, torch.bfloat16) if "BF16" in capabilities else (torch.float32,)
 
 
 def as_openvino(plan: Plan) -> Node:

@@ -6,18 +6,16 @@ import logging
 import os
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from hrnet_zoo.engines import heap, onednn, openvino, quantization
-from hrnet_zoo.engines.cuda import CudaEngine
-from hrnet_zoo.engines.folding import Plan, PyTorchEngine
-from hrnet_zoo.engines.onednn import OneDNNEngine
+from hrnet_zoo.engines import choice, quantization
+from hrnet_zoo.engines.folding import Plan
 from hrnet_zoo.engines.openvino import OpenVINOEngine
 from hrnet_zoo.errors import ConfigError, raise_on_oom
 from hrnet_zoo.images.read import ImageLike
@@ -28,10 +26,6 @@ from hrnet_zoo.models.fcn import FCNHRNet, require_network
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-DTYPES = (torch.float16, torch.bfloat16, torch.float32)
-
-Engine: TypeAlias = PyTorchEngine | OpenVINOEngine
-
 logger = logging.getLogger("hrnet_zoo")
 
 
@@ -41,18 +35,21 @@ class OptimizedModel(SegmentationModel):
     `name`, `dataset`, `info` and `provenance` are the network's. While it exists, changes of its weights, modules and
     dataset are noticed and followed. Threads may share the model. With the engines "onednn" and "pytorch" it can be
     pickled and copied; a copy does not follow the network.
+
+    Attributes:
+        trials: how fast each candidate was, if several were timed to choose the engine and dtype.
+
     """
 
     takes_fast_by_position = False
 
-    def __init__(self, model: FCNHRNet, build: Callable[[Plan], Engine]) -> None:
+    def __init__(self, model: FCNHRNet, candidates: Sequence[choice.Candidate]) -> None:
         self._network: weakref.ref[FCNHRNet] | None = weakref.ref(model)
-        self._build: Callable[[Plan], Engine] | None = build
+        self._candidates = candidates
         self._made_of: list[object] = []
         self._lock = threading.Lock()
+        self.trials: tuple[choice.Trial, ...] = ()
         self.ready()
-        if self.device.type == "cpu":
-            heap.retain(self)
 
     @property
     def engine(self) -> str:
@@ -71,11 +68,11 @@ class OptimizedModel(SegmentationModel):
 
     def logits_stride4(self, x: Tensor) -> Tensor:
         """Return the logits of normalized images (N, 3, H, W) at stride 4: (N, ceil(H/4), ceil(W/4), classes)."""
-        with raise_on_oom(f"run {self} on {tuple(x.shape)}", done="nothing was labeled"):
-            if self.device.type == "cpu":
-                heap.tick()
-            with torch.autocast(self.device.type, enabled=False):  # the caller's would compute in another dtype
-                return self._engine(x)
+        with (
+            raise_on_oom(f"run {self} on {tuple(x.shape)}", done="nothing was labeled"),
+            torch.autocast(self.device.type, enabled=False),  # the caller's would compute in another dtype
+        ):
+            return self._engine(x)
 
     def ready(self) -> Self:
         """Rebuild the plan if the network has changed.
@@ -85,7 +82,7 @@ class OptimizedModel(SegmentationModel):
 
         """
         model = self._network() if self._network else None
-        if model is None or self._build is None:
+        if model is None:
             return self
         with self._lock, without_autocast(model.device):  # not all dtypes pass through autocast
             # Taken before the weights are read: what changes meanwhile is noticed next time.
@@ -93,7 +90,9 @@ class OptimizedModel(SegmentationModel):
             if fingerprint != self._made_of:
                 if self._made_of:
                     logger.warning("%s has changed since it was optimized; optimizing it anew", model.name)
-                self._engine = self._build(Plan(model))
+                self._engine, chosen, trials = choice.build(Plan(model), self._candidates)
+                if trials:  # a changed network keeps its engine
+                    self._candidates, self.trials = (chosen,), trials
                 self.name, self.dataset, self.info = model.name, model.dataset, model.info
                 self.provenance = dict(model.provenance)
                 self._made_of = fingerprint
@@ -108,13 +107,11 @@ class OptimizedModel(SegmentationModel):
                 done="nothing was copied",
                 advice="pickle the network, and call optimize in the other process",
             )
-        return {**vars(self), "_network": None, "_build": None, "_made_of": [], "_lock": None}
+        return {**vars(self), "_network": None, "_candidates": (), "_made_of": [], "_lock": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore a pickled model, without its network."""
         vars(self).update(state, _lock=threading.Lock())
-        if self.device.type == "cpu":
-            heap.retain(self)
 
     def _optimized(self) -> Self:
         return self
@@ -130,21 +127,21 @@ def optimize(
     dtype: torch.dtype | None = None,
     calibration: Sequence[ImageLike] | str | os.PathLike[str] | None = None,
 ) -> OptimizedModel:
-    """Make a network fast: fold batch norm into the convolutions, fuse steps, and run them with an engine.
+    """Make a network fast: fold batch norm into the convolutions, fuse steps, and run them with the fastest engine.
 
-    The engines are "onednn" on a CPU, "cuda" on an NVIDIA GPU, and "pytorch", for all other devices and where these are
-    unavailable (one log line says so). "openvino" (extra `openvino`) may be faster still on a CPU:
-    `hrnet-zoo benchmark NAME --against` measures all of them.
+    On a CPU the engines are "onednn", "pytorch" where that is unavailable, and "openvino" if installed (extra
+    `openvino`), in float32 and bfloat16. The first call for a network times those that can run here, in about a second
+    (W48: up to five); the log says which it took, and the cache remembers it for this network, processor, number of
+    threads and versions. The engine may label up to 0.5 % of the pixels of a generated scene otherwise than float32.
+    On an NVIDIA GPU the engine is "cuda" in float16, on other devices "pytorch"; there nothing is timed.
 
     In float32 the logits differ from the network's by rounding, some millionths of the largest one. bfloat16 and
-    float16 round more; `pixel_agreement` measures the effect. On a CPU with glibc the whole process retains freed
-    memory while the result exists: see `hrnet_zoo.engines.heap`.
+    float16 round more; `pixel_agreement` measures the effect.
 
     Args:
         model: the network; it is left unchanged, and may be deleted.
-        engine: None: the best for the network's device, OpenVINO aside.
-        dtype: of the arithmetic. None: float16 on CUDA; on a CPU bfloat16 if the processor multiplies in it (AMX,
-            AVX512-bf16), else float32.
+        engine: leaves only the candidates with this engine.
+        dtype: of the arithmetic; leaves only the candidates with it. A single candidate is not timed.
         calibration: with "openvino", images for computing in 8 bits (extra `int8`): some dozens in a list, or a folder.
             At most 80 of them are used, which takes minutes.
 
@@ -154,28 +151,16 @@ def optimize(
 
     """
     require_network(model, "optimize a network")
-    device = model.device
-    if dtype not in (None, *DTYPES):
-        raise _refusal(f"dtype={dtype}", f"dtype is one of {', '.join(map(str, DTYPES))}")
-    chosen = dtype or (torch.float16 if device.type == "cuda" else torch.float32)
-    if dtype is None and device.type == "cpu" and onednn.has_native_bfloat16():
-        chosen = torch.bfloat16
-    able = engines(device, chosen)
-    engine = engine or next(iter(able))
-    if engine not in able:
-        names = ", ".join(map(repr, able))
-        raise _refusal(f"engine={engine!r}", f"the engines that compute in {chosen} on {device} are {names}")
-    if engine == "openvino" and chosen not in (dtypes := openvino.dtypes()):
-        if dtype is not None:
-            raise _refusal(f"dtype={dtype}", f"OpenVINO computes in {', '.join(map(str, dtypes))} on this processor")
-        chosen = dtypes[0]
-    build = partial(able[engine], device=device, dtype=chosen)
+    found = choice.candidates(model.device, engine, dtype)
     if calibration is not None:
         if engine != "openvino":
-            raise _refusal(f"calibration and engine={engine!r}", "only engine='openvino' computes in 8 bits")
-        build.keywords["quantize"] = quantization.quantizer(calibration, model.dataset.resize_to)
+            raise choice.refusal(f"calibration and engine={engine!r}", "only engine='openvino' computes in 8 bits")
+        quantize = quantization.quantizer(calibration, model.dataset.resize_to)
+        *_, last = found
+        in_8_bits = partial(OpenVINOEngine, device=model.device, dtype=last.dtype, quantize=quantize)
+        found = (choice.Candidate("openvino", last.dtype, in_8_bits),)
     with raise_on_oom(f"optimize {model.name}", done="the network is unchanged"):
-        return OptimizedModel(model, build)
+        return OptimizedModel(model, found)
 
 
 def optimized(model: FCNHRNet) -> OptimizedModel:
@@ -188,15 +173,6 @@ def optimized(model: FCNHRNet) -> OptimizedModel:
 
 _optimized: weakref.WeakKeyDictionary[FCNHRNet, OptimizedModel] = weakref.WeakKeyDictionary()
 _optimizing = threading.Lock()
-
-
-def engines(device: torch.device, dtype: torch.dtype) -> dict[str, type[Engine]]:
-    """Return the engines that run on a device in a dtype, the default one first."""
-    if device.type == "cpu":
-        first: dict[str, type[Engine]] = {"onednn": OneDNNEngine} if onednn.usable(dtype) else {}
-        return {**first, "pytorch": PyTorchEngine, "openvino": OpenVINOEngine}
-    nvidia = device.type == "cuda" and torch.version.cuda is not None  # torch calls AMD's "cuda" as well
-    return {"cuda": CudaEngine, "pytorch": PyTorchEngine} if nvidia else {"pytorch": PyTorchEngine}
 
 
 def pixel_agreement(model: FCNHRNet, other: FCNHRNet | OptimizedModel, images: Sequence[ImageLike]) -> float:
@@ -231,12 +207,3 @@ def _fingerprint(model: FCNHRNet) -> list[object]:
     some = [*floats[:: max(1, len(floats) // _SAMPLE)], *floats[-_SAMPLE:]]  # the head's are the last
     values = torch.cat([each.detach().flatten()[:_SAMPLE] for each in some])
     return [*found, *values.nan_to_num().tolist()]  # NaN differs from itself
-
-
-def _refusal(asked: str, found: str) -> ConfigError:
-    return ConfigError(
-        asked=f"optimize with {asked}",
-        found=found,
-        done="the network is unchanged",
-        advice="use one of these, or leave it out for what is best here",
-    )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import product
@@ -14,12 +15,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hrnet_zoo.datasets import Dataset
-from hrnet_zoo.engines import heap, onednn
-from hrnet_zoo.engines.optimize import OptimizedModel, optimize
-from hrnet_zoo.errors import ConfigError, raise_on_oom
+from hrnet_zoo.demo.scenes import scene
+from hrnet_zoo.engines import onednn, openvino
+from hrnet_zoo.engines.choice import candidates
+from hrnet_zoo.engines.optimize import optimize
+from hrnet_zoo.errors import ConfigError, printable, raise_on_oom
 from hrnet_zoo.evaluation.costs import Machine, Measurement, machine_of, measure, peak_memory
+from hrnet_zoo.images.figure import new_figure
 from hrnet_zoo.images.formats import MAX_PIXELS
-from hrnet_zoo.images.preprocess import keep_ratio_size, normalize
+from hrnet_zoo.images.preprocess import keep_ratio_size, normalize, resize
 from hrnet_zoo.images.progress import Bar
 from hrnet_zoo.images.read import RGB
 from hrnet_zoo.inference.predict import evaluating, windows
@@ -95,7 +99,8 @@ class TableTiming(_Figures):
 class Variant:
     """One form of a network in a comparison: `name` is "exact", the engine, or "torch.compile" (without `predict`).
 
-    The speedups are over the exact network, by medians.
+    The speedups are over the exact network, by medians; `agreement` is the share (0 to 1) of the image's pixels that
+    are labeled as by the exact network.
     """
 
     name: str
@@ -104,11 +109,12 @@ class Variant:
     network_speedup: float
     prediction: Measurement | None
     prediction_speedup: float | None
+    agreement: float | None
 
 
 @dataclass(frozen=True)
 class Comparison(_Figures):
-    """Result of `compare`: the exact network first, and reasons for what was skipped."""
+    """Result of `compare`: the exact network first, what `optimize` takes, and reasons for what was skipped."""
 
     model: str
     random_weights: bool
@@ -116,10 +122,44 @@ class Comparison(_Figures):
     height: int
     width: int
     variants: tuple[Variant, ...]
+    optimize_takes: str
     skipped: dict[str, str]
     about: str = (
-        "network: normalized tensor on the device -> logits at stride 4; prediction: image in memory -> mask" + _MEMORY
+        "network: normalized tensor on the device -> logits at stride 4; prediction: image in memory -> mask; the "
+        "image is a generated street scene; with random weights fewer pixels agree than with trained ones" + _MEMORY
     )
+
+    def save_plot(self, path: str | os.PathLike[str]) -> None:
+        """Draw the times and the shares of equal pixels as bars into a .png, .svg or .pdf file; an existing one goes.
+
+        Raises:
+            ConfigError: another ending, or matplotlib is not installed.
+            OutputError: the file cannot be written.
+
+        """
+        figure, write = new_figure(path, f"the comparison of {self.model}", size=(8, 1.5 + 0.6 * len(self.variants)))
+        times, shares = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
+        names = [f"{each.name}\n{each.dtype}" for each in self.variants]
+        places = np.arange(len(names))
+        parts = {
+            "network": [1000 * each.network.median for each in self.variants],
+            "image to mask": [1000 * each.prediction.median if each.prediction else 0 for each in self.variants],
+        }
+        for shift, (part, milliseconds) in zip((-0.2, 0.2), parts.items(), strict=True):
+            bars = times.barh(places + shift, milliseconds, 0.4, label=part)
+            times.bar_label(bars, [f"{each:.0f}" if each else "" for each in milliseconds], padding=2, fontsize=8)
+        times.set(xlabel="median time in ms", yticks=places, yticklabels=names)
+        times.margins(x=0.12)
+        times.invert_yaxis()
+        times.legend(fontsize=8)
+        percent = [100 * (each.agreement or 0) for each in self.variants]
+        bars = shares.barh(places, percent, 0.5, color="tab:green")
+        shares.bar_label(bars, [f"{each:.2f}" if each else "" for each in percent], padding=2, fontsize=8)
+        shares.set(xlabel="pixels labeled as by exact, in %", xlim=(min(99, *filter(None, percent)) - 0.5, 100.4))
+        threads = f"{self.machine.threads} threads" if self.machine.device == "cpu" else self.machine.device
+        lines = f"{self.model}, {self.height} x {self.width} pixels", f"{self.machine.device_name}, {threads}"
+        figure.suptitle("\n".join(map(printable, lines)), parse_math=False, fontsize=10)
+        write()
 
 
 def benchmark(
@@ -265,53 +305,62 @@ def compare(
     seconds: float = 3.0,
     progress: bool = True,
 ) -> Comparison:
-    """Measure a network and its optimized forms in turns, with an image of noise.
+    """Measure a network and all forms that `optimize` chooses from, in turns, on a generated street scene.
 
     Arguments and errors are those of `benchmark`; `compiled` adds `torch.compile`, which takes a minute to compile.
     """
     height, width = _checked_size(model, size, 1)
-    image = noise(height, width)
-    skipped: dict[str, str] = {}
+    image = resize(scene(0).image, height, width)
+    skipped = _skipped(model.device, compiled)
+    agreements: dict[str, float] = {}
     with evaluating(model) as network, raise_on_oom(f"compare {model.name} on {height} x {width} pixels"):
         x = normalize(image).to(model.device, memory_format=torch.channels_last)
-        dtype, default_malloc = _name(model.dtype), heap.default_malloc()
+        exact = f"exact {_name(model.dtype)}"
         runs: dict[str, Callable[[], object]] = {
-            f"network exact {dtype}": default_malloc(partial(network.logits_stride4, x.to(model.dtype))),
-            f"prediction exact {dtype}": default_malloc(partial(network.predict, image)),
+            f"network {exact}": partial(network.logits_stride4, x.to(model.dtype)),
+            f"prediction {exact}": partial(network.predict, image),
         }
-        for form in _optimized_forms(model, skipped):
-            runs[f"network {form.engine} {_name(form.dtype)}"] = partial(form.logits_stride4, x.to(form.dtype))
-            runs[f"prediction {form.engine} {_name(form.dtype)}"] = partial(form.predict, image)
+        mask = network.predict(image).mask
+        for candidate in candidates(model.device):
+            form = optimize(model, engine=candidate.engine, dtype=candidate.dtype)
+            runs[f"network {candidate}"] = partial(form.logits_stride4, x.to(form.dtype))
+            runs[f"prediction {candidate}"] = partial(form.predict, image)
+            agreements[str(candidate)] = float((form.predict(image).mask == mask).mean())
+        taken = optimize(model)
         if compiled:
-            runs[f"network torch.compile {dtype}"] = default_malloc(
-                partial(torch.compile(network.logits_stride4), x.to(model.dtype))
+            runs[f"network torch.compile {_name(model.dtype)}"] = partial(
+                torch.compile(network.logits_stride4), x.to(model.dtype)
             )
-        else:
-            skipped["torch.compile"] = "it takes a minute to compile; --compile includes it"
         costs = measure(runs, model.device, seconds, progress)
-    exact_network, exact_prediction = (costs[f"{kind} exact {dtype}"].median for kind in ("network", "prediction"))
+    exact_network, exact_prediction = (costs[f"{kind} {exact}"].median for kind in ("network", "prediction"))
     variants = []
     for name in dict.fromkeys(run.partition(" ")[2] for run in runs):
         engine, _, dtype = name.partition(" ")
         cost, prediction = costs[f"network {name}"], costs.get(f"prediction {name}")
-        speedup = exact_prediction / prediction.median if prediction else None
-        variants.append(Variant(engine, dtype, cost, exact_network / cost.median, prediction, speedup))
-    return Comparison(model.name, not model.provenance, machine_of(model), height, width, tuple(variants), skipped)
+        speedups = exact_network / cost.median, exact_prediction / prediction.median if prediction else None
+        variants.append(Variant(engine, dtype, cost, speedups[0], prediction, speedups[1], agreements.get(name)))
+    return Comparison(
+        model.name,
+        not model.provenance,
+        machine_of(model),
+        *(height, width),
+        tuple(variants),
+        f"{taken.engine} {_name(taken.dtype)}",
+        skipped,
+    )
 
 
-def _optimized_forms(model: FCNHRNet, skipped: dict[str, str]) -> Iterator[OptimizedModel]:
-    """Yield the optimized forms that run on this machine; collect why others do not."""
-    on_cpu = model.device.type == "cpu"
-    yield optimize(model, dtype=torch.float32)
-    if on_cpu and not onednn.has_native_bfloat16():
-        skipped["bfloat16"] = "this processor does not multiply in it"
-    else:
-        yield optimize(model, dtype=torch.bfloat16 if on_cpu else torch.float16)
-    for dtype in (torch.float32, torch.bfloat16) if on_cpu else ():
+def _skipped(device: torch.device, compiled: bool) -> dict[str, str]:
+    """Return what is not compared here, and why."""
+    skipped = {} if compiled else {"torch.compile": "it takes a minute to compile; --compile includes it"}
+    if device.type == "cpu":
+        if not onednn.has_native_bfloat16():
+            skipped["bfloat16"] = "this processor does not multiply in it"
         try:
-            yield optimize(model, engine="openvino", dtype=dtype)
-        except ConfigError as error:  # not installed, or not in this dtype
-            skipped[f"openvino {_name(dtype)}"] = f"{error.found}; {error.advice}"
+            openvino.openvino()
+        except ConfigError as error:  # not installed
+            skipped["openvino"] = f"{error.found}; {error.advice}"
+    return skipped
 
 
 def _name(dtype: torch.dtype) -> str:

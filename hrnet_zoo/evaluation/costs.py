@@ -5,8 +5,6 @@ from __future__ import annotations
 import gc
 import math
 import os
-import platform
-import re
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -16,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from hrnet_zoo.engines import heap
+from hrnet_zoo.engines.choice import processor
 from hrnet_zoo.images.progress import Bar
 from hrnet_zoo.models.fcn import FCNHRNet
 
@@ -58,7 +56,6 @@ def peak_memory(run: Callable[[], object], device: torch.device) -> int | None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif device.type == "cpu":
-        heap.trim()  # memory that malloc retains is resident, and would be used again unnoticed
         with suppress(OSError):  # not Linux, or a sandbox that forbids it
             Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # resets the peak: proc(5)
             before = resident("VmRSS")
@@ -134,11 +131,3 @@ def busy_words() -> str | None:
         f"this machine is busy (load {load:.1f} on {processors} processors), where threads wait for each other: "
         "OMP_NUM_THREADS=1 may be much faster"
     )
-
-
-def processor() -> str:
-    """Return the name of the CPU, which `platform` does not know on Linux."""
-    with suppress(OSError):
-        if line := re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE):
-            return line[1]
-    return platform.processor() or platform.machine()

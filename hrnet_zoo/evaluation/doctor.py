@@ -171,7 +171,8 @@ def _devices() -> dict[str, Any]:
     """Return the devices that torch can compute on."""
     import torch
 
-    from hrnet_zoo.evaluation.costs import busy_words, processor
+    from hrnet_zoo.engines.choice import processor
+    from hrnet_zoo.evaluation.costs import busy_words
 
     return {
         "processor": processor(),

@@ -3,6 +3,7 @@
     <root>/CACHEDIR.TAG
     <root>/v1/models/<key>.safetensors      finished weights, never opened for writing
     <root>/v1/logs/<key>.log.json           finished training logs
+    <root>/v1/timings/<key>.json            how fast the engines ran a network here
     <root>/v1/models/.<key>.<random>.tmp    being written; likewise in the other folders
     <root>/v1/downloads/<key>.<random>.part a partial download
     <root>/v1/locks/<key>.lock
@@ -37,15 +38,15 @@ LOCK_WAIT_S = 600.0
 SILENT_S = 10.0
 STALE_S = 15 * 60.0  # a download writes far more often: at worst five tries of 30 s with waits of 60 s
 
-Finished = Literal["model", "log"]
-Kind = Literal["model", "log", "partial", "temp", "lock", "unknown"]
-_SUFFIXES: dict[Finished, str] = {"model": ".safetensors", "log": ".log.json"}
+Finished = Literal["model", "log", "timing"]
+Kind = Literal["model", "log", "timing", "partial", "temp", "lock", "unknown"]
+_SUFFIXES: dict[Finished, str] = {"model": ".safetensors", "log": ".log.json", "timing": ".json"}
 
 _KEY = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,119}"
 _RANDOM = r"[A-Za-z0-9_-]+"  # version 0.1 identified the writer here, and kept a .json beside each .part
 _PATTERNS: dict[Kind, str] = {
     **{kind: rf"{kind}s/({_KEY}){re.escape(suffix)}" for kind, suffix in _SUFFIXES.items()},
-    "temp": rf"(?:models|logs|downloads)/\.({_KEY})\.{_RANDOM}\.tmp",
+    "temp": rf"(?:models|logs|timings|downloads)/\.({_KEY})\.{_RANDOM}\.tmp",
     "partial": rf"downloads/({_KEY})\.{_RANDOM}\.(?:part|json)",
     "lock": rf"locks/({_KEY})\.lock",
 }
@@ -245,7 +246,7 @@ def clear(key: str | None = None) -> list[CacheEntry]:
     for each in sorted({entry.key for entry in entries() if entry.key and wanted in {None, entry.key}}):
         with lock(each):
             for entry in entries():
-                if entry.key == each and entry.kind in {"model", "log", "partial"}:
+                if entry.key == each and (entry.kind in _SUFFIXES or entry.kind == "partial"):
                     discard(entry.path)
                     gone.append(entry)
     return gone

@@ -101,6 +101,14 @@ def resolve(name: str, *, progress: bool = True) -> ResolvedModel:
     )
 
 
+def is_here(name: str) -> bool:
+    """Tell whether the weights of a model name need no download: bundled, in a folder, or in the cache."""
+    if is_saved(name):
+        return not name.startswith(HUB)
+    info = model_info(name)
+    return info.checkpoint_url.startswith("file:") or cache.is_cached(cache_key(info))
+
+
 def _resolve_folder(name: str) -> ResolvedModel:
     if name == LOCAL or "://" in name:
         found, advice = "no folder after the colon", "name it: local-dir:PATH"

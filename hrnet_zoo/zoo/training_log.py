@@ -7,7 +7,6 @@ mAcc, aAcc). Nothing here needs torch.
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 import math
@@ -21,7 +20,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from hrnet_zoo.errors import ConfigError, DownloadError, UnexpectedContentError, printable
-from hrnet_zoo.images.atomic import atomic_write
+from hrnet_zoo.images.figure import new_figure
 from hrnet_zoo.weights import cache
 from hrnet_zoo.weights.addresses import addresses
 from hrnet_zoo.weights.download import fetch
@@ -32,7 +31,6 @@ MAX_COLUMNS = 1000  # ADE20K with IoU and accuracy of each class has 300; a mali
 MAX_ITERATIONS = 10**12
 MAX_VALUE = 1e100  # plotting larger values overflows
 OWN_LOG = "metrics.jsonl"  # in the folder of a fine-tuning
-PLOT_FORMATS = ("png", "svg", "pdf")
 
 Columns = dict[str, list[Any]]
 
@@ -73,21 +71,7 @@ class TrainingLog:
             OutputError: the file cannot be written.
 
         """
-        path = Path(path)
-        kind = path.suffix.lower().removeprefix(".")
-        try:
-            if kind not in PLOT_FORMATS:
-                raise ValueError(f"the ending {path.suffix!r}")
-            from matplotlib.figure import Figure  # without pyplot there is no state to share, and no display
-        except (ImportError, ValueError) as error:
-            raise ConfigError(
-                asked=f"draw the training log of {self.name} as {path}",
-                found=str(error),
-                done="nothing was drawn",
-                advice=f"give a file that ends in .{', .'.join(PLOT_FORMATS)}; for matplotlib: "
-                "pip install '.[plot]' in the checkout of hrnet-zoo",
-            ) from error
-        figure = Figure(figsize=(8, 4.5), dpi=150, layout="constrained")
+        figure, write = new_figure(path, f"the training log of {self.name}", size=(8, 4.5))
         losses = figure.subplots()
         losses.set(xlabel="iteration", ylabel="loss")
         losses.set_title(printable(self.name)[:100], parse_math=False)  # the name of a folder may hold a $
@@ -96,9 +80,7 @@ class TrainingLog:
         scores.set_ylabel("mIoU, validation")
         scores.plot(*_axes(self.val, "mIoU"), color="tab:orange", marker="o", label="mIoU")
         figure.legend(loc="outside lower center", ncols=2)
-        file = io.BytesIO()
-        figure.savefig(file, format=kind)
-        atomic_write(path, file.getvalue())
+        write()
 
 
 def training_log(name: str, *, progress: bool = True) -> TrainingLog:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -58,21 +59,25 @@ def test_benchmark_beside_the_table(run: Run, monkeypatch: pytest.MonkeyPatch) -
     assert facts["crop"] == [64, 64]
 
 
-def test_benchmark_against_its_fast_forms(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_benchmark_against_its_fast_forms(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from hrnet_zoo.evaluation import benchmark
 
     monkeypatch.setattr("hrnet_zoo.evaluation.costs.MIN_RUNS", 1)
     real = benchmark.compare
     monkeypatch.setattr(benchmark, "compare", lambda *a, **k: real(*a, **k, seconds=0))
     monkeypatch.setitem(sys.modules, "openvino", None)
-    lines = run("benchmark", "demo", "--against", "--device", "cpu").splitlines()
-    assert re.fullmatch(r"exact float32 +network +[\d,.]+ ms, 1\.00 times as fast as exact", lines[0])
-    assert re.fullmatch(r"exact float32 +prediction +[\d,.]+ ms, 1\.00 times as fast as exact", lines[1])
-    assert lines[2].startswith("onednn float32 ")
-    assert any(re.match("  openvino float32 +openvino cannot be imported", line) for line in lines)
+    plot = tmp_path / "bars.svg"
+    lines = run("benchmark", "demo", "--against", "--device", "cpu", "--plot", str(plot)).splitlines()
+    assert lines[0].split() == ["network", "image", "to", "mask", "equal", "pixels"]
+    assert re.fullmatch(r"exact float32 +[\d,.]+ ms +1\.00 x +[\d,.]+ ms +1\.00 x", lines[1])
+    assert re.fullmatch(r"onednn float32 +([\d,.]+ ms +[\d.]+ x +){2}100\.00%", lines[2])
+    assert "random_weights          no" in lines
+    assert any(re.match("  openvino +openvino cannot be imported", line) for line in lines)
+    assert "onednn" in plot.read_text(encoding="utf-8")
+    run("benchmark", "demo", "--against", "--plot", str(plot), code=5)
     facts = json.loads(run("benchmark", "demo", "--against", "--size", "32x64", "--device", "cpu", "--json"))
     assert (facts["height"], facts["width"], facts["variants"][0]["network_speedup"]) == (32, 64, 1)
-    for wrong in (("--against", "--table"), ("--against", "--batch", "2"), ("--compile",)):
+    for wrong in (("--against", "--table"), ("--against", "--batch", "2"), ("--compile",), ("--plot", "a.png")):
         run("benchmark", "demo", *wrong, code=2)
 
 

@@ -10,9 +10,11 @@ from torch import Tensor
 
 from hrnet_zoo.demo.scenes import scene
 from hrnet_zoo.engines import cuda
+from hrnet_zoo.engines.choice import candidates
 from hrnet_zoo.engines.cuda import MAX_GRAPHS, CudaEngine
 from hrnet_zoo.engines.folding import Plan
-from hrnet_zoo.engines.optimize import engines, optimize, pixel_agreement
+from hrnet_zoo.engines.optimize import optimize, pixel_agreement
+from hrnet_zoo.errors import ConfigError
 from hrnet_zoo.zoo.create import create_model
 
 
@@ -120,10 +122,13 @@ def test_threads_share_it() -> None:
 
 def test_for_nvidias_gpus_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.version.cuda", "13.0")
-    assert list(engines(torch.device("cuda", 0), torch.float16)) == ["cuda", "pytorch"]
-    assert "cuda" not in engines(torch.device("cpu"), torch.float32)
+    cuda = torch.device("cuda", 0)
+    assert list(map(str, candidates(cuda))) == ["cuda float16"]
+    assert list(map(str, candidates(cuda, "pytorch", torch.float32))) == ["pytorch float32"]
+    with pytest.raises(ConfigError, match="the engines that compute in torch"):
+        candidates(torch.device("cpu"), "cuda")
     monkeypatch.setattr("torch.version.cuda", None)  # AMD's, which torch calls "cuda" as well
-    assert list(engines(torch.device("cuda", 0), torch.float16)) == ["pytorch"]
+    assert list(map(str, candidates(cuda))) == ["pytorch float16"]
 
 
 @pytest.mark.cuda

@@ -11,14 +11,25 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from hrnet_zoo.datasets import DATASETS, SCENES
 from hrnet_zoo.demo.scenes import scene
 from hrnet_zoo.engines import onednn
 from hrnet_zoo.engines.optimize import OptimizedModel
 from hrnet_zoo.errors import ConfigError, UnknownModelError
-from hrnet_zoo.evaluation.benchmark import IMAGES, _published, benchmark, benchmark_table, compare, infer, input_size
-from hrnet_zoo.evaluation.costs import MIN_RUNS
+from hrnet_zoo.evaluation.benchmark import (
+    IMAGES,
+    Comparison,
+    Variant,
+    _published,
+    benchmark,
+    benchmark_table,
+    compare,
+    infer,
+    input_size,
+)
+from hrnet_zoo.evaluation.costs import MIN_RUNS, Measurement, machine_of
 from hrnet_zoo.images.formats import MAX_PIXELS
 from hrnet_zoo.images.preprocess import normalize, resize
 from hrnet_zoo.models.fcn import FCNHRNet
@@ -239,8 +250,10 @@ def test_comparison(demo: FCNHRNet, monkeypatch: pytest.MonkeyPatch) -> None:
     found = compare(demo, size=(48, 96), seconds=0, progress=False)
     assert [(each.name, each.dtype) for each in found.variants] == [("exact", "float32"), ("onednn", "float32")]
     assert (found.model, found.height, found.width, found.random_weights) == ("demo", 48, 96, False)
-    assert set(found.skipped) == {"bfloat16", "openvino float32", "openvino bfloat16", "torch.compile"}
-    assert "pip install '.[openvino]'" in found.skipped["openvino float32"]
+    assert set(found.skipped) == {"bfloat16", "openvino", "torch.compile"}
+    assert "pip install '.[openvino]'" in found.skipped["openvino"]
+    assert found.optimize_takes == "onednn float32"
+    assert [each.agreement for each in found.variants] == [None, 1]
     exact, fast = found.variants
     assert exact.prediction is not None
     assert fast.prediction is not None
@@ -251,6 +264,29 @@ def test_comparison(demo: FCNHRNet, monkeypatch: pytest.MonkeyPatch) -> None:
     facts = json.loads(json.dumps(found.to_dict()))
     assert facts["variants"][1]["network_speedup"] == exact.network.median / fast.network.median
     assert "logits at stride 4" in facts["about"]
+
+
+@pytest.mark.parametrize("ending", ["png", "svg"])
+def test_bars(demo: FCNHRNet, tmp_path: Path, ending: str) -> None:
+    pytest.importorskip("matplotlib")
+    cost = Measurement(5, 0.1, 0.1, 0.1, 0.1, 0.1, None)
+    variants = (
+        Variant("exact", "float32", cost, 1.0, cost, 1.0, None),
+        Variant("onednn", "bfloat16", cost, 2.0, cost, 2.0, 0.9987),
+        Variant("torch.compile", "float32", cost, 2.0, None, None, None),
+    )
+    found = Comparison("a$b$", True, machine_of(demo), 64, 128, variants, "onednn bfloat16", {})
+    path = tmp_path / f"bars.{ending}"
+    found.save_plot(path)
+    if ending == "png":
+        with Image.open(path) as image:
+            assert min(image.size) > 300
+    else:
+        text = path.read_text(encoding="utf-8")
+        assert text.count("<!-- 99.87 -->") == 1
+        assert text.count("<!-- 100 -->") >= 5  # milliseconds of all bars
+    with pytest.raises(ConfigError, match=r"the ending '\.bmp'"):
+        found.save_plot(tmp_path / "bars.bmp")
 
 
 @pytest.mark.usefixtures("_without_openvino")
@@ -279,7 +315,8 @@ def test_what_goes_through_the_forms(demo: FCNHRNet, monkeypatch: pytest.MonkeyP
     for form, dtype in (("FCNHRNet", "float32"), ("OptimizedModel", "float32"), ("OptimizedModel", "bfloat16")):
         runs = [shape for *key, shape in seen if key == [form, getattr(torch, dtype)]]
         assert set(runs) == {(1, 3, 32, 96)}
-        assert len(runs) == (1 + 2 * MIN_RUNS) * (3 if form == "FCNHRNet" else 2)  # the compiled one, too, is the exact
+        # And once for the share of equal pixels. The compiled one, too, is the exact one.
+        assert len(runs) == (1 + 2 * MIN_RUNS) * (3 if form == "FCNHRNet" else 2) + 1
 
 
 def test_impossible_sizes(demo: FCNHRNet) -> None:

@@ -97,7 +97,7 @@ def test_the_bundled_model_is_healthy() -> None:
     assert facts["fidelity"]["fine"]
     fast = report.health.fast
     assert fast is not None
-    assert fast.engine in ("onednn", "pytorch")
+    assert fast.engine in ("onednn", "pytorch", "openvino")
     assert (fast.fine, facts["fast"]["fine"]) == (True, True)
     assert FINE_PIXELS <= fast.pixels <= 1
     assert fast.worst_logit is not None
