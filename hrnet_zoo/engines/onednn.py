@@ -8,13 +8,15 @@ import logging
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hrnet_zoo.engines.folding import Convolution, Head, Plan, PyTorchEngine, Stem, replace_steps
 from hrnet_zoo.models.hrnet import fit
 
-STRIPE_BYTES = 16 << 20  # of maps within a stripe; 4 to 16 MiB differ little in time
+# Bytes of maps within a stripe.
+STEM_BYTES, HEAD_BYTES = 16 << 20, 4 << 20
 STEM_CHANNELS = 4  # counted per pixel of an image: a quarter of the stem's, or most of a stripe would be margin
+FACTORS = (2, 4, 8)  # of the coarser maps
 
 logger = logging.getLogger("hrnet_zoo")
 
@@ -47,7 +49,7 @@ class StripedStem(Stem):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Return the maps at strides 4 and 8 of a batch of images (N, 3, H, W)."""
-        rows = _stripe_rows(x, STEM_CHANNELS, 8)
+        rows = _stripe_rows(x, STEM_CHANNELS, 8, STEM_BYTES)
         if rows >= x.shape[2]:
             return super().forward(x)  # type: ignore[no-any-return]
         # Each step spoils a row at stride 4 where a stripe is cut: rows above and below are computed, and cut off.
@@ -62,34 +64,53 @@ class StripedStem(Stem):
 
 
 class StripedHead(Head):
-    """A plan's head in stripes of rows, so that the concatenated maps stay in the processor's cache."""
+    """A plan's head in stripes of rows, so that the mixed maps stay in the processor's cache.
+
+    The two coarsest maps, most of the channels, are mixed before they are upsampled: a 1x1 convolution and bilinear
+    upsampling can be exchanged. That differs from the plan by rounding, and spares half of the head's time.
+    """
+
+    def __init__(self, mix: Convolution, classifier: Convolution) -> None:
+        super().__init__(mix, classifier)
+        finest = mix.weight.shape[1] // 15  # channels of the maps: 1, 2, 4 and 8 times as many
+        fine, coarse, coarsest = torch.split(mix.weight, [3 * finest, 4 * finest, 8 * finest], dim=1)
+        self.mix_fine = OneDNNConvolution(fine.contiguous(), mix.bias, stride=1, relu=True)
+        none = torch.zeros_like(mix.bias)
+        self.mix_coarse = nn.ModuleList(
+            OneDNNConvolution(weight.contiguous(), none, stride=1) for weight in (coarse, coarsest)
+        )
 
     def forward(self, x: Tensor, *coarser: Tensor) -> Tensor:
         """Return logits (N, classes, H, W) at the size of the finest map `x`."""
-        height, width = x.shape[2:]
-        factors = [2**power for power in range(1, len(coarser) + 1)]
-        rows = _stripe_rows(x, sum(each.shape[1] for each in (x, *coarser)), factors[-1])
+        height = x.shape[2]
         # A part is upsampled with the weights of the whole only if the maps have exactly 1/2, 1/4, 1/8 of the rows.
-        exact = all(each.shape[2] * factor == height for each, factor in zip(coarser, factors, strict=True))
-        if not exact or rows >= height:
+        if any(each.shape[2] * factor != height for each, factor in zip(coarser, FACTORS, strict=True)):
             return super().forward(x, *coarser)
+        mixed = [mix(each) for mix, each in zip(self.mix_coarse, coarser[1:], strict=True)]
+        rows = _stripe_rows(x, self.mix.weight.shape[0], FACTORS[-1], HEAD_BYTES)
         stripes: list[Tensor] = []
         for start in range(0, height, rows):
             end = min(start + rows, height)
-            maps = [x[:, :, start:end]]
-            for each, factor in zip(coarser, factors, strict=True):
-                first = max(0, start // factor - 1)  # a row more on both sides is interpolated
-                part = each[:, :, first : end // factor + 1]
-                large = fit(part, (part.shape[2] * factor, width))
-                maps.append(large[:, :, start - first * factor : end - first * factor])
-            stripes.append(self.classifier(self.mix(torch.cat(maps, dim=1))))
+            finer, *large = (
+                _upsampled_rows(each, factor, start, end, x.shape[3])
+                for each, factor in zip((coarser[0], *mixed), FACTORS, strict=True)
+            )
+            total = torch.add(*large)
+            stripes.append(self.classifier(self.mix_fine(torch.cat([x[:, :, start:end], finer], dim=1), total)))
         return torch.cat(stripes, dim=2)
 
 
-def _stripe_rows(x: Tensor, channels: int, multiple: int) -> int:
-    """Return how many rows of `x` make a stripe of STRIPE_BYTES, where each pixel takes so many channels."""
+def _upsampled_rows(x: Tensor, factor: int, start: int, end: int, width: int) -> Tensor:
+    """Return the rows from `start` to `end` of a map upsampled by `factor`, from those that they interpolate."""
+    first = max(0, start // factor - 1)
+    part = x[:, :, first : end // factor + 1]
+    return fit(part, (part.shape[2] * factor, width))[:, :, start - first * factor : end - first * factor]
+
+
+def _stripe_rows(x: Tensor, channels: int, multiple: int, stripe_bytes: int) -> int:
+    """Return how many rows of `x` make a stripe of so many bytes, where each pixel takes so many channels."""
     row_bytes = x.shape[0] * x.shape[3] * channels * x.element_size()
-    return multiple * max(1, round(STRIPE_BYTES / row_bytes / multiple))
+    return multiple * max(1, round(stripe_bytes / row_bytes / multiple))
 
 
 class OneDNNEngine(PyTorchEngine):
