@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from hrnet_zoo.evaluation.doctor import doctor as doctor
     from hrnet_zoo.evaluation.evaluate import Evaluation as Evaluation
     from hrnet_zoo.evaluation.evaluate import evaluate as evaluate
+    from hrnet_zoo.exporting.export import ExportedFile as ExportedFile
+    from hrnet_zoo.exporting.export import export as export
     from hrnet_zoo.inference.result import SegmentationResult as SegmentationResult
     from hrnet_zoo.models.fcn import FCNHRNet as FCNHRNet
     from hrnet_zoo.training.finetune import FineTuning as FineTuning
@@ -46,6 +48,8 @@ _HOMES = {  # in the order of the flow
     "SegmentationResult": "inference.result",
     "optimize": "engines.optimize",
     "OptimizedModel": "engines.optimize",
+    "export": "exporting.export",
+    "ExportedFile": "exporting.export",
     "check_data": "datasets.check",
     "DataReport": "datasets.check",
     "evaluate": "evaluation.evaluate",

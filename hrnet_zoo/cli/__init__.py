@@ -21,7 +21,7 @@ from typing import NoReturn, TextIO
 import click
 
 from hrnet_zoo import __version__
-from hrnet_zoo.cli import benchmark, cache, catalog, check_data, doctor, evaluate, finetune, predict, push
+from hrnet_zoo.cli import benchmark, cache, catalog, check_data, doctor, evaluate, export, finetune, predict, push
 from hrnet_zoo.errors import HRNetZooError, printable
 
 INTERRUPTED, TERMINATED = 130, 143  # 128 + SIGINT and SIGTERM, as in shells
@@ -35,7 +35,6 @@ _INSTEAD = {  # commands of other tools
     **dict.fromkeys(("pull", "fetch", "get"), "hrnet-zoo download NAME"),
     **dict.fromkeys(("upload", "share"), "hrnet-zoo push DIR ORG/NAME"),
     **dict.fromkeys(("check", "validate-data"), "hrnet-zoo check-data FOLDER"),
-    "export": "torch.export.export(create_model(NAME), (x,)) in Python; there is no command yet",
     "serve": "model.predict(bytes) in a server of your own; there is no command",
     "version": "hrnet-zoo --version",
 }
@@ -63,7 +62,15 @@ for command in (
     *(catalog.list_, catalog.info, catalog.log),
     *(cache.download, cache.import_, cache.cache, cache.verify),
     *(predict.predict, predict.demo),
-    *(evaluate.evaluate, check_data.check_data, finetune.finetune, push.push, benchmark.benchmark, doctor.doctor),
+    *(
+        evaluate.evaluate,
+        check_data.check_data,
+        finetune.finetune,
+        export.export,
+        push.push,
+        benchmark.benchmark,
+        doctor.doctor,
+    ),
 ):
     cli.add_command(command)
 

@@ -49,7 +49,7 @@ class Convolution(nn.Module):
 
     def needs_float32(self, x: Tensor) -> bool:
         """Tell whether oneDNN (torch 2.13, bfloat16, AMX) would read foreign memory: the result is one column."""
-        return self.stride == 2 and x.shape[3] <= 2 and x.dtype == torch.bfloat16
+        return x.dtype == torch.bfloat16 and self.stride == 2 and x.shape[3] <= 2
 
 
 class UpsampleSum(nn.Module):

@@ -50,7 +50,6 @@ def test_tables_and_help_fit_into_80_columns(run: Run, monkeypatch: pytest.Monke
     ("arguments", "words"),
     [
         (("train",), "Use: hrnet-zoo finetune NAME"),
-        (("export", "demo"), "torch.export.export"),
         (("serve",), "model.predict"),
         (("evalute",), "Use: hrnet-zoo evaluate"),
         (("x" * 30,), "Use: hrnet-zoo --help"),
