@@ -9,10 +9,10 @@ Peers are taken as they are installed, and left out, with a line that says so, w
   (`pip install onnx onnxscript onnxruntime openvino`);
 - torch.compile, with --compile, which takes minutes.
 
-All have the same random weights and get the same image of noise, which makes rounding errors look larger than those
-of trained networks on photographs. All contenders of a row take turns, so that what else the machine does meets all
-alike; compare only figures of one row. For scales and mirroring the reference resizes, like ours, to the image's size,
-and its scales are those of the published table.
+All have the same weights, of the demo network (W18-Small) or random, and get the same generated street scene. Random
+weights make rounding errors look larger than those of trained networks. All contenders of a row take turns, so that
+what else the machine does meets all alike; compare only figures of one row. For scales and mirroring the reference
+resizes, like ours, to the image's size, and its scales are those of the published table.
 """
 
 import argparse
@@ -36,12 +36,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hrnet_zoo import create_model, optimize
-from hrnet_zoo.engines.choice import processor
+from hrnet_zoo.demo.scenes import scene
+from hrnet_zoo.engines.choice import candidates, processor
 from hrnet_zoo.engines.openvino import import_extra
 from hrnet_zoo.errors import ConfigError
 from hrnet_zoo.evaluation.costs import measure
 from hrnet_zoo.evaluation.metrics import count_matrix
-from hrnet_zoo.images.preprocess import normalize
+from hrnet_zoo.images.preprocess import normalize, resize
 from hrnet_zoo.images.read import RGB
 from hrnet_zoo.inference.logits import ViewLogits, Window
 from hrnet_zoo.inference.masks import make_mask
@@ -201,13 +202,19 @@ class Peers:
     """All that is installed, for one network."""
 
     def __init__(self, arch: str, folder: Path, skipped: dict[str, str], *, compiled: bool) -> None:
-        self.model = create_model(f"fcn_{arch}_cityscapes_40k", pretrained=False, device="cpu", dtype=torch.float32)
+        # The demo network is a trained W18-Small; of the others there are random weights without a download.
+        name = "demo" if arch == "hr18s" else f"fcn_{arch}_cityscapes_40k"
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.model = create_model(name, pretrained=arch == "hr18s", device="cpu", dtype=torch.float32)
         self.folder, self.skipped, self.compiled = folder, skipped, compiled
         self.reference = self._or_skip("the reference", lambda: Reference(self.model))
-        self.fast: dict[str, SegmentationModel] = {"optimize": optimize(self.model)}
-        self.fast["optimize float32"] = optimize(self.model, dtype=torch.float32)
-        if other := self._or_skip("engine='openvino'", lambda: optimize(self.model, engine="openvino")):
-            self.fast["engine='openvino'"] = other
+        self.fast: dict[str, SegmentationModel] = {"optimize": (taken := optimize(self.model))}
+        for each in candidates(self.model.device):
+            self.fast[str(each)] = optimize(self.model, engine=each.engine, dtype=each.dtype)
+        if other := self._or_skip("8 bits", lambda: optimize(self.model, dtype=torch.int8)):
+            self.fast["8 bits"] = other
+        print(f"{name}: optimize takes {taken}, of {', '.join(map(str, taken.trials))}\n")
 
     def others(self, x: Tensor) -> Iterator[tuple[str, Callable[[Tensor], Tensor]]]:
         """Yield what scores normalized images of this size at a quarter of it, with the names of others' runtimes."""
@@ -241,7 +248,7 @@ class Peers:
 
 def network_row(peers: Peers, size: tuple[int, int]) -> Iterator[Contender]:
     """Map a normalized image to logits at a quarter of its size."""
-    x = normalize(noise(*size)).contiguous(memory_format=torch.channels_last)
+    x = normalize(street(*size)).contiguous(memory_format=torch.channels_last)
 
     def by_pixel(scores: Callable[[Tensor], Tensor]) -> Tensor:
         return scores(x).permute(0, 2, 3, 1)
@@ -258,7 +265,7 @@ def network_row(peers: Peers, size: tuple[int, int]) -> Iterator[Contender]:
 
 def image_row(peers: Peers, size: tuple[int, int]) -> Iterator[Contender]:
     """Array to mask."""
-    image = noise(*size)
+    image = street(*size)
     yield Contender("exact", lambda: mask_of(peers.model, image))
     if peers.reference:
         yield Contender("reference: inference_model", lambda: peers.reference.mask(image))
@@ -274,7 +281,7 @@ def image_row(peers: Peers, size: tuple[int, int]) -> Iterator[Contender]:
 
 def ms_flip_row(peers: Peers, size: tuple[int, int]) -> Iterator[Contender]:
     """Array to mask by six scales, each mirrored too."""
-    image = noise(*size)
+    image = street(*size)
     yield Contender("exact", lambda: mask_of(peers.model, image, ms_flip=True))
     if peers.reference:
         yield Contender("reference: SegTTAModel", peers.reference.ms_flip(image))
@@ -323,11 +330,9 @@ def mask_of(form: SegmentationModel, image: RGB, *, ms_flip: bool = False) -> np
     return result.mask
 
 
-def noise(height: int, width: int) -> RGB:
-    """Return an image of noise that is smooth, as images are."""
-    rough = torch.rand(1, 3, height // 16 + 2, width // 16 + 2, generator=torch.Generator().manual_seed(0))
-    smooth = F.interpolate(rough, (height, width), mode="bicubic").clamp(0, 1)
-    return (255 * smooth[0].permute(1, 2, 0)).to(torch.uint8).contiguous().numpy()
+def street(height: int, width: int) -> RGB:
+    """Return a street scene of this size."""
+    return resize(scene(0).image, height, width)
 
 
 def distance(found: Any, expected: Any) -> str:  # noqa: ANN401 - scores, masks or counts
