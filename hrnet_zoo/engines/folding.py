@@ -210,7 +210,8 @@ def fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d | None = None, relu: bool 
     if norm is not None:
         statistics = exact(norm.running_mean), exact(norm.running_var)
         weight, bias = fuse_conv_bn_weights(weight, bias, *statistics, norm.eps, exact(norm.weight), exact(norm.bias))
-    return Convolution(weight.detach().float(), bias.detach().float(), convolution.stride[0], relu)
+    # Contiguous, also where the network is "channels last": OpenVINO uses the weights in the same memory.
+    return Convolution(weight.detach().float().contiguous(), bias.detach().float(), convolution.stride[0], relu)
 
 
 def _residual_block(block: Any) -> _Block:  # noqa: ANN401 - BasicBlock or Bottleneck

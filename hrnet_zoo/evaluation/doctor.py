@@ -31,6 +31,7 @@ from hrnet_zoo.zoo.catalog import ModelInfo, is_saved, list_models, model_info
 if TYPE_CHECKING:
     import torch
 
+    from hrnet_zoo.engines.choice import Trial
     from hrnet_zoo.models.fcn import FCNHRNet
 
 T = TypeVar("T")
@@ -60,7 +61,8 @@ class Fidelity:
     """How far a device and dtype stray from float32 on the CPU, on one generated street scene.
 
     `pixels` is the share (0 to 1) that both label alike; `worst_logit` the largest difference of a logit, relative to
-    the largest logit, None if one is not finite. `engine` is that of `optimize`, None for the network itself.
+    the largest logit, None if one is not finite. `engine` is that of `optimize`, None for the network itself, and
+    `trials` are what it chose from, if it timed several.
     """
 
     device: str
@@ -69,6 +71,7 @@ class Fidelity:
     worst_logit: float | None
     fine: bool
     engine: str | None = None
+    trials: tuple[Trial, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -362,4 +365,5 @@ def _fidelity(reference: FCNHRNet, model: FCNHRNet, *, fast: bool) -> Fidelity:
         worst_logit=worst,
         fine=worst is not None and pixels >= FINE_PIXELS,
         engine=getattr(form, "engine", None),
+        trials=getattr(form, "trials", ()),
     )

@@ -74,6 +74,14 @@ def test_masks(demo: FCNHRNet) -> None:
 
 
 @pytest.mark.usefixtures("_installed")
+def test_a_network_in_channels_last(demo: FCNHRNet) -> None:
+    image = scene(0, 64, 96).image
+    expected = demo.predict(image).mask
+    fast = optimize(demo.to(memory_format=torch.channels_last), engine="openvino", dtype=torch.float32)  # type: ignore[call-overload]
+    assert (fast.predict(image).mask == expected).mean() > 0.9999
+
+
+@pytest.mark.usefixtures("_installed")
 def test_nothing_is_copied(demo: FCNHRNet) -> None:
     """Neither an image in the network's memory order, nor logits, which belong to the caller, nor weights."""
     for dtype in dtypes():
