@@ -26,7 +26,7 @@ from PIL import Image, ImageDraw, ImageFont
 Array = np.ndarray[Any, Any]
 
 FORMATS = ("JPEG", "PNG", "WEBP")
-MAX_PIXELS = 64_000_000  # of a photo
+MAX_PIXELS = 64_000_000  # of a photo, unless told otherwise
 TILE = 64  # pixels a side that are labeled together: full-resolution logits of a whole photo may be gigabytes
 
 _PILLOW = (OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, AssertionError)
@@ -120,12 +120,12 @@ class Segmenter:
         return canvas
 
 
-def read_photo(file: str | os.PathLike[str] | IO[bytes]) -> Array:
+def read_photo(file: str | os.PathLike[str] | IO[bytes], max_pixels: int = MAX_PIXELS) -> Array:
     """Return a photo as displayed, RGB (height, width, 3) uint8: turned as EXIF says, transparent pixels on white."""
     name = os.fspath(file) if isinstance(file, str | os.PathLike) else "the photo"
     with _refuse(_DAMAGED, f"{name} cannot be read as a JPEG, PNG or WebP"), Image.open(file, formats=FORMATS) as image:
-        if image.width * image.height > MAX_PIXELS:
-            raise SegmenterError(f"{name} has {image.width} x {image.height} pixels; the limit is {MAX_PIXELS:,}")
+        if image.width * image.height > max_pixels:
+            raise SegmenterError(f"{name} has {image.width} x {image.height} pixels; the limit is {max_pixels:,}")
         image.load()
         exif = Image.Exif()
         turned: Image.Image = image

@@ -181,7 +181,7 @@ def test_files_that_are_no_exports(tmp_path: Path) -> None:
             Segmenter(tmp_path / name)
 
 
-def test_photos_that_cannot_be_labeled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_photos_that_cannot_be_labeled(tmp_path: Path) -> None:
     segmenter = Segmenter(write_onnx(tmp_path / "tiny.onnx", TinyModel(WHOLE)))
     for array in (np.zeros((40, 40), np.uint8), np.zeros((40, 40, 3), np.float32), np.zeros((0, 40, 3), np.uint8)):
         with pytest.raises(SegmenterError, match="an array is RGB"):
@@ -193,9 +193,8 @@ def test_photos_that_cannot_be_labeled(tmp_path: Path, monkeypatch: pytest.Monke
     broken = Segmenter(write_onnx(tmp_path / "nan.onnx", TinyModel(WHOLE), "logits", mean=(np.nan, 0.0, 0.0)))
     with pytest.raises(SegmenterError, match="infinite or not a number"):
         broken(np.full((96, 192, 3), 200, np.uint8))
-    monkeypatch.setattr(runner, "MAX_PIXELS", 100)
     with pytest.raises(SegmenterError, match="20 x 10 pixels; the limit is 100"):
-        read_photo(io.BytesIO(encode(Image.new("RGB", (20, 10)), "PNG")))
+        read_photo(io.BytesIO(encode(Image.new("RGB", (20, 10)), "PNG")), max_pixels=100)
 
 
 def test_lack_of_memory_ends_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
