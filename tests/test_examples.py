@@ -62,7 +62,7 @@ def test_every_example_is_tested() -> None:
             "finetune.ipynb",
             "finetune_own_classes.py",
         ),
-        *("label_a_photo.py", "quickstart.ipynb", "shares_to_csv.py", "train_demo.py"),
+        *("label_a_photo.py", "quickstart.ipynb", "serve.py", "shares_to_csv.py", "train_demo.py"),
     }
 
 

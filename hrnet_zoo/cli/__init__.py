@@ -35,7 +35,7 @@ _INSTEAD = {  # commands of other tools
     **dict.fromkeys(("pull", "fetch", "get"), "hrnet-zoo download NAME"),
     **dict.fromkeys(("upload", "share"), "hrnet-zoo push DIR ORG/NAME"),
     **dict.fromkeys(("check", "validate-data"), "hrnet-zoo check-data FOLDER"),
-    "serve": "model.predict(bytes) in a server of your own; there is no command",
+    "serve": "hrnet-zoo export NAME --to model.onnx --with-runner, and examples/serve.py",
     "version": "hrnet-zoo --version",
 }
 

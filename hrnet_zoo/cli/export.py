@@ -11,6 +11,7 @@ import click
 import hrnet_zoo
 from hrnet_zoo.cli import options
 from hrnet_zoo.cli.output import say, say_json
+from hrnet_zoo.images.atomic import atomic_write, check_place
 
 if TYPE_CHECKING:
     from hrnet_zoo.exporting.metadata import Agreement, Outputs, Precision
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     help="Of the network's arithmetic; default: fp32.",
 )
 @click.option("--calibration", metavar="FOLDER", help="Images for int8; default: generated street scenes.")
+@click.option("--with-runner", is_flag=True, help="Write runner.py too, which runs an .onnx or .xml without torch.")
 @options.checkpoint
 @options.classes
 @options.force
@@ -49,6 +51,7 @@ def export(
     outputs: Outputs,
     precision: Precision,
     calibration: str | None,
+    with_runner: bool,
     checkpoint: str | None,
     classes: int | list[str] | None,
     force: bool,
@@ -58,13 +61,24 @@ def export(
 
     The file is compared with the network on generated scenes before it appears; that takes about half a minute.
     """
+    runner_path = path.with_name("runner.py")
+    if with_runner and path.suffix == ".pt2":
+        raise click.UsageError("--with-runner goes with .onnx and .xml: a .pt2 needs torch")
+    if with_runner:
+        check_place(runner_path, force=force)
     start = time.perf_counter()
     model = hrnet_zoo.create_model(name, checkpoint=checkpoint, classes=classes, device="cpu")
     made = hrnet_zoo.export(model, path, outputs=outputs, precision=precision, calibration=calibration, force=force)
+    files = list(made.files)
+    if with_runner:
+        from hrnet_zoo.exporting import runner  # numpy is slow to import
+
+        atomic_write(runner_path, Path(runner.__file__).read_bytes())
+        files.append(runner_path)
     if as_json:
-        say_json({"files": [str(each) for each in made.files], **made.metadata})
+        say_json({"files": [str(each) for each in files], **made.metadata})
         return
-    say(*(f"{each}: {each.stat().st_size / 1e6:.1f} MB" for each in made.files))
+    say(*(f"{each}: {each.stat().st_size / 1e6:.1f} MB" for each in files))
     say(f"exported in {time.perf_counter() - start:.0f} s; compared with the network on generated scenes:")
     say(*map(_row, made.agreement))
 

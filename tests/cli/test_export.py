@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 import hrnet_zoo
+from hrnet_zoo.exporting import runner
 from hrnet_zoo.exporting.export import ExportedFile
 from hrnet_zoo.models.fcn import FCNHRNet
 from tests.cli.conftest import Run
@@ -66,3 +67,14 @@ def test_refusals(run: Run, tmp_path: Path) -> None:
     (tmp_path / "demo.pt2").touch()
     run("export", "demo", "--to", tmp_path / "demo.pt2", code=5)
     assert "use --force" in run.err
+
+
+def test_with_runner(run: Run, asked: list[Any], tmp_path: Path) -> None:
+    out = run("export", "demo", "--to", tmp_path / "demo.onnx", "--with-runner")
+    assert f"{tmp_path / 'runner.py'}: 0.0 MB" in out
+    assert (tmp_path / "runner.py").read_bytes() == Path(runner.__file__).read_bytes()
+    run("export", "demo", "--to", tmp_path / "other.onnx", "--with-runner", code=5)
+    assert "use --force" in run.err
+    run("export", "demo", "--to", tmp_path / "demo.pt2", "--with-runner", code=2)
+    assert "a .pt2 needs torch" in run.err
+    assert len(asked) == 1
