@@ -54,7 +54,8 @@ class ExportedFile:
     @property
     def agreement(self) -> list[Agreement]:
         """How the file agrees with the network on generated scenes."""
-        return [Agreement(**each) for each in self.metadata["agreement"]]
+        sizes = ("input_size", "size")  # lists in JSON
+        return [Agreement(**each | {name: tuple(each[name]) for name in sizes}) for each in self.metadata["agreement"]]
 
 
 def export(

@@ -33,7 +33,7 @@ OUTPUTS: dict[Outputs, list[str]] = {"labels": ["labels", "logits"], "logits": [
 AXES = {"image": ("batch", "height", "width"), "labels": ("batch", "label_height", "label_width"), "logits": ("batch",)}
 
 
-def pt2(network: FCNHRNet, outputs: Outputs, precision: Precision, images: Sequence[RGB], folder: Path) -> Save:
+def to_pt2(network: FCNHRNet, outputs: Outputs, precision: Precision, images: Sequence[RGB], folder: Path) -> Save:
     """Trace a network; in float32 as it is, so that the logits are the network's own, to the bit."""
     program = _trace(network, outputs, precision, fold=precision != "fp32")
 
@@ -43,7 +43,7 @@ def pt2(network: FCNHRNet, outputs: Outputs, precision: Precision, images: Seque
     return save
 
 
-def onnx(network: FCNHRNet, outputs: Outputs, precision: Precision, images: Sequence[RGB], folder: Path) -> Save:
+def to_onnx(network: FCNHRNet, outputs: Outputs, precision: Precision, images: Sequence[RGB], folder: Path) -> Save:
     """Convert a network to ONNX; "int8" is calibrated with images at the network's input size."""
     import onnx
 
@@ -69,10 +69,10 @@ def onnx(network: FCNHRNet, outputs: Outputs, precision: Precision, images: Sequ
     return save
 
 
-def openvino_ir(network: FCNHRNet, outputs: Outputs, precision: Precision, images: Sequence[RGB], folder: Path) -> Save:
+def to_openvino(network: FCNHRNet, outputs: Outputs, precision: Precision, images: Sequence[RGB], folder: Path) -> Save:
     """Convert a network to OpenVINO IR by way of ONNX."""
     file = folder / "converted.onnx"
-    onnx(network, outputs, precision, images, folder)(file, "")
+    to_onnx(network, outputs, precision, images, folder)(file, "")
     model = openvino().Core().read_model(file)
 
     def save(path: Path, metadata: str) -> None:
@@ -83,7 +83,7 @@ def openvino_ir(network: FCNHRNet, outputs: Outputs, precision: Precision, image
     return save
 
 
-WRITERS = {".onnx": onnx, ".pt2": pt2, ".xml": openvino_ir}
+CONVERTERS = {".onnx": to_onnx, ".pt2": to_pt2, ".xml": to_openvino}
 
 
 def load(path: Path, outputs: Outputs) -> Callable[[Arrays], Arrays]:

@@ -43,7 +43,7 @@ def _export(folder: Path, job: dict[str, Any]) -> dict[str, Any]:
     calibration = [np.load(image) for image in sorted(folder.glob("image-*.npy"))]
     path = folder / job["file"]
     metadata["versions"] = formats.versions(path.suffix, precision)
-    save = formats.WRITERS[path.suffix](network, outputs, precision, calibration, folder)
+    save = formats.CONVERTERS[path.suffix](network, outputs, precision, calibration, folder)
     save(path, json.dumps(metadata))
     agreement = list(compare(network, formats.load(path, outputs), outputs))
     _require_agreement(job["asked"], agreement, LEAST_AGREEMENT[precision])
