@@ -26,7 +26,11 @@ from hrnet_zoo.images.atomic import check_place
 @options.fast
 @options.force
 @options.device
-@click.option("--dtype", type=options.dtypes, help="Default: float32 without TF32; with --fast, the fastest here.")
+@click.option(
+    "--dtype",
+    type=options.fast_dtypes,
+    help="Default: float32 without TF32; with --fast, the fastest here. int8 goes with --fast alone.",
+)
 @options.as_json
 def evaluate(
     name: str,

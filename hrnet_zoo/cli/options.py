@@ -57,6 +57,7 @@ fast = click.option("--fast", is_flag=True, help="Use the optimized network: sev
 device = click.option("--device", help='E.g. "cpu" or "cuda:1"; default: CUDA if available.')
 dtypes = click.Choice(["float16", "bfloat16", "float32"])
 dtype = click.option("--dtype", type=dtypes, help="Precision of the arithmetic.")
+fast_dtypes = click.Choice([*dtypes.choices, "int8"])
 
 
 def load_model(
@@ -68,6 +69,8 @@ def load_model(
     fast: bool,
 ) -> FCNHRNet | OptimizedModel:
     """Create the model that a command's options describe; if `fast`, from float32 weights that are rounded once."""
+    if dtype == "int8" and not fast:
+        raise click.UsageError("--dtype int8 is for the optimized network: add --fast")
     precision = "float32" if fast else dtype
     model = hrnet_zoo.create_model(name, checkpoint=checkpoint, classes=classes, device=device, dtype=precision)
     if not fast:
@@ -76,6 +79,6 @@ def load_model(
 
     form = hrnet_zoo.optimize(model, dtype=getattr(torch, dtype) if dtype else None)
     if form.trials:
-        took = f"{form.engine} {str(form.dtype).removeprefix('torch.')}"
+        took = f"{form.engine} {form.precision}"
         say(f"fast: {took}, of {', '.join(map(str, form.trials))} for 256 x 512 pixels", err=True)
     return form

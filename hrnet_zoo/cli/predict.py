@@ -39,7 +39,11 @@ from hrnet_zoo.zoo.catalog import DEMO, DEMO_KNOWS
 @options.force
 @options.max_memory
 @options.device
-@options.dtype
+@click.option(
+    "--dtype",
+    type=options.fast_dtypes,
+    help="Precision of the arithmetic; int8, with --fast alone, is calibrated with generated street scenes.",
+)
 @options.as_json
 def predict(
     name: str,

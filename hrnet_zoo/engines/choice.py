@@ -95,7 +95,7 @@ def candidates(
 
     """
     if dtype not in (None, *DTYPES):
-        raise refusal(f"dtype={dtype}", f"dtype is one of {', '.join(map(str, DTYPES))}")
+        raise refusal(f"dtype={dtype}", f"dtype is one of {', '.join(map(str, (*DTYPES, torch.int8)))}")
     if engine == "openvino" and device.type == "cpu":
         openvino.openvino()  # says what to install
     found: list[Candidate] = []

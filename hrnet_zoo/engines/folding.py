@@ -188,6 +188,7 @@ class PyTorchEngine:
     """Runs a plan, which it takes over, in PyTorch's own operations, on any device and in any dtype."""
 
     name = "pytorch"
+    in_8_bits = False
 
     def __init__(self, plan: Plan, device: torch.device, dtype: torch.dtype) -> None:
         self.device = device

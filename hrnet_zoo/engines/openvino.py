@@ -1,4 +1,4 @@
-"""Plan -> engine on a CPU with OpenVINO (extra `openvino`), in floating point or, calibrated with images, in 8 bits.
+"""Plan -> engine on a CPU with OpenVINO (extra `openvino`), in floating point or, given ranges of values, in 8 bits.
 
 The plan's steps are written in OpenVINO's own operations, which takes milliseconds; its converter would trace the
 network for half a minute. One compiled model serves all image sizes; one for each would be 4 to 7 % faster there.
@@ -11,7 +11,7 @@ import importlib.util
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import partial
 from typing import Any, TypeAlias
@@ -25,25 +25,26 @@ from hrnet_zoo.errors import ConfigError
 
 _importing = threading.RLock()  # one thread at a time sets the environment
 Node: TypeAlias = Any  # an object of OpenVINO's, which has no types
+Range: TypeAlias = tuple[float, float]  # least and greatest value
 _TYPES = {torch.float32: "f32", torch.bfloat16: "bf16"}
 
 
 class OpenVINOEngine:
     """Runs a plan, which it takes over, on the CPU with OpenVINO, with as many threads as torch has at the time.
 
-    `dtype` is one of `dtypes()`; `quantize` turns an OpenVINO model into one in 8 bits.
+    `dtype` is one of `dtypes()`; with `ranges`, as for `as_openvino`, it is that of what is left in floating point.
     """
 
     name = "openvino"
 
     def __init__(
-        self, plan: Plan, device: torch.device, dtype: torch.dtype, quantize: Callable[[Node], Node] | None = None
+        self, plan: Plan, device: torch.device, dtype: torch.dtype, ranges: Mapping[str, Range] | None = None
     ) -> None:
         self.device = device
         self.dtype = dtype
-        self._plan = plan
-        model = as_openvino(plan)
-        self._model = _channels_last(model if quantize is None else quantize(model), dtype)
+        self.in_8_bits = ranges is not None
+        self._model = _channels_last(as_openvino(plan, ranges), dtype)
+        self._weights = None if ranges else plan  # in whose memory the model's are
         settings = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": _TYPES[dtype],
@@ -74,12 +75,51 @@ def dtypes() -> tuple[torch.dtype, ...]:
     return (torch.float32, torch.bfloat16) if "BF16" in capabilities else (torch.float32,)
 
 
-def as_openvino(plan: Plan) -> Node:
+def quantized_steps(plan: Plan) -> dict[str, nn.Module]:
+    """Return the steps whose results 8 bits hold: all that convolutions read but the image, and shortcuts.
+
+    The head stands for the maps that it concatenates. What is upsampled or added before it is read stays in floating
+    point.
+    """
+    return {
+        name: step
+        for name, step in plan.named_modules()
+        if isinstance(step, UpsampleSum | Head)
+        or (isinstance(step, Convolution) and (step.relu or name.endswith("shortcut")))
+    }
+
+
+def as_openvino(plan: Plan, ranges: Mapping[str, Range] | None = None) -> Node:
     """Convert a plan to an OpenVINO model: (N, 3, H, W) float32 -> (N, classes, ceil(H/4), ceil(W/4)).
 
     The plan's steps are replaced, and its weights are the model's, in the same memory.
+
+    Args:
+        plan: it is taken over.
+        ranges: for 8 bits: the least and the greatest value of each of `quantized_steps`, by name. Weights are then
+            int8, with one scale for each output channel, and copies; the first convolution stays in floating point.
+
     """
     ops = openvino().opset13
+    range_of = {step: ranges[name] for name, step in quantized_steps(plan).items()} if ranges else {}
+    first = plan.stem.steps[0]
+
+    def quantized(step: nn.Module, x: Node) -> Node:
+        """Round the result of a step to 256 levels, if it has a range; zero is one of them."""
+        if step not in range_of:
+            return x
+        least, greatest = range_of[step]
+        level = (greatest - least) / 255
+        zero = round(-least / level)
+        ends = [ops.constant(np.full((1, 1, 1, 1), each * level, np.float32)) for each in (-zero, 255 - zero)]
+        return ops.fake_quantize(x, *ends, *ends, 256)
+
+    def weight_of(step: Convolution) -> Node:
+        if not range_of or step is first:
+            return ops.constant(step.weight.numpy(), shared_memory=not range_of)
+        scale = step.weight.abs().amax((1, 2, 3), keepdim=True).clamp_min(torch.finfo(torch.float32).tiny) / 127
+        levels = (step.weight / scale).round().to(torch.int8)
+        return ops.multiply(ops.convert(ops.constant(levels.numpy()), "f32"), ops.constant(scale.numpy()))
 
     def size_of(x: Node) -> Node:
         return ops.gather(ops.shape_of(x), np.array([2, 3], np.int64), np.int64(0))
@@ -90,25 +130,24 @@ def as_openvino(plan: Plan) -> Node:
         return ops.interpolate(x, size, "linear_onnx", mode, coordinate_transformation_mode="half_pixel", axes=axes)
 
     def convolution(step: Convolution, x: Node, other: Node = None) -> Node:
-        weight = ops.constant(step.weight.numpy(), shared_memory=True)
-        bias = ops.constant(step.bias.numpy().reshape(1, -1, 1, 1), shared_memory=True)
+        bias = ops.constant(step.bias.numpy().reshape(1, -1, 1, 1), shared_memory=not range_of)
         padding = [step.padding] * 2
-        y = ops.add(ops.convolution(x, weight, [step.stride] * 2, padding, padding, [1, 1]), bias)
+        y = ops.add(ops.convolution(x, weight_of(step), [step.stride] * 2, padding, padding, [1, 1]), bias)
         if other is not None:
             y = ops.add(y, other)
-        return ops.relu(y) if step.relu else y
+        return quantized(step, ops.relu(y) if step.relu else y)
 
     def upsample_sum(step: UpsampleSum, x: Node, *coarser: Node) -> Node:
         size = size_of(x)
         for factor, each in zip(step.factors, coarser, strict=True):
             large = resize(each, np.full(2, factor, np.float32), "scales")
             x = ops.add(x, resize(large, size, "sizes"))
-        return ops.relu(x)
+        return quantized(step, ops.relu(x))
 
     def head(step: Head, x: Node, *coarser: Node) -> Node:
         size = size_of(x)
-        maps = ops.concat([x, *(resize(each, size, "sizes") for each in coarser)], 1)
-        return convolution(step.classifier, convolution(step.mix, maps))
+        maps = [quantized(step, each) for each in (x, *(resize(each, size, "sizes") for each in coarser))]
+        return convolution(step.classifier, convolution(step.mix, ops.concat(maps, 1)))
 
     for kind, write in ((Head, head), (UpsampleSum, upsample_sum), (Convolution, convolution)):
         replace_steps(plan, kind, partial(_Written, write))

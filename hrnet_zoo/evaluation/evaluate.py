@@ -327,8 +327,8 @@ def _summary(
     if info is not None and weights.get("model") == info.name and not limit and len(folder.samples) == whole:
         published = info.miou_ms_flip if ms_flip else info.miou
     mode = "windows of {} px every {} px".format(*dataset.window) if dataset.sliding_window else "whole image"
-    dtype = str(model.dtype).removeprefix("torch.")
-    engine = model.engine if isinstance(model, OptimizedModel) else "exact"
+    exact = str(model.dtype).removeprefix("torch.")
+    engine, dtype = (model.engine, model.precision) if isinstance(model, OptimizedModel) else ("exact", exact)
     scales, ratios = ("six scales and mirroring", MS_RATIOS) if ms_flip else ("one scale", (1.0,))
     protocol = {
         "summary": f"{f'{folder.title} {folder.split}'.strip()}, {scales}, {mode}, {dtype} on {device.type}"

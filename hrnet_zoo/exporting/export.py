@@ -20,7 +20,7 @@ import numpy as np
 from hrnet_zoo import errors
 from hrnet_zoo.demo.scenes import TRAINING_SEEDS_START, scene
 from hrnet_zoo.engines.folding import require_published
-from hrnet_zoo.engines.quantization import _calibration_images
+from hrnet_zoo.engines.quantization import drawn_images
 from hrnet_zoo.errors import ConfigError, raise_on_oom
 from hrnet_zoo.exporting.metadata import OPSET, Agreement, Outputs, Precision, describe
 from hrnet_zoo.images.atomic import check_place, output_errors
@@ -199,7 +199,7 @@ def _calibration_inputs(
     """Return images at the network's input size."""
     if calibration is None:
         return [scene(seed).image for seed in SCENES]
-    images = _calibration_images(calibration)
+    images = drawn_images(calibration)
     return [resized(read_image(image), model.dataset.resize_to, ms_flip=False)[0] for image in images]
 
 

@@ -4,6 +4,7 @@
     <root>/v1/models/<key>.safetensors      finished weights, never opened for writing
     <root>/v1/logs/<key>.log.json           finished training logs
     <root>/v1/timings/<key>.json            how fast the engines ran a network here
+    <root>/v1/ranges/<key>.json             what a network's maps range over, for 8 bits
     <root>/v1/models/.<key>.<random>.tmp    being written; likewise in the other folders
     <root>/v1/downloads/<key>.<random>.part a partial download
     <root>/v1/locks/<key>.lock
@@ -38,15 +39,15 @@ LOCK_WAIT_S = 600.0
 SILENT_S = 10.0
 STALE_S = 15 * 60.0  # a download writes far more often: at worst five tries of 30 s with waits of 60 s
 
-Finished = Literal["model", "log", "timing"]
-Kind = Literal["model", "log", "timing", "partial", "temp", "lock", "unknown"]
-_SUFFIXES: dict[Finished, str] = {"model": ".safetensors", "log": ".log.json", "timing": ".json"}
+Finished = Literal["model", "log", "timing", "range"]
+Kind = Literal["model", "log", "timing", "range", "partial", "temp", "lock", "unknown"]
+_SUFFIXES: dict[Finished, str] = {"model": ".safetensors", "log": ".log.json", "timing": ".json", "range": ".json"}
 
 _KEY = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,119}"
 _RANDOM = r"[A-Za-z0-9_-]+"  # version 0.1 identified the writer here, and kept a .json beside each .part
 _PATTERNS: dict[Kind, str] = {
     **{kind: rf"{kind}s/({_KEY}){re.escape(suffix)}" for kind, suffix in _SUFFIXES.items()},
-    "temp": rf"(?:models|logs|timings|downloads)/\.({_KEY})\.{_RANDOM}\.tmp",
+    "temp": rf"(?:models|logs|timings|ranges|downloads)/\.({_KEY})\.{_RANDOM}\.tmp",
     "partial": rf"downloads/({_KEY})\.{_RANDOM}\.(?:part|json)",
     "lock": rf"locks/({_KEY})\.lock",
 }

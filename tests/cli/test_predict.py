@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from hrnet_zoo.demo.scenes import scene
 from tests.cli.conftest import Run
 
 
@@ -35,6 +36,23 @@ def test_predict_with_the_bundled_network(run: Run, tmp_path: Path) -> None:
     options = ("--out", tmp_path / "fast", "--no-overlay", "--json", "--device", "cpu", "--fast", "--dtype", "float32")
     fast = json.loads(run("predict", "demo", tmp_path / "a.png", *options))
     assert fast["images"][0]["fractions"] == pytest.approx(facts["images"][0]["fractions"], abs=1e-3)
+
+
+def test_8_bits(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For the optimized network alone; the shares of the classes stay within a hundredth."""
+    Image.fromarray(scene(0, 96, 192).image).save(tmp_path / "a.png")
+    arguments = ("predict", "demo", tmp_path / "a.png", "--no-overlay", "--json", "--device", "cpu", "--out")
+    run(*arguments, tmp_path / "no", "--dtype", "int8", code=2)
+    assert "--dtype int8 is for the optimized network: add --fast" in run.err
+    assert not (tmp_path / "no").exists()
+    pytest.importorskip("openvino")
+    monkeypatch.setattr("hrnet_zoo.engines.quantization.SCENES", range(1_000_000, 1_000_003))
+    exact, fast = (
+        json.loads(run(*arguments, tmp_path / name, *options))["images"][0]["fractions"]
+        for name, options in (("exact", ()), ("fast", ("--fast", "--dtype", "int8")))
+    )
+    assert fast == pytest.approx(exact, abs=0.01)
+    assert fast != exact
 
 
 def test_what_was_done_is_told_when_something_ends_the_run(

@@ -173,5 +173,3 @@ def test_not_installed(demo: FCNHRNet, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="openvino cannot be imported") as caught:
         optimize(demo, engine="openvino")
     assert "pip install '.[openvino]'" in caught.value.advice
-    with pytest.raises(ConfigError, match="only engine='openvino' computes in 8 bits"):
-        optimize(demo, calibration=[scene(0, 64, 64).image])

@@ -324,7 +324,7 @@ def test_falls_back_to_pytorch(demo: FCNHRNet, monkeypatch: pytest.MonkeyPatch) 
     [
         ({"engine": "tensorrt"}, "the engines that compute in torch.* on cpu are 'onednn', 'pytorch'"),
         ({"dtype": torch.float64}, "dtype is one of"),
-        ({"dtype": torch.int8}, "dtype is one of"),
+        ({"dtype": torch.int16}, "dtype is one of"),
     ],
 )
 def test_refused(demo: FCNHRNet, options: dict[str, object], words: str) -> None:
