@@ -194,8 +194,10 @@ def _quantized(model: Any, outputs: Outputs, images: Sequence[RGB], folder: Path
             return next(self.feeds, None)
 
     names = [node.name for node in model.graph.node if node.op_type == "Conv"]
+    path = folder / "float.onnx"  # ONNX Runtime 1.20 would move a model's weights to a file that it deletes
+    path.write_bytes(model.SerializeToString())
     quantization.quantize_static(
-        model,
+        path,
         folder / "quantized.onnx",
         Reader(),
         quant_format=quantization.QuantFormat.QDQ,

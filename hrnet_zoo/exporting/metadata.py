@@ -26,6 +26,7 @@ keeps the aspect ratio and fits into (long, short), and the pixels are OpenCV's 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
@@ -92,7 +93,7 @@ def describe(
         "format": FORMAT,
         "library": "hrnet-zoo",
         "library_version": __version__,
-        "name": model.name,
+        "name": re.split(r"[/\\:]", model.name)[-1] or model.arch,  # of a model folder without the folders above it
         "arch": model.arch,
         "file_format": file_format,
         "outputs": outputs,

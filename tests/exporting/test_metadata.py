@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from hrnet_zoo.datasets import PASCAL_CONTEXT
 from hrnet_zoo.exporting.metadata import describe
 from hrnet_zoo.models.fcn import FCNHRNet
@@ -33,6 +35,33 @@ def test_every_fact() -> None:
     told = {"library": "hrnet-zoo", "name": "demo", "outputs": "labels", "precision": "fp16", "opset": 20}
     told |= {"color_order": "RGB", "ignore_label": 255, "least_size": 33, "logits_stride": 4}
     assert told.items() <= facts.items()
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("local-dir:/home/jane/cracks", "cracks"),
+        ("local-dir:C:\\\\jane\\\\cracks", "cracks"),
+        ("hf-hub:org/cracks", "cracks"),
+        ("local-dir:/home/jane/", "hr18s"),
+        ("fcn_hr18s_cityscapes_160k", "fcn_hr18s_cityscapes_160k"),
+    ],
+)
+def test_no_folder_of_the_machine_is_told(name: str, told: str) -> None:
+    demo = create_model("demo", device="cpu")
+    demo.name = name
+    facts = describe(
+        demo,
+        file_format="onnx",
+        outputs="labels",
+        precision="fp32",
+        opset=20,
+        weights_sha256="",
+        license_note="",
+        untrained_classes=[],
+    )
+    assert facts["name"] == told
+    assert "jane" not in json.dumps(facts)
 
 
 def test_sliding_window() -> None:
