@@ -21,7 +21,19 @@ from typing import NoReturn, TextIO
 import click
 
 from hrnet_zoo import __version__
-from hrnet_zoo.cli import benchmark, cache, catalog, check_data, doctor, evaluate, export, finetune, predict, push
+from hrnet_zoo.cli import (
+    benchmark,
+    cache,
+    catalog,
+    check_data,
+    compare,
+    doctor,
+    evaluate,
+    export,
+    finetune,
+    predict,
+    push,
+)
 from hrnet_zoo.errors import HRNetZooError, printable
 
 INTERRUPTED, TERMINATED = 130, 143  # 128 + SIGINT and SIGTERM, as in shells
@@ -70,6 +82,7 @@ for command in (
         push.push,
         benchmark.benchmark,
         doctor.doctor,
+        compare.compare,
     ),
 ):
     cli.add_command(command)

@@ -8,14 +8,12 @@ import weakref
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from hrnet_zoo.engines import choice, quantization
 from hrnet_zoo.engines.folding import Plan
 from hrnet_zoo.errors import ConfigError, raise_on_oom
-from hrnet_zoo.images.read import ImageLike
 from hrnet_zoo.inference.predict import without_autocast
 from hrnet_zoo.models.base import SegmentationModel
 from hrnet_zoo.models.fcn import FCNHRNet, require_network
@@ -138,7 +136,7 @@ def optimize(
     On an NVIDIA GPU the engine is "cuda" in float16, on other devices "pytorch"; there nothing is timed.
 
     In float32 the logits differ from the network's by rounding, some millionths of the largest one. bfloat16 and
-    float16 round more; `pixel_agreement` measures the effect.
+    float16 round more; `hrnet-zoo compare` measures the effect.
 
     `dtype=torch.int8` computes in 8 bits, with OpenVINO on a CPU. It must be named, because it costs more accuracy:
     the log says how many pixels keep their class. Of the images at most 64, drawn evenly, calibrate, and at most 16
@@ -191,16 +189,6 @@ def optimized(model: FCNHRNet) -> OptimizedModel:
 
 _optimized: weakref.WeakKeyDictionary[FCNHRNet, OptimizedModel] = weakref.WeakKeyDictionary()
 _optimizing = threading.Lock()
-
-
-def pixel_agreement(model: FCNHRNet, other: FCNHRNet | OptimizedModel, images: Sequence[ImageLike]) -> float:
-    """Return the share (0 to 1) of the images' pixels that both networks label alike."""
-    same = total = 0
-    for image in images:
-        mask, others = (np.asarray(each.predict(image)) for each in (model, other))
-        same += int((mask == others).sum())
-        total += mask.size
-    return same / total
 
 
 _SAMPLE = 16  # tensors, and values of each

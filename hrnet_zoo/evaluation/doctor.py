@@ -334,7 +334,8 @@ def _health(
 
 def _fidelity(reference: FCNHRNet, model: FCNHRNet, *, fast: bool) -> Fidelity:
     from hrnet_zoo.demo.scenes import scene
-    from hrnet_zoo.engines.optimize import optimize, pixel_agreement
+    from hrnet_zoo.engines.optimize import optimize
+    from hrnet_zoo.evaluation.agreement import pixel_agreement
     from hrnet_zoo.inference.predict import evaluating, resized, view_logits
 
     image = scene(0).image

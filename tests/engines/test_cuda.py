@@ -13,8 +13,9 @@ from hrnet_zoo.engines import cuda
 from hrnet_zoo.engines.choice import candidates
 from hrnet_zoo.engines.cuda import MAX_GRAPHS, CudaEngine
 from hrnet_zoo.engines.folding import Plan
-from hrnet_zoo.engines.optimize import optimize, pixel_agreement
+from hrnet_zoo.engines.optimize import optimize
 from hrnet_zoo.errors import ConfigError
+from hrnet_zoo.evaluation.agreement import pixel_agreement
 from hrnet_zoo.zoo.create import create_model
 
 

@@ -17,8 +17,9 @@ from hrnet_zoo.demo.scenes import scene
 from hrnet_zoo.engines import openvino
 from hrnet_zoo.engines.folding import Plan
 from hrnet_zoo.engines.openvino import OpenVINOEngine, as_openvino, dtypes
-from hrnet_zoo.engines.optimize import optimize, pixel_agreement
+from hrnet_zoo.engines.optimize import optimize
 from hrnet_zoo.errors import ConfigError
+from hrnet_zoo.evaluation.agreement import pixel_agreement
 from hrnet_zoo.images.preprocess import normalize
 from hrnet_zoo.models.fcn import FCNHRNet
 from hrnet_zoo.zoo.create import create_model

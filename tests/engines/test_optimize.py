@@ -23,8 +23,9 @@ from hrnet_zoo.datasets import CITYSCAPES
 from hrnet_zoo.demo.scenes import scene
 from hrnet_zoo.engines import onednn
 from hrnet_zoo.engines.folding import Plan
-from hrnet_zoo.engines.optimize import OptimizedModel, optimize, optimized, pixel_agreement
+from hrnet_zoo.engines.optimize import OptimizedModel, optimize, optimized
 from hrnet_zoo.errors import ConfigError
+from hrnet_zoo.evaluation.agreement import pixel_agreement
 from hrnet_zoo.models.fcn import FCNHRNet
 from hrnet_zoo.zoo.create import create_model
 

@@ -16,9 +16,10 @@ from hrnet_zoo.demo.scenes import EVALUATION_SEEDS, TRAINING_SEEDS_START, Scene,
 from hrnet_zoo.engines import quantization
 from hrnet_zoo.engines.folding import Plan
 from hrnet_zoo.engines.openvino import OpenVINOEngine, quantized_steps
-from hrnet_zoo.engines.optimize import optimize, pixel_agreement
+from hrnet_zoo.engines.optimize import optimize
 from hrnet_zoo.engines.quantization import CROP, SCENES, _crop, calibrate, drawn_images
 from hrnet_zoo.errors import ConfigError, ImageError, LogitsError
+from hrnet_zoo.evaluation.agreement import pixel_agreement
 from hrnet_zoo.images.preprocess import normalize
 from hrnet_zoo.models.fcn import FCNHRNet
 from hrnet_zoo.weights import cache

@@ -159,7 +159,7 @@ def test_a_device_that_strays_too_far_is_an_error(factor: float, words: str, mon
 
 
 @pytest.mark.usefixtures("small")
-@pytest.mark.parametrize("place", ["zoo.create.create_model", "engines.optimize.pixel_agreement"])
+@pytest.mark.parametrize("place", ["zoo.create.create_model", "evaluation.agreement.pixel_agreement"])
 def test_too_little_memory(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def greedy(*_: Any, **__: Any) -> None:
         raise MemoryError
