@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from hrnet_zoo.inference.blocks import (
     CACHED,
@@ -76,7 +77,7 @@ def make_mask(
     return mask
 
 
-def rounding_margin(largest: float) -> np.float32:
+def rounding_margin(largest: float) -> float:
     """Return how far a class must lead in stride-4 logits to lead in float32 after both resizes.
 
     With u = 2**-24 and M the largest magnitude, each of up to four interpolations `(1 - weight) * near + weight * far`
@@ -84,7 +85,7 @@ def rounding_margin(largest: float) -> np.float32:
     opposite directions, and comparing with this margin in float32 adds up to 4 u M. 2**-120 exceeds what is lost by
     underflow.
     """
-    return np.float32(32 * 2.0**-24 * largest + 2.0**-120)
+    return 32 * 2.0**-24 * largest + 2.0**-120
 
 
 def _largest(view: ViewLogits) -> float:
@@ -103,7 +104,7 @@ def _upsample(mask: Labels, views: Sequence[ViewLogits], needed: Flags, top: int
             mask[rows[:, None], columns] = merge_views(views, rows, columns, *mask.shape).argmax(dim=2).numpy()
 
 
-def _decide_views(mask: Labels, views: Sequence[ViewLogits], margin: np.float32, max_memory: int) -> None:
+def _decide_views(mask: Labels, views: Sequence[ViewLogits], margin: float, max_memory: int) -> None:
     """Write the mask of several views.
 
     Each view adds to the gap in mean probability between the leading class and any other one what the class leads by
@@ -120,9 +121,7 @@ def _decide_views(mask: Labels, views: Sequence[ViewLogits], margin: np.float32,
     _upsample(mask, views, gaps <= int(1.01 * ONE * len(views)), 0, max_memory)
 
 
-def bounds_of_view(
-    view: ViewLogits, size: tuple[int, ...], margin: np.float32, max_memory: int
-) -> tuple[Labels, Labels]:
+def bounds_of_view(view: ViewLogits, size: tuple[int, ...], margin: float, max_memory: int) -> tuple[Labels, Labels]:
     """Return for each pixel the leading class, or UNDECIDED, and a lower bound of its lead in probability.
 
     The lead over a class K is at least that in the interpolated logits: it is t or more where
@@ -136,20 +135,19 @@ def bounds_of_view(
     return (labels[:, ::-1], gaps[:, ::-1]) if view.flipped else (labels, gaps)
 
 
-def _gaps(logits: Floats) -> Labels:
+def _gaps(logits: Tensor) -> Labels:
     """Return the lead of the best class in probability, in 1 / ONE."""
-    classes, count = logits.shape
+    count, classes = logits.shape
     gaps = np.empty(count, np.uint8)
     for some in in_cache(count, classes):
-        part = logits[:, some] - logits[:, some].max(axis=0)
-        np.exp(part, out=part)
-        total = part.sum(axis=0)
+        part = logits[some] - logits[some].amax(dim=1, keepdim=True)
+        total = part.exp_().sum(dim=1)
         part *= part < 1
-        gaps[some] = ONE * (1 - part.max(axis=0)) / total
+        gaps[some] = (ONE * (1 - part.amax(dim=1)) / total).numpy()
     return gaps
 
 
-def _decide_blocks(mask: Labels, views: Sequence[ViewLogits], margin: np.float32, max_memory: int) -> None:
+def _decide_blocks(mask: Labels, views: Sequence[ViewLogits], margin: float, max_memory: int) -> None:
     """Write the mask of one view that is one window."""
     (view,) = views
     for chunk in block_rows(view.windows[0].logits, (view.height, view.width), mask.shape, max_memory // 2):
@@ -162,7 +160,7 @@ def _decide_blocks(mask: Labels, views: Sequence[ViewLogits], margin: np.float32
         i, j = np.divmod(undecided, labels.shape[1])
         i += chunk.bands.start
         kinds = 2 * chunk.down.split[i] + chunk.across.split[j]
-        most = max(64, max_memory // (40 * len(chunk.logits)))
+        most = max(64, max_memory // (40 * chunk.logits.shape[1]))
         for kind in range(4):
             chosen = np.flatnonzero(kinds == kind)
             for start in range(0, len(chosen), most):
@@ -178,14 +176,15 @@ class _Blocks:
         self.y, self.x = chunk.down.positions(i), chunk.across.positions(j)
         rows, self.row_pairs = distinct(chunk.down.sources[:, i])
         columns, self.column_pairs = distinct(chunk.across.sources[:, j])
-        # The logits that the blocks interpolate: places in a row of `chunk.logits`.
+        # The logits that the blocks interpolate: rows of `chunk.logits`.
         self.corners = [[(row - chunk.top) * chunk.width + column for column in columns] for row in rows]
 
-    def decide(self, mask: Labels, margin: np.float32) -> None:
+    def decide(self, mask: Labels, margin: float) -> None:
         """Write the best classes of all their pixels."""
         possible = self.candidates(margin)
         counts = possible.sum(axis=1, dtype=np.int16)  # which NumPy sorts faster than wider integers
-        classes = (np.flatnonzero(possible) % possible.shape[1]).astype(np.uint8)
+        found = np.flatnonzero(possible)
+        classes = (found - found // possible.shape[1] * possible.shape[1]).astype(np.uint8)
         first = np.cumsum(counts, dtype=np.intp) - counts
         order = np.argsort(-counts, kind="stable")
         parts = np.cumsum(counts[order], dtype=np.intp) * len(self.y) * len(self.x) // CACHED
@@ -203,21 +202,25 @@ class _Blocks:
             y, x = self.y.take(blocks, axis=1), self.x.take(blocks, axis=1)
             mask.reshape(-1)[y[:, None] * mask.shape[1] + x] = labels
 
-    def candidates(self, margin: np.float32) -> Flags:
+    def candidates(self, margin: float) -> Flags:
         """Return which classes may be the best: (blocks, classes)."""
-        first, *others = (self.chunk.logits.take(corner, axis=1) for row in self.corners for corner in row)
-        low, high = first, first.copy()
-        for logits in others:
-            np.minimum(low, logits, out=low)
-            np.maximum(high, logits, out=high)
-        return np.ascontiguousarray((high >= low.max(axis=0) - margin).T)
+        corners = (torch.from_numpy(corner) for row in self.corners for corner in row)
+        low = self.chunk.logits.index_select(0, next(corners))
+        high = low.clone()
+        for corner in corners:
+            logits = self.chunk.logits.index_select(0, corner)
+            torch.minimum(low, logits, out=low)
+            torch.maximum(high, logits, out=high)
+        least = low.amax(dim=1, keepdim=True) - margin
+        possible: Flags = high.numpy() >= least.numpy()
+        return possible
 
     def upsample(self, blocks: Index, classes: Labels) -> Floats:
         """Return logits (height, width, n), to the bit as `ViewLogits.resize`, of n blocks, of one class of each."""
         down, across = self.chunk.down, self.chunk.across
         y, x = self.y.take(blocks, axis=1), self.x.take(blocks, axis=1)  # contiguous, as y[:, blocks] is not
-        starts = classes.astype(np.intp) * self.chunk.logits.shape[1]
-        stride4 = [[self.chunk.logits.take(starts + corner[blocks]) for corner in row] for row in self.corners]
+        logits = self.chunk.logits.numpy()
+        stride4 = [[logits.take(corner[blocks] * logits.shape[1] + classes) for corner in row] for row in self.corners]
         # The one or two rows of the network's input, each at its one or two columns.
         columns = [each.weight[x] for each in across.lerps]
         at_input = []

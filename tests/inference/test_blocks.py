@@ -62,10 +62,9 @@ def test_pieces_cover_the_image(max_memory: int) -> None:
     assert [chunk.rows.start for chunk in chunks] == [0, *(chunk.rows.stop for chunk in chunks[:-1])]
     assert chunks[-1].rows.stop == 75
     for chunk in chunks:
-        rows = chunk.logits.shape[1] // 24
+        rows = len(chunk.logits) // 24
         assert rows <= 4 or chunk.logits.nbytes <= max_memory
-        here = logits[chunk.top : chunk.top + rows].float()
-        assert np.array_equal(chunk.logits, here.permute(2, 0, 1).reshape(3, -1).numpy())
+        assert torch.equal(chunk.logits, logits[chunk.top : chunk.top + rows].float().reshape(-1, 3))
 
 
 def test_labels_are_told_of_blocks_and_their_pixels() -> None:
@@ -74,13 +73,13 @@ def test_labels_are_told_of_blocks_and_their_pixels() -> None:
     logits[:, 2:, 1] = 1
     logits[:, :2, 0] = 1
     (chunk,) = block_rows(logits, (8, 16), (8, 16), 1 << 20)
-    labels = confident_labels(chunk.logits, np.float32(0.5))
+    labels = confident_labels(chunk.logits, 0.5)
     assert labels.tolist() == [0, 0, 1, 1] * 2
     told = chunk.spread(chunk.reduce(labels, agreed))
     assert told.tolist() == [[0] * 6 + [UNDECIDED] * 4 + [1] * 6] * 8
 
 
 def test_a_close_second_makes_a_label_unknown() -> None:
-    logits = np.array([[1, 1, 1], [0, 0.5, 1], [0.5, 0.75, 3]], np.float32)
-    assert confident_labels(logits, np.float32(0.25)).tolist() == [0, UNDECIDED, 2]
-    assert confident_labels(np.zeros((256, 1), np.float32), np.float32(0)).tolist() == [UNDECIDED]
+    logits = torch.tensor([[1, 0, 0.5], [1, 0.5, 0.75], [1, 1, 3]])
+    assert confident_labels(logits, 0.25).tolist() == [0, UNDECIDED, 2]
+    assert confident_labels(torch.zeros(1, 256), 0).tolist() == [UNDECIDED]
