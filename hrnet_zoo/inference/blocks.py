@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from hrnet_zoo.inference.logits import Index, Lerp, lerp
@@ -25,9 +26,6 @@ UNDECIDED = 255
 
 # Values processed together so that they stay in a core's cache: fewer cost more calls, more cost memory traffic.
 CACHED = 1 << 18
-
-# Up to this many values torch uses one thread, which is faster for what stays in the cache.
-SINGLE_THREADED = 1 << 15
 
 
 class Axis(NamedTuple):
@@ -89,7 +87,7 @@ class BlockRows(NamedTuple):
     down: Axis  # of rows
     across: Axis  # of columns
     bands: slice  # of rows
-    logits: Tensor  # (rows x columns, classes), float32, contiguous
+    logits: Tensor  # (rows x columns, classes), float32; contiguous as it is or transposed, as the network made it
     top: int
     width: int  # columns of the logits
 
@@ -97,6 +95,13 @@ class BlockRows(NamedTuple):
     def rows(self) -> slice:
         """The rows of the image."""
         return slice(int(self.down.bounds[self.bands.start]), int(self.down.bounds[self.bands.stop]))
+
+    def at(self, places: Index) -> Tensor:
+        """Return the logits (n, classes) at some places, in the same order in memory."""
+        index = torch.from_numpy(places)
+        if self.logits.is_contiguous():
+            return self.logits.index_select(0, index)
+        return self.logits.T.index_select(1, index).T
 
     def reduce(self, values: Labels, combine: Callable[[Labels, Labels], Labels]) -> Labels:
         """Combine, for each block, the values (rows x columns) of the logits that it interpolates."""
@@ -127,8 +132,9 @@ def block_rows(
     for start in range(0, count, step):
         bands = slice(start, min(start + step, count))
         top, bottom = int(down.sources[:, bands].min()), int(down.sources[:, bands].max())
-        flat = logits[top : bottom + 1].reshape(-1, classes).contiguous().float()
-        yield BlockRows(down, across, bands, flat, top, width)
+        flat = logits[top : bottom + 1].reshape(-1, classes).float()
+        by_class = flat.stride(0) < flat.stride(1)
+        yield BlockRows(down, across, bands, flat.T.contiguous().T if by_class else flat.contiguous(), top, width)
 
 
 def confident_labels(logits: Tensor, margin: float) -> Labels:
@@ -137,12 +143,21 @@ def confident_labels(logits: Tensor, margin: float) -> Labels:
     labels = np.empty(count, np.uint8)
     for some in in_cache(count, classes):
         least = logits[some].amax(dim=1, keepdim=True) - margin
-        found = np.flatnonzero(logits[some].numpy() >= least.numpy())  # twice as fast as torch
-        places = found // classes
+        places, best = nonzero(logits[some].numpy() >= least.numpy())  # twice as fast as torch
         part = labels[some]
-        part[places] = found - places * classes
-        part[places[1:][places[1:] == places[:-1]]] = UNDECIDED
+        part[places] = best
+        part[places[part[places] != best]] = UNDECIDED
     return labels
+
+
+def nonzero(flags: Flags) -> tuple[Index, Index]:
+    """Return where flags are set, as `flags.nonzero()`, but in the order in memory: five times as fast."""
+    rows_first = flags.flags.c_contiguous
+    found = np.flatnonzero(flags if rows_first else flags.T)
+    width = flags.shape[1] if rows_first else flags.shape[0]
+    first = found // width
+    second = found - first * width  # faster than %
+    return (first, second) if rows_first else (second, first)
 
 
 def agreed(labels: Labels, others: Labels) -> Labels:

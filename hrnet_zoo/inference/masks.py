@@ -31,6 +31,7 @@ from hrnet_zoo.inference.blocks import (
     confident_labels,
     distinct,
     in_cache,
+    nonzero,
 )
 from hrnet_zoo.inference.logits import CPU_BYTES, Index, ViewLogits, merge_views, row_chunks, rows_per_chunk
 
@@ -183,8 +184,7 @@ class _Blocks:
         """Write the best classes of all their pixels."""
         possible = self.candidates(margin)
         counts = possible.sum(axis=1, dtype=np.int16)  # which NumPy sorts faster than wider integers
-        found = np.flatnonzero(possible)
-        classes = (found - found // possible.shape[1] * possible.shape[1]).astype(np.uint8)
+        classes = nonzero(possible)[1].astype(np.uint8)
         first = np.cumsum(counts, dtype=np.intp) - counts
         order = np.argsort(-counts, kind="stable")
         parts = np.cumsum(counts[order], dtype=np.intp) * len(self.y) * len(self.x) // CACHED
@@ -204,23 +204,23 @@ class _Blocks:
 
     def candidates(self, margin: float) -> Flags:
         """Return which classes may be the best: (blocks, classes)."""
-        corners = (torch.from_numpy(corner) for row in self.corners for corner in row)
-        low = self.chunk.logits.index_select(0, next(corners))
+        corners = (self.chunk.at(corner) for row in self.corners for corner in row)
+        low = next(corners)
         high = low.clone()
-        for corner in corners:
-            logits = self.chunk.logits.index_select(0, corner)
+        for logits in corners:
             torch.minimum(low, logits, out=low)
             torch.maximum(high, logits, out=high)
         least = low.amax(dim=1, keepdim=True) - margin
-        possible: Flags = high.numpy() >= least.numpy()
-        return possible
+        return np.ascontiguousarray(high.numpy() >= least.numpy())
 
     def upsample(self, blocks: Index, classes: Labels) -> Floats:
         """Return logits (height, width, n), to the bit as `ViewLogits.resize`, of n blocks, of one class of each."""
         down, across = self.chunk.down, self.chunk.across
         y, x = self.y.take(blocks, axis=1), self.x.take(blocks, axis=1)  # contiguous, as y[:, blocks] is not
-        logits = self.chunk.logits.numpy()
-        stride4 = [[logits.take(corner[blocks] * logits.shape[1] + classes) for corner in row] for row in self.corners]
+        logits = self.chunk.logits.numpy().ravel("K")
+        step, class_step = self.chunk.logits.stride()
+        starts = classes.astype(np.intp) * class_step
+        stride4 = [[logits.take(starts + corner[blocks] * step) for corner in row] for row in self.corners]
         # The one or two rows of the network's input, each at its one or two columns.
         columns = [each.weight[x] for each in across.lerps]
         at_input = []
