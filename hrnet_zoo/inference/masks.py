@@ -5,7 +5,8 @@ the same weights for every class: a class that leads in all the logits that a bl
 That decides most pixels. At the borders of objects a block is left with two or three candidate classes, those whose
 highest logit is not below some other class's lowest, and these alone are upsampled.
 
-In one thread: the calls of NumPy are so short that a second one loses more than it gains.
+In one thread: the calls are so short that a second thread gains little, and costs ten times as much where the cores are
+busy.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from hrnet_zoo.inference.blocks import (
     CACHED,
+    SINGLE_THREADED,
     UNDECIDED,
     BlockRows,
     Flags,
@@ -30,8 +31,9 @@ from hrnet_zoo.inference.blocks import (
     block_rows,
     confident_labels,
     distinct,
-    in_cache,
+    highest,
     nonzero,
+    pieces,
 )
 from hrnet_zoo.inference.logits import CPU_BYTES, Index, ViewLogits, merge_views, row_chunks, rows_per_chunk
 
@@ -78,7 +80,7 @@ def make_mask(
     return mask
 
 
-def rounding_margin(largest: float) -> float:
+def rounding_margin(largest: float) -> np.float32:
     """Return how far a class must lead in stride-4 logits to lead in float32 after both resizes.
 
     With u = 2**-24 and M the largest magnitude, each of up to four interpolations `(1 - weight) * near + weight * far`
@@ -86,7 +88,7 @@ def rounding_margin(largest: float) -> float:
     opposite directions, and comparing with this margin in float32 adds up to 4 u M. 2**-120 exceeds what is lost by
     underflow.
     """
-    return 32 * 2.0**-24 * largest + 2.0**-120
+    return np.float32(32 * 2.0**-24 * largest + 2.0**-120)
 
 
 def _largest(view: ViewLogits) -> float:
@@ -105,7 +107,7 @@ def _upsample(mask: Labels, views: Sequence[ViewLogits], needed: Flags, top: int
             mask[rows[:, None], columns] = merge_views(views, rows, columns, *mask.shape).argmax(dim=2).numpy()
 
 
-def _decide_views(mask: Labels, views: Sequence[ViewLogits], margin: float, max_memory: int) -> None:
+def _decide_views(mask: Labels, views: Sequence[ViewLogits], margin: np.float32, max_memory: int) -> None:
     """Write the mask of several views.
 
     Each view adds to the gap in mean probability between the leading class and any other one what the class leads by
@@ -122,7 +124,9 @@ def _decide_views(mask: Labels, views: Sequence[ViewLogits], margin: float, max_
     _upsample(mask, views, gaps <= int(1.01 * ONE * len(views)), 0, max_memory)
 
 
-def bounds_of_view(view: ViewLogits, size: tuple[int, ...], margin: float, max_memory: int) -> tuple[Labels, Labels]:
+def bounds_of_view(
+    view: ViewLogits, size: tuple[int, ...], margin: np.float32, max_memory: int
+) -> tuple[Labels, Labels]:
     """Return for each pixel the leading class, or UNDECIDED, and a lower bound of its lead in probability.
 
     The lead over a class K is at least that in the interpolated logits: it is t or more where
@@ -136,19 +140,20 @@ def bounds_of_view(view: ViewLogits, size: tuple[int, ...], margin: float, max_m
     return (labels[:, ::-1], gaps[:, ::-1]) if view.flipped else (labels, gaps)
 
 
-def _gaps(logits: Tensor) -> Labels:
+def _gaps(logits: Floats) -> Labels:
     """Return the lead of the best class in probability, in 1 / ONE."""
     count, classes = logits.shape
     gaps = np.empty(count, np.uint8)
-    for some in in_cache(count, classes):
-        part = logits[some] - logits[some].amax(dim=1, keepdim=True)
-        total = part.exp_().sum(dim=1)
-        part *= part < 1
-        gaps[some] = (ONE * (1 - part.amax(dim=1)) / total).numpy()
+    for some in pieces(count, classes, SINGLE_THREADED):
+        part = torch.from_numpy(logits[some])
+        odds = (part - part.amax(dim=1, keepdim=True)).exp_()
+        total = odds.sum(dim=1)
+        odds *= odds < 1
+        gaps[some] = (ONE * (1 - odds.amax(dim=1)) / total).numpy()
     return gaps
 
 
-def _decide_blocks(mask: Labels, views: Sequence[ViewLogits], margin: float, max_memory: int) -> None:
+def _decide_blocks(mask: Labels, views: Sequence[ViewLogits], margin: np.float32, max_memory: int) -> None:
     """Write the mask of one view that is one window."""
     (view,) = views
     for chunk in block_rows(view.windows[0].logits, (view.height, view.width), mask.shape, max_memory // 2):
@@ -175,12 +180,14 @@ class _Blocks:
     def __init__(self, chunk: BlockRows, i: Index, j: Index) -> None:
         self.chunk = chunk
         self.y, self.x = chunk.down.positions(i), chunk.across.positions(j)
-        rows, self.row_pairs = distinct(chunk.down.sources[:, i])
-        columns, self.column_pairs = distinct(chunk.across.sources[:, j])
+        self.row_weights = [each.weight[self.y] for each in chunk.down.lerps]
+        self.column_weights = [each.weight[self.x] for each in chunk.across.lerps]
+        rows, self.row_pairs = distinct(chunk.down.sources.take(i, axis=1))
+        columns, self.column_pairs = distinct(chunk.across.sources.take(j, axis=1))
         # The logits that the blocks interpolate: rows of `chunk.logits`.
         self.corners = [[(row - chunk.top) * chunk.width + column for column in columns] for row in rows]
 
-    def decide(self, mask: Labels, margin: float) -> None:
+    def decide(self, mask: Labels, margin: np.float32) -> None:
         """Write the best classes of all their pixels."""
         possible = self.candidates(margin)
         counts = possible.sum(axis=1, dtype=np.int16)  # which NumPy sorts faster than wider integers
@@ -202,40 +209,38 @@ class _Blocks:
             y, x = self.y.take(blocks, axis=1), self.x.take(blocks, axis=1)
             mask.reshape(-1)[y[:, None] * mask.shape[1] + x] = labels
 
-    def candidates(self, margin: float) -> Flags:
+    def candidates(self, margin: np.float32) -> Flags:
         """Return which classes may be the best: (blocks, classes)."""
         corners = (self.chunk.at(corner) for row in self.corners for corner in row)
         low = next(corners)
-        high = low.clone()
+        high = low.copy("K")
         for logits in corners:
-            torch.minimum(low, logits, out=low)
-            torch.maximum(high, logits, out=high)
-        least = low.amax(dim=1, keepdim=True) - margin
-        return np.ascontiguousarray(high.numpy() >= least.numpy())
+            np.minimum(low, logits, out=low)
+            np.maximum(high, logits, out=high)
+        return np.ascontiguousarray(high >= highest(low) - margin)
 
     def upsample(self, blocks: Index, classes: Labels) -> Floats:
         """Return logits (height, width, n), to the bit as `ViewLogits.resize`, of n blocks, of one class of each."""
         down, across = self.chunk.down, self.chunk.across
-        y, x = self.y.take(blocks, axis=1), self.x.take(blocks, axis=1)  # contiguous, as y[:, blocks] is not
-        logits = self.chunk.logits.numpy().ravel("K")
-        step, class_step = self.chunk.logits.stride()
+        logits = self.chunk.logits.ravel("K")
+        step, class_step = (stride // logits.itemsize for stride in self.chunk.logits.strides)
         starts = classes.astype(np.intp) * class_step
         stride4 = [[logits.take(starts + corner[blocks] * step) for corner in row] for row in self.corners]
         # The one or two rows of the network's input, each at its one or two columns.
-        columns = [each.weight[x] for each in across.lerps]
+        columns = [weight.take(blocks, axis=1) for weight in self.column_weights]
         at_input = []
-        for (above, below), each in zip(self.row_pairs, down.lerps, strict=True):
-            weight = each.weight[y]
+        for (above, below), each in zip(self.row_pairs, self.row_weights, strict=True):
+            weight = each.take(blocks, axis=1)
             row = [_blend(near, far, weight)[:, None] for near, far in zip(stride4[above], stride4[below], strict=True)]
             pairs = zip(self.column_pairs, columns, strict=True)
             at_input.append([_blend(row[left], row[right], weight) for (left, right), weight in pairs])
         # The image.
         if down.weight is not None:
-            weight = down.weight[y][:, None]
+            weight = down.weight[self.y].take(blocks, axis=1)[:, None]
             at_input = [[_blend(near, far, weight) for near, far in zip(*at_input, strict=True)]]
         if across.weight is not None:
             left, right = at_input[0]
-            return _blend(left, right, across.weight[x])
+            return _blend(left, right, across.weight[self.x].take(blocks, axis=1))
         return at_input[0][0]
 
 

@@ -142,7 +142,9 @@ def test_any_order_in_memory() -> None:
     logits = smooth(torch.Generator().manual_seed(6), 16, 24, 19)
     planes = logits.permute(2, 0, 1).contiguous().permute(1, 2, 0)
     one, other = (seen(lambda h, w: each, 64, 96) for each in (logits, planes))  # noqa: B023  # called at once
-    assert np.array_equal(make_mask([one], 64, 96), make_mask([other], 64, 96))
+    for outer in ((64, 96), (75, 113)):
+        for number in (1, 2):
+            assert np.array_equal(make_mask([other] * number, *outer), of_all_logits([one] * number, *outer))
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
@@ -195,7 +197,7 @@ def test_rounding_stays_within_the_margin(monkeypatch: pytest.MonkeyPatch) -> No
     exact = merge_views([view], *positions, 111, 150)
     assert exact.dtype == torch.float64
     off = float((found - exact).abs().max())
-    assert 0 < 2 * off < rounding_margin(largest)
+    assert 0 < 2 * off < float(rounding_margin(largest))
     assert _blend is not exactly
 
 
@@ -205,7 +207,7 @@ def test_bounds_of_a_view_hold() -> None:
     for _ in range(60):
         h, w, height, width = random.integers(1, 70, 4).tolist()
         view = any_view(random, h, w, int(random.choice([2, 5, 19])), whole=True)
-        labels, gaps = bounds_of_view(view, (height, width), 1e-3, 2 << 20)
+        labels, gaps = bounds_of_view(view, (height, width), np.float32(1e-3), 2 << 20)
         logits = merge_views([view], np.arange(height), np.arange(width), height, width)
         best = F.softmax(logits, dim=2).topk(2, dim=2)
         known = labels != UNDECIDED
@@ -230,7 +232,7 @@ def test_gaps_of_views_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
             return merge_views(*some)
 
         monkeypatch.setattr(masks, "merge_views", spy)
-        _decide_views(mask, views, 1e-3, 2 << 20)
+        _decide_views(mask, views, np.float32(1e-3), 2 << 20)
         return bool(rows)
 
     mask = np.zeros((8, 8), np.uint8)
