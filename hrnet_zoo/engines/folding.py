@@ -251,7 +251,7 @@ def require_published(model: FCNHRNet) -> None:
                 asked=f"optimize {model.name}",
                 found="{} is {}, where the published network has {}".format(name, *words),
                 done="the network is unchanged",
-                advice="only the published architecture can be optimized; predict with the network itself",
+                advice="only the published architecture can be optimized or exported; predict with the network itself",
             )
 
 

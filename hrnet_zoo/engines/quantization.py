@@ -113,7 +113,7 @@ class Quantizer:
             logger.info("%s in 8 bits, as remembered: %s; %.1f s", model.name, found, seconds)
             return engine
         refuse_after_fork(device)
-        views = self._views(model.dataset.resize_to)
+        views = calibration_views(self._images, model.dataset.resize_to)
         held_out = views[2::5] if len(views) >= LEAST_TO_HOLD_OUT else []
         calibrating = [view for place, view in enumerate(views) if place % 5 != 2] if held_out else views
         ranges = calibrate(plan, calibrating)
@@ -139,11 +139,6 @@ class Quantizer:
         for image in self._images or ():
             digest.update(_digest(image))
         return digest.hexdigest()
-
-    def _views(self, resize_to: tuple[int, int]) -> list[RGB]:
-        if self._images is None:
-            return [scene(seed).image for seed in SCENES]
-        return [_crop(image, resize_to, place) for place, image in enumerate(self._images)]
 
 
 def calibrate(plan: Plan, images: Sequence[RGB]) -> dict[str, Range]:
@@ -211,6 +206,13 @@ def drawn_images(given: Calibration) -> list[ImageLike]:
         )
     places = np.linspace(0, len(images) - 1, min(len(images), MAX_IMAGES)).astype(int)
     return [images[place] for place in places]
+
+
+def calibration_views(images: Sequence[ImageLike] | None, resize_to: tuple[int, int]) -> list[RGB]:
+    """Return drawn images, or generated scenes if there are none, at the network's input size, cropped to `CROP`."""
+    if images is None:
+        return [scene(seed).image for seed in SCENES]
+    return [_crop(image, resize_to, place) for place, image in enumerate(images)]
 
 
 def _crop(image: ImageLike, resize_to: tuple[int, int], place: int) -> RGB:

@@ -10,7 +10,8 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -18,20 +19,15 @@ from typing import Any, get_args
 import numpy as np
 
 from hrnet_zoo import errors
-from hrnet_zoo.demo.scenes import TRAINING_SEEDS_START, scene
 from hrnet_zoo.engines.folding import require_published
-from hrnet_zoo.engines.quantization import drawn_images
+from hrnet_zoo.engines.quantization import Calibration, calibration_views, drawn_images
 from hrnet_zoo.errors import ConfigError, raise_on_oom
 from hrnet_zoo.exporting.metadata import OPSET, Agreement, Outputs, Precision, describe
 from hrnet_zoo.images.atomic import check_place, output_errors
-from hrnet_zoo.images.read import ImageLike, read_image
-from hrnet_zoo.inference.predict import resized
 from hrnet_zoo.models.fcn import FCNHRNet, require_network
 from hrnet_zoo.zoo.model_folder import save_pretrained
 
 FORMATS = {".onnx": "onnx", ".pt2": "pt2", ".xml": "openvino"}
-
-SCENES = range(TRAINING_SEEDS_START, TRAINING_SEEDS_START + 20)  # they calibrate, where no images are given
 
 logger = logging.getLogger("hrnet_zoo")
 
@@ -64,7 +60,7 @@ def export(
     *,
     outputs: Outputs = "labels",
     precision: Precision = "fp32",
-    calibration: Sequence[ImageLike] | str | os.PathLike[str] | None = None,
+    calibration: Calibration | None = None,
     force: bool = False,
 ) -> ExportedFile:
     """Write a network as a file that runs without this library, and check that it computes the same.
@@ -86,7 +82,7 @@ def export(
         outputs: "labels": uint8 image and the photo's size in, class indices and logits out, with everything between
             in the file; "logits": normalized image in, logits at stride 4 out, for a pipeline of your own.
         precision: of the network's weights and arithmetic; "int8" (most convolutions in 8 bits) not for `.pt2`.
-        calibration: for "int8", some dozens of images like those to be labeled, or a folder of them; at most 64 are
+        calibration: for "int8", some dozens of images like those to be labeled, or a folder of them; at most 80 are
             used. None: generated street scenes.
         force: replace existing files.
 
@@ -102,12 +98,9 @@ def export(
     _check_arguments(asked, path.suffix, outputs, precision, calibration)
     require_network(model, asked)
     _require_packages(asked, path.suffix, precision)
-    try:
+    with _asked_for(asked):
         require_published(model)
-    except ConfigError as error:
-        error.asked, error.done = asked, "nothing was written"
-        error.advice = "only the published architecture can be exported"
-        raise
+        images = None if calibration is None else drawn_images(calibration)
     targets = [path.with_suffix(".json"), path]
     if path.suffix == ".xml":
         targets.insert(0, path.with_suffix(".bin"))
@@ -120,7 +113,7 @@ def export(
     ):
         folder = Path(temporary)
         if precision == "int8":
-            for number, image in enumerate(_calibration_inputs(calibration, model)):
+            for number, image in enumerate(calibration_views(images, model.dataset.resize_to)):
                 np.save(folder / f"image-{number:02d}.npy", image)
         metadata = _metadata(model, path.suffix, outputs, precision, folder)
         _write_json(folder / "job.json", {"asked": asked, "file": path.name, "metadata": metadata})
@@ -131,6 +124,16 @@ def export(
         for target in targets:
             (folder / target.name).replace(target)
     return ExportedFile(path, tuple(targets), metadata)
+
+
+@contextmanager
+def _asked_for(asked: str) -> Iterator[None]:
+    """Let errors of `optimize`'s modules say what was asked here."""
+    try:
+        yield
+    except ConfigError as error:
+        error.asked, error.done = asked, "nothing was written"
+        raise
 
 
 def _check_arguments(asked: str, suffix: str, outputs: str, precision: str, calibration: object) -> None:
@@ -191,16 +194,6 @@ def _metadata(model: FCNHRNet, suffix: str, outputs: Outputs, precision: Precisi
         license_note=model.info.license_note if model.info else note,
         untrained_classes=untrained,
     )
-
-
-def _calibration_inputs(
-    calibration: Sequence[ImageLike] | str | os.PathLike[str] | None, model: FCNHRNet
-) -> list[np.ndarray[Any, np.dtype[np.uint8]]]:
-    """Return images at the network's input size."""
-    if calibration is None:
-        return [scene(seed).image for seed in SCENES]
-    images = drawn_images(calibration)
-    return [resized(read_image(image), model.dataset.resize_to, ms_flip=False)[0] for image in images]
 
 
 def _run_worker(folder: Path, asked: str) -> dict[str, Any]:
