@@ -78,7 +78,7 @@ def export(
     if as_json:
         say_json({"files": [str(each) for each in files], **made.metadata})
         return
-    say(*(f"{each}: {each.stat().st_size / 1e6:.1f} MB" for each in files))
+    say(*(f"{each}: {each.stat().st_size / 1000:,.0f} kB" for each in files))
     say(f"exported in {time.perf_counter() - start:.0f} s; compared with the network on generated scenes:")
     say(*map(_row, made.agreement))
 
@@ -87,4 +87,4 @@ def _row(each: Agreement) -> str:
     (height, width), (labels_height, labels_width) = each.input_size, each.size
     sizes = f"{each.batch} x {height}x{width} -> {labels_height}x{labels_width}"
     error = f"logits differ by {each.largest_logit_error:g} of {each.largest_logit:g}"
-    return f"  {each.scene:<22} {sizes:<25} {each.pixel_agreement:>10.4%} of the pixels alike, {error}"
+    return f"  {each.scene:<23} {sizes:<25} {each.pixel_agreement:>10.4%} of the pixels alike, {error}"

@@ -44,7 +44,7 @@ def test_table(run: Run, asked: list[Any], tmp_path: Path) -> None:
     assert (model.name, str(model.device), path) == ("demo", "cpu", tmp_path / "demo.onnx")
     assert arguments == {"outputs": "labels", "precision": "fp32", "calibration": None, "force": False}
     first, second, row = out.splitlines()
-    assert first == f"{tmp_path / 'demo.onnx'}: 2.3 MB"
+    assert first == f"{tmp_path / 'demo.onnx'}: 2,340 kB"
     assert "compared with the network on generated scenes" in second
     text = "the least size 2 x 33x34 -> 100x200 99.9950% of the pixels alike, logits differ by 2.1e-05 of 31.25"
     assert " ".join(row.split()) == text
