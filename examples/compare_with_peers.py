@@ -44,7 +44,7 @@ from hrnet_zoo.evaluation.costs import measure
 from hrnet_zoo.evaluation.metrics import count_matrix
 from hrnet_zoo.images.preprocess import normalize, resize
 from hrnet_zoo.images.read import RGB
-from hrnet_zoo.inference.logits import ViewLogits, Window
+from hrnet_zoo.inference.logits import ViewLogits
 from hrnet_zoo.inference.masks import make_mask
 from hrnet_zoo.inference.predict import MS_RATIOS, evaluating
 from hrnet_zoo.models.base import SegmentationModel
@@ -296,7 +296,7 @@ def mask_row(classes: int, size: tuple[int, int]) -> Iterator[Contender]:
     rough = torch.randn(1, classes, *(-(-side // 8) for side in coarse), generator=torch.Generator().manual_seed(0))
     planes = F.interpolate(rough, coarse, mode="bicubic")
     pixels = planes[0].permute(1, 2, 0).contiguous()
-    view = ViewLogits((Window(slice(0, height), slice(0, width), pixels),), height, width)
+    view = ViewLogits.of_whole(pixels, height, width)
     yield Contender("make_mask", lambda: make_mask([view], height, width))
     yield Contender(
         "interpolate + argmax", lambda: F.interpolate(planes, size, mode="bilinear").argmax(dim=1)[0].numpy()

@@ -32,7 +32,7 @@ from hrnet_zoo.engines.onednn import OneDNNEngine
 from hrnet_zoo.engines.openvino import OpenVINOEngine
 from hrnet_zoo.errors import CacheError, ConfigError
 from hrnet_zoo.images.preprocess import normalize
-from hrnet_zoo.inference.logits import ViewLogits, Window
+from hrnet_zoo.inference.logits import ViewLogits
 from hrnet_zoo.inference.masks import make_mask
 from hrnet_zoo.models.fork_safety import refuse_after_fork
 from hrnet_zoo.weights import cache
@@ -206,7 +206,7 @@ def _try_out(plan: Plan, able: Sequence[Candidate]) -> tuple[tuple[Trial, ...], 
 def _mask(logits: Tensor) -> npt.NDArray[np.uint8]:
     if not logits.isfinite().all():
         return np.full(SIZE, 255, np.uint8)  # agrees with nothing
-    return make_mask([ViewLogits((Window(slice(0, SIZE[0]), slice(0, SIZE[1]), logits[0]),), *SIZE)], *SIZE)
+    return make_mask([ViewLogits.of_whole(logits[0], *SIZE)], *SIZE)
 
 
 def _seconds(engine: Engine, x: Tensor) -> float:
@@ -240,8 +240,7 @@ def _key(plan: Plan, facts: dict[str, object]) -> str:
 
 def _remembered(key: str, first: Candidate) -> tuple[Trial, ...]:
     try:
-        path = cache.path_of(key, "timing")
-        return _read(path, first) if path.exists() else ()
+        return _read(cache.path_of(key, "timing"), first) if cache.is_cached(key, "timing") else ()
     except CacheError as error:
         logger.info("timing the engines again: %s", error)
         return ()

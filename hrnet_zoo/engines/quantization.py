@@ -34,7 +34,6 @@ from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -47,7 +46,7 @@ from hrnet_zoo.engines.openvino import OpenVINOEngine, Range
 from hrnet_zoo.errors import CacheError, ConfigError, LogitsError
 from hrnet_zoo.images.preprocess import normalize
 from hrnet_zoo.images.read import RGB, ImageLike, read_image
-from hrnet_zoo.inference.logits import ViewLogits, Window
+from hrnet_zoo.inference.logits import ViewLogits
 from hrnet_zoo.inference.masks import make_mask
 from hrnet_zoo.inference.predict import evaluating, resized
 from hrnet_zoo.models.fcn import FCNHRNet
@@ -240,18 +239,14 @@ def _agreement(model: FCNHRNet, engine: OpenVINOEngine, images: Sequence[RGB]) -
     with evaluating(model) as network:
         for image in images:
             x = normalize(image)
-            masks = [
-                _mask(run(x.to(dtype, memory_format=torch.channels_last)), *image.shape[:2])
-                for run, dtype in ((network.logits_stride4, network.dtype), (engine, engine.dtype))
-            ]
+            height, width, _ = image.shape
+            masks = []
+            for run, dtype in ((network.logits_stride4, network.dtype), (engine, engine.dtype)):
+                logits = run(x.to(dtype, memory_format=torch.channels_last))[0]
+                masks.append(make_mask([ViewLogits.of_whole(logits, height, width)], height, width))
             same += int((masks[0] == masks[1]).sum())
             total += masks[0].size
     return same / total
-
-
-def _mask(logits: Tensor, height: int, width: int) -> npt.NDArray[np.uint8]:
-    whole = Window(slice(0, height), slice(0, width), logits[0])
-    return make_mask([ViewLogits((whole,), height, width)], height, width)
 
 
 # --- the cache -------------------------------------------------------------------------------------------------------

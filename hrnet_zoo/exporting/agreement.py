@@ -14,7 +14,7 @@ from hrnet_zoo.demo.scenes import scene
 from hrnet_zoo.exporting.metadata import LEAST_SIZE, Agreement, Outputs, Precision
 from hrnet_zoo.images.preprocess import normalize, resize
 from hrnet_zoo.images.read import RGB
-from hrnet_zoo.inference.logits import ViewLogits, Window
+from hrnet_zoo.inference.logits import ViewLogits
 from hrnet_zoo.inference.masks import make_mask
 from hrnet_zoo.inference.predict import evaluating, view_logits
 from hrnet_zoo.models.fcn import FCNHRNet
@@ -71,7 +71,8 @@ def compare(network: FCNHRNet, run: Callable[[Arrays], Arrays], outputs: Outputs
                 labels = found["labels"]
             else:
                 found = run({"image": torch.cat([normalize(image) for image in images]).contiguous().numpy()})
-                views = (_view(each, check.input_size) for each in found["logits"])
+                pixels = torch.from_numpy(found["logits"]).permute(0, 2, 3, 1)
+                views = (ViewLogits.of_whole(each, *check.input_size) for each in pixels)
                 labels = np.stack([make_mask([view], *check.size) for view in views])
             same = labels == np.stack([make_mask(views, *check.size) for views in exact])
             error = np.abs(found["logits"] - logits).max()
@@ -88,9 +89,3 @@ def _scene(seed: int, height: int, width: int) -> RGB:
     """Return a street scene; scenes are not drawn with sides below 64."""
     large = max(height, 64), max(width, 64)
     return resize(scene(seed, *large).image, height, width)
-
-
-def _view(logits: npt.NDArray[np.float32], size: tuple[int, int]) -> ViewLogits:
-    """Wrap a file's logits (classes, h, w) of an input (height, width), for `make_mask`."""
-    whole = Window(slice(0, size[0]), slice(0, size[1]), torch.from_numpy(logits).permute(1, 2, 0))
-    return ViewLogits((whole,), *size)

@@ -144,7 +144,7 @@ def _trace(network: FCNHRNet, outputs: Outputs, precision: Precision, *, fold: b
         example = (torch.zeros(2, 3, 97, 163),)
         shapes = {"image": {0: free[0], 2: free[1], 3: free[2]}}
     with torch.no_grad():
-        program = torch.export.export(graph, example, dynamic_shapes=shapes, strict=False)
+        program = torch.export.export(graph, example, dynamic_shapes=shapes)
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # it names folders of this machine
     program.example_inputs = None

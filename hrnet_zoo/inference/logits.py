@@ -57,6 +57,11 @@ class ViewLogits:
     width: int
     flipped: bool = False  # the network saw the image flipped
 
+    @classmethod
+    def of_whole(cls, logits: Tensor, height: int, width: int) -> ViewLogits:
+        """Return the view of an image that went through the network whole, with logits (h, w, classes)."""
+        return cls((Window(slice(0, height), slice(0, width), logits),), height, width)
+
     def resize(self, rows: Index, columns: Index, height: int, width: int) -> Tensor:
         """Return the logits (len(rows), len(columns), classes), float32, at ascending positions of the image.
 
