@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import click
@@ -11,6 +12,7 @@ import hrnet_zoo
 from hrnet_zoo.cli.output import say
 
 if TYPE_CHECKING:
+    from hrnet_zoo.datasets import Dataset
     from hrnet_zoo.engines.optimize import OptimizedModel
     from hrnet_zoo.models.fcn import FCNHRNet
 
@@ -30,6 +32,22 @@ def parse_classes(_: click.Context, __: click.Parameter, text: str | None) -> in
     if text is None or text.strip().isdecimal():
         return int(text) if text else None
     return [name.strip() for name in text.split(",")]
+
+
+def parse_choice(_: click.Context, option: click.Parameter, text: str | None) -> dict[str, list[str]] | None:
+    """Return the value of --only, "green=vegetation+terrain,road": class names by group."""
+    if text is None:
+        return None
+    groups: dict[str, list[str]] = {}
+    for part in text.split(","):
+        title, equals, members = (each.strip() for each in part.partition("="))
+        names = [name.strip() for name in members.split("+")] if equals else [title]
+        if not title or not all(names):
+            raise click.BadParameter(f"{text!r} has an empty name; write green=vegetation+terrain,road", param=option)
+        if title in groups:
+            raise click.BadParameter(f"{title!r} appears more than once", param=option)
+        groups[title] = names
+    return groups
 
 
 def parse_size(_: click.Context, option: click.Parameter, text: str | None) -> tuple[int, int] | None:
@@ -67,12 +85,17 @@ def load_model(
     checkpoint: str | None,
     classes: int | list[str] | None,
     fast: bool,
+    check: Callable[[Dataset], object] = lambda dataset: None,
 ) -> FCNHRNet | OptimizedModel:
-    """Create the model that a command's options describe; if `fast`, from float32 weights that are rounded once."""
+    """Create the model that a command's options describe; if `fast`, from float32 weights that are rounded once.
+
+    `check` raises what is wrong with further options, before the model is optimized.
+    """
     if dtype == "int8" and not fast:
         raise click.UsageError("--dtype int8 is for the optimized network: add --fast")
     precision = "float32" if fast else dtype
     model = hrnet_zoo.create_model(name, checkpoint=checkpoint, classes=classes, device=device, dtype=precision)
+    check(model.dataset)
     if not fast:
         return model
     import torch

@@ -28,6 +28,18 @@ from hrnet_zoo.zoo.catalog import DEMO, DEMO_KNOWS
 @options.classes
 @click.option("--mode", type=click.Choice(["whole", "slide"]), help="Default: the dataset's own.")
 @options.ms_flip
+@click.option(
+    "--only",
+    callback=options.parse_choice,
+    metavar="CLASSES",
+    help='These classes, the rest is "other"; "green=vegetation+terrain,road" merges two of them into one.',
+)
+@click.option(
+    "--min-confidence",
+    type=click.FloatRange(0, 1),
+    default=0.0,
+    help="Label pixels whose class is less probable with 255, e.g. 0.6.",
+)
 @options.fast
 @click.option(
     "--on-error",
@@ -56,6 +68,8 @@ def predict(
     classes: int | list[str] | None,
     mode: str | None,
     ms_flip: bool,
+    only: dict[str, list[str]] | None,
+    min_confidence: float,
     on_error: Literal["skip", "raise"],
     force: bool,
     fast: bool,
@@ -80,8 +94,8 @@ def predict(
     from hrnet_zoo.inference.predict import PredictOptions
 
     jobs = plan(images, out, labels=labels, overlay=overlay, force=force)
-    settings = PredictOptions(mode, ms_flip, max_memory=max_memory)
-    model = options.load_model(name, device, dtype, checkpoint, classes, fast)
+    settings = PredictOptions(mode, ms_flip, max_memory=max_memory, classes=only, min_confidence=min_confidence)
+    model = options.load_model(name, device, dtype, checkpoint, classes, fast, check=settings.groups)
     if model.name == DEMO.name and checkpoint is None:
         say(f"note: the demo network knows {DEMO_KNOWS}", err=True)
     done: list[dict[str, Any]] = []

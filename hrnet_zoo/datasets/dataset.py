@@ -15,6 +15,7 @@ from pathlib import Path
 Color = tuple[int, int, int]
 
 BLACK: Color = (0, 0, 0)
+WHITE: Color = (255, 255, 255)
 # The seven colors of Okabe and Ito. Each further one is the color of a grid that is farthest in OKLab from black and
 # all before it, for normal vision and (weighted 1.6) deuteranopia and protanopia (Machado et al., 2009).
 _DISTINCT_COLORS: tuple[Color, ...] = tuple(
@@ -97,11 +98,15 @@ class Dataset:
             if name in known and name not in stated and known[name] not in stated.values():
                 stated[name] = known[name]
         taken = set(stated.values())
-        candidates = dict.fromkeys((*_DISTINCT_COLORS, *map(voc_color, range(1, 4097))))
         # Colors that resemble a taken one come last; only a great many classes need them.
-        unused = [color for color in candidates if color not in taken]
+        unused = [color for color in distinct_colors() if color not in taken]
         free = iter(sorted(unused, key=lambda color: any(_resembles(color, each) for each in taken)))
         return replace(self, labels=tuple((name, stated.get(name) or next(free)) for name in names), val_images=0)
+
+
+def distinct_colors() -> tuple[Color, ...]:
+    """Return thousands of colors; the first 65 are the easiest to tell apart, also for color-blind readers."""
+    return tuple(dict.fromkeys((*_DISTINCT_COLORS, *map(voc_color, range(1, 4097)))))
 
 
 def is_background(name: str) -> bool:

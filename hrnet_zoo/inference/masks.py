@@ -14,9 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 
 from hrnet_zoo.inference.blocks import (
     CACHED,
@@ -51,22 +49,15 @@ ONE = 254
 ROWS = 8
 
 
-def make_mask(
-    views: Sequence[ViewLogits],
-    height: int,
-    width: int,
-    max_memory: int | None = None,
-    probabilities: npt.NDArray[np.float32] | None = None,
-) -> Labels:
+def make_mask(views: Sequence[ViewLogits], height: int, width: int, max_memory: int | None = None) -> Labels:
     """Return the best class (height, width) of each pixel of an image; of equal ones the first, as `argmax` does.
 
     `max_memory` bytes are for full-resolution logits, beside a few bytes for each pixel; None: the best on the device.
-    `probabilities` (classes, height, width) are filled if given; this upsamples all logits.
     """
     mask = np.empty((height, width), np.uint8)
     several = len(views) > 1
     whole = all(len(view.windows) == 1 for view in views) and (several or not views[0].flipped)
-    if probabilities is None and whole and not views[0].windows[0].logits.is_cuda:
+    if whole and not views[0].windows[0].logits.is_cuda:
         largest = max(_largest(view) for view in views)
         if largest <= (LARGEST_OF_SEVERAL if several else LARGEST):
             decide = _decide_views if several else _decide_blocks
@@ -74,9 +65,6 @@ def make_mask(
             return mask
     for rows, logits in row_chunks(views, height, width, max_memory):
         mask[rows] = logits.argmax(dim=2).to("cpu", torch.uint8).numpy()
-        if probabilities is not None:
-            chunk = logits if several else F.softmax(logits.contiguous(), dim=2)
-            probabilities[:, rows] = chunk.permute(2, 0, 1).cpu().numpy()
     return mask
 
 

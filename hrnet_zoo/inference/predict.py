@@ -8,6 +8,7 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import product
+from numbers import Real
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -15,11 +16,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from hrnet_zoo.datasets import Dataset
 from hrnet_zoo.errors import ConfigError, ImageError, LogitsError
 from hrnet_zoo.images.prefetch import prefetch_in_threads
 from hrnet_zoo.images.preprocess import keep_ratio_size, normalize_on, resize
 from hrnet_zoo.images.progress import Bar
 from hrnet_zoo.images.read import RGB, ImageLike, read_image
+from hrnet_zoo.inference.class_groups import ClassChoice, ClassGroups, group_classes
+from hrnet_zoo.inference.confidence import mask_from_probabilities
 from hrnet_zoo.inference.logits import ViewLogits, Window, check_max_memory
 from hrnet_zoo.inference.masks import make_mask
 from hrnet_zoo.inference.result import SegmentationResult
@@ -52,10 +56,24 @@ class PredictOptions:
     probabilities: bool = False
     max_memory: int | None = None
     color: Literal["rgb", "bgr"] = "rgb"
+    classes: ClassChoice | None = None
+    confidence: bool = False
+    min_confidence: float = 0.0
 
     def __post_init__(self) -> None:
         check_max_memory(self.max_memory)
         _check("mode", self.mode, (None, "whole", "slide"))
+        if not isinstance(self.min_confidence, Real) or not 0 <= self.min_confidence <= 1:
+            raise ConfigError(
+                asked=f"predict with min_confidence={self.min_confidence!r}",
+                found="min_confidence is a probability, from 0 to 1",
+                done="nothing was computed",
+                advice="correct it (0.6 is 60 %), or leave min_confidence out",
+            )
+
+    def groups(self, dataset: Dataset) -> ClassGroups | None:
+        """Return the groups of classes that are asked for, or None; ConfigError if the choice is wrong."""
+        return None if self.classes is None else group_classes(self.classes, dataset)
 
 
 def _check(name: str, value: object, allowed: tuple[object, ...]) -> None:
@@ -78,9 +96,10 @@ def predict(
 ) -> SegmentationResult | list[SegmentationResult] | list[SegmentationResult | ImageError]:
     """Label every pixel of an image, or of several: see `hrnet_zoo.models.base.SegmentationModel.predict`."""
     _check("on_error", on_error, ("raise", "skip"))
+    groups = options.groups(model.dataset)
     with evaluating(model) as model:
         if not (isinstance(image, list | tuple) or (isinstance(image, Tensor) and image.ndim == 4)):
-            return _predict_one(model, *_read_and_resize(image, model.dataset.resize_to, options), options)
+            return _predict_one(model, *_read_and_resize(image, model.dataset.resize_to, options), options, groups)
         results: list[SegmentationResult | ImageError] = []
         with closing(predict_each(model, image, options)) as each:
             for result in Bar(each, "predict", len(image), unit="image", disable=None if progress else True):
@@ -99,6 +118,7 @@ def predict_each(
 
     `model` is what `evaluating` yields, and the caller is within.
     """
+    groups = options.groups(model.dataset)
 
     def read(image: ImageLike) -> tuple[RGB, list[RGB]] | ImageError:
         try:
@@ -108,7 +128,7 @@ def predict_each(
 
     with closing(prefetch_in_threads(images, read, threads=READERS, ahead=IMAGES_AHEAD)) as inputs:
         for each in inputs:
-            yield each if isinstance(each, ImageError) else _predict_one(model, *each, options)
+            yield each if isinstance(each, ImageError) else _predict_one(model, *each, options, groups)
 
 
 def _read_and_resize(image: ImageLike, resize_to: tuple[int, int], options: PredictOptions) -> tuple[RGB, list[RGB]]:
@@ -117,14 +137,30 @@ def _read_and_resize(image: ImageLike, resize_to: tuple[int, int], options: Pred
     return rgb, resized(rgb, resize_to, options.ms_flip)
 
 
-def _predict_one(model: SegmentationModel, image: RGB, sizes: list[RGB], options: PredictOptions) -> SegmentationResult:
+def _predict_one(
+    model: SegmentationModel, image: RGB, sizes: list[RGB], options: PredictOptions, groups: ClassGroups | None
+) -> SegmentationResult:
     height, width = image.shape[:2]
     dataset = model.dataset
     slide = dataset.sliding_window if options.mode is None else options.mode == "slide"
     views = view_logits(model, sizes, slide=slide, flip=options.ms_flip)
-    probabilities = np.empty((len(dataset.classes), height, width), np.float32) if options.probabilities else None
-    mask = make_mask(views, height, width, options.max_memory, probabilities)
-    return SegmentationResult(image, mask, dataset.classes, dataset.palette, probabilities)
+    if not (groups or options.probabilities or options.confidence or options.min_confidence):
+        mask = make_mask(views, height, width, options.max_memory)
+        return SegmentationResult(image, mask, dataset.classes, dataset.palette)
+    classes, palette = groups[:2] if groups else (dataset.classes, dataset.palette)
+    mask = np.empty((height, width), np.uint8)
+    confidence = np.empty((height, width), np.float16) if options.confidence else None
+    probabilities = np.empty((len(classes), height, width), np.float32) if options.probabilities else None
+    mask_from_probabilities(
+        views,
+        mask,
+        options.max_memory,
+        members=groups and groups.members,
+        min_confidence=options.min_confidence,
+        confidence=confidence,
+        probabilities=probabilities,
+    )
+    return SegmentationResult(image, mask, classes, palette, probabilities, confidence)
 
 
 def resized(image: RGB, resize_to: tuple[int, int], ms_flip: bool) -> list[RGB]:

@@ -1,6 +1,6 @@
 """The result of a prediction: mask, class names, fractions, overlay with legend, label file, notebook display."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -8,17 +8,22 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageShow
 
-from hrnet_zoo.datasets.dataset import BLACK, is_background
+from hrnet_zoo.datasets.dataset import BLACK, WHITE, Color, distinct_colors, is_background
+from hrnet_zoo.datasets.label_rules import IGNORE_INDEX
 from hrnet_zoo.errors import ConfigError, OutputError, printable
 from hrnet_zoo.images.atomic import atomic_write, png
-from hrnet_zoo.inference.legend import add_legend
+from hrnet_zoo.inference.legend import CONFIDENCE_COLORS, add_legend, add_scale
+from hrnet_zoo.inference.notebook import Colored, to_html
 
 _NOTEBOOK_SIDE = 1600  # pixels: a few MB at most
+UNLABELED = "unlabeled"  # what the legend calls pixels below `min_confidence`
+_ROWS = 256  # of the confidence that are summed together, in float64
 _INSTEAD = {  # what people of other libraries type
     **dict.fromkeys(("plot", "render", "visualize", "draw"), "overlay()"),
     **dict.fromkeys(("masks", "pred_sem_seg", "seg_map", "labels", "argmax"), "mask"),
     **dict.fromkeys(("names", "CLASSES", "id2label"), "classes"),
-    **dict.fromkeys(("probs", "logits", "seg_logits", "conf"), "probabilities, after predict(..., probabilities=True)"),
+    **dict.fromkeys(("probs", "logits", "seg_logits"), "probabilities, after predict(..., probabilities=True)"),
+    **dict.fromkeys(("conf", "scores"), "confidence, after predict(..., confidence=True)"),
     "PALETTE": "palette",
 }
 
@@ -29,10 +34,11 @@ class SegmentationResult:
 
     Attributes:
         image: the image as displayed, (height, width, 3) uint8 RGB, 0-255.
-        mask: index of each pixel's class, (height, width) uint8.
+        mask: index of each pixel's class, (height, width) uint8; 255 if its probability is below `min_confidence`.
         classes: names by index; at most 256.
         palette: colors by index, RGB, 0-255.
         probabilities: (classes, height, width) float32, 0-1, or None if they were not asked for.
+        confidence: probability of each pixel's best class, (height, width) float16, 0-1, or None if not asked for.
 
     """
 
@@ -41,6 +47,7 @@ class SegmentationResult:
     classes: tuple[str, ...]
     palette: tuple[tuple[int, int, int], ...]
     probabilities: npt.NDArray[np.float32] | None = None
+    confidence: npt.NDArray[np.float16] | None = None
 
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
         """Return the mask: `np.asarray(result)`."""
@@ -65,20 +72,62 @@ class SegmentationResult:
             )
 
     def fractions(self) -> dict[str, float]:
-        """Return the fraction of the pixels of each class present, by name, largest first; they sum to 1."""
+        """Return the fraction of the pixels of each class present, by name, largest first.
+
+        They sum to 1, or to less where `min_confidence` left pixels unlabeled.
+        """
         shares: dict[str, float] = {}
         for index, share in self._shares():
-            shares[self.classes[index]] = shares.get(self.classes[index], 0.0) + share
+            if index < len(self.classes):
+                shares[self.classes[index]] = shares.get(self.classes[index], 0.0) + share
         return shares
 
+    def mean_confidence(self) -> dict[str, float]:
+        """Return the mean confidence of the pixels of each class present, by name, in the order of `fractions`.
+
+        Raises:
+            ConfigError: the result has no confidence.
+
+        """
+        confidence = self._known_confidence("mean_confidence")
+        sums, counts = np.zeros(256), np.zeros(256)
+        for start in range(0, len(self.mask), _ROWS):
+            rows = slice(start, start + _ROWS)
+            sums += np.bincount(self.mask[rows].ravel(), confidence[rows].ravel(), 256)
+            counts += np.bincount(self.mask[rows].ravel(), minlength=256)
+        means = {}
+        for name in self.fractions():
+            indices = [index for index, each in enumerate(self.classes) if each == name]
+            means[name] = float(sums[indices].sum() / counts[indices].sum())
+        return means
+
+    def confidence_image(self, scale: bool = True) -> Image.Image:
+        """Return the confidence in colors from dark blue (0) to yellow (1), as an RGB image.
+
+        Equal steps of confidence look equal, to color-blind readers as well.
+
+        Args:
+            scale: add the scale at the right.
+
+        Raises:
+            ConfigError: the result has no confidence.
+
+        """
+        levels = Image.fromarray(
+            (self._known_confidence("confidence_image") * np.float16(255)).round().astype(np.uint8)
+        )
+        levels.putpalette([level for color in CONFIDENCE_COLORS for level in color])
+        image = levels.convert("RGB")
+        return add_scale(image, CONFIDENCE_COLORS) if scale else image
+
     def colorize(self) -> Image.Image:
-        """Return the mask in the colors of the palette, as an RGB image."""
+        """Return the mask in the colors of the palette, as an RGB image; unlabeled pixels are white."""
         return self._labels().convert("RGB")
 
     def overlay(self, alpha: float = 0.5, legend: bool = True) -> Image.Image:
         """Return the image with the colors of the classes over it, as an RGB image.
 
-        Class 0 stays uncolored if it is called "background" and its color is black.
+        Class 0 stays uncolored if it is called "background" and its color is black; so do unlabeled pixels.
 
         Args:
             alpha: opacity of the colors, from 0 (image alone) to 1 (colors alone).
@@ -97,14 +146,10 @@ class SegmentationResult:
             )
         photo = Image.fromarray(self.image)
         blended = Image.blend(photo, self.colorize(), alpha)
-        if self._background_uncolored:
-            blended.paste(photo, mask=Image.fromarray(self.mask).point([255] + 255 * [0]))
-        if not legend:
-            return blended
-        colors = ((255, 255, 255), *self.palette[1:]) if self._background_uncolored else self.palette
-        return add_legend(
-            blended, [(colors[index], self.classes[index], _percent(share)) for index, share in self._shares()]
-        )
+        if uncolored := self._uncolored():
+            shown = [255 if index in uncolored else 0 for index in range(256)]
+            blended.paste(photo, mask=Image.fromarray(self.mask).point(shown))
+        return add_legend(blended, self._legend()) if legend else blended
 
     def save(self, path: str | Path) -> None:
         """Write the mask as a palette PNG: viewers show colors, `np.asarray(PIL.Image.open(path))` is the mask.
@@ -128,7 +173,8 @@ class SegmentationResult:
 
     def __repr__(self) -> str:
         height, width = self.mask.shape
-        top = [f"{printable(name)} {_percent(share)}" for name, share in list(self.fractions().items())[:3]]
+        shares = self.fractions() or {UNLABELED: 1.0}
+        top = [f"{printable(name)} {_percent(share)}" for name, share in list(shares.items())[:3]]
         return f"SegmentationResult({width} x {height} pixels: {', '.join(top)})"
 
     def _repr_png_(self) -> bytes:
@@ -137,10 +183,69 @@ class SegmentationResult:
         image.thumbnail((_NOTEBOOK_SIDE, _NOTEBOOK_SIDE))
         return png(image)
 
-    @property
-    def _background_uncolored(self) -> bool:
-        """Whether class 0 is a background, which overlays leave uncolored."""
-        return is_background(self.classes[0]) and self.palette[0] == BLACK
+    def _repr_html_(self) -> str:
+        """Return image, overlay, mask and confidence to switch between, for a notebook."""
+        small, palette = self._reduced(), self._color_blind_palette()
+        own, safe = (
+            Colored(shown.overlay(legend=False), shown.colorize(), result._legend())
+            for shown, result in ((small, self), (replace(small, palette=palette), replace(self, palette=palette)))
+        )
+        known = self.confidence is not None
+        confidence = small.confidence_image() if known else None
+        return to_html(Image.fromarray(small.image), own, safe, confidence, self.mean_confidence() if known else {})
+
+    def _color_blind_palette(self) -> tuple[Color, ...]:
+        """Return a palette whose colors differ the most for the most frequent classes; overlays leave out the same."""
+        colored = [index for index, _ in self._shares() if index not in self._uncolored()]
+        palette = list(self.palette)
+        for index, color in zip(colored, distinct_colors(), strict=False):
+            palette[index] = color
+        return tuple(palette)
+
+    def _reduced(self) -> "SegmentationResult":
+        """Return this result at the size of a notebook."""
+        side = max(self.mask.shape)
+        if side <= _NOTEBOOK_SIDE:
+            return self
+        height, width = (max(1, round(length * _NOTEBOOK_SIDE / side)) for length in self.mask.shape)
+        rows, columns = (
+            (np.arange(new) + 0.5) * old // new for new, old in zip((height, width), self.mask.shape, strict=True)
+        )
+        nearest = np.ix_(rows.astype(np.intp), columns.astype(np.intp))
+        return replace(
+            self,
+            image=np.asarray(Image.fromarray(self.image).resize((width, height), reducing_gap=2)),
+            mask=self.mask[nearest],
+            probabilities=None,
+            confidence=None if self.confidence is None else self.confidence[nearest],
+        )
+
+    def _known_confidence(self, method: str) -> npt.NDArray[np.float16]:
+        if self.confidence is None:
+            raise ConfigError(
+                asked=f"{method}()",
+                found="a result without confidence",
+                done="nothing was computed",
+                advice="use model.predict(image, confidence=True)",
+            )
+        return self.confidence
+
+    def _uncolored(self) -> set[int]:
+        """Return the labels that overlays leave uncolored: a black background, and pixels without a class."""
+        unlabeled = set(range(len(self.classes), 256)) & {IGNORE_INDEX}
+        return unlabeled | {0} if is_background(self.classes[0]) and self.palette[0] == BLACK else unlabeled
+
+    def _legend(self) -> list[tuple[Color, str, str]]:
+        """Return color, name and share of what the overlay shows, largest first."""
+        names = dict(enumerate(self.classes))
+        return [
+            (
+                WHITE if index in self._uncolored() else self.palette[index],
+                names.get(index, UNLABELED),
+                _percent(share),
+            )
+            for index, share in self._shares()
+        ]
 
     def _shares(self) -> list[tuple[int, float]]:
         counts = Image.fromarray(self.mask).histogram()  # of 256 values, without the int64 copy of np.bincount
@@ -149,7 +254,10 @@ class SegmentationResult:
 
     def _labels(self) -> Image.Image:
         labels = Image.fromarray(self.mask)
-        labels.putpalette([level for color in self.palette for level in color])
+        colors = list(self.palette)
+        if self.mask.max() >= len(colors):  # unlabeled pixels
+            colors += (256 - len(colors)) * [WHITE]
+        labels.putpalette([level for color in colors for level in color])
         return labels
 
 

@@ -22,17 +22,22 @@ if TYPE_CHECKING:
     from hrnet_zoo.datasets import Dataset
     from hrnet_zoo.errors import ImageError
     from hrnet_zoo.images.read import ImageLike
+    from hrnet_zoo.inference.class_groups import ClassChoice
     from hrnet_zoo.inference.result import SegmentationResult
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 _INSTEAD = {
     **dict.fromkeys(("source", "img", "images", "inputs", "x"), "image=: a path, image or array, or a list of them"),
-    **dict.fromkeys(("conf", "iou"), "probabilities=True, and what result.probabilities holds"),
+    **dict.fromkeys(
+        ("conf", "conf_thres", "threshold"), "min_confidence=0.6, or confidence=True and result.confidence"
+    ),
     **dict.fromkeys(("save", "out", "out_dir"), "result.save(path) for the labels, result.overlay().save(path)"),
     **dict.fromkeys(("augment", "tta"), "ms_flip=True"),
     **dict.fromkeys(("device", "dtype", "half"), "create_model(name, device=, dtype=)"),
 }
+
+_BY_KEYWORD_ALONE = ("classes", "confidence", "min_confidence")  # the last version did not have them
 
 
 class PredictArguments(TypedDict, total=False):
@@ -46,6 +51,9 @@ class PredictArguments(TypedDict, total=False):
     fast: bool
     on_error: Literal["raise", "skip"]
     color: Literal["rgb", "bgr"]
+    classes: ClassChoice | None
+    confidence: bool
+    min_confidence: float
 
 
 def _warn_of_positions(predict: F) -> F:
@@ -55,8 +63,8 @@ def _warn_of_positions(predict: F) -> F:
     def by_keyword(self: SegmentationModel, *args: Any, **arguments: Any) -> Any:  # noqa: ANN401 - as `predict`
         image, values = args[:1], args[1:]
         if values:
-            names = [name for name in PredictArguments.__annotations__ if name != "fast" or self.takes_fast_by_position]
-            names = names[: len(values)]
+            names = list(PredictArguments.__annotations__)[: -len(_BY_KEYWORD_ALONE)]
+            names = [name for name in names if name != "fast" or self.takes_fast_by_position][: len(values)]
             if len(names) < len(values) or arguments.keys() & set(names):
                 raise TypeError(f"predict takes one positional argument, the image; {len(args)} were given")
             message = f"predict(image, ...): pass {', '.join(names)} by keyword; the next version requires it"
@@ -129,6 +137,9 @@ class SegmentationModel(ABC):
         fast: bool = False,
         on_error: Literal["raise", "skip"] = "raise",
         color: Literal["rgb", "bgr"] = "rgb",
+        classes: ClassChoice | None = None,
+        confidence: bool = False,
+        min_confidence: float = 0.0,
         **wrong: NoReturn,
     ) -> SegmentationResult | list[SegmentationResult] | list[SegmentationResult | ImageError]:
         """Label every pixel of an image, or of several.
@@ -153,6 +164,12 @@ class SegmentationModel(ABC):
                 stops at the first one. A single image always raises.
             color: channel order of arrays and tensors: "bgr" for those of OpenCV's `cv2.imread`. A wrong order is
                 not detected; the labels are just worse.
+            classes: ask for these classes alone: a list of names, or names by group, as {"green": ["vegetation",
+                "terrain"], "road": ["road"]}. The probabilities of a group are added before the best one is taken. The
+                result has the groups in this order, in the color of their first class, and at the end "other", the sum
+                of all remaining classes.
+            confidence: keep the probability of each pixel's class in `result.confidence` (2 bytes per pixel).
+            min_confidence: label pixels whose class has a lower probability, from 0 to 1, with 255.
             wrong: arguments of other libraries; the error names ours.
 
         Returns:
@@ -160,8 +177,9 @@ class SegmentationModel(ABC):
 
         Raises:
             ImageError: an image cannot be read.
-            ConfigError: an argument has a value that it cannot have; or the number of classes is not that of the
-                network's logits; or this process was forked after its parent had computed with threads.
+            ConfigError: an argument has a value that it cannot have; or `classes` names a class that does not exist, or
+                one twice; or the number of classes is not that of the network's logits; or this process was forked
+                after its parent had computed with threads.
             LogitsError: the logits are infinite or not a number.
 
         """
@@ -169,5 +187,6 @@ class SegmentationModel(ABC):
             raise no_such_argument("model.predict", wrong, _INSTEAD)
         from hrnet_zoo.inference.predict import PredictOptions, predict
 
-        options = PredictOptions(mode, ms_flip, probabilities, max_memory, color)
+        options = PredictOptions(mode, ms_flip, probabilities, max_memory, color, classes, confidence, min_confidence)
+        options.groups(self.dataset)  # refuses wrong names before the model is optimized
         return predict(self._optimized() if fast else self, image, options, progress=progress, on_error=on_error)

@@ -3,10 +3,12 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from hrnet_zoo.demo.scenes import scene
+from hrnet_zoo.zoo.create import create_model
 from tests.cli.conftest import Run
 
 
@@ -112,3 +114,32 @@ def test_demo_as_dataset_takes_an_empty_folder_and_no_device(run: Run, tmp_path:
     (tmp_path / "notes.txt").touch()
     run("demo", "--as-dataset", "--scenes", "1", "--out", tmp_path, code=5)
     assert "holds something already" in run.err
+
+
+def test_chosen_classes_and_the_least_confidence(run: Run, tmp_path: Path) -> None:
+    """As in Python; what is wrong is told before a network is optimized."""
+    image = scene(3, 96, 192).image
+    Image.fromarray(image).save(tmp_path / "a.png")
+    arguments = ("predict", "demo", tmp_path / "a.png", "--no-overlay", "--device", "cpu", "--out")
+    for wrong, words in (
+        ("--only=gren=vegetatoin,road", "did you mean 'vegetation'?"),
+        ("--only=road,road", "'road' appears more than once"),
+        ("--only=green=vegetation+,road", "has an empty name"),
+        ("--only=", "has an empty name"),
+        ("--only=a=car,b=car", "class 'car' is named more than once"),
+        ("--min-confidence=60", "0<=x<=1"),
+    ):
+        run(*arguments, tmp_path / "no", wrong, "--fast", code=2)
+        assert words in run.err
+        assert "fast:" not in run.err
+    assert not (tmp_path / "no").exists()
+    only = ("--only", "green = vegetation + terrain, road", "--min-confidence", "0.7")
+    facts = json.loads(run(*arguments, tmp_path / "out", *only, "--json"))
+    choice = {"green": ["vegetation", "terrain"], "road": ["road"]}
+    result = create_model("demo", device="cpu").predict(image, classes=choice, min_confidence=0.7)
+    assert facts["images"][0]["fractions"] == result.fractions()
+    assert sorted(result.fractions()) == ["green", "other", "road"]
+    with Image.open(tmp_path / "out" / "a_labels.png") as labels:
+        assert np.array_equal(np.asarray(labels), result.mask)
+        assert (result.mask == 255).any()
+        assert np.array_equal(np.asarray(labels.convert("RGB")), np.asarray(result.colorize()))

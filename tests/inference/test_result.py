@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageShow
 
+from hrnet_zoo.datasets.dataset import WHITE
 from hrnet_zoo.errors import ConfigError, OutputError
+from hrnet_zoo.inference.legend import CONFIDENCE_COLORS
 from hrnet_zoo.inference.result import SegmentationResult
 
 CLASSES = ("road", "sky", "traffic light", "white wall")
@@ -242,3 +244,63 @@ def test_repr_is_short() -> None:
     mask[0, 0] = 1
     rare = SegmentationResult(np.zeros((100, 100, 3), np.uint8), mask, CLASSES, PALETTE)
     assert repr(rare).endswith("(100 x 100 pixels: road 100.0 %, sky < 0.1 %)")
+
+
+def doubtful() -> SegmentationResult:
+    """Return a result with confidences of 0.25, 0.5 and 1, and a fifth of its pixels unlabeled."""
+    made = result()
+    mask, confidence = made.mask.copy(), np.ones(made.mask.shape, np.float16)
+    mask[:, 80:] = 255
+    confidence[:30, :40] = 0.5  # sky
+    confidence[:, 80:] = 0.25
+    return replace(made, mask=mask, confidence=confidence)
+
+
+def test_mean_confidence_by_class() -> None:
+    """In the order of the fractions, for all rows; classes of one name go together."""
+    assert doubtful().mean_confidence() == {"sky": 0.75, "road": 1.0, "white wall": 1.0}
+    tall = many_classes(1000, 30, 7)
+    confidence = np.linspace(0, 1, tall.mask.size).reshape(tall.mask.shape).astype(np.float16)
+    means = replace(tall, classes=("a", "b", "a", *tall.classes[3:]), confidence=confidence).mean_confidence()
+    assert list(means)[:2] == ["a", "b"]
+    assert means["a"] == pytest.approx(confidence[np.isin(tall.mask, (0, 2))].astype(float).mean(), abs=1e-12)
+    with pytest.raises(ConfigError, match=r"confidence=True"):
+        result().mean_confidence()
+
+
+def test_picture_of_the_confidence() -> None:
+    """Dark blue is 0, yellow is 1; the scale stands at the right."""
+    made = doubtful()
+    image = made.confidence_image(scale=False)
+    assert image.size == (100, 60)
+    for x, level in ((0, 128), (50, 255), (90, 64)):
+        assert image.getpixel((x, 10)) == CONFIDENCE_COLORS[level]
+    with_scale = made.confidence_image()
+    assert with_scale.width > 100
+    assert np.array_equal(np.asarray(with_scale)[:60, :100], np.asarray(image))
+    shown = {pixel for _, pixel in with_scale.getcolors(1 << 20) or []}
+    assert {CONFIDENCE_COLORS[0], CONFIDENCE_COLORS[255]} <= shown
+    with pytest.raises(ConfigError, match=r"confidence=True"):
+        result().confidence_image()
+
+
+def test_unlabeled_pixels_stay_uncolored(tmp_path: Path) -> None:
+    """White in the mask and its file, the photo in the overlay, a line of the legend, no part of the fractions."""
+    made = doubtful()
+    assert made.fractions() == pytest.approx({"sky": 0.4, "road": 0.24, "white wall": 0.16})
+    assert made.colorize().getpixel((90, 10)) == (255, 255, 255)
+    assert made.colorize().getpixel((10, 10)) == PALETTE[1]
+    assert made.overlay(alpha=1, legend=False).getpixel((90, 10)) == (100, 100, 100)
+    assert (WHITE, "unlabeled", "20.0 %") in made._legend()
+    made.save(tmp_path / "labels.png")
+    with Image.open(tmp_path / "labels.png") as image:
+        assert np.array_equal(np.asarray(image), made.mask)
+        assert np.array_equal(np.asarray(image.convert("RGB")), np.asarray(made.colorize()))
+    nothing = replace(made, mask=np.full_like(made.mask, 255))
+    assert nothing.fractions() == nothing.mean_confidence() == {}
+    assert repr(nothing) == "SegmentationResult(100 x 60 pixels: unlabeled 100.0 %)"
+    assert nothing._repr_png_()
+    assert "unlabeled" in nothing._repr_html_()
+    last = many_classes(32, 32, 256)  # whose label 255 is a class
+    assert len(last.fractions()) == 256
+    assert last.colorize().getpixel((31, 31)) == last.palette[255]
