@@ -1,7 +1,6 @@
 """The examples run."""
 
 import csv
-import io
 import os
 import re
 import shlex
@@ -19,6 +18,7 @@ from PIL import Image
 
 from hrnet_zoo.cli import cli
 from hrnet_zoo.demo.scenes import scene
+from hrnet_zoo.inference.tables import TableWriter, table_columns, table_row
 from hrnet_zoo.zoo.create import create_model
 from tests.support.tables import ROOT
 from tests.support.training_data import GROUPS, write_own_folder
@@ -62,7 +62,7 @@ def test_every_example_is_tested() -> None:
             "finetune.ipynb",
             "finetune_own_classes.py",
         ),
-        *("label_a_photo.py", "quickstart.ipynb", "serve.py", "shares_to_csv.py", "train_demo.py"),
+        *("label_a_photo.py", "quickstart.ipynb", "serve.py", "train_demo.py"),
     }
 
 
@@ -72,15 +72,6 @@ def test_label_a_photo(tmp_path: Path) -> None:
     with Image.open(tmp_path / "street_labels.png") as labels:
         assert labels.size == (192, 96)
     assert (tmp_path / "street_overlay.png").is_file()
-
-
-def test_shares_to_csv(tmp_path: Path) -> None:
-    for seed in range(2):
-        Image.fromarray(scene(seed, 96, 192).image).save(tmp_path / f"{seed}.jpg")
-    (tmp_path / "notes.txt").write_text("no image")
-    table = list(csv.DictReader(io.StringIO(run("shares_to_csv.py", tmp_path, "road", "sky"))))
-    assert [row["image"] for row in table] == ["0.jpg", "1.jpg"]
-    assert all(0 < float(row["road"]) < 1 for row in table)
 
 
 def test_compare_creation() -> None:
@@ -116,15 +107,20 @@ def test_two_ray_workers_label_as_one_model_does(tmp_path: Path) -> None:
     options = ("--workers", "2", "--batch", "1")
     text = run("batch_predict_ray.py", photos, out, *options, code=1, HOME=str(tmp_path))
     assert text.startswith("6 of 7 images labeled")
-    with (out / "images.csv").open(encoding="utf-8", newline="") as file:
-        rows = {row["image"]: row for row in csv.DictReader(file)}
-    assert "none of the formats" in rows.pop("broken.jpg")["error"]
+    with (out / "shares.csv").open(encoding="utf-8", newline="") as file:
+        rows = {row["path"]: row for row in csv.DictReader(file)}
+    assert "none of the formats" in rows.pop(str(photos / "broken.jpg"))["error"]
     assert len(rows) == 6
     model = create_model("demo")
-    for name, row in rows.items():
-        assert not row["error"]
-        with Image.open(out / row["labels"]) as labels:
-            np.testing.assert_array_equal(np.asarray(labels), model.predict(photos / name).mask)
+    with TableWriter(tmp_path / "here.csv", table_columns(model.classes)) as table:
+        for path in rows:
+            result = model.predict(path)
+            table.append(table_row(path, result))
+            with Image.open(out / f"{Path(path).relative_to(photos)}.png") as labels:
+                np.testing.assert_array_equal(np.asarray(labels), result.mask)
+    assert run("batch_predict_ray.py", photos, out, *options, "--resume").endswith("has all images\n")
+    with (tmp_path / "here.csv").open(encoding="utf-8", newline="") as file:
+        assert list(csv.DictReader(file)) == list(rows.values())
 
 
 def test_commands_for_clusters_parse(monkeypatch: pytest.MonkeyPatch) -> None:

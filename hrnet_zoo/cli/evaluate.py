@@ -11,6 +11,7 @@ from hrnet_zoo.cli import options
 from hrnet_zoo.cli.output import say, say_json
 from hrnet_zoo.datasets.layouts import check_root
 from hrnet_zoo.images.atomic import check_place
+from hrnet_zoo.images.figure import new_figure
 
 
 @click.command()
@@ -23,6 +24,11 @@ from hrnet_zoo.images.atomic import check_place
 @options.checkpoint
 @options.classes
 @click.option("--save", type=click.Path(path_type=Path, dir_okay=False), help="Also write the figures to a JSON file.")
+@click.option(
+    "--confusion",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Also draw the confusion matrix: .png, .svg or .pdf.",
+)
 @options.fast
 @options.force
 @options.device
@@ -42,6 +48,7 @@ def evaluate(
     checkpoint: str | None,
     classes: int | list[str] | None,
     save: Path | None,
+    confusion: Path | None,
     fast: bool,
     force: bool,
     device: str | None,
@@ -58,8 +65,11 @@ def evaluate(
     from hrnet_zoo.evaluation.ranks import is_first, local_device
 
     check_root(data)
-    if save and is_first():
-        check_place(save, force=force)
+    for path in (save, confusion) if is_first() else ():
+        if path:
+            check_place(path, force=force)
+    if confusion:
+        new_figure(confusion, "the confusion matrix", (1, 1))  # refuses another ending, and a missing matplotlib
     dtype = dtype or (None if fast else "float32")
     model = options.load_model(name, local_device(device), dtype, checkpoint, classes, fast)
     figures = hrnet_zoo.evaluate(model, data, ms_flip=ms_flip, limit=limit, workers=workers, max_memory=max_memory)
@@ -72,3 +82,5 @@ def evaluate(
         say(*str(figures).splitlines())
     if save:
         figures.to_json(save)
+    if confusion:
+        figures.save_confusion(confusion)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +24,14 @@ from hrnet_zoo.zoo.catalog import DEMO, DEMO_KNOWS
 @click.option("--labels/--no-labels", default=True, help="Write NAME_labels.png: palette image of class indices.")
 @click.option("--overlay/--no-overlay", default=True, help="Write NAME_overlay.png: photo, colors and legend.")
 @click.option("--alpha", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="Opacity of the colors.")
+@click.option(
+    "--table",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Also write a row for each image: size, time, place, share of each class; .csv, .jsonl or .parquet.",
+)
+@click.option("--confidence", is_flag=True, help="With --table: also the mean confidence of each class.")
+@click.option("--resume", is_flag=True, help="With --table: skip the images that it has.")
+@click.option("--panorama", is_flag=True, help="Shares of the sphere: weigh equirectangular images by solid angle.")
 @options.checkpoint
 @options.classes
 @click.option("--mode", type=click.Choice(["whole", "slide"]), help="Default: the dataset's own.")
@@ -64,6 +72,10 @@ def predict(
     labels: bool,
     overlay: bool,
     alpha: float,
+    table: Path | None,
+    confidence: bool,
+    resume: bool,
+    panorama: bool,
     checkpoint: str | None,
     classes: int | list[str] | None,
     mode: str | None,
@@ -90,33 +102,73 @@ def predict(
         raise click.UsageError("images are files: fetch the address first (curl -O ADDRESS), then name the file")
     if out.suffix.lower() in (".png", ".jpg", ".jpeg") and not out.is_dir():
         raise click.UsageError(f"--out names a folder, and results are named after the images: --out {out.stem}")
+    if confidence and not table:
+        raise click.UsageError("--confidence is a matter of tables: add --table")
+    if resume and (force or not table):
+        raise click.UsageError("--resume goes on with a table: it needs --table, and goes without --force")
     from hrnet_zoo.inference.folders import plan, predict_files
     from hrnet_zoo.inference.predict import PredictOptions
+    from hrnet_zoo.inference.tables import TableWriter, check_table, table_columns
 
-    jobs = plan(images, out, labels=labels, overlay=overlay, force=force)
-    settings = PredictOptions(mode, ms_flip, max_memory=max_memory, classes=only, min_confidence=min_confidence)
+    if table:
+        check_table(table, resume=resume, force=force)
+    jobs = plan(images, out, labels=labels, overlay=overlay, force=force or resume)
+    settings = PredictOptions(
+        mode,
+        ms_flip,
+        max_memory=max_memory,
+        classes=only,
+        confidence=confidence,
+        min_confidence=min_confidence,
+    )
     model = options.load_model(name, device, dtype, checkpoint, classes, fast, check=settings.groups)
     if model.name == DEMO.name and checkpoint is None:
         say(f"note: the demo network knows {DEMO_KNOWS}", err=True)
+    rows = None
+    if table:
+        groups = settings.groups(model.dataset)
+        columns = table_columns(groups.classes if groups else model.classes, confidence=confidence)
+        rows = TableWriter(table, columns, resume=resume, force=force)
+        jobs = [job for job in jobs if not rows.has(job.image)]
     done: list[dict[str, Any]] = []
+    number = 0
     failed: dict[str, HRNetZooError] = {}
     try:
-        with closing(predict_files(model, jobs, settings, alpha=alpha, progress=True, on_error=on_error)) as outcomes:
+        with (
+            rows or nullcontext(),
+            closing(
+                predict_files(
+                    *(model, jobs, settings),
+                    alpha=alpha,
+                    progress=True,
+                    on_error=on_error,
+                    panorama=panorama,
+                    table=rows,
+                )
+            ) as outcomes,
+        ):
             for job, outcome in outcomes:
                 if isinstance(outcome, HRNetZooError):
                     failed[str(job.image)] = outcome
-                else:
+                    continue
+                number += 1
+                if not rows:  # which has it all, of any number of images
                     done.append(outcome)
     finally:  # report what was done, however the run ends
-        if as_json:
-            say_json({"images": done, "failed": {path: str(error) for path, error in failed.items()}})
+        errors = {path: str(error) for path, error in failed.items()}
+        if as_json and rows:
+            say_json({"table": str(rows.place), "labeled": number, "skipped": len(rows.done), "failed": errors})
+        elif as_json:
+            say_json({"images": done, "failed": errors})
+        elif rows:
+            say(f"{rows.place}: {rows.added} rows added to {len(rows.done)}")
         for image in () if as_json else done:
             shares = ", ".join(f"{name} {share:.0%}" for name, share in list(image["fractions"].items())[:5])
             files = " and ".join(image[kind] for kind in ("labels", "overlay") if image[kind])
             say(f"{image['image']}: {shares}; written: {files or 'nothing, as asked'}")
         say_errors(list(failed.values()))
-        if len(done) < len(jobs):
-            say(f"{len(done)} of {len(jobs)} images labeled, {len(failed)} failed", err=True)
+        if number < len(jobs):
+            say(f"{number} of {len(jobs)} images labeled, {len(failed)} failed", err=True)
     if failed:
         leave(max(error.exit_code for error in failed.values()))
 

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,23 @@ from hrnet_zoo.datasets.layouts import LabeledFolder, find_samples
 from hrnet_zoo.datasets.pairing import Sample
 from hrnet_zoo.engines.optimize import OptimizedModel, optimized
 from hrnet_zoo.errors import ConfigError, DatasetError, printable, raise_on_oom
-from hrnet_zoo.evaluation.metrics import Counts, class_accuracy, class_iou, count_matrix, mean, pixel_accuracy
+from hrnet_zoo.evaluation.confusion import draw_confusion
+from hrnet_zoo.evaluation.metrics import (
+    LEVEL,
+    RESAMPLES,
+    SEED,
+    Counts,
+    Shares,
+    bootstrap_miou,
+    class_accuracy,
+    class_f1,
+    class_iou,
+    class_precision,
+    class_totals,
+    count_matrix,
+    mean,
+    pixel_accuracy,
+)
 from hrnet_zoo.evaluation.ranks import Ranks, environment_number, join
 from hrnet_zoo.images.atomic import atomic_write
 from hrnet_zoo.images.label_maps import read_labels
@@ -57,7 +73,8 @@ class Evaluation:
 
     `counts` is (K, K) int64: pixels by true class (row) and predicted class (column), without ignored pixels.
     `published` is the mIoU in percent that the catalog states for these weights, this protocol and as many images, or
-    None. `protocol` says how the figures were made, ready for JSON.
+    None. `protocol` says how the figures were made, ready for JSON. `totals` is (N, 3, K) int64: the pixels of each
+    image, in order, by class, that are correct, true and predicted; None: unknown.
     """
 
     model: str
@@ -66,11 +83,22 @@ class Evaluation:
     images: int
     published: float | None
     protocol: dict[str, Any] = field(default_factory=dict)
+    totals: Counts | None = None
 
     @property
     def miou(self) -> float:
         """Mean intersection over union of the classes that occur, percent."""
         return 100 * mean(class_iou(self.counts))
+
+    @cached_property
+    def miou_interval(self) -> tuple[float, float] | None:
+        """The 95 % interval of the mIoU, percent, by a seeded bootstrap over the images; None for fewer than two.
+
+        It tells how much the mIoU depends on which images were labeled: 1,000 times as many images are drawn with
+        replacement, and the middle 95 % of their mIoUs are taken.
+        """
+        low, high = (np.nan, np.nan) if self.totals is None else bootstrap_miou(self.totals)
+        return None if np.isnan(low) else (100 * low, 100 * high)
 
     @property
     def macc(self) -> float:
@@ -81,6 +109,31 @@ class Evaluation:
     def aacc(self) -> float:
         """Pixel accuracy, percent."""
         return 100 * pixel_accuracy(self.counts)
+
+    @property
+    def precision(self) -> dict[str, float]:
+        """Precision by class name, percent; nan for a class that is never predicted."""
+        return self._by_name(class_precision(self.counts))
+
+    @property
+    def recall(self) -> dict[str, float]:
+        """Recall by class name, percent: the class accuracy; nan for a class that does not occur."""
+        return self._by_name(class_accuracy(self.counts))
+
+    @property
+    def f1(self) -> dict[str, float]:
+        """F1 score (Dice coefficient) by class name, percent; nan for a class neither true nor predicted."""
+        return self._by_name(class_f1(self.counts))
+
+    @property
+    def mean_precision(self) -> float:
+        """Mean precision of the classes that are predicted, percent."""
+        return 100 * mean(class_precision(self.counts))
+
+    @property
+    def mean_f1(self) -> float:
+        """Mean F1 score of the classes that occur or are predicted, percent. The mean recall is `macc`."""
+        return 100 * mean(class_f1(self.counts))
 
     @property
     def difference(self) -> float | None:
@@ -98,19 +151,41 @@ class Evaluation:
         iou, accuracy = 100 * class_iou(self.counts), 100 * class_accuracy(self.counts)
         return {name: (float(iou[i]), float(accuracy[i])) for i, name in enumerate(self.classes)}
 
+    def save_confusion(self, path: str | Path) -> None:
+        """Draw the confusion matrix, each row as percent of its true class, into a .png, .svg or .pdf (extra `plot`).
+
+        Raises:
+            ConfigError: another ending, or matplotlib is not installed.
+            OutputError: the file cannot be written.
+
+        """
+        draw_confusion(path, self.counts, self.classes, f"{self.model}: mIoU {self.miou:.2f}, {self.images} images")
+
     def to_dict(self) -> dict[str, Any]:
-        """Return all figures (percent, None for nan) and the protocol, ready for JSON."""
+        """Return all figures (percent, None for nan) and the protocol, ready for JSON.
+
+        `confusion_matrix` is `counts` as lists; its rows and columns are in the order of `per_class`.
+        """
+        by_class = {"precision": self.precision, "recall": self.recall, "f1": self.f1}
         return {
             "model": self.model,
             "miou": _known(self.miou),
+            "miou_interval": self.miou_interval and list(self.miou_interval),
             "macc": _known(self.macc),
             "aacc": _known(self.aacc),
+            "mean_precision": _known(self.mean_precision),
+            "mean_recall": _known(self.macc),
+            "mean_f1": _known(self.mean_f1),
             "published_miou": self.published,
             "difference": _known(self.difference),
             "images": self.images,
-            "per_class": {name: {"iou": _known(i), "acc": _known(a)} for name, (i, a) in self.per_class.items()},
+            "per_class": {
+                name: {"iou": _known(i), "acc": _known(a), **{key: _known(by_class[key][name]) for key in by_class}}
+                for name, (i, a) in self.per_class.items()
+            },
             "suspicion": self.suspicion,
             **self.protocol,
+            "confusion_matrix": self.counts.tolist(),
         }
 
     def to_json(self, path: str | Path) -> None:
@@ -125,18 +200,26 @@ class Evaluation:
     def __str__(self) -> str:
         """Return the figures as a table."""
         wide = max(map(len, (*self.classes, "mean")))
-        lines = [f"{'class':<{wide}} {'IoU':>7} {'Acc':>7}"]
+        precision, f1 = self.precision, self.f1
+        lines = [f"{'class':<{wide}} {'IoU':>7} {'Acc':>7} {'Prec':>7} {'F1':>7}"]
         for name, (iou, accuracy) in self.per_class.items():
-            lines.append(f"{name:<{wide}} {_cell(iou)} {_cell(accuracy)}")
-        lines.append(f"{'mean':<{wide}} {_cell(self.miou)} {_cell(self.macc)}")
+            lines.append(" ".join([f"{name:<{wide}}", *map(_cell, (iou, accuracy, precision[name], f1[name]))]))
+        means = (self.miou, self.macc, self.mean_precision, self.mean_f1)
+        lines.append(" ".join([f"{'mean':<{wide}}", *map(_cell, means)]))
         figures = f"{self.model}: mIoU {self.miou:.2f}, mAcc {self.macc:.2f}, aAcc {self.aacc:.2f}"
         if self.published is not None:
             figures += f"; published {self.published:.2f}, difference {self.difference:+.2f}"
+        lines += ["", figures]
+        if self.miou_interval:
+            lines.append("mIoU, 95 % interval by a bootstrap over images: {:.2f} to {:.2f}".format(*self.miou_interval))
         whole = self.protocol.get("val_images")  # that the published figures are of
         count = f"{self.images} of {whole}" if whole and self.images != whole else str(self.images)
         part = " (a part only)" if self.protocol.get("limit") else ""
-        lines += ["", figures, f"{count} images{part}; {self.protocol.get('summary', '')}"]
+        lines.append(f"{count} images{part}; {self.protocol.get('summary', '')}")
         return "\n".join(map(printable, lines))
+
+    def _by_name(self, shares: Shares) -> dict[str, float]:
+        return {name: 100 * float(share) for name, share in zip(self.classes, shares, strict=True)}
 
 
 def evaluate(
@@ -192,10 +275,10 @@ def evaluate(
         limit = None if limit is None or limit >= len(found.samples) else limit  # all images are no subset
         folder = replace(found, samples=found.samples[:limit])
         _refuse_faults(folder, ranks, progress, limited=limit is not None)
-        counts = count_pixels(
+        counts, totals = count_pixels(
             *(model, folder, ranks), ms_flip=ms_flip, workers=workers, max_memory=max_memory, progress=progress
         )
-        evaluation = _summary(model, folder, counts, ms_flip, limit)
+        evaluation = _summary(model, folder, counts, totals, ms_flip, limit)
         if evaluation.suspicion and ranks.rank == 0:
             logger.warning("mIoU is below %g %%: %s", SUSPICIOUS_MIOU, evaluation.suspicion)
     return evaluation
@@ -221,13 +304,18 @@ def count_pixels(
     workers: int,
     max_memory: int | None,
     progress: bool,
-) -> Counts:
-    """Count the pixels of a folder, (K, K) by true and predicted class. The ranks share it and return the same counts.
+) -> tuple[Counts, Counts]:
+    """Count the pixels of a folder. The ranks share it and return the same counts.
 
     Arguments and errors are those of `evaluate`. All ranks stop within `IMAGES_PER_ROUND` images after one failed.
+
+    Returns:
+        (K, K) by true and predicted class, and `class_totals` of each image: (N, 3, K).
+
     """
     count = len(model.classes)
     total = np.zeros((count, count), np.int64)
+    totals = np.zeros((len(folder.samples), 3, count), np.int64)
     mine = folder.samples[ranks.rank :: ranks.size]
     samples = iter(mine)
     load = partial(_load, resize_to=model.dataset.resize_to, ms_flip=ms_flip, rule=folder.rule)
@@ -239,8 +327,8 @@ def count_pixels(
         closing(prefetch_in_processes(mine, load, workers)) as prepared,
     ):
 
-        def work() -> Counts:
-            counts = np.zeros_like(total)
+        def work() -> tuple[Counts, list[Counts]]:
+            counts, of_images = np.zeros_like(total), []
             for sample in islice(samples, IMAGES_PER_ROUND):
                 with raise_on_oom(
                     f"evaluate {model.name} on {sample.image}",
@@ -249,13 +337,19 @@ def count_pixels(
                 ):
                     images, truth = next(prepared)
                     views = view_logits(network, images, slide=model.dataset.sliding_window, flip=ms_flip)
-                    counts += count_matrix(truth, make_mask(views, truth.shape[0], truth.shape[1], max_memory), count)
+                    mask = make_mask(views, truth.shape[0], truth.shape[1], max_memory)
+                    counted = count_matrix(truth, mask, count)
+                counts += counted
+                of_images.append(class_totals(counted))
                 bar.update()
-            return counts
+            return counts, of_images
 
-        for _ in range(rounds):
-            total += sum(ranks.all_gather(work))  # integers: the order does not matter
-    return total
+        for number in range(rounds):
+            for rank, (counts, of_images) in enumerate(ranks.all_gather(work)):
+                total += counts
+                for place, each in enumerate(of_images, number * IMAGES_PER_ROUND):
+                    totals[rank + place * ranks.size] = each
+    return total, totals
 
 
 def _same_everywhere(ranks: Ranks, find: Callable[[], LabeledFolder]) -> LabeledFolder:
@@ -319,7 +413,12 @@ def read_pair(sample: Sample, rule: LabelRule) -> tuple[RGB, npt.NDArray[np.uint
 
 
 def _summary(
-    model: FCNHRNet | OptimizedModel, folder: LabeledFolder, counts: Counts, ms_flip: bool, limit: int | None
+    model: FCNHRNet | OptimizedModel,
+    folder: LabeledFolder,
+    counts: Counts,
+    totals: Counts,
+    ms_flip: bool,
+    limit: int | None,
 ) -> Evaluation:
     dataset, info, weights, device = model.dataset, model.info, model.provenance, model.device
     whole = dataset.val_images if folder.key else 0
@@ -338,6 +437,7 @@ def _summary(
         "val_images": whole or None,
         "inference": {"resize_to": dataset.resize_to, "mode": mode, "scales": ratios, "flip": ms_flip},
         "weights": {key: weights[key] for key in ("source_url", "source_sha256", "data_sha256") if key in weights},
+        "bootstrap": {"resamples": RESAMPLES, "level": LEVEL, "seed": SEED},
         "engine": engine,
         "dtype": dtype,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
@@ -349,7 +449,7 @@ def _summary(
             "python": platform.python_version(),
         },
     }
-    return Evaluation(model.name, model.classes, counts, len(folder.samples), published, protocol)
+    return Evaluation(model.name, model.classes, counts, len(folder.samples), published, protocol, totals)
 
 
 def _known(value: float | None) -> float | None:

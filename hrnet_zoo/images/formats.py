@@ -79,6 +79,7 @@ class ImageHeader:
     bits: int = 8  # of a value, as far as the file says
     inverted: bool = False  # gray whose zero is white
     colors_unknown: bool = False  # no word on which band is which color; the first three are taken for RGB
+    exif: IO[bytes] | None = None  # EXIF data, laid out as a TIFF; None: there are none
 
     @property
     def displayed(self) -> tuple[int, int]:
@@ -209,13 +210,17 @@ def _header(image: ImageFile.ImageFile, name: str, **facts: Any) -> ImageHeader:
     return ImageHeader(name, image.mode, image.size, decode, **facts)
 
 
-def _orientation(exif: bytes) -> int | None:
-    """Return the orientation that EXIF data state, else 1; None: broken. Hostile tags would cost Pillow gigabytes."""
+def _exif_facts(exif: bytes) -> dict[str, Any]:
+    """Return the fields of EXIF data: where these are, and the orientation that they state (None: broken), else 1."""
     exif = exif.removeprefix(b"Exif\0\0")
+    if not exif:
+        return {}
+    stream = io.BytesIO(exif)
     try:
-        return tiff.orientation(tiff.directories(io.BytesIO(exif))[0][0]) if exif else 1
+        orientation = tiff.orientation(tiff.directories(stream)[0][0])  # hostile tags would cost Pillow gigabytes
     except (ImageError, *DECODER_FAULTS):
-        return None
+        return {"orientation": None, "exif": stream}
+    return {"orientation": orientation, "exif": stream}
 
 
 def _png(stream: IO[bytes], factory: Factory, whole: bool) -> ImageHeader:
@@ -251,7 +256,7 @@ def _png(stream: IO[bytes], factory: Factory, whole: bool) -> ImageHeader:
             stated = view[start + size - 4 : start + size]
             if zlib.crc32(view[start + 4 : start + size - 4]) != int.from_bytes(stated, "big"):
                 raise SyntaxError("the checksum of a chunk is wrong")
-    return _header(factory(joined, ""), "PNG", several=several, orientation=_orientation(exif), bits=bits)
+    return _header(factory(joined, ""), "PNG", several=several, bits=bits, **_exif_facts(exif))
 
 
 _MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")  # neither padding, nor a stuffed byte, nor a restart marker
@@ -297,7 +302,7 @@ def _jpeg(stream: IO[bytes], factory: Factory, whole: bool) -> ImageHeader:
     if scan and whole:
         parts.append((scan, stream.seek(0, io.SEEK_END)))
     _check_cost("bytes of a JPEG", sum(part[1] - part[0] for part in parts if isinstance(part, tuple)), MAX_BYTES)
-    return _header(factory(_join(stream, parts), ""), "JPEG", orientation=_orientation(exif))
+    return _header(factory(_join(stream, parts), ""), "JPEG", **_exif_facts(exif))
 
 
 def _next_marker(stream: IO[bytes], place: int, most: int) -> tuple[int, int] | None:
@@ -320,7 +325,7 @@ def _in_one_piece(stream: IO[bytes], factory: Factory, _whole: bool, *, name: st
     stream.seek(0)
     image = factory(stream, "")
     several, exif = getattr(image, "is_animated", False), image.info.pop("exif", b"")
-    return _header(image, name, several=several, orientation=_orientation(exif))
+    return _header(image, name, several=several, **_exif_facts(exif))
 
 
 def _gif(stream: IO[bytes], factory: Factory, _whole: bool) -> ImageHeader:
@@ -399,6 +404,7 @@ def _of_page(name: str, stream: IO[bytes], page: tiff.Page, several: bool = Fals
         bits=page.maximum.bit_length(),
         inverted=page.inverted,
         colors_unknown=page.colors_unknown,
+        exif=stream,
     )
 
 

@@ -16,10 +16,12 @@ from typing import Any, Literal
 from hrnet_zoo.datasets.pairing import SUFFIXES, UNSUPPORTED, find_images
 from hrnet_zoo.errors import HRNetZooError, ImageError, OutputError, printable
 from hrnet_zoo.images.atomic import atomic_write, make_folder, png, refuse_address, refuse_existing
+from hrnet_zoo.images.formats import image_errors
 from hrnet_zoo.images.prefetch import prefetch_in_threads
 from hrnet_zoo.images.progress import Bar
 from hrnet_zoo.inference.predict import PredictOptions, evaluating, predict_each
 from hrnet_zoo.inference.result import SegmentationResult
+from hrnet_zoo.inference.tables import TableWriter, error_row, table_row
 from hrnet_zoo.models.base import SegmentationModel
 
 _logger = logging.getLogger("hrnet_zoo")
@@ -88,10 +90,13 @@ def predict_files(
     alpha: float = 0.5,
     progress: bool = False,
     on_error: Literal["skip", "raise"] = "skip",
+    panorama: bool = False,
+    table: TableWriter | None = None,
 ) -> Generator[tuple[Job, dict[str, Any] | HRNetZooError], None, None]:
     """Label every pixel of every image and write the results, while threads read and write other images.
 
-    Results that were computed before an error or an interruption are written before it is raised.
+    Results that were computed before an error or an interruption are written before it is raised. `panorama` is that of
+    `SegmentationResult.fractions`. `table` gets a row for each image, after its files are written.
 
     Yields:
         For each image in order: image, labels, overlay (paths or None), and fractions by class name. With
@@ -113,24 +118,34 @@ def predict_files(
 
     def write(each: tuple[Job, SegmentationResult | ImageError]) -> tuple[Job, dict[str, Any] | HRNetZooError]:
         job, result = each
-        if isinstance(result, ImageError):
-            return job, result
+        outcome = result if isinstance(result, ImageError) else save(job, result)
+        if table and isinstance(outcome, HRNetZooError):
+            table.append(error_row(job.image, outcome.found))
+        return job, outcome
+
+    def save(job: Job, result: SegmentationResult) -> dict[str, Any] | HRNetZooError:
         try:
+            with image_errors(str(job.image)):
+                fractions = result.fractions(panorama)
+                row = table_row(job.image, result, fractions) if table else {}
             if job.overlay:  # first, because its name is longer
                 make_folder(job.overlay.parent)
                 atomic_write(job.overlay, png(result.overlay(alpha=alpha)))
             if job.labels:
                 make_folder(job.labels.parent)
                 result.save(job.labels)
-        except OutputError as error:
-            if on_error == "raise" or getattr(error.__cause__, "errno", None) not in _NAME_FAULTS:
+        except (ImageError, OutputError) as error:
+            bad_name = getattr(error.__cause__, "errno", None) in _NAME_FAULTS
+            if on_error == "raise" or not (isinstance(error, ImageError) or bad_name):
                 raise
-            return job, error
-        return job, {
+            return error
+        if table:
+            table.append(row)
+        return {
             "image": str(job.image),
             "labels": job.labels and str(job.labels),
             "overlay": job.overlay and str(job.overlay),
-            "fractions": result.fractions(),
+            "fractions": fractions,
         }
 
     with (

@@ -10,7 +10,7 @@ from PIL import Image, ImageShow
 
 from hrnet_zoo.datasets.dataset import BLACK, WHITE, Color, distinct_colors, is_background
 from hrnet_zoo.datasets.label_rules import IGNORE_INDEX
-from hrnet_zoo.errors import ConfigError, OutputError, printable
+from hrnet_zoo.errors import ConfigError, ImageError, OutputError, printable
 from hrnet_zoo.images.atomic import atomic_write, png
 from hrnet_zoo.inference.legend import CONFIDENCE_COLORS, add_legend, add_scale
 from hrnet_zoo.inference.notebook import Colored, to_html
@@ -71,13 +71,21 @@ class SegmentationResult:
                 advice='use result.overlay().save("overlay.png")',
             )
 
-    def fractions(self) -> dict[str, float]:
+    def fractions(self, panorama: bool = False) -> dict[str, float]:
         """Return the fraction of the pixels of each class present, by name, largest first.
 
         They sum to 1, or to less where `min_confidence` left pixels unlabeled.
+
+        Args:
+            panorama: the image is equirectangular: weigh each pixel by its solid angle, the cosine of its latitude, so
+                that the fractions are of the whole sphere.
+
+        Raises:
+            ImageError: `panorama` is given, and the image is not twice as wide as high.
+
         """
         shares: dict[str, float] = {}
-        for index, share in self._shares():
+        for index, share in self._shares(panorama):
             if index < len(self.classes):
                 shares[self.classes[index]] = shares.get(self.classes[index], 0.0) + share
         return shares
@@ -247,10 +255,29 @@ class SegmentationResult:
             for index, share in self._shares()
         ]
 
-    def _shares(self) -> list[tuple[int, float]]:
+    def _shares(self, panorama: bool = False) -> list[tuple[int, float]]:
         counts = Image.fromarray(self.mask).histogram()  # of 256 values, without the int64 copy of np.bincount
-        present = [(index, count / self.mask.size) for index, count in enumerate(counts) if count]
+        shares = self._solid_angles() if panorama else [count / self.mask.size for count in counts]
+        present = [(index, share) for index, share in enumerate(shares) if counts[index]]
         return sorted(present, key=lambda item: -item[1])
+
+    def _solid_angles(self) -> list[float]:
+        """Return the fraction of the sphere by index, 256 values."""
+        height, width = self.mask.shape
+        if width != 2 * height:
+            raise ImageError(
+                asked="weigh the pixels of a panorama by solid angle",
+                found=f"{width} x {height} pixels; an equirectangular panorama is twice as wide as high",
+                done="nothing was weighed",
+                advice="leave panorama out for other images, and for panoramas of less than 360 x 180 degrees",
+                source="a result",
+            )
+        # The sines of the edges of a row, of which the solid angle is the difference, differ by this times a constant.
+        weights = np.cos(np.pi * ((np.arange(height) + 0.5) / height - 0.5))
+        fractions = np.zeros(256)
+        for weight, row in zip(weights / (width * weights.sum()), self.mask, strict=True):
+            fractions += weight * np.bincount(row, minlength=256)
+        return fractions.tolist()
 
     def _labels(self) -> Image.Image:
         labels = Image.fromarray(self.mask)

@@ -147,7 +147,7 @@ class TrainingLoop:
 
     def _evaluate(self, val: LabeledFolder) -> dict[str, float]:
         """Return mIoU, mAcc and aAcc in percent, and log them with the IoU of each class."""
-        counts = count_pixels(
+        counts, _ = count_pixels(
             *(self.updater.model, val, self.ranks),
             ms_flip=False,
             workers=self.workers,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 import hrnet_zoo
 from hrnet_zoo.datasets import SCENES
@@ -32,6 +33,7 @@ def test_evaluate_generated_scenes(run: Run, tmp_path: Path, monkeypatch: pytest
     assert facts == json.loads(saved.read_text(encoding="utf-8"))
     assert facts["images"] == 1
     assert facts["published_miou"] is None
+    assert facts["miou_interval"] is None  # of one image
     assert (
         json.loads(run("evaluate", "demo", data, "--limit", "1", "--max-memory", "30MB", "--json", *options)) == facts
     )
@@ -68,6 +70,20 @@ def test_fast_is_the_same_in_python_and_in_the_commands(
         assert f"fast: {fast.engine} {str(fast.dtype).removeprefix('torch.')}, of " in run.err
     run("evaluate", "demo", data, "--fast", "--device", "cpu", "--workers", "0", "--dtype", "float16")
     assert seen[-1][1] == torch.float16
+
+
+def test_confusion_matrix_as_a_picture(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib")
+    run("demo", "--as-dataset", "--scenes", "1", "--out", tmp_path / "scenes")
+    options = ("evaluate", "demo", tmp_path / "scenes", "--device", "cpu", "--workers", "0", "--confusion")
+    run(*options, tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.size[0] > 1000
+    monkeypatch.setattr("hrnet_zoo.cli.options.load_model", pytest.fail)
+    run(*options, tmp_path / "a.png", code=5)
+    assert "it exists already" in run.err
+    run(*options, tmp_path / "a.gif", code=2)
+    assert "give a file that ends in .png, .svg, .pdf" in run.err
 
 
 def test_evaluate_bad_input(run: Run, tmp_path: Path) -> None:

@@ -1,13 +1,16 @@
 """The commands `predict` and `demo`."""
 
+import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from hrnet_zoo.demo.scenes import scene
+from hrnet_zoo.inference.predict import view_logits
 from hrnet_zoo.zoo.create import create_model
 from tests.cli.conftest import Run
 
@@ -75,6 +78,96 @@ def test_what_was_done_is_told_when_something_ends_the_run(
     monkeypatch.setattr("hrnet_zoo.inference.folders.predict_files", interrupted)
     assert json.loads(run(*arguments, "--json", code=130)) == {"images": [], "failed": {}}
     assert run.err.split("\n")[-4:] == ["0 of 3 images labeled, 0 failed", "", "interrupted", ""]
+
+
+def test_a_table_instead_of_images(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed, resumed, and with images that cannot be read, it is the table of one run."""
+    folder, table = tmp_path / "in", tmp_path / "shares.csv"
+    folder.mkdir()
+    for index in range(6):
+        Image.fromarray(scene(index, 64, 128).image).save(folder / f"{index}.png")
+    (folder / "3.png").write_text("no image")
+    nothing = ("--no-labels", "--no-overlay", "--out", tmp_path / "out", "--device", "cpu", "--table")
+    text = run("predict", "demo", folder, *nothing, table, code=5)
+    assert text == f"{table}: 6 rows added to 0\n"
+    assert "5 of 6 images labeled, 1 failed" in run.err
+    assert not (tmp_path / "out").exists()
+    with table.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [Path(row["path"]).name for row in rows] == [f"{index}.png" for index in range(6)]
+    assert "none of the formats" in rows.pop(3)["error"]
+    classes = create_model("demo").classes
+    for row in rows:
+        assert sum(float(row[name]) for name in classes) == pytest.approx(1)
+        assert (row["width"], row["height"], row["error"]) == ("128", "64", "")
+    whole = table.read_bytes()
+    run("predict", "demo", folder, *nothing, table, code=5)
+    assert "it exists already" in run.err
+    table.write_bytes(whole[: whole.index(b"4.png") + 9])
+    facts = json.loads(run("predict", "demo", folder, *nothing, table, "--resume", "--json"))
+    assert facts == {"table": str(table), "labeled": 2, "skipped": 4, "failed": {}}
+    assert table.read_bytes() == whole
+    assert run("predict", "demo", folder, *nothing, table, "--resume") == f"{table}: 0 rows added to 6\n"
+    run("predict", "demo", folder, *nothing, table, "--resume", "--classes", "a,b", "--checkpoint", "x", code=5)
+    run("predict", "fcn_hr18s_voc12aug_20k", folder, *nothing, tmp_path / "a.xls", code=2)
+    assert "the ending '.xls'" in run.err
+    more = ("--confidence", "--only", "ground=road+sidewalk,sky", "--min-confidence", "0.5")
+    run("predict", "demo", folder / "0.png", *nothing, table, "--resume", *more, code=5)
+    assert "it has other columns: it lacks 'ground'" in run.err
+    run("predict", "demo", folder / "0.png", *nothing, tmp_path / "chosen.jsonl", *more)
+    row = json.loads((tmp_path / "chosen.jsonl").read_text(encoding="utf-8"))
+    assert list(row)[6:] == [
+        "ground",
+        "sky",
+        "other",
+        *(f"{name} confidence" for name in ("ground", "sky", "other")),
+        "error",
+    ]
+    assert 0.5 <= row["ground confidence"] <= 1
+    assert 0.9 < row["ground"] + row["sky"] + row["other"] <= 1
+    run("predict", "demo", folder, "--confidence", code=2)
+    for options in (("--resume",), ("--resume", "--force", "--table", table)):
+        run("predict", "demo", folder, *options, code=2)
+        assert "--resume goes on with a table" in run.err
+
+
+def test_a_table_beside_label_maps(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ends a run keeps the rows, and --resume replaces label maps whose rows are missing."""
+    for index in range(5):
+        Image.fromarray(scene(index, 64, 128).image).save(tmp_path / f"{index}.png")
+    arguments = ("predict", "demo", tmp_path, "--no-overlay", "--out", tmp_path / "out", "--device", "cpu", "--table")
+    run(*arguments, tmp_path / "whole.jsonl")
+    calls = 0
+
+    def ended(*args: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 4:
+            raise KeyboardInterrupt
+        return view_logits(*args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("hrnet_zoo.inference.predict.view_logits", ended)
+        text = run(*arguments, tmp_path / "a.jsonl", "--force", code=130)
+    assert text == f"{tmp_path / 'a.jsonl'}: 3 rows added to 0\n"
+    assert len((tmp_path / "a.jsonl").read_bytes().splitlines()) == 3
+    run(*arguments, tmp_path / "a.jsonl", "--resume")
+    assert (tmp_path / "a.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+    assert len(list((tmp_path / "out").iterdir())) == 5
+
+
+def test_panoramas(run: Run, tmp_path: Path) -> None:
+    Image.fromarray(scene(0, 64, 128).image).save(tmp_path / "a.png")
+    Image.fromarray(scene(0, 64, 130).image).save(tmp_path / "b.png")
+    options = ("--no-labels", "--no-overlay", "--json", "--device", "cpu")
+    flat, sphere = (
+        json.loads(run("predict", "demo", tmp_path, *options, *more, code=code))
+        for more, code in (((), 0), (("--panorama",), 5))
+    )
+    expected = create_model("demo", device="cpu").predict(tmp_path / "a.png").fractions(panorama=True)
+    assert sphere["images"][0]["fractions"] == expected != flat["images"][0]["fractions"]
+    assert "130 x 64 pixels; an equirectangular panorama" in sphere["failed"][str(tmp_path / "b.png")]
+    assert str(tmp_path / "b.png") in sphere["failed"][str(tmp_path / "b.png")]
 
 
 def test_predict_bad_arguments(run: Run, tmp_path: Path) -> None:

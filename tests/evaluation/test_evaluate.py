@@ -32,7 +32,7 @@ from hrnet_zoo.evaluation.evaluate import (
     evaluate,
     read_pair,
 )
-from hrnet_zoo.evaluation.metrics import Counts, count_matrix
+from hrnet_zoo.evaluation.metrics import Counts, class_totals, count_matrix
 from hrnet_zoo.evaluation.ranks import Ranks
 from hrnet_zoo.models.fcn import FCNHRNet
 from hrnet_zoo.training.finetune import _check_data
@@ -95,6 +95,16 @@ def test_counts_are_those_of_predict(demo: FCNHRNet, scenes: Path, monkeypatch: 
         expected += count_matrix(drawn.mask, demo.predict(drawn.image).mask, 19)
     assert np.array_equal(scores.counts, expected)
     assert scores.images == 3
+    assert scores.totals is not None
+    assert np.array_equal(scores.totals.sum(axis=0), class_totals(expected))
+    assert np.array_equal(
+        scores.totals[1], class_totals(count_matrix(scene(1).mask, demo.predict(scene(1).image).mask, 19))
+    )
+    assert scores.miou_interval is not None
+    assert scores.miou_interval[0] < scores.miou < scores.miou_interval[1]
+    assert "mIoU, 95 % interval by a bootstrap over images: {:.2f} to {:.2f}\n".format(*scores.miou_interval) in str(
+        scores
+    )
     assert scores.published == DEMO.miou
     assert scores.difference == pytest.approx(scores.miou - DEMO.miou)
     assert scores.suspicion is None
@@ -257,7 +267,7 @@ real, seen = evaluation.view_logits, []
 evaluation.view_logits = lambda *a, **k: (seen.append(1), real(*a, **k))[1]
 try:
     figures = evaluation.evaluate(model, sys.argv[1], workers=1, progress=False)
-    print(figures.counts.sum(), hash(figures.counts.tobytes()))
+    print(figures.counts.sum(), hash(figures.counts.tobytes()), hash(figures.totals.tobytes()), *figures.miou_interval)
 except HRNetZooError as error:
     print(os.environ.get("RANK"), len(seen), type(error).__name__, str(error).splitlines()[0])
 """
@@ -382,7 +392,8 @@ def test_the_gpu_is_the_model_s_own(small: FCNHRNet, scenes: Path, monkeypatch: 
     monkeypatch.setattr(type(weight), "device", torch.device("cuda:2"), raising=False)
     monkeypatch.setattr(small, "parameters", lambda: iter([weight]))
     monkeypatch.setattr("torch.cuda.get_device_name", lambda device=None: f"GPU at {device}")
-    facts = _summary(small, find_samples(scenes, small.dataset), found.counts, False, None).to_dict()
+    assert found.totals is not None
+    facts = _summary(small, find_samples(scenes, small.dataset), found.counts, found.totals, False, None).to_dict()
     assert facts["device"] == "GPU at cuda:2"
 
 
@@ -474,7 +485,9 @@ def test_figures_by_hand() -> None:
 def test_table_shows_published_and_difference() -> None:
     text = str(card(COUNTS))
     assert "net: mIoU 62.50, mAcc 87.50, aAcc 80.00; published 50.00, difference +12.50" in text
-    assert any(line.split() == ["tree", "-", "-"] for line in text.splitlines())
+    assert any(line.split() == ["tree", "-", "-", "-", "-"] for line in text.splitlines())
+    assert any(line.split() == ["road", "75.00", "75.00", "100.00", "85.71"] for line in text.splitlines())
+    assert "interval" not in text  # nothing is known of single images
     assert "published" not in str(card(COUNTS, None))
 
 
@@ -482,7 +495,18 @@ def test_json_is_plain(tmp_path: Path) -> None:
     card(COUNTS).to_json(tmp_path / "figures.json")
     found = json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))
     assert found["miou"] == 62.5
-    assert found["per_class"]["tree"] == {"iou": None, "acc": None}
+    assert found["per_class"]["tree"] == dict.fromkeys(("iou", "acc", "precision", "recall", "f1"))
+    assert found["per_class"]["sky"] == {
+        "iou": 50,
+        "acc": 100,
+        "precision": 50,
+        "recall": 100,
+        "f1": pytest.approx(200 / 3),
+    }
+    assert (found["mean_precision"], found["mean_recall"]) == (75, found["macc"])
+    assert found["mean_f1"] == pytest.approx(100 * (12 / 14 + 2 / 3) / 2)
+    assert found["confusion_matrix"] == COUNTS.tolist()
+    assert found["miou_interval"] is None
     assert found["difference"] == 12.5
     with pytest.raises(OutputError, match=r"figures\.json"):
         card(COUNTS).to_json(tmp_path / "absent" / "figures.json")

@@ -3,7 +3,17 @@
 import numpy as np
 import pytest
 
-from hrnet_zoo.evaluation.metrics import class_accuracy, class_iou, count_matrix, mean, pixel_accuracy
+from hrnet_zoo.evaluation.metrics import (
+    bootstrap_miou,
+    class_accuracy,
+    class_f1,
+    class_iou,
+    class_precision,
+    class_totals,
+    count_matrix,
+    mean,
+    pixel_accuracy,
+)
 
 
 def test_counts_and_iou_by_hand() -> None:
@@ -29,6 +39,44 @@ def test_accuracies_by_hand() -> None:
     assert class_iou(counts)[2] == 0  # but is predicted
     assert pixel_accuracy(counts) == 7 / 10
     assert mean(accuracy) == (3 / 4 + 4 / 6) / 2
+
+
+def test_precision_and_f1_by_hand() -> None:
+    """`d` does not occur and is not predicted; `c` occurs and is not predicted."""
+    counts = np.array([[3, 1, 0, 0], [0, 4, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0]], dtype=np.int64)
+    assert class_totals(counts).tolist() == [[3, 4, 0, 0], [4, 4, 2, 0], [4, 6, 0, 0]]
+    precision, f1 = class_precision(counts), class_f1(counts)
+    assert precision[:2].tolist() == [3 / 4, 4 / 6]
+    assert np.isnan(precision[2:]).all()
+    assert f1[:3].tolist() == [6 / 8, 8 / 10, 0]
+    assert np.isnan(f1[3])
+    iou = class_iou(counts)[:3]
+    assert f1[:3] == pytest.approx(2 * iou / (1 + iou))
+
+
+def test_interval_is_that_of_resampled_count_matrices() -> None:
+    """Three totals a class say as much of the mIoU as the whole matrix of each image."""
+    random = np.random.default_rng(1)
+    matrices = random.integers(0, 1000, (40, 5, 5)) + 1000 * random.integers(1, 5, (40, 1, 1)) * np.eye(
+        5, dtype=np.int64
+    )
+    matrices[:, 4] = matrices[:, :, 4] = 0  # a class that no image has
+    totals = np.stack([class_totals(each) for each in matrices])
+    draws, mious = np.random.default_rng(0), []
+    for _ in range(1000):
+        mious.append(mean(class_iou(matrices[draws.integers(40, size=40)].sum(axis=0))))
+    assert bootstrap_miou(totals) == tuple(np.quantile(mious, [0.025, 0.975]))
+    low, high = bootstrap_miou(np.repeat(totals, 25, axis=0))  # of 25 times as many images a fifth as wide
+    assert 0.1 < (high - low) / (bootstrap_miou(totals)[1] - bootstrap_miou(totals)[0]) < 0.3
+
+
+def test_interval_of_too_little_is_nan() -> None:
+    assert np.isnan(bootstrap_miou(np.ones((1, 3, 2), np.int64))).all()
+    assert np.isnan(bootstrap_miou(np.zeros((3, 3, 2), np.int64))).all()
+    assert bootstrap_miou(np.ones((3, 3, 2), np.int64)) == (1, 1)
+    totals = np.zeros((3, 3, 2), np.int64)
+    totals[0] = 5
+    assert bootstrap_miou(totals) == (1, 1)  # draws without a pixel have no mIoU
 
 
 def test_nothing_counted_is_nan() -> None:

@@ -15,7 +15,7 @@ from tests.support.tables import ROOT
 # In the order in which a newcomer would read them.
 DOCUMENTS = (
     "README.md",
-    *(f"examples/guide_{name}.md" for name in ("evaluation", "speed", "finetuning", "offline")),
+    *(f"examples/guide_{name}.md" for name in ("masks", "evaluation", "speed", "finetuning", "offline")),
 )
 
 NEWCOMER = """
