@@ -20,6 +20,7 @@ _QUALITY = 90  # of JPEG
 _STYLE = """
 .hrnet-zoo label { margin-right: 1em; }
 .hrnet-zoo img { max-width: 100%; margin: 4px 0; }
+.hrnet-zoo div:last-child { max-height: 30em; overflow-y: auto; }
 .hrnet-zoo table { border-collapse: collapse; margin: 4px 0; }
 .hrnet-zoo td, .hrnet-zoo th { padding: 1px 8px; text-align: right; }
 .hrnet-zoo .name { text-align: left; }
@@ -38,7 +39,7 @@ class Colored(NamedTuple):
     """A result in the colors of one palette; the legend has color, name and share of each class, largest first."""
 
     overlay: Image.Image
-    mask: Image.Image
+    mask: Image.Image  # with a palette: small as a PNG
     legend: Sequence[tuple[Color, str, str]]
 
 
@@ -63,12 +64,12 @@ def to_html(
     for palette, colored in (("own", own), ("safe", safe)):
         views += [
             _view(f"overlay {palette}", _jpeg(colored.overlay)),
-            _view(f"mask {palette}", _png(colored.mask)),
+            _view(f"mask {palette}", _address("png", png(colored.mask))),
         ]
     kinds = {"overlay": "overlay", "image": "image", "mask": "mask"}
     if confidence:
         kinds["confidence"] = "confidence"
-        views.append(_view("confidence", _png(confidence)))
+        views.append(_view("confidence", _jpeg(confidence)))
     rows = [["", '<td class="name">class</td>', "<td>share</td>"]]
     for (own_color, name, share), (safe_color, _, _) in zip(own.legend, safe.legend, strict=True):
         swatches = _swatch("own", own_color) + _swatch("safe", safe_color)
@@ -84,7 +85,7 @@ def to_html(
         f'<form class="hrnet-zoo" method="dialog"><style>{_STYLE}</style>'
         f"<div>{_radios('view', kinds)}</div>"
         f"<div>{_radios('palette', {'own': 'colors of the classes', 'safe': 'color-blind safe'})}</div>"
-        f"{''.join(views)}<table>{table}</table></form>"
+        f"{''.join(views)}<div><table>{table}</table></div></form>"
     )
 
 
@@ -108,10 +109,6 @@ def _jpeg(image: Image.Image) -> str:
     file = io.BytesIO()
     image.save(file, "JPEG", quality=_QUALITY)
     return _address("jpeg", file.getvalue())
-
-
-def _png(image: Image.Image) -> str:
-    return _address("png", png(image))
 
 
 def _address(kind: str, data: bytes) -> str:

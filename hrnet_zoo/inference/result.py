@@ -195,7 +195,7 @@ class SegmentationResult:
         """Return image, overlay, mask and confidence to switch between, for a notebook."""
         small, palette = self._reduced(), self._color_blind_palette()
         own, safe = (
-            Colored(shown.overlay(legend=False), shown.colorize(), result._legend())
+            Colored(shown.overlay(legend=False), shown._labels(), result._legend())
             for shown, result in ((small, self), (replace(small, palette=palette), replace(self, palette=palette)))
         )
         known = self.confidence is not None
