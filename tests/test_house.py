@@ -24,9 +24,10 @@ HOUSE = (
     "training",
     "cli",
 )
-# model.predict(...), which is fast if asked, and model.save_pretrained(...): the doorways from a noun to a verb, which
-# open when called. What they take and return is named for type checkers.
+# model.predict(...), which is fast if asked, model.save_pretrained(...) and result.compare(...): the doorways from a
+# noun to a verb, which open when called. What they take and return is named for type checkers.
 DOORWAYS = {
+    "inference/result.py": {"hrnet_zoo.evaluation.agreement"},
     "models/base.py": {"hrnet_zoo.inference.predict"},
     "models/fcn.py": {"hrnet_zoo.zoo.model_folder", "hrnet_zoo.engines.optimize"},
 }

@@ -68,3 +68,5 @@ CITYSCAPES_IDS = LabelRule("official ids (labelIds)", _OFFICIAL_IDS, (*_VOID_IDS
 CITYSCAPES_TRAIN_IDS = LabelRule("train ids (labelTrainIds)", tuple(range(19)), (IGNORE_INDEX,))
 # 255 is ignored too, as in mmsegmentation.
 ADE20K_VALUES = LabelRule("0 is other and ignored, k is class k - 1", tuple(range(1, 151)), (0, IGNORE_INDEX))
+# What a data set's own tools read, where that is not the index of the class.
+OFFICIAL_LABELS = {"cityscapes": CITYSCAPES_IDS, "ade20k": ADE20K_VALUES}

@@ -15,6 +15,8 @@ import numpy.typing as npt
 import torch
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
+from hrnet_zoo.datasets.dataset import WHITE
+from hrnet_zoo.datasets.label_rules import IGNORE_INDEX
 from hrnet_zoo.engines.optimize import OptimizedModel, optimize
 from hrnet_zoo.errors import ConfigError, ImageError, printable, raise_on_oom
 from hrnet_zoo.evaluation.metrics import Counts, class_iou, count_matrix, pixel_accuracy
@@ -22,6 +24,7 @@ from hrnet_zoo.exporting.metadata import KEY
 from hrnet_zoo.exporting.runner import Segmenter, SegmenterError
 from hrnet_zoo.images.read import RGB, ImageLike, read_image
 from hrnet_zoo.inference.legend import add_legend
+from hrnet_zoo.inference.result import SegmentationResult
 from hrnet_zoo.models.fcn import FCNHRNet
 from hrnet_zoo.zoo.create import create_model
 
@@ -173,8 +176,46 @@ def require_same_classes(first: Labeler, second: Labeler) -> None:
 
 
 def label_agreement(classes: Sequence[str], first: Labels, second: Labels) -> LabelAgreement:
-    """Compare two label maps (H, W) uint8 of an image."""
-    return LabelAgreement(tuple(classes), count_matrix(first, second, len(classes)))
+    """Compare two label maps (H, W) uint8 of an image; pixels without a class (255) in either are not counted."""
+    counted = np.where(second == IGNORE_INDEX, np.uint8(IGNORE_INDEX), first)
+    return LabelAgreement(
+        tuple(classes), count_matrix(counted, np.where(counted == IGNORE_INDEX, np.uint8(0), second), len(classes))
+    )
+
+
+@dataclass(frozen=True)
+class ResultComparison(LabelAgreement):
+    """Two results of an image, and the pixels counted that both label."""
+
+    first: SegmentationResult
+    second: SegmentationResult
+
+    def __repr__(self) -> str:
+        return f"ResultComparison({self.pixels:.4%} of the pixels alike, {self.different:,} different)"
+
+    def picture(self) -> Image.Image:
+        """Return an RGB image: the photo, where the labels differ, and both label maps, with a legend."""
+        sides = _side(self.first, "first"), _side(self.second, "second")
+        return draw_difference(self.first.image, (self.first.mask, self.second.mask), sides)
+
+
+def compare_results(first: SegmentationResult, second: SegmentationResult) -> ResultComparison:
+    """Compare two results of an image; pixels that one of them leaves unlabeled (255) are not counted.
+
+    Raises:
+        ConfigError: other classes, or another size.
+
+    """
+    require_same_classes(_side(first, "first"), _side(second, "second"))
+    if first.mask.shape != second.mask.shape:
+        found = f"{first.mask.shape} and {second.mask.shape} pixels"
+        raise _refusal("compare two results", found, "compare results of one image at one size")
+    agreement = label_agreement(first.classes, first.mask, second.mask)
+    return ResultComparison(agreement.classes, agreement.counts, first, second)
+
+
+def _side(result: SegmentationResult, name: str) -> Labeler:
+    return Labeler(name, result.classes, result.palette, lambda _: result.mask)
 
 
 def pixel_agreement(
@@ -197,7 +238,8 @@ def draw_difference(image: RGB, labels: tuple[Labels, Labels], sides: tuple[Labe
     differ = labels[0] != labels[1]
     dimmed = Image.fromarray(image).convert("L").point([192 + level // 4 for level in range(256)]).convert("RGB")
     dimmed.paste(DIFFERENT, mask=Image.fromarray(differ.astype(np.uint8) * 255).filter(ImageFilter.MaxFilter(3)))
-    palette = np.array(sides[0].palette, np.uint8)
+    palette = np.full((256, 3), WHITE, np.uint8)
+    palette[: len(sides[0].palette)] = sides[0].palette
     panels = {
         "image": Image.fromarray(image),
         f"different labels: {differ.sum():,} pixels": dimmed,

@@ -6,7 +6,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -30,8 +30,12 @@ def output_errors(path: Path, asked: str, done: str, advice: str) -> Iterator[No
         raise kind(asked=asked, found=found, done=done, advice=advice, path=path) from error
 
 
-def atomic_write(path: Path, data: bytes) -> None:
+def atomic_write(path: Path, data: bytes | Iterable[bytes]) -> None:
     """Write a file that appears under its name only when it is complete; an existing one is replaced.
+
+    Args:
+        path: the file.
+        data: its bytes, whole or in pieces.
 
     Raises:
         OutputError: the folder is missing, or the file cannot be written.
@@ -42,7 +46,7 @@ def atomic_write(path: Path, data: bytes) -> None:
         temp = path.with_name(f".{secrets.token_hex(8)}.part")
         try:
             with temp.open("xb") as file:  # never an existing file or link; mode as the umask says
-                file.write(data)
+                file.writelines([data] if isinstance(data, bytes) else data)
                 file.flush()
                 os.fsync(file.fileno())
             temp.replace(path)

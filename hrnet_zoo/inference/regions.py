@@ -94,7 +94,8 @@ def find_regions(
     y, x = np.divmod(start, width)
 
     def total(values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-        return np.bincount(region_of, weights=values)
+        sums: npt.NDArray[np.float64] = np.bincount(region_of, values.astype(np.float64)).astype(np.float64, copy=False)
+        return sums
 
     areas = total(length)
     index = mask.ravel()[start[first_run]]

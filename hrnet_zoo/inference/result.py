@@ -1,5 +1,7 @@
 """The result of a prediction: mask, class names, fractions, overlay with legend, label file, notebook display."""
 
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -8,12 +10,17 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageShow
 
-from hrnet_zoo.datasets.dataset import BLACK, WHITE, Color, distinct_colors, is_background
-from hrnet_zoo.datasets.label_rules import IGNORE_INDEX
+from hrnet_zoo.datasets.dataset import BLACK, DATASETS, WHITE, Color, distinct_colors, is_background
+from hrnet_zoo.datasets.label_rules import IGNORE_INDEX, OFFICIAL_LABELS
 from hrnet_zoo.errors import ConfigError, ImageError, OutputError, printable
 from hrnet_zoo.images.atomic import atomic_write, png
+from hrnet_zoo.inference.annotations import coco, geojson, labelme
 from hrnet_zoo.inference.legend import CONFIDENCE_COLORS, add_legend, add_scale
 from hrnet_zoo.inference.notebook import Colored, to_html
+from hrnet_zoo.inference.regions import Region, find_regions
+
+if TYPE_CHECKING:
+    from hrnet_zoo.evaluation.agreement import ResultComparison
 
 _NOTEBOOK_SIDE = 1600  # pixels: a few MB at most
 UNLABELED = "unlabeled"  # what the legend calls pixels below `min_confidence`
@@ -159,6 +166,150 @@ class SegmentationResult:
             blended.paste(photo, mask=Image.fromarray(self.mask).point(shown))
         return add_legend(blended, self._legend()) if legend else blended
 
+    def regions(self, min_area: int = 0) -> list[Region]:
+        """Return the connected regions, largest first, with area, box, centroid, confidence and polygon.
+
+        Pixels of one class are connected through their edges; those that touch at a corner alone are two regions.
+        Unlabeled pixels are in none.
+
+        Args:
+            min_area: leave out regions with fewer pixels.
+
+        Raises:
+            ConfigError: `min_area` is negative.
+
+        """
+        return find_regions(self.mask, self.classes, self.confidence, min_area)[0]
+
+    def to_geojson(
+        self, min_area: int = 0, simplify: float = 0, transform: Sequence[float] | None = None
+    ) -> dict[str, Any]:
+        """Return a GeoJSON FeatureCollection: a polygon for each region, largest first.
+
+        The polygons run along the edges of pixels, share their borders without gaps, and give the mask back to the
+        bit when they are rasterized. `json.dump` writes them.
+
+        Args:
+            min_area: leave out regions with fewer pixels.
+            simplify: drop points of the borders, which stay shared, up to about this many pixels (extra `geo`); 0:
+                exact. The member "simplified" says how many pixels that moves to another region, or to none.
+            transform: (a, b, c, d, e, f), or rasterio's `Affine`, from pixels to the coordinates of a map:
+                a x + b y + c and d x + e y + f. Without it coordinates are pixels: x to the right, y down, integers
+                between pixels.
+
+        Returns:
+            The features' properties are "class", "class_index", "area" in pixels, "share" of the image (0-1), "holes",
+            and "confidence" (0-1) if the result knows it.
+
+        Raises:
+            ConfigError: `min_area` or `simplify` is negative, shapely is missing, or `transform` cannot be inverted.
+
+        """
+        return geojson(self, min_area, simplify, transform)
+
+    def to_coco(self, file_name: str, min_area: int = 0) -> dict[str, Any]:
+        """Return a COCO data set of this image: an annotation with a run-length mask for each region.
+
+        Run lengths, because COCO's polygons cannot have holes; pycocotools reads them. The id of a category is the
+        index of the class + 1. "score" is the mean confidence, if the result knows it.
+
+        Args:
+            file_name: name of the image, as the tool that reads the data set shall find it.
+            min_area: leave out regions with fewer pixels.
+
+        Raises:
+            ConfigError: `min_area` is negative.
+
+        """
+        return coco(self, file_name, min_area)
+
+    def to_labelme(self, image_path: str, min_area: int = 0, simplify: float = 0) -> dict[str, Any]:
+        """Return a label file of LabelMe: the exterior of each region as a polygon.
+
+        LabelMe's polygons have no holes: what lies in a hole comes later, and so over it. A hole that no region fills
+        (unlabeled pixels, or less than `min_area`) is lost. LabelMe draws polygons with their border, about a pixel too
+        wide, when it makes a mask of them.
+
+        Args:
+            image_path: path of the image from the label file.
+            min_area: leave out regions with fewer pixels.
+            simplify: as in `to_geojson`.
+
+        Raises:
+            ConfigError: as in `to_geojson`.
+
+        """
+        return labelme(self, image_path, min_area, simplify)
+
+    def crop(self, what: str | Region) -> Image.Image:
+        """Return the image cut to the box of a region, or of the largest region of a class.
+
+        Args:
+            what: the name of a class, or one of `regions()`.
+
+        Raises:
+            ConfigError: no such class, or no pixel of it in the image.
+
+        """
+        if isinstance(what, str):
+            self._require_classes(f"crop({what!r})", [what])
+            found = [region for region in self.regions() if region.class_name == what]
+            if not found:
+                raise ConfigError(
+                    asked=f"crop({what!r})",
+                    found=f"no pixel of this class; the image has {printable(', '.join(self.fractions()))}",
+                    done="nothing was cut",
+                    advice="ask result.fractions() first",
+                )
+            what = found[0]
+        return Image.fromarray(self.image).crop(what.box)
+
+    def remap(self, labels: str | Mapping[str, int]) -> npt.NDArray[np.uint8]:
+        """Return the mask in other labels, (height, width) uint8.
+
+        Args:
+            labels: a label, 0 to 255, for each class by name; classes left out and unlabeled pixels become 255. Or
+                "cityscapes" for its official ids (`labelIds`), "ade20k" for its label files (class + 1); unlabeled
+                pixels become 0. The classes must be the data set's own then, in any order.
+
+        Raises:
+            ConfigError: no such class or data set, or no such label.
+
+        """
+        asked = f"remap({labels!r})" if isinstance(labels, str) else "remap(...)"
+        rest = IGNORE_INDEX
+        if isinstance(labels, str):
+            if labels not in OFFICIAL_LABELS:
+                raise _no_such(asked, [labels], OFFICIAL_LABELS)
+            rule, names = OFFICIAL_LABELS[labels], DATASETS[labels].classes
+            if unknown := [name for name in self.classes if name not in names]:
+                raise _no_such(asked, unknown, names)
+            labels, rest = dict(zip(names, rule.of_class, strict=True)), rule.ignored[0]
+        else:
+            self._require_classes(asked, labels)
+        if wrong := {name: label for name, label in labels.items() if label not in range(256)}:
+            raise ConfigError(
+                asked=asked,
+                found=f"labels that do not fit into 8 bits: {printable(wrong)}",
+                done="nothing was computed",
+                advice="give numbers from 0 to 255",
+            )
+        table = np.full(256, rest, np.uint8)
+        table[: len(self.classes)] = [labels.get(name, rest) for name in self.classes]
+        remapped: npt.NDArray[np.uint8] = table[self.mask]
+        return remapped
+
+    def compare(self, other: "SegmentationResult") -> "ResultComparison":
+        """Return how far another result of the same image agrees: over all pixels, by class, and as a picture.
+
+        Raises:
+            ConfigError: other classes, or another size.
+
+        """
+        from hrnet_zoo.evaluation.agreement import compare_results
+
+        return compare_results(self, other)
+
     def save(self, path: str | Path) -> None:
         """Write the mask as a palette PNG: viewers show colors, `np.asarray(PIL.Image.open(path))` is the mask.
 
@@ -228,6 +379,10 @@ class SegmentationResult:
             confidence=None if self.confidence is None else self.confidence[nearest],
         )
 
+    def _require_classes(self, asked: str, names: Iterable[str]) -> None:
+        if unknown := [name for name in names if name not in self.classes]:
+            raise _no_such(asked, unknown, self.classes)
+
     def _known_confidence(self, method: str) -> npt.NDArray[np.float16]:
         if self.confidence is None:
             raise ConfigError(
@@ -286,6 +441,16 @@ class SegmentationResult:
             colors += (256 - len(colors)) * [WHITE]
         labels.putpalette([level for color in colors for level in color])
         return labels
+
+
+def _no_such(asked: str, unknown: Sequence[str], known: Iterable[str]) -> ConfigError:
+    near = difflib.get_close_matches(str(unknown[0]), names := list(known), n=3, cutoff=0.5) or names[:20]
+    return ConfigError(
+        asked=printable(asked),
+        found=f"no {printable(repr(unknown[0]))}",
+        done="nothing was computed",
+        advice=f"the nearest are {printable(', '.join(near))}",
+    )
 
 
 def _percent(share: float) -> str:

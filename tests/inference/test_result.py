@@ -304,3 +304,88 @@ def test_unlabeled_pixels_stay_uncolored(tmp_path: Path) -> None:
     last = many_classes(32, 32, 256)  # whose label 255 is a class
     assert len(last.fractions()) == 256
     assert last.colorize().getpixel((31, 31)) == last.palette[255]
+
+
+def test_regions_know_the_confidence() -> None:
+    mask = np.array([[0, 0, 1]], np.uint8)
+    confidence = np.array([[0.5, 1, 0.25]], np.float16)
+    made = SegmentationResult(np.zeros((1, 3, 3), np.uint8), mask, CLASSES, PALETTE, confidence=confidence)
+    assert [(region.class_name, region.confidence) for region in made.regions()] == [("road", 0.75), ("sky", 0.25)]
+    assert [region.class_name for region in made.regions(min_area=2)] == ["road"]
+
+
+def test_crop_takes_the_largest_region() -> None:
+    made = result()
+    made.image[40, 7] = 9
+    cut = np.asarray(made.crop("road"))
+    assert np.array_equal(cut, made.image[30:48])
+    assert np.array_equal(np.asarray(made.crop(made.regions()[1])), cut)
+    two = replace(made, mask=np.array([[1, 0, 1, 1]], np.uint8), image=np.arange(12, dtype=np.uint8).reshape(1, 4, 3))
+    assert np.array_equal(np.asarray(two.crop("sky")), two.image[:, 2:])
+
+
+def test_crop_of_nothing() -> None:
+    with pytest.raises(ConfigError, match="the nearest are road"):
+        result().crop("raod")
+    with pytest.raises(ConfigError, match=r"no pixel of this class; the image has sky, road, white wall"):
+        result().crop("traffic light")
+
+
+def test_remap_by_names() -> None:
+    made = result()
+    made.mask[0, 0] = 255
+    labels = made.remap({"sky": 7, "white wall": 0})
+    assert labels.dtype == np.uint8
+    assert np.array_equal(labels, np.select([made.mask == 1, made.mask == 3], [7, 0], 255))
+
+
+def test_remap_to_official_labels() -> None:
+    """By name: the order of the classes does not matter."""
+    made = replace(result(), classes=("road", "sky", "traffic light", "wall"))
+    made.mask[0, 0] = 255
+    expected = np.select([made.mask == 0, made.mask == 1, made.mask == 3], [7, 23, 12], 0)
+    assert np.array_equal(made.remap("cityscapes"), expected)
+    assert np.array_equal(
+        made.remap("ade20k"), np.select([made.mask == 0, made.mask == 1, made.mask == 3], [7, 3, 1], 0)
+    )
+
+
+@pytest.mark.parametrize(
+    ("labels", "found"),
+    [
+        ("cityscape", "the nearest are cityscapes"),
+        ("cityscapes", "no 'white wall'"),
+        ({"skye": 1}, "the nearest are sky"),
+        ({"sky": 256}, "8 bits"),
+        ({"sky": 0.5}, "8 bits"),
+    ],
+)
+def test_remap_refuses(labels: Any, found: str) -> None:
+    with pytest.raises(ConfigError, match=found):
+        result().remap(labels)
+
+
+def test_compare_results() -> None:
+    """Unlabeled pixels of either are not counted."""
+    made = result()
+    other = replace(made, mask=made.mask.copy())
+    assert made.compare(other).pixels == 1
+    other.mask[0, :30] = 0
+    other.mask[1, :10] = made.mask[2, :5] = 255
+    comparison = made.compare(other)
+    counted = made.mask.size - 15
+    assert comparison.different == 30
+    assert comparison.pixels == (counted - 30) / counted
+    by_class = {each["class"]: each["iou"] for each in comparison.to_dict()["classes"]}
+    sky = int((made.mask == 1).sum()) - 10
+    assert by_class == {"road": 1800 / 1830, "sky": (sky - 30) / sky, "white wall": 1}
+    picture = np.asarray(comparison.picture())
+    assert (picture[:, 100:] == (255, 0, 0)).all(axis=2).sum() >= 30
+    assert "30 different" in repr(comparison)
+
+
+def test_compare_refuses() -> None:
+    with pytest.raises(ConfigError, match="classes that are not the same"):
+        result().compare(replace(result(), classes=("a", *CLASSES[1:])))
+    with pytest.raises(ConfigError, match="pixels"):
+        result().compare(result(height=61))
