@@ -99,7 +99,8 @@ def predict(
     groups = options.groups(model.dataset)
     with evaluating(model) as model:
         if not (isinstance(image, list | tuple) or (isinstance(image, Tensor) and image.ndim == 4)):
-            return _predict_one(model, *_read_and_resize(image, model.dataset.resize_to, options), options, groups)
+            rgb, sizes = _read_and_resize(image, model.dataset.resize_to, options)
+            return _result(model, rgb, _views(model, sizes, options), options, groups)
         results: list[SegmentationResult | ImageError] = []
         with closing(predict_each(model, image, options)) as each:
             for result in Bar(each, "predict", len(image), unit="image", disable=None if progress else True):
@@ -116,7 +117,8 @@ def predict_each(
 ) -> Generator[SegmentationResult | ImageError, None, None]:
     """Yield the result of each image, or the error if it cannot be read, while threads read the next ones.
 
-    `model` is what `evaluating` yields, and the caller is within.
+    On a CPU another thread makes the mask while the network sees the next image. `model` is what `evaluating` yields,
+    and the caller is within.
     """
     groups = options.groups(model.dataset)
 
@@ -126,9 +128,21 @@ def predict_each(
         except ImageError as error:
             return error.with_traceback(None)  # it is kept to the end, and its frames would keep the images
 
-    with closing(prefetch_in_threads(images, read, threads=READERS, ahead=IMAGES_AHEAD)) as inputs:
-        for each in inputs:
-            yield each if isinstance(each, ImageError) else _predict_one(model, *each, options, groups)
+    def seen() -> Generator[tuple[RGB, list[ViewLogits]] | ImageError, None, None]:
+        with closing(prefetch_in_threads(images, read, threads=READERS, ahead=IMAGES_AHEAD)) as inputs:
+            for each in inputs:
+                yield each if isinstance(each, ImageError) else (each[0], _views(model, each[1], options))
+
+    @torch.inference_mode()
+    def result(each: tuple[RGB, list[ViewLogits]] | ImageError) -> SegmentationResult | ImageError:
+        return each if isinstance(each, ImageError) else _result(model, *each, options, groups)
+
+    with closing(seen()) as views:
+        if model.device.type == "cpu":
+            with closing(prefetch_in_threads(views, result, threads=1, ahead=1)) as results:
+                yield from results
+        else:  # a thread of its own would need the caller's stream
+            yield from map(result, views)
 
 
 def _read_and_resize(image: ImageLike, resize_to: tuple[int, int], options: PredictOptions) -> tuple[RGB, list[RGB]]:
@@ -137,13 +151,16 @@ def _read_and_resize(image: ImageLike, resize_to: tuple[int, int], options: Pred
     return rgb, resized(rgb, resize_to, options.ms_flip)
 
 
-def _predict_one(
-    model: SegmentationModel, image: RGB, sizes: list[RGB], options: PredictOptions, groups: ClassGroups | None
+def _views(model: SegmentationModel, sizes: list[RGB], options: PredictOptions) -> list[ViewLogits]:
+    slide = model.dataset.sliding_window if options.mode is None else options.mode == "slide"
+    return view_logits(model, sizes, slide=slide, flip=options.ms_flip)
+
+
+def _result(
+    model: SegmentationModel, image: RGB, views: list[ViewLogits], options: PredictOptions, groups: ClassGroups | None
 ) -> SegmentationResult:
     height, width = image.shape[:2]
     dataset = model.dataset
-    slide = dataset.sliding_window if options.mode is None else options.mode == "slide"
-    views = view_logits(model, sizes, slide=slide, flip=options.ms_flip)
     if not (groups or options.probabilities or options.confidence or options.min_confidence):
         mask = make_mask(views, height, width, options.max_memory)
         return SegmentationResult(image, mask, dataset.classes, dataset.palette)
