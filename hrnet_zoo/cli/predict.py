@@ -24,6 +24,12 @@ from hrnet_zoo.zoo.catalog import DEMO, DEMO_KNOWS
 @click.option("--labels/--no-labels", default=True, help="Write NAME_labels.png: palette image of class indices.")
 @click.option("--overlay/--no-overlay", default=True, help="Write NAME_overlay.png: photo, colors and legend.")
 @click.option("--alpha", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="Opacity of the colors.")
+@click.option("--geojson", is_flag=True, help="Write NAME.geojson: a polygon for each region, in pixels.")
+@click.option(
+    "--coco",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Also write the regions of all images into a COCO file (JSON), when all are labeled.",
+)
 @click.option(
     "--table",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -72,6 +78,8 @@ def predict(
     labels: bool,
     overlay: bool,
     alpha: float,
+    geojson: bool,
+    coco: Path | None,
     table: Path | None,
     confidence: bool,
     resume: bool,
@@ -104,15 +112,21 @@ def predict(
         raise click.UsageError(f"--out names a folder, and results are named after the images: --out {out.stem}")
     if confidence and not table:
         raise click.UsageError("--confidence is a matter of tables: add --table")
+    if coco and coco.suffix.lower() != ".json":
+        raise click.UsageError(f"a COCO file is JSON: --coco {coco.stem}.json")
+    if resume and coco:
+        raise click.UsageError("--coco is written at the end, of all images: leave --resume out")
     if resume and (force or not table):
         raise click.UsageError("--resume goes on with a table: it needs --table, and goes without --force")
+    from hrnet_zoo.inference.annotations import CocoFile
     from hrnet_zoo.inference.folders import plan, predict_files
     from hrnet_zoo.inference.predict import PredictOptions
     from hrnet_zoo.inference.tables import TableWriter, check_table, table_columns
 
     if table:
         check_table(table, resume=resume, force=force)
-    jobs = plan(images, out, labels=labels, overlay=overlay, force=force or resume)
+    regions = CocoFile(coco, force=force) if coco else None
+    jobs = plan(images, out, labels=labels, overlay=overlay, geojson=geojson, force=force or resume)
     settings = PredictOptions(
         mode,
         ms_flip,
@@ -136,6 +150,7 @@ def predict(
     try:
         with (
             rows or nullcontext(),
+            regions or nullcontext(),
             closing(
                 predict_files(
                     *(model, jobs, settings),
@@ -144,6 +159,7 @@ def predict(
                     on_error=on_error,
                     panorama=panorama,
                     table=rows,
+                    coco=regions,
                 )
             ) as outcomes,
         ):
@@ -164,7 +180,7 @@ def predict(
             say(f"{rows.place}: {rows.added} rows added to {len(rows.done)}")
         for image in () if as_json else done:
             shares = ", ".join(f"{name} {share:.0%}" for name, share in list(image["fractions"].items())[:5])
-            files = " and ".join(image[kind] for kind in ("labels", "overlay") if image[kind])
+            files = " and ".join(image[kind] for kind in ("labels", "overlay", "geojson") if image[kind])
             say(f"{image['image']}: {shares}; written: {files or 'nothing, as asked'}")
         say_errors(list(failed.values()))
         if number < len(jobs):

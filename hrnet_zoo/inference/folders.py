@@ -19,6 +19,7 @@ from hrnet_zoo.images.atomic import atomic_write, make_folder, png, refuse_addre
 from hrnet_zoo.images.formats import image_errors
 from hrnet_zoo.images.prefetch import prefetch_in_threads
 from hrnet_zoo.images.progress import Bar
+from hrnet_zoo.inference.annotations import CocoFile, write_json
 from hrnet_zoo.inference.predict import PredictOptions, evaluating, predict_each
 from hrnet_zoo.inference.result import SegmentationResult
 from hrnet_zoo.inference.tables import TableWriter, error_row, table_row
@@ -37,9 +38,12 @@ class Job:
     image: Path
     labels: Path | None
     overlay: Path | None
+    geojson: Path | None = None
 
 
-def plan(inputs: Sequence[str], out: Path, *, labels: bool, overlay: bool, force: bool) -> list[Job]:
+def plan(
+    inputs: Sequence[str], out: Path, *, labels: bool, overlay: bool, force: bool, geojson: bool = False
+) -> list[Job]:
     """List the images of files, folders and globs, and the files of their results in the folder `out`.
 
     Folders are searched to any depth, following links (`datasets.pairing.find_images`), and keep their structure;
@@ -62,11 +66,11 @@ def plan(inputs: Sequence[str], out: Path, *, labels: bool, overlay: bool, force
         # "a.jpg" gives "a_labels.png", unless there is an "a.png", too.
         base = place.with_suffix("") if stems[_stem(place)] == 1 else place
         results = (
-            out / base.with_name(f"{base.name}_{kind}.png") if wanted else None
-            for kind, wanted in (("labels", labels), ("overlay", overlay))
+            out / base.with_name(base.name + ending) if wanted else None
+            for ending, wanted in (("_labels.png", labels), ("_overlay.png", overlay), (".geojson", geojson))
         )
         jobs.append(Job(image, *results))
-    targets = Counter(target for job in jobs for target in (job.labels, job.overlay) if target)
+    targets = Counter(target for job in jobs for target in (job.labels, job.overlay, job.geojson) if target)
     if not force:
         refuse_existing(list(targets))
     images = {os.path.realpath(image) for image in found}
@@ -92,14 +96,16 @@ def predict_files(
     on_error: Literal["skip", "raise"] = "skip",
     panorama: bool = False,
     table: TableWriter | None = None,
+    coco: CocoFile | None = None,
 ) -> Generator[tuple[Job, dict[str, Any] | HRNetZooError], None, None]:
     """Label every pixel of every image and write the results, while threads read and write other images.
 
     Results that were computed before an error or an interruption are written before it is raised. `panorama` is that of
-    `SegmentationResult.fractions`. `table` gets a row for each image, after its files are written.
+    `SegmentationResult.fractions`. `table` gets a row for each image, after its files are written,
+    and `coco` the regions of each image that was labeled.
 
     Yields:
-        For each image in order: image, labels, overlay (paths or None), and fractions by class name. With
+        For each image in order: image, labels, overlay, geojson (paths or None), and fractions by class name. With
         on_error="skip" the error, if the image cannot be read or the file system refuses the name of a result.
 
     Raises:
@@ -134,6 +140,9 @@ def predict_files(
             if job.labels:
                 make_folder(job.labels.parent)
                 result.save(job.labels)
+            if job.geojson:
+                make_folder(job.geojson.parent)
+                write_json(job.geojson, result.to_geojson())
         except (ImageError, OutputError) as error:
             bad_name = getattr(error.__cause__, "errno", None) in _NAME_FAULTS
             if on_error == "raise" or not (isinstance(error, ImageError) or bad_name):
@@ -141,10 +150,13 @@ def predict_files(
             return error
         if table:
             table.append(row)
+        if coco:
+            coco.add(result, job.image.as_posix())
         return {
             "image": str(job.image),
             "labels": job.labels and str(job.labels),
             "overlay": job.overlay and str(job.overlay),
+            "geojson": job.geojson and str(job.geojson),
             "fractions": fractions,
         }
 

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from hrnet_zoo.demo.scenes import scene
+from hrnet_zoo.inference.polygons import rasterize
 from hrnet_zoo.inference.predict import view_logits
 from hrnet_zoo.zoo.create import create_model
 from tests.cli.conftest import Run
@@ -154,6 +155,40 @@ def test_a_table_beside_label_maps(run: Run, tmp_path: Path, monkeypatch: pytest
     run(*arguments, tmp_path / "a.jsonl", "--resume")
     assert (tmp_path / "a.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
     assert len(list((tmp_path / "out").iterdir())) == 5
+
+
+def test_polygons_beside_label_maps(run: Run, tmp_path: Path) -> None:
+    """A GeoJSON file of each image and one COCO file of all, also if an image cannot be read."""
+    folder, out, coco = tmp_path / "in", tmp_path / "out", tmp_path / "all.json"
+    folder.mkdir()
+    for number in range(2):
+        Image.fromarray(scene(number, 64, 96).image).save(folder / f"{number}.png")
+    (folder / "bad.png").write_bytes(b"nothing")
+    arguments = ("predict", "demo", folder, "--out", out, "--no-overlay", "--geojson", "--coco", coco)
+    text = run(*arguments, code=5)
+    assert str(out / "0.geojson") in text
+    data = json.loads(coco.read_bytes())
+    assert [image["file_name"] for image in data["images"]] == [(folder / f"{n}.png").as_posix() for n in range(2)]
+    for number in range(2):
+        mask = np.asarray(Image.open(out / f"{number}_labels.png"))
+        features = json.loads((out / f"{number}.geojson").read_bytes())["features"]
+        rings = [each["geometry"]["coordinates"] for each in features]
+        polygons = [tuple(np.array(ring[:-1], np.int32) for ring in polygon) for polygon in rings]
+        indices = np.array([each["properties"]["class_index"] for each in features])
+        assert np.array_equal(indices[rasterize(polygons, mask.shape)], mask)
+        regions = [each for each in data["annotations"] if each["image_id"] == number + 1]
+        assert [each["area"] for each in regions] == [each["properties"]["area"] for each in features]
+    assert {path.name for path in out.iterdir()} == {
+        f"{n}{end}" for n in range(2) for end in ("_labels.png", ".geojson")
+    }
+    assert not list(tmp_path.glob(".*"))
+    run(*arguments, code=5)
+    assert "all.json" in run.err
+    coco.unlink()
+    run(*arguments[:-2], "--no-labels", code=5)
+    assert "0.geojson" in run.err
+    run(*arguments[:-1], tmp_path / "all.txt", code=2)
+    run(*arguments, "--table", tmp_path / "a.csv", "--resume", code=2)
 
 
 def test_panoramas(run: Run, tmp_path: Path) -> None:
