@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import product
 from numbers import Real
-from typing import Literal, TypeVar
+from typing import Literal, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -45,6 +46,7 @@ _pil = threading.Lock()
 logger = logging.getLogger("hrnet_zoo")
 
 P = TypeVar("P", bound=SegmentationModel)
+Seen: TypeAlias = tuple[RGB, list[ViewLogits]]
 
 
 @dataclass(frozen=True)
@@ -128,21 +130,39 @@ def predict_each(
         except ImageError as error:
             return error.with_traceback(None)  # it is kept to the end, and its frames would keep the images
 
-    def seen() -> Generator[tuple[RGB, list[ViewLogits]] | ImageError, None, None]:
+    def seen() -> Generator[Seen | ImageError, None, None]:
         with closing(prefetch_in_threads(images, read, threads=READERS, ahead=IMAGES_AHEAD)) as inputs:
             for each in inputs:
                 yield each if isinstance(each, ImageError) else (each[0], _views(model, each[1], options))
 
     @torch.inference_mode()
-    def result(each: tuple[RGB, list[ViewLogits]] | ImageError) -> SegmentationResult | ImageError:
-        return each if isinstance(each, ImageError) else _result(model, *each, options, groups)
+    def result(each: Seen) -> SegmentationResult:
+        return _result(model, *each, options, groups)
 
-    with closing(seen()) as views:
-        if model.device.type == "cpu":
-            with closing(prefetch_in_threads(views, result, threads=1, ahead=1)) as results:
-                yield from results
-        else:  # a thread of its own would need the caller's stream
-            yield from map(result, views)
+    # On CUDA the other thread would need the caller's stream.
+    with closing(seen()) as views, closing(_one_behind(result, views, model.device.type == "cpu")) as results:
+        yield from results
+
+
+def _one_behind(
+    result: Callable[[Seen], SegmentationResult], views: Iterable[Seen | ImageError], in_thread: bool
+) -> Generator[SegmentationResult | ImageError, None, None]:
+    """Yield the result of each image seen, made while the next one is; what was seen before an error comes first."""
+    waiting: list[Future[SegmentationResult]] = []
+    with ThreadPoolExecutor(1, "hrnet-zoo") as pool:
+        try:
+            for each in views:
+                if isinstance(each, ImageError) or not in_thread:
+                    yield from (waiting.pop().result() for _ in range(len(waiting)))
+                    yield each if isinstance(each, ImageError) else result(each)
+                    continue
+                waiting.append(pool.submit(result, each))
+                if len(waiting) > 1:
+                    yield waiting.pop(0).result()
+        except (Exception, KeyboardInterrupt):  # of the network
+            yield from (each.result() for each in waiting)
+            raise
+        yield from (each.result() for each in waiting)
 
 
 def _read_and_resize(image: ImageLike, resize_to: tuple[int, int], options: PredictOptions) -> tuple[RGB, list[RGB]]:
