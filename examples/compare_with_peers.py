@@ -41,11 +41,11 @@ from hrnet_zoo.engines.choice import candidates, processor
 from hrnet_zoo.engines.openvino import import_extra
 from hrnet_zoo.errors import ConfigError
 from hrnet_zoo.evaluation.costs import measure
-from hrnet_zoo.evaluation.metrics import count_matrix
 from hrnet_zoo.images.preprocess import normalize, resize
 from hrnet_zoo.images.read import RGB
 from hrnet_zoo.inference.logits import ViewLogits
 from hrnet_zoo.inference.masks import make_mask
+from hrnet_zoo.inference.metrics import count_matrix
 from hrnet_zoo.inference.predict import MS_RATIOS, evaluating
 from hrnet_zoo.models.base import SegmentationModel
 from hrnet_zoo.models.fcn import FCNHRNet

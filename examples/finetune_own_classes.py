@@ -22,7 +22,7 @@ from hrnet_zoo.datasets.layouts import LabeledFolder
 from hrnet_zoo.datasets.splits import find_training_data
 from hrnet_zoo.demo.scenes import scene
 from hrnet_zoo.evaluation.evaluate import read_pair
-from hrnet_zoo.evaluation.metrics import class_iou, count_matrix
+from hrnet_zoo.inference.metrics import class_iou, count_matrix
 
 # Every class of the scenes that is in no group stays unlabeled.
 GROUPS = {

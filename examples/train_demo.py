@@ -32,8 +32,8 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from hrnet_zoo import __version__
 from hrnet_zoo.datasets import SCENES
 from hrnet_zoo.demo.scenes import EVALUATION_SEEDS, TRAINING_SEEDS_START, UNLABELED, scene
-from hrnet_zoo.evaluation.metrics import class_iou, count_matrix
 from hrnet_zoo.images.preprocess import MEAN, STD
+from hrnet_zoo.inference.metrics import class_iou, count_matrix
 from hrnet_zoo.models.fcn import FCNHRNet
 from hrnet_zoo.models.hrnet import BasicBlock, Bottleneck
 from hrnet_zoo.zoo.create import initialize

@@ -24,10 +24,9 @@ HOUSE = (
     "training",
     "cli",
 )
-# model.predict(...), which is fast if asked, model.save_pretrained(...) and result.compare(...): the doorways from a
-# noun to a verb, which open when called. What they take and return is named for type checkers.
+# model.predict(...), which is fast if asked, and model.save_pretrained(...): the doorways from a noun to a verb, which
+# open when called. What they take and return is named for type checkers.
 DOORWAYS = {
-    "inference/result.py": {"hrnet_zoo.evaluation.agreement"},
     "models/base.py": {"hrnet_zoo.inference.predict"},
     "models/fcn.py": {"hrnet_zoo.zoo.model_folder", "hrnet_zoo.engines.optimize"},
 }
@@ -75,15 +74,4 @@ def test_nothing_is_traced() -> None:
     """Tracing patches torch for all threads of the process, so that exports run in one of their own."""
     words = re.compile(r"\bfx\b|symbolic_trace|make_fx|jit\.trace|torch\.(export|onnx)\.export")
     traces = {path for path in PACKAGE.rglob("*.py") if words.search(path.read_text(encoding="utf-8"))}
-    assert traces == {PACKAGE / "exporting" / "formats.py"}
-    formats, worker = ("hrnet_zoo.exporting.formats", "hrnet_zoo.exporting.worker")
-    for path in PACKAGE.rglob("*.py"):
-        names = {
-            f"{node.module}.{alias.name}"
-            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-            if isinstance(node, ast.ImportFrom)
-            for alias in node.names
-        }
-        names |= {name for name, _ in imports(path)}
-        assert worker not in names, path
-        assert formats not in names or path.name == "worker.py", path
+    assert traces == {PACKAGE / "exporting" / "formats.py"}  # which worker.py alone imports: see its tests

@@ -12,7 +12,7 @@ from hrnet_zoo.cli.output import say, say_json
 from hrnet_zoo.images.atomic import atomic_write, make_folder, png, refuse_existing
 
 if TYPE_CHECKING:
-    from hrnet_zoo.evaluation.agreement import LabelAgreement
+    from hrnet_zoo.inference.agreement import LabelAgreement
 
 
 @click.command()
@@ -36,14 +36,15 @@ def compare(
     device: str | None,
     as_json: bool,
 ) -> None:
-    """Compare how A and B label IMAGES: pixel by pixel, and class by class.
+    """Tell how many pixels of IMAGES A and B label alike.
 
     A and B are models (demo, a folder), exported files (model.onnx, model.xml, model.pt2) or a model and how it is
     computed: demo@fast, demo@onednn, demo@openvino-int8, demo@float16.
 
     IMAGES are files, folders or globs.
     """
-    from hrnet_zoo.evaluation.agreement import compare_image, draw_difference, load_labeler, require_same_classes
+    from hrnet_zoo.evaluation.agreement import compare_image, load_labeler
+    from hrnet_zoo.inference.agreement import draw_difference, require_same_classes
     from hrnet_zoo.inference.folders import plan
 
     jobs = plan(images, out or Path("compared"), labels=False, overlay=True, force=True)

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from hrnet_zoo.errors import printable
-from hrnet_zoo.evaluation.metrics import Counts
 from hrnet_zoo.images.figure import new_figure
+from hrnet_zoo.inference.metrics import Counts
 
 NUMBERED = 30  # classes up to which cells are large enough for their figures
 _LONGEST_NAME = 24  # characters; longer names are cut

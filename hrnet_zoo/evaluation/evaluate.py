@@ -28,7 +28,15 @@ from hrnet_zoo.datasets.pairing import Sample
 from hrnet_zoo.engines.optimize import OptimizedModel, optimized
 from hrnet_zoo.errors import ConfigError, DatasetError, printable, raise_on_oom
 from hrnet_zoo.evaluation.confusion import draw_confusion
-from hrnet_zoo.evaluation.metrics import (
+from hrnet_zoo.evaluation.ranks import Ranks, environment_number, join
+from hrnet_zoo.images.atomic import atomic_write
+from hrnet_zoo.images.label_maps import read_labels
+from hrnet_zoo.images.prefetch import prefetch_in_processes
+from hrnet_zoo.images.progress import Bar
+from hrnet_zoo.images.read import RGB, read_image
+from hrnet_zoo.inference.logits import check_max_memory
+from hrnet_zoo.inference.masks import make_mask
+from hrnet_zoo.inference.metrics import (
     LEVEL,
     RESAMPLES,
     SEED,
@@ -44,14 +52,6 @@ from hrnet_zoo.evaluation.metrics import (
     mean,
     pixel_accuracy,
 )
-from hrnet_zoo.evaluation.ranks import Ranks, environment_number, join
-from hrnet_zoo.images.atomic import atomic_write
-from hrnet_zoo.images.label_maps import read_labels
-from hrnet_zoo.images.prefetch import prefetch_in_processes
-from hrnet_zoo.images.progress import Bar
-from hrnet_zoo.images.read import RGB, read_image
-from hrnet_zoo.inference.logits import check_max_memory
-from hrnet_zoo.inference.masks import make_mask
 from hrnet_zoo.inference.predict import MS_RATIOS, evaluating, resized, view_logits
 from hrnet_zoo.models.fcn import FCNHRNet, require_network
 

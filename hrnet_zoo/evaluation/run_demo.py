@@ -12,9 +12,9 @@ import numpy as np
 from PIL import Image
 
 from hrnet_zoo.demo.scenes import scene
-from hrnet_zoo.evaluation.metrics import class_iou, count_matrix, mean
 from hrnet_zoo.images.atomic import atomic_write, make_folder, png
 from hrnet_zoo.images.progress import Bar
+from hrnet_zoo.inference.metrics import class_iou, count_matrix, mean
 from hrnet_zoo.models.fcn import FCNHRNet
 
 

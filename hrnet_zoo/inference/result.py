@@ -20,7 +20,7 @@ from hrnet_zoo.inference.notebook import Colored, to_html
 from hrnet_zoo.inference.regions import Region, find_regions
 
 if TYPE_CHECKING:
-    from hrnet_zoo.evaluation.agreement import ResultComparison
+    from hrnet_zoo.inference.agreement import ResultComparison
 
 _NOTEBOOK_SIDE = 1600  # pixels: a few MB at most
 UNLABELED = "unlabeled"  # what the legend calls pixels below `min_confidence`
@@ -306,7 +306,7 @@ class SegmentationResult:
             ConfigError: other classes, or another size.
 
         """
-        from hrnet_zoo.evaluation.agreement import compare_results
+        from hrnet_zoo.inference.agreement import compare_results
 
         return compare_results(self, other)
 

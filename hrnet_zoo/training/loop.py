@@ -20,9 +20,9 @@ from hrnet_zoo.datasets.layouts import LabeledFolder
 from hrnet_zoo.errors import printable
 from hrnet_zoo.evaluation.costs import busy_words
 from hrnet_zoo.evaluation.evaluate import count_pixels, read_pair
-from hrnet_zoo.evaluation.metrics import class_accuracy, class_iou, mean, pixel_accuracy
 from hrnet_zoo.images.atomic import atomic_write, make_folder
 from hrnet_zoo.images.progress import Bar
+from hrnet_zoo.inference.metrics import class_accuracy, class_iou, mean, pixel_accuracy
 from hrnet_zoo.training.batches import batches
 from hrnet_zoo.training.log_writer import LogWriter
 from hrnet_zoo.training.resume import STATE_FILE

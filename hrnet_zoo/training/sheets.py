@@ -10,7 +10,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from hrnet_zoo.errors import printable
-from hrnet_zoo.evaluation.metrics import class_iou, count_matrix, mean
+from hrnet_zoo.inference.metrics import class_iou, count_matrix, mean
 from hrnet_zoo.inference.result import SegmentationResult
 
 # Name, labels (H, W) uint8 with 255 for ignored pixels, and what was predicted.

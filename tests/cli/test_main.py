@@ -50,7 +50,7 @@ def test_tables_and_help_fit_into_80_columns(run: Run, monkeypatch: pytest.Monke
     ("arguments", "words"),
     [
         (("train",), "Use: hrnet-zoo finetune NAME"),
-        (("serve",), "model.predict"),
+        (("serve",), "examples/serve.py"),
         (("evalute",), "Use: hrnet-zoo evaluate"),
         (("x" * 30,), "Use: hrnet-zoo --help"),
         (("predict", "street.jpg"), "hrnet-zoo predict demo street.jpg"),

@@ -347,7 +347,9 @@ def test_what_engines_cannot_do(demo: FCNHRNet, monkeypatch: pytest.MonkeyPatch)
     ):
         optimize(demo, engine="openvino", dtype=torch.bfloat16)
     with pytest.raises(ConfigError, match="only engine='openvino' computes in 8 bits"):
-        optimize(demo, engine="onednn", dtype=torch.float32, calibration="photos")
+        optimize(demo, engine="onednn", calibration="photos")
+    with pytest.raises(ConfigError, match=r"calibration is for 8 bits, dtype=torch\.int8"):
+        optimize(demo, dtype=torch.float32, calibration="photos")
 
 
 def test_too_little_memory_is_told(demo: FCNHRNet, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,15 +13,13 @@ from torch import nn
 from hrnet_zoo.datasets import SCENES
 from hrnet_zoo.demo.scenes import scene
 from hrnet_zoo.errors import ConfigError, ImageError
-from hrnet_zoo.evaluation.agreement import (
+from hrnet_zoo.evaluation.agreement import compare_image, load_labeler, pixel_agreement
+from hrnet_zoo.inference.agreement import (
     DIFFERENT,
     LabelAgreement,
     Labeler,
-    compare_image,
     draw_difference,
     label_agreement,
-    load_labeler,
-    pixel_agreement,
     require_same_classes,
 )
 from hrnet_zoo.zoo.create import create_model

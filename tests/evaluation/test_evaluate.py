@@ -32,8 +32,8 @@ from hrnet_zoo.evaluation.evaluate import (
     evaluate,
     read_pair,
 )
-from hrnet_zoo.evaluation.metrics import Counts, class_totals, count_matrix
 from hrnet_zoo.evaluation.ranks import Ranks
+from hrnet_zoo.inference.metrics import Counts, class_totals, count_matrix
 from hrnet_zoo.models.fcn import FCNHRNet
 from hrnet_zoo.training.finetune import _check_data
 from hrnet_zoo.zoo.catalog import DEMO

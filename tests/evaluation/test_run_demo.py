@@ -11,8 +11,8 @@ from PIL import Image
 
 from hrnet_zoo.demo.scenes import scene
 from hrnet_zoo.errors import CacheError, OutputError
-from hrnet_zoo.evaluation.metrics import class_iou, count_matrix
 from hrnet_zoo.evaluation.run_demo import run_demo
+from hrnet_zoo.inference.metrics import class_iou, count_matrix
 from hrnet_zoo.zoo.catalog import DEMO
 from hrnet_zoo.zoo.create import create_model
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hrnet_zoo.evaluation.metrics import (
+from hrnet_zoo.inference.metrics import (
     bootstrap_miou,
     class_accuracy,
     class_f1,
