@@ -27,7 +27,26 @@ def test_tables_are_fresh(document: str) -> None:
 def test_readme_is_short_and_begins_with_its_two_commands() -> None:
     """`.ci/run` runs both; tests/slow/test_newcomer.py runs all other blocks."""
     assert blocks("README.md", "sh")[:2] == ["pip install . && hrnet-zoo demo\n", "pip install '.[test]' && pytest\n"]
-    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 220
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 220
+    first_screen = text[: text.index("## ")]
+    assert [len(block.replace("\n\n", "\n").splitlines()) for block in blocks("README.md", "python")[:1]] == [4]
+    assert first_screen.count("```") == 4
+    assert "](examples/demo.jpg)" in first_screen
+    assert len(re.findall(r"^- \*\*", first_screen, flags=re.MULTILINE)) == 3  # reasons
+
+
+def test_badges_are_true() -> None:
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    badges = re.findall(r"img\.shields\.io/badge/(\w+)-(.+?)-blue", (ROOT / "README.md").read_text(encoding="utf-8"))
+    facts = {
+        key: re.findall(rf'^{key} = "(?:>=)?(.+)"$', project, flags=re.MULTILINE)[0]
+        for key in ("license", "requires-python")
+    }
+    assert dict(badges) == {
+        "license": facts["license"].replace("-", "--"),
+        "python": f"{facts['requires-python']}_or_newer",
+    }
 
 
 @pytest.mark.parametrize("document", ["README.md", *(f"examples/{path.name}" for path in GUIDES)])

@@ -43,6 +43,9 @@ def execute(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, **replaced
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("HRNET_ZOO_OFFLINE", "1")
     notebook = nbformat.read(EXAMPLES / name, as_version=4)  # type: ignore[no-untyped-call]
+    install = next(cell for cell in notebook.cells if cell.cell_type == "code")
+    assert re.fullmatch(r'%pip install --quiet "\.\.(\[plot\])?"', install.source)  # the checkout
+    install.source = ""  # tests install nothing
     for cell in notebook.cells:
         cell.source = replaced.pop(cell.id.replace("-", "_"), cell.source)
     assert not replaced

@@ -11,10 +11,10 @@ from hrnet_zoo.zoo.catalog import DEMO, ModelInfo, list_models, model_info
 
 ROOT = Path(__file__).parents[2]
 
-STRENGTH = {
-    "hr18s": "the smallest network, for CPUs and many images",
-    "hr18": "deeper, still narrow",
-    "hr48": "the most accurate, for a GPU",
+NETWORKS = {
+    "HRNetV2p-W18-Small": "W18-Small: the smallest, for CPUs and many images",
+    "HRNetV2p-W18": "W18: deeper, still narrow",
+    "HRNetV2p-W48": "W48: the most accurate, for a GPU",
 }
 SUBJECT = {
     "cityscapes": "streets seen from a car, 19 classes",
@@ -29,25 +29,19 @@ def rows() -> list[ModelInfo]:
     return [model_info(name) for name in list_models()]
 
 
-def good_for(row: ModelInfo) -> str:
-    """Say in a few words when to take a row: of one network and dataset, the longest schedule is the best."""
-    longest = max((r for r in rows() if (r.arch, r.dataset) == (row.arch, row.dataset)), key=lambda r: r.miou)
-    if row is not longest:
-        return f"comparing schedules; otherwise `{longest.name}` is better"
-    return f"{SUBJECT[row.dataset.key]}: {STRENGTH[row.arch]}"
-
-
 def models_table() -> str:
-    """Return README's table."""
-    lines = [
-        "| name | backbone | dataset | parameters | mIoU | ms+flip | good for |",
-        "|---|---|---|---:|---:|---:|---|",
-    ]
-    lines += [
-        f"| `{row.name}` | {row.to_dict()['backbone']} | {row.dataset.title} | {row.parameters / 1e6:.1f} M "
-        f"| {row.miou:.2f} | {row.miou_ms_flip:.2f} | {good_for(row)} |"
-        for row in rows()
-    ]
+    """Return README's table: of each dataset and network, the row with the highest mIoU."""
+    best: dict[str, dict[str, ModelInfo]] = {}
+    for row in rows():
+        of_dataset, network = best.setdefault(row.dataset.key, {}), row.to_dict()["backbone"]
+        of_dataset[network] = max(row, of_dataset.get(network, row), key=lambda each: each.miou)
+    lines = [f"| | {' | '.join(NETWORKS.values())} |", "|---" * (1 + len(NETWORKS)) + "|"]
+    for key, found in best.items():
+        cells = [
+            f"`{row.name}` {row.miou:.2f}, {row.miou_ms_flip:.2f}" if (row := found.get(network)) else ""
+            for network in NETWORKS
+        ]
+        lines.append(f"| **{DATASETS[key].title}**: {SUBJECT[key]} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
