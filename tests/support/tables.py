@@ -37,11 +37,9 @@ def models_table() -> str:
         of_dataset[network] = max(row, of_dataset.get(network, row), key=lambda each: each.miou)
     lines = [f"| | {' | '.join(NETWORKS.values())} |", "|---" * (1 + len(NETWORKS)) + "|"]
     for key, found in best.items():
-        cells = [
-            f"`{row.name}` {row.miou:.2f}, {row.miou_ms_flip:.2f}" if (row := found.get(network)) else ""
-            for network in NETWORKS
-        ]
-        lines.append(f"| **{DATASETS[key].title}**: {SUBJECT[key]} | {' | '.join(cells)} |")
+        cells = (found.get(network) for network in NETWORKS)
+        texts = (f"`{row.name}` {row.miou:.2f}, {row.miou_ms_flip:.2f}" if row else "" for row in cells)
+        lines.append(f"| **{DATASETS[key].title}**: {SUBJECT[key]} | {' | '.join(texts)} |")
     return "\n".join(lines)
 
 
