@@ -24,7 +24,7 @@ def check_data(folder: Path, dataset: str | None, classes: int | list[str] | Non
 
     List everything that is wrong with it, and how often each class occurs.
 
-    FOLDER holds an official download of one of the four datasets, or images/ and masks/ (and classes.txt with one name
+    FOLDER holds an official download of one of the datasets, or images/ and masks/ (and classes.txt with one name
     per line; in an official download it makes the dataset custom).
     The exit code is 5 if there are errors; notes alone are fine.
     """

@@ -105,7 +105,7 @@ def finetune(name: str, data: Path, out: Path, as_json: bool, **options: Any) ->
     OUT becomes a model folder, and its path is a name: hrnet-zoo predict OUT photo.jpg
 
     DATA holds images/, masks/ and classes.txt, or train/ and val/ with the first two inside, or is a download of one
-    of the four datasets. Several GPUs: torchrun --nproc-per-node 4 -m hrnet_zoo finetune NAME --data DATA --out OUT
+    of the datasets. Several GPUs: torchrun --nproc-per-node 4 -m hrnet_zoo finetune NAME --data DATA --out OUT
     """
     from hrnet_zoo.evaluation.ranks import is_first
     from hrnet_zoo.training.resume import STATE_FILE

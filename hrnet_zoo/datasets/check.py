@@ -21,7 +21,7 @@ from PIL import Image
 
 from hrnet_zoo.datasets import DATASETS, Dataset
 from hrnet_zoo.datasets.class_list import class_names
-from hrnet_zoo.datasets.label_rules import ADE20K_VALUES, CITYSCAPES_IDS, IGNORE_INDEX
+from hrnet_zoo.datasets.label_rules import CITYSCAPES_IDS, IGNORE_INDEX
 from hrnet_zoo.datasets.layouts import LabeledFolder, find_samples
 from hrnet_zoo.datasets.pairing import UNSUPPORTED, Problem, Sample, relative_name
 from hrnet_zoo.errors import ConfigError, DatasetError, ImageError
@@ -105,8 +105,8 @@ def check_data(
 
     Args:
         root: as in `hrnet_zoo.datasets.layouts.find_samples`.
-        dataset: the expected dataset: "cityscapes", "ade20k", "voc12aug", "pascal_context", or a model's `dataset`.
-            None: whichever is recognized.
+        dataset: the expected dataset, such as "cityscapes" or "loveda" (`hrnet_zoo.datasets.DATASETS` names all), or a
+            model's `dataset`. None: whichever is recognized; of the two Pascal Contexts, that with 60 classes.
         classes: names or number of the classes of a custom dataset, whatever its layout. None: those of `classes.txt`.
         split: such as "val" or "train".
         progress: show a progress bar.
@@ -275,11 +275,13 @@ def _value_problems(folder: LabeledFolder, inspections: Sequence[Inspection]) ->
     if mixed:
         advice = "write all masks with train ids (0 to 18, and 255), or all with official ids (7 is road)"
         yield Problem("ids mixed with train ids", "these seem to hold train ids", advice, mixed)
-    if rule == ADE20K_VALUES and pixels[255] and not pixels[150]:
+    last = rule.of_class[-1]
+    if rule.of_class[0] == 1 and pixels[255] and not pixels[last]:
         text = (
-            "255 occurs, which official files never hold, but 150 does not: the values seem to be reduced to 0 to 149"
+            f"255 occurs, which official files never hold, but {last} does not: "
+            f"the values seem to be reduced to 0 to {last - 1}"
         )
-        advice = "use the official files, in which 0 is 'other'; or list your own classes in classes.txt"
+        advice = "use the official files, in which 0 is no class; or list your own classes in classes.txt"
         yield Problem("off-by-one labels", text, advice)
     ignored = [each.mask for each in inspections if each.counts and each.counts.keys() <= {*rule.ignored}]
     if empty := tuple(mask for mask in ignored if mask not in mixed):

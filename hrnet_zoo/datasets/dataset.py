@@ -14,6 +14,8 @@ from pathlib import Path
 
 Color = tuple[int, int, int]
 
+RGB_BANDS = ("red", "green", "blue")
+
 BLACK: Color = (0, 0, 0)
 WHITE: Color = (255, 255, 255)
 # The seven colors of Okabe and Ito. Each further one is the color of a grid that is farthest in OKLab from black and
@@ -45,6 +47,9 @@ class Dataset:
         data_license: terms of use of the dataset.
         labels: class names and RGB colors by index; empty: those in `<key>.csv` beside this file.
         val_images: number of images that the published figures were measured on; 0: no figures are published.
+        meters_per_pixel: ground resolution of aerial images; None: photographs, or images of many resolutions.
+        bands: what the three channels of an image show, in their order.
+        figures_note: what the published figures count, where that is not plain.
 
     """
 
@@ -57,6 +62,9 @@ class Dataset:
     data_license: str
     labels: tuple[tuple[str, Color], ...] = ()
     val_images: int = 0
+    meters_per_pixel: float | None = None
+    bands: tuple[str, str, str] = RGB_BANDS
+    figures_note: str = ""
 
     @cached_property
     def _labels(self) -> tuple[tuple[str, Color], ...]:
@@ -125,7 +133,8 @@ def voc_color(index: int) -> Color:
 
 
 # Sizes and batches: configs/_base_/datasets and configs/hrnet of mmsegmentation 0.x. Numbers of images: the official
-# validation lists; for Pascal Context the one with 59 classes, 4998 images to train on and 5105 to validate on.
+# validation lists; for Pascal Context the one that mmsegmentation's converter writes, 5104 of the official 5105 (its
+# issue 394); for aerial images the tiles of its converters.
 CITYSCAPES = Dataset(
     key="cityscapes",
     title="Cityscapes",
@@ -165,9 +174,69 @@ PASCAL_CONTEXT = Dataset(
     sliding_window=True,
     data_license="Pascal Context: images of Pascal VOC 2010 from Flickr under Flickr's terms, "
     "see https://cs.stanford.edu/~roozbeh/pascal-context/",
-    val_images=5105,
+    val_images=5104,
 )
-DATASETS = {dataset.key: dataset for dataset in (CITYSCAPES, ADE20K, VOC12AUG, PASCAL_CONTEXT)}
+PASCAL_CONTEXT_59 = replace(PASCAL_CONTEXT, key="pascal_context_59", title="Pascal Context 59")
+_ISPRS_NOTE = (
+    "measured on {} tiles of 512 x 512 pixels with eroded labels (noBoundary), the last of a row or column moved back "
+    "over its neighbor and so scored twice; clutter counts as one of the six classes, which many papers leave out"
+)
+LOVEDA = Dataset(
+    key="loveda",
+    title="LoveDA",
+    crop=(512, 512),
+    batch_per_gpu=4,
+    resize_to=(1024, 1024),
+    sliding_window=False,
+    data_license="LoveDA: CC BY-NC-SA 4.0, non-commercial use only, images from Google Earth, "
+    "see https://github.com/Junjue-Wang/LoveDA",
+    val_images=1669,
+    meters_per_pixel=0.3,
+)
+POTSDAM = Dataset(
+    key="potsdam",
+    title="Potsdam",
+    crop=(512, 512),
+    batch_per_gpu=4,
+    resize_to=(512, 512),
+    sliding_window=False,
+    data_license="ISPRS Potsdam: on request from the ISPRS, "
+    "see https://www.isprs.org/education/benchmarks/UrbanSemLab/2d-sem-label-potsdam.aspx",
+    val_images=2016,
+    meters_per_pixel=0.05,
+    figures_note=_ISPRS_NOTE.format("2,016"),
+)
+VAIHINGEN = replace(
+    POTSDAM,
+    key="vaihingen",
+    title="Vaihingen",
+    data_license="ISPRS Vaihingen: on request from the ISPRS, "
+    "see https://www.isprs.org/education/benchmarks/UrbanSemLab/2d-sem-label-vaihingen.aspx",
+    val_images=398,
+    meters_per_pixel=0.09,
+    bands=("near infrared", "red", "green"),
+    figures_note=_ISPRS_NOTE.format("398"),
+)
+ISAID = Dataset(
+    key="isaid",
+    title="iSAID",
+    crop=(896, 896),
+    batch_per_gpu=4,
+    resize_to=(896, 896),
+    sliding_window=False,
+    data_license="iSAID: images of DOTA, academic use only, partly from Google Earth, "
+    "see https://captain-whu.github.io/iSAID/ and https://captain-whu.github.io/DOTA/dataset.html",
+    val_images=11_644,
+    figures_note="measured on 11,644 tiles of 896 x 896 pixels that overlap by 384, so that most pixels are scored "
+    "up to four times",
+)
+DATASETS = {
+    dataset.key: dataset
+    for dataset in (
+        *(CITYSCAPES, ADE20K, VOC12AUG, PASCAL_CONTEXT),
+        *(PASCAL_CONTEXT_59, LOVEDA, POTSDAM, VAIHINGEN, ISAID),
+    )
+}
 
 # The street scenes that `hrnet_zoo.demo` generates, with the classes of Cityscapes.
 SCENES = replace(

@@ -66,7 +66,23 @@ _VOID_IDS = tuple(value for value in range(34) if value not in _OFFICIAL_IDS)
 
 CITYSCAPES_IDS = LabelRule("official ids (labelIds)", _OFFICIAL_IDS, (*_VOID_IDS, IGNORE_INDEX))
 CITYSCAPES_TRAIN_IDS = LabelRule("train ids (labelTrainIds)", tuple(range(19)), (IGNORE_INDEX,))
-# 255 is ignored too, as in mmsegmentation.
-ADE20K_VALUES = LabelRule("0 is other and ignored, k is class k - 1", tuple(range(1, 151)), (0, IGNORE_INDEX))
-# What a data set's own tools read, where that is not the index of the class.
-OFFICIAL_LABELS = {"cityscapes": CITYSCAPES_IDS, "ade20k": ADE20K_VALUES}
+
+
+def from_one(count: int) -> LabelRule:
+    """Return the rule of label files that hold class + 1, and 0 for no class; 255 is ignored too, as in mmsegmentation.
+
+    Its configurations call this `reduce_zero_label`.
+    """
+    return LabelRule("0 is no class and ignored, k is class k - 1", tuple(range(1, count + 1)), (0, IGNORE_INDEX))
+
+
+ADE20K_VALUES = from_one(150)
+# What the label files of a dataset hold, where that is not the index of the class.
+OFFICIAL_LABELS = {
+    "cityscapes": CITYSCAPES_IDS,
+    "ade20k": ADE20K_VALUES,
+    "pascal_context_59": from_one(59),
+    "loveda": from_one(7),
+    "potsdam": from_one(6),
+    "vaihingen": from_one(6),
+}

@@ -1,9 +1,12 @@
-"""Find labeled images on disk: the official layouts of the four datasets, and custom folders.
+"""Find labeled images on disk: the official layouts of the datasets, and custom folders.
 
 Cityscapes       leftImg8bit/SPLIT/*/*_leftImg8bit.png + gtFine/SPLIT/*/*_gtFine_label{Ids,TrainIds}.png
 ADE20K           images/SPLIT/*.jpg + annotations/SPLIT/*.png
 Pascal VOC 2012  JPEGImages/*.jpg + SegmentationClass/*.png + ImageSets/Segmentation/SPLIT.txt
 Pascal Context   JPEGImages/*.jpg + SegmentationClassContext/*.png + ImageSets/SegmentationContext/SPLIT.txt
+                 (with 60 classes, unless the 59 without background are asked for)
+aerial datasets  img_dir/SPLIT/*.png + ann_dir/SPLIT/*.png, told apart by the names of the images:
+LoveDA 0.png, Potsdam 2_13_0_0_512_512.png, Vaihingen area6_0_0_512_512.png, iSAID P0003_0_896_0_896.png
 custom           images/ + masks/, SPLIT/images/ + SPLIT/masks/, or images/SPLIT/ + masks/SPLIT/; optional classes.txt
 
 A `classes.txt` in an official layout makes the dataset custom (label values are class indices, 255 is ignored), unless
@@ -19,10 +22,16 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 
-from hrnet_zoo.datasets import DATASETS, Dataset
+from hrnet_zoo.datasets import DATASETS, PASCAL_CONTEXT_59, Dataset
 from hrnet_zoo.datasets.class_list import MAX_CLASSES, read_class_list, read_text
 from hrnet_zoo.datasets.dataset import Color
-from hrnet_zoo.datasets.label_rules import ADE20K_VALUES, CITYSCAPES_IDS, CITYSCAPES_TRAIN_IDS, LabelRule, identity
+from hrnet_zoo.datasets.label_rules import (
+    CITYSCAPES_IDS,
+    CITYSCAPES_TRAIN_IDS,
+    OFFICIAL_LABELS,
+    LabelRule,
+    identity,
+)
 from hrnet_zoo.datasets.pairing import Problem, Sample, find_images, pair, stem
 from hrnet_zoo.errors import DatasetError
 
@@ -80,6 +89,7 @@ class _Layout:
         title: its name.
         folders: alternatives of (images, labels) below the root; {} is the split.
         lists: folder of the text files that list the members of each split, if there are such.
+        image: the name of an image, without its ending; each 0 stands for a number.
 
     """
 
@@ -87,10 +97,19 @@ class _Layout:
     title: str
     folders: tuple[tuple[str, str], ...]
     lists: str = ""
+    image: str = ""
 
     def is_other_year(self, root: Path) -> bool:
         """Return whether `root` holds the Pascal VOC of another year, with other images and lists."""
         return self.key == "voc12aug" and re.fullmatch(r"VOC20(?!12)\d\d", root.name) is not None
+
+    def names_fit(self, folder: Path) -> bool:
+        """Return whether an image in a folder is named like those of this dataset."""
+        if not self.image:
+            return True
+        pattern = re.compile(self.image.replace("0", r"-?\d+") + r"\.png")
+        _, _, files = next(os.walk(folder), ("", [], []))
+        return any(map(pattern.fullmatch, files))
 
     def places(self, root: Path, split: str = "val") -> list[_Place]:
         """Return the splits that exist, among those with the usual names and `split`."""
@@ -103,12 +122,14 @@ class _Layout:
             for name in names
         )
         found = [place for place in candidates if _is_folder(place.images) and _is_folder(place.labels)]
+        found = [place for place in found if self.names_fit(place.images)]
         # If images/ has val/ in it, it is not a folder without splits.
         nested = any(place.images.parent == root / "images" for place in found)
         return [place for place in found if place.split or not nested]
 
 
 _CUSTOM = _Layout("", "images/ and masks/", (("images", "masks"), ("{}/images", "{}/masks"), ("images/{}", "masks/{}")))
+_TILES = (("img_dir/{}", "ann_dir/{}"),)
 _OFFICIAL = (
     _Layout("cityscapes", "Cityscapes", (("leftImg8bit/{}", "gtFine/{}"),)),
     _Layout("ade20k", "ADE20K", (("images/{}", "annotations/{}"),)),
@@ -119,6 +140,10 @@ _OFFICIAL = (
         (("JPEGImages", "SegmentationClassContext"),),
         "ImageSets/SegmentationContext",
     ),
+    _Layout("loveda", "LoveDA", _TILES, image="0"),
+    _Layout("potsdam", "Potsdam", _TILES, image="0_0_0_0_0_0"),
+    _Layout("vaihingen", "Vaihingen", _TILES, image="area0_0_0_0_0"),
+    _Layout("isaid", "iSAID", _TILES, image="P0_0_0_0_0"),
 )
 
 
@@ -147,7 +172,8 @@ def find_samples(
     expected = tuple(classes or (dataset.classes if dataset else ())) or None
     accepted = [*_OFFICIAL, _CUSTOM]
     if dataset and not classes:
-        official = [each for each in _OFFICIAL if each.key == dataset.key and DATASETS[each.key].classes == expected]
+        key = "pascal_context" if dataset.key == "pascal_context_59" else dataset.key  # the folders are the same
+        official = [each for each in _OFFICIAL if each.key == key and DATASETS[dataset.key].classes == expected]
         accepted = [*official, _CUSTOM]
     # An official layout takes precedence over a custom folder.
     recognized = (_recognize(root, accepted[:-1]) if dataset else []) or _recognize(root, accepted)
@@ -212,19 +238,20 @@ def _read(
                 raise _refusal(file, "", found, advice)
         names, colors = listed.names, listed.colors
     key, title = layout.key, layout.title
+    if key == "pascal_context" and names == PASCAL_CONTEXT_59.classes:
+        key, title = PASCAL_CONTEXT_59.key, PASCAL_CONTEXT_59.title
     if key and names in (None, DATASETS[key].classes):
         names, colors = DATASETS[key].classes, {}
     elif key:
         key, title = "", f"custom classes in the layout of {title}"
     if names and len(names) > MAX_CLASSES:
         raise _refusal(root, "", f"{len(names)} classes", f"8-bit labels encode at most {MAX_CLASSES} classes, and 255")
-    rule = ADE20K_VALUES if key == "ade20k" else identity(len(names) if names else MAX_CLASSES)
+    rule = OFFICIAL_LABELS.get(key) or identity(len(names) if names else MAX_CLASSES)
 
     (images, problems), (labels, more) = (find_images(folder, root) for folder in (place.images, place.labels))
     problems = [problem for problem in (*problems, *more) if not (key and problem.kind == "not an image")]
-    name = stem
+    name = _plain_name if layout.key in ("cityscapes", "isaid") else stem
     if layout.key == "cityscapes":
-        name = _cityscapes_name
         # Custom classes prefer train ids, which mmsegmentation trains on.
         kinds = [("_labelIds", CITYSCAPES_IDS), ("_labelTrainIds", CITYSCAPES_TRAIN_IDS)][:: 1 if key else -1]
         ids = [([path for path in labels if path.stem.endswith(ending)], rule) for ending, rule in kinds]
@@ -250,9 +277,9 @@ def _read(
     return LabeledFolder(key, title, root, place.split, splits, rule, names, colors, tuple(samples), tuple(problems))
 
 
-def _cityscapes_name(path: Path, folder: Path) -> str:
-    """Return "city/city_000000_000000" for an image or a mask of Cityscapes."""
-    return re.sub(r"_(leftImg8bit|gtFine_label(Train)?Ids)$", "", stem(path, folder))
+def _plain_name(path: Path, folder: Path) -> str:
+    """Return "city/city_000000_000000" for an image or a mask of Cityscapes, "P0003_0_896_0_896" for one of iSAID."""
+    return re.sub(r"_(leftImg8bit|gtFine_label(Train)?Ids|instance_color_RGB)$", "", stem(path, folder))
 
 
 def _is_folder(path: Path) -> bool:

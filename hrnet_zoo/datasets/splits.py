@@ -24,7 +24,7 @@ def find_training_data(
 
     Args:
         root: a folder with `images/` and `masks/`, or with `train/` (and `val/`) that hold these, or an official
-            download of one of the four datasets (see `hrnet_zoo.datasets.layouts`).
+            download of one of the datasets (see `hrnet_zoo.datasets.layouts`).
         val: None: the val split (val, validation or valid; of a custom dataset, else test) if it exists, else a tenth
             of the images. A number from 0 to below 1: this fraction of the training split; 0: no validation. A
             folder: its images. A text file: names of training images, one per line, with or without extension.

@@ -31,9 +31,16 @@ from hrnet_zoo.models.fcn import FCNHRNet, require_network
 from hrnet_zoo.zoo.catalog import ModelInfo, list_models, model_info
 from hrnet_zoo.zoo.create import create_model
 
-# Typical (height, width) of each dataset's images. Cityscapes: of all. Pascal VOC and Pascal Context: the most
-# frequent. ADE20K: 4:3 at its resize_to.
-IMAGES = {"cityscapes": (1024, 2048), "ade20k": (512, 683), "voc12aug": (375, 500), "pascal_context": (375, 500)}
+# Typical (height, width) of each dataset's images. Cityscapes and aerial images: of all. Pascal VOC and Pascal Context:
+# the most frequent. ADE20K: 4:3 at its resize_to.
+IMAGES = {
+    "cityscapes": (1024, 2048),
+    "ade20k": (512, 683),
+    **dict.fromkeys(("voc12aug", "pascal_context", "pascal_context_59"), (375, 500)),
+    "loveda": (1024, 1024),
+    **dict.fromkeys(("potsdam", "vaihingen"), (512, 512)),
+    "isaid": (896, 896),
+}
 
 _MEMORY = (
     "; minimum to maximum: seconds of repeated runs; peak_memory: of the first run; CUDA: allocated by torch, weights "

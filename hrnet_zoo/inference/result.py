@@ -269,8 +269,9 @@ class SegmentationResult:
 
         Args:
             labels: a label, 0 to 255, for each class by name; classes left out and unlabeled pixels become 255. Or
-                "cityscapes" for its official ids (`labelIds`), "ade20k" for its label files (class + 1); unlabeled
-                pixels become 0. The classes must be the data set's own then, in any order.
+                "cityscapes" for its official ids (`labelIds`); "ade20k", "pascal_context_59", "loveda", "potsdam" or
+                "vaihingen" for the values of their label files (class + 1); unlabeled pixels become 0. The classes
+                must be the data set's own then, in any order.
 
         Raises:
             ConfigError: no such class or data set, or no such label.

@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 
 from hrnet_zoo.datasets import DATASETS, Dataset
 from hrnet_zoo.datasets.check import DataReport, check_splits, require_sound
+from hrnet_zoo.datasets.dataset import RGB_BANDS
 from hrnet_zoo.datasets.layouts import LabeledFolder
 from hrnet_zoo.datasets.splits import find_training_data
 from hrnet_zoo.evaluation.evaluate import default_workers
@@ -114,7 +115,7 @@ def finetune(
     Args:
         model: name as `create_model` takes it, or a network, which is not changed.
         data: `images/`, `masks/` and `classes.txt`, or `train/` and `val/` with the first two inside; or a download of
-            one of the four datasets. Mask values are class indices, 255 is ignored (for the four, their own rules).
+            one of the datasets. Mask values are class indices, 255 is ignored (in a download, by its own rule).
         out: folder for all results.
         classes: names of the classes by index, instead of `classes.txt`; the data then count as custom, whatever their
             layout. Classifier rows of classes that the model knows are copied.
@@ -285,6 +286,7 @@ def _dataset(started: Dataset, train: LabeledFolder, names: tuple[str, ...]) -> 
     # Added only once, however often a model is fine-tuned: the text has a limit.
     data_license = CUSTOM_LICENSE + started.data_license.removeprefix(CUSTOM_LICENSE)
     custom = started.with_classes(names, train.colors)
+    custom = replace(custom, meters_per_pixel=None, bands=RGB_BANDS)  # as far as is known of the custom images
     return replace(custom, title="custom images", data_license=data_license)
 
 

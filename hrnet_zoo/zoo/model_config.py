@@ -6,11 +6,11 @@ import json
 import re
 import reprlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hrnet_zoo.datasets import Dataset
+from hrnet_zoo.datasets import DATASETS, Dataset
 from hrnet_zoo.datasets.dataset import Color
 from hrnet_zoo.datasets.label_rules import identity
 from hrnet_zoo.errors import ModelConfigError
@@ -150,15 +150,19 @@ def _build(content: Mapping[str, Any]) -> ModelConfig:
         red, green, blue = each["color"]
         labels.append((each["name"], (red, green, blue)))
     (long, short), (height, width) = inputs["resize_to"], inputs["crop"]
+    dataset = Dataset(
+        **content["data"],
+        resize_to=(long, short),
+        crop=(height, width),
+        sliding_window=inputs["sliding_window"],
+        labels=tuple(labels),
+    )
+    known = DATASETS.get(dataset.key)
+    if known and known.title == dataset.title:  # else these are other images
+        dataset = replace(dataset, meters_per_pixel=known.meters_per_pixel, bands=known.bands)
     return ModelConfig(
         arch=content["arch"],
-        dataset=Dataset(
-            **content["data"],
-            resize_to=(long, short),
-            crop=(height, width),
-            sliding_window=inputs["sliding_window"],
-            labels=tuple(labels),
-        ),
+        dataset=dataset,
         data_sha256=content["data_sha256"],
         license=content["license"],
         parent=Parent(**content["parent"]) if content["parent"] else None,

@@ -1,16 +1,44 @@
-"""Class names, colors and sizes of the four datasets."""
+"""Class names, colors and sizes of the datasets."""
+
+import csv
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-from hrnet_zoo.datasets import ADE20K, CITYSCAPES, DATASETS, PASCAL_CONTEXT, SCENES, VOC12AUG, Dataset
-from hrnet_zoo.datasets.dataset import BLACK, Color, voc_color
-
-
-@pytest.mark.parametrize(
-    ("key", "number"), [("cityscapes", 19), ("ade20k", 150), ("voc12aug", 21), ("pascal_context", 60)]
+from hrnet_zoo.datasets import (
+    ADE20K,
+    CITYSCAPES,
+    DATASETS,
+    LOVEDA,
+    PASCAL_CONTEXT,
+    PASCAL_CONTEXT_59,
+    POTSDAM,
+    SCENES,
+    VAIHINGEN,
+    VOC12AUG,
+    Dataset,
 )
+from hrnet_zoo.datasets.dataset import BLACK, RGB_BANDS, Color, voc_color
+
+NUMBERS = {"cityscapes": 19, "ade20k": 150, "voc12aug": 21, "pascal_context": 60}
+NUMBERS |= {"pascal_context_59": 59, "loveda": 7, "potsdam": 6, "vaihingen": 6, "isaid": 16}
+
+
+def test_every_dataset_is_counted() -> None:
+    assert set(NUMBERS) == set(DATASETS)
+
+
+@pytest.mark.parametrize("key", DATASETS)
+def test_names_and_colors_are_the_recorded_ones(key: str, shared: Path) -> None:
+    with (shared / "facts" / f"classes_{key}.csv").open(newline="") as file:
+        rows = [tuple(row.values()) for row in csv.DictReader(file)]
+    labels = zip(DATASETS[key].classes, DATASETS[key].palette, strict=True)
+    assert rows == [(str(index), name, *map(str, color)) for index, (name, color) in enumerate(labels)]
+
+
+@pytest.mark.parametrize(("key", "number"), NUMBERS.items())
 def test_as_many_names_as_colors(key: str, number: int) -> None:
     dataset = DATASETS[key]
     assert len(dataset.classes) == len(set(dataset.classes)) == len(dataset.palette) == number
@@ -31,6 +59,15 @@ def test_pascal_context_has_the_corrected_alphabetical_order() -> None:
     first, *others = PASCAL_CONTEXT.classes
     assert first == "background"
     assert others == sorted(others)
+    assert PASCAL_CONTEXT_59.classes == PASCAL_CONTEXT.classes[1:]
+    assert PASCAL_CONTEXT_59.palette == PASCAL_CONTEXT.palette[1:]
+
+
+def test_what_aerial_images_show() -> None:
+    assert (LOVEDA.meters_per_pixel, POTSDAM.meters_per_pixel, VAIHINGEN.meters_per_pixel) == (0.3, 0.05, 0.09)
+    assert [key for key, data in DATASETS.items() if data.bands != RGB_BANDS] == ["vaihingen"]
+    assert VAIHINGEN.bands == ("near infrared", "red", "green")
+    assert {key for key, data in DATASETS.items() if data.figures_note} == {"potsdam", "vaihingen", "isaid"}
 
 
 def test_voc_colors_are_the_published_ones() -> None:
@@ -38,9 +75,11 @@ def test_voc_colors_are_the_published_ones() -> None:
 
 
 def test_resize_and_window() -> None:
-    assert [dataset.resize_to for dataset in DATASETS.values()] == [(2048, 1024), (2048, 512), (2048, 512), (520, 520)]
-    assert [dataset.sliding_window for dataset in DATASETS.values()] == [False, False, False, True]
-    assert PASCAL_CONTEXT.window == (480, 320)
+    boxes = [(2048, 1024), (2048, 512), (2048, 512), (520, 520), (520, 520)]
+    boxes += [(1024, 1024), (512, 512), (512, 512), (896, 896)]
+    assert [dataset.resize_to for dataset in DATASETS.values()] == boxes
+    assert {key for key, data in DATASETS.items() if data.sliding_window} == {"pascal_context", "pascal_context_59"}
+    assert PASCAL_CONTEXT.window == PASCAL_CONTEXT_59.window == (480, 320)
     assert SCENES.classes == CITYSCAPES.classes
 
 
@@ -97,6 +136,7 @@ def test_published_palettes_stay(dataset: Dataset) -> None:
 
 def test_numbers_of_images_behind_the_published_figures() -> None:
     numbers = {key: dataset.val_images for key, dataset in DATASETS.items()}
-    assert numbers == {"cityscapes": 500, "ade20k": 2000, "voc12aug": 1449, "pascal_context": 5105}
+    expected = {"cityscapes": 500, "ade20k": 2000, "voc12aug": 1449, "pascal_context": 5104, "pascal_context_59": 5104}
+    assert numbers == expected | {"loveda": 1669, "potsdam": 2016, "vaihingen": 398, "isaid": 11_644}
     assert SCENES.val_images == 50
     assert SCENES.with_classes(SCENES.classes).val_images == 0

@@ -5,13 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hrnet_zoo.datasets import ADE20K, CITYSCAPES
+from hrnet_zoo.datasets import CITYSCAPES, DATASETS
 from hrnet_zoo.datasets.label_rules import (
     ADE20K_VALUES,
     CITYSCAPES_IDS,
     CITYSCAPES_TRAIN_IDS,
     IGNORE_INDEX,
+    OFFICIAL_LABELS,
     LabelRule,
+    from_one,
     identity,
 )
 
@@ -19,6 +21,7 @@ RULES = [
     (CITYSCAPES_IDS, 19),
     (CITYSCAPES_TRAIN_IDS, 19),
     (ADE20K_VALUES, 150),
+    (from_one(7), 7),
     (identity(1), 1),
     (identity(5), 5),
     (identity(255), 255),
@@ -55,14 +58,15 @@ def test_each_value_is_a_class_or_ignored_or_unknown(rule: LabelRule, count: int
 
 
 def test_as_many_values_as_classes() -> None:
-    pairs = ((CITYSCAPES_IDS, CITYSCAPES), (ADE20K_VALUES, ADE20K))
-    assert all(len(rule.of_class) == len(dataset.classes) for rule, dataset in pairs)
+    for key, rule in OFFICIAL_LABELS.items():
+        assert len(rule.of_class) == len(DATASETS[key].classes), key
 
 
 def test_images_keep_their_shape() -> None:
     values = np.array([[0, 1, 2], [150, 151, 255]], np.uint8)
     np.testing.assert_array_equal(ADE20K_VALUES.indices(values), [[255, 0, 1], [149, 255, 255]])
     assert ADE20K_VALUES.unknown(values.ravel().tolist()) == [151]
+    np.testing.assert_array_equal(OFFICIAL_LABELS["potsdam"].indices(values), [[255, 0, 1], [255, 255, 255]])
 
 
 def test_cityscapes_ids() -> None:

@@ -133,6 +133,11 @@ def test_sizes_follow_the_data_set() -> None:
         "ade20k": (512, 683),
         "voc12aug": (512, 683),
         "pascal_context": (390, 520),
+        "pascal_context_59": (390, 520),
+        "loveda": (1024, 1024),
+        "potsdam": (512, 512),
+        "vaihingen": (512, 512),
+        "isaid": (896, 896),
     }
     assert input_size(SCENES) == (384, 768)
     assert input_size(dataclasses.replace(SCENES, key="mine")) == (384, 768)

@@ -8,7 +8,14 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from hrnet_zoo.datasets.label_rules import ADE20K_VALUES, CITYSCAPES_IDS, CITYSCAPES_TRAIN_IDS
+from hrnet_zoo.datasets.label_rules import (
+    ADE20K_VALUES,
+    CITYSCAPES_IDS,
+    CITYSCAPES_TRAIN_IDS,
+    LabelRule,
+    from_one,
+    identity,
+)
 
 
 def mask(count: int, size: tuple[int, int] = (12, 8), start: int = 0) -> npt.NDArray[np.uint8]:
@@ -70,6 +77,39 @@ def voc12(home: Path, names: Sequence[str] = ("2007_1", "2011_2"), split: str = 
 def pascal_context(home: Path, names: Sequence[str] = ("2008_1", "2010_2"), split: str = "val") -> Path:
     """Write images of Pascal Context, of which one more is not listed."""
     return _voc(home, names, split, "SegmentationClassContext", "SegmentationContext", 60)
+
+
+def tiles(home: Path, names: Sequence[str], rule: LabelRule, split: str = "val", ending: str = "") -> Path:
+    """Write tiles of aerial images, BMP files by the name of PNG as those of iSAID are, and palette PNGs as labels."""
+    for name in names:
+        image(home / f"img_dir/{split}/{name}.png", format="BMP")
+        values = Image.fromarray(rule.values(mask(len(rule.of_class))))
+        path = home / f"ann_dir/{split}/{name}{ending}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        values.convert("P").save(path)
+    return home
+
+
+def loveda(home: Path, names: Sequence[str] = ("2522", "2523"), split: str = "val") -> Path:
+    """Write images whose labels are class + 1."""
+    return tiles(home, names, from_one(7), split)
+
+
+def potsdam(home: Path, names: Sequence[str] = ("2_13_0_0_512_512", "2_13_512_0_1024_512"), split: str = "val") -> Path:
+    """Write tiles whose labels are class + 1."""
+    return tiles(home, names, from_one(6), split)
+
+
+def vaihingen(
+    home: Path, names: Sequence[str] = ("area6_0_0_512_512", "area6_512_0_1024_512"), split: str = "val"
+) -> Path:
+    """Write tiles whose labels are class + 1."""
+    return tiles(home, names, from_one(6), split)
+
+
+def isaid(home: Path, names: Sequence[str] = ("P0003_0_896_0_896", "P0003_0_896_512_1408"), split: str = "val") -> Path:
+    """Write tiles whose labels are the classes, in files whose names say more."""
+    return tiles(home, names, identity(16), split, "_instance_color_RGB")
 
 
 def own(home: Path, names: Sequence[str] = ("a", "deep/b"), classes: Sequence[str] = ()) -> Path:

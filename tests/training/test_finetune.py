@@ -248,14 +248,24 @@ def test_a_network_in_hand_is_left_as_it_is(data: Path, tmp_path: Path) -> None:
         ("ade20k", lambda home: label_folders.ade20k(home, split="training")),
         ("voc12aug", lambda home: label_folders.voc12(home, split="train")),
         ("pascal_context", lambda home: label_folders.pascal_context(home, split="train")),
+        ("vaihingen", lambda home: label_folders.vaihingen(home, split="train")),
     ],
 )
-def test_the_four_data_sets_bring_their_own_ways(tmp_path: Path, key: str, write: Callable[[Path], Path]) -> None:
+def test_data_sets_bring_their_own_ways(tmp_path: Path, key: str, write: Callable[[Path], Path]) -> None:
     out = tmp_path / "out"
     given: dict[str, Any] = {"steps": 1, "batch": 2, "crop": (64, 64), "val": 0, "workers": 0, "progress": False}
     finetune("demo", write(tmp_path / "data"), out, **given)
     found, expected = hrnet_zoo.create_model(f"local-dir:{out}").dataset, DATASETS[key]
-    for name in ("key", "classes", "palette", "resize_to", "sliding_window", "data_license"):
+    for name in (
+        "key",
+        "classes",
+        "palette",
+        "resize_to",
+        "sliding_window",
+        "data_license",
+        "bands",
+        "meters_per_pixel",
+    ):
         assert getattr(found, name) == getattr(expected, name), name
     assert found.title == expected.title.removesuffix(" + Aug")
 

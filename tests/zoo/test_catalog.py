@@ -137,7 +137,9 @@ def test_parameters_are_those_of_the_network(arch: str, dataset: str) -> None:
         None,
     )
     if info is None:
-        assert (dataset, arch) in {("pascal_context", "hr18s"), ("pascal_context", "hr18")}
+        assert (dataset, arch) in {("pascal_context", "hr18s"), ("pascal_context", "hr18")} or not list_models(
+            dataset=dataset
+        )
         return
     learned = {
         name: shape
