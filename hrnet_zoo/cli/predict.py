@@ -24,19 +24,25 @@ from hrnet_zoo.zoo.catalog import DEMO, DEMO_KNOWS
 @click.option("--labels/--no-labels", default=True, help="Write NAME_labels.png: palette image of class indices.")
 @click.option("--overlay/--no-overlay", default=True, help="Write NAME_overlay.png: photo, colors and legend.")
 @click.option("--alpha", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="Opacity of the colors.")
+@click.option(
+    "--confidence",
+    is_flag=True,
+    help="Also the network's confidence: NAME_confidence.png beside the overlay, means in tables and polygons.",
+)
 @click.option("--geojson", is_flag=True, help="Write NAME.geojson: a polygon for each region, in pixels.")
 @click.option(
     "--coco",
     type=click.Path(path_type=Path, dir_okay=False),
     help="Also write the regions of all images into a COCO file (JSON), when all are labeled.",
 )
+@click.option("--min-area", type=click.IntRange(0), default=0, help="Leave out regions of fewer pixels.")
+@click.option("--simplify", type=float, default=0.0, help="With --geojson: pixels by which borders may move, e.g. 1.5.")
 @click.option(
     "--table",
     type=click.Path(path_type=Path, dir_okay=False),
     help="Also write a row for each image: size, time, place, share of each class; .csv, .jsonl or .parquet.",
 )
-@click.option("--confidence", is_flag=True, help="With --table: also the mean confidence of each class.")
-@click.option("--resume", is_flag=True, help="With --table: skip the images that it has.")
+@click.option("--resume", is_flag=True, help="With --table or --coco: skip the images that they have.")
 @click.option("--panorama", is_flag=True, help="Shares of the sphere: weigh equirectangular images by solid angle.")
 @options.checkpoint
 @options.classes
@@ -78,10 +84,12 @@ def predict(
     labels: bool,
     overlay: bool,
     alpha: float,
+    confidence: bool,
     geojson: bool,
     coco: Path | None,
+    min_area: int,
+    simplify: float,
     table: Path | None,
-    confidence: bool,
     resume: bool,
     panorama: bool,
     checkpoint: str | None,
@@ -110,23 +118,27 @@ def predict(
         raise click.UsageError("images are files: fetch the address first (curl -O ADDRESS), then name the file")
     if out.suffix.lower() in (".png", ".jpg", ".jpeg") and not out.is_dir():
         raise click.UsageError(f"--out names a folder, and results are named after the images: --out {out.stem}")
-    if confidence and not table:
-        raise click.UsageError("--confidence is a matter of tables: add --table")
+    if confidence and not (overlay or table or geojson or coco):
+        raise click.UsageError("--confidence goes beside overlays, into tables or polygons: leave --no-overlay out")
+    if (min_area and not (geojson or coco)) or (simplify and not geojson):
+        raise click.UsageError("--min-area is for --geojson and --coco, --simplify for --geojson: add one of them")
     if coco and coco.suffix.lower() != ".json":
         raise click.UsageError(f"a COCO file is JSON: --coco {coco.stem}.json")
-    if resume and coco:
-        raise click.UsageError("--coco is written at the end, of all images: leave --resume out")
-    if resume and (force or not table):
-        raise click.UsageError("--resume goes on with a table: it needs --table, and goes without --force")
-    from hrnet_zoo.inference.annotations import CocoFile
-    from hrnet_zoo.inference.folders import plan, predict_files
+    if resume and (force or not (table or coco)):
+        raise click.UsageError("--resume goes on with a table: it needs --table or --coco, and goes without --force")
+    from hrnet_zoo.inference.coco_file import CocoFile
+    from hrnet_zoo.inference.folders import plan, predict_files, remaining
+    from hrnet_zoo.inference.polygons import check_simplify
     from hrnet_zoo.inference.predict import PredictOptions
-    from hrnet_zoo.inference.tables import TableWriter, check_table, table_columns
+    from hrnet_zoo.inference.tables import TableWriter, check_table, check_target, table_columns
 
     if table:
         check_table(table, resume=resume, force=force)
-    regions = CocoFile(coco, force=force) if coco else None
-    jobs = plan(images, out, labels=labels, overlay=overlay, geojson=geojson, force=force or resume)
+    if coco:
+        check_target(coco, resume=resume, force=force)
+    check_simplify(simplify)
+    wanted = {"labels": labels, "overlay": overlay, "geojson": geojson, "confidence": confidence and overlay}
+    jobs = plan(images, out, **wanted, force=force or resume)
     settings = PredictOptions(
         mode,
         ms_flip,
@@ -138,12 +150,13 @@ def predict(
     model = options.load_model(name, device, dtype, checkpoint, classes, fast, check=settings.groups)
     if model.name == DEMO.name and checkpoint is None:
         say(f"note: the demo network knows {DEMO_KNOWS}", err=True)
+    groups = settings.groups(model.dataset)
+    names = groups.classes if groups else model.classes
+    regions = CocoFile(coco, names, min_area=min_area, resume=resume, force=force) if coco else None
     rows = None
     if table:
-        groups = settings.groups(model.dataset)
-        columns = table_columns(groups.classes if groups else model.classes, confidence=confidence)
-        rows = TableWriter(table, columns, resume=resume, force=force)
-        jobs = [job for job in jobs if not rows.has(job.image)]
+        rows = TableWriter(table, table_columns(names, confidence=confidence), resume=resume, force=force)
+    jobs = remaining(jobs, rows, regions)
     done: list[dict[str, Any]] = []
     number = 0
     failed: dict[str, HRNetZooError] = {}
@@ -160,6 +173,8 @@ def predict(
                     panorama=panorama,
                     table=rows,
                     coco=regions,
+                    min_area=min_area,
+                    simplify=simplify,
                 )
             ) as outcomes,
         ):
@@ -178,9 +193,11 @@ def predict(
             say_json({"images": done, "failed": errors})
         elif rows:
             say(f"{rows.place}: {rows.added} rows added to {len(rows.done)}")
+        if regions and not as_json:
+            say(f"{regions.place}: {regions.added} images added to {regions.before}")
         for image in () if as_json else done:
             shares = ", ".join(f"{name} {share:.0%}" for name, share in list(image["fractions"].items())[:5])
-            files = " and ".join(image[kind] for kind in ("labels", "overlay", "geojson") if image[kind])
+            files = " and ".join(image[kind] for kind in wanted if image[kind])
             say(f"{image['image']}: {shares}; written: {files or 'nothing, as asked'}")
         say_errors(list(failed.values()))
         if number < len(jobs):

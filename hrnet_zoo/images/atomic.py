@@ -66,14 +66,14 @@ def check_place(path: Path, *, force: bool) -> None:
         refuse_existing([path])
 
 
-def refuse_existing(paths: Sequence[Path]) -> None:
+def refuse_existing(paths: Sequence[Path], advice: str = "name another place, or use --force") -> None:
     """Raise OutputError if one of the files exists, before any is written."""
     if existing := [path for path in paths if os.path.lexists(path)]:  # never raises, unlike Path.exists
         raise OutputError(
             asked=f"write {existing[0]}",
             found="it exists already" + f", as do {len(existing) - 1} other files" * (len(existing) > 1),
             done="nothing was computed or written",
-            advice="name another place, or use --force",
+            advice=advice,
             path=existing[0],
         )
 

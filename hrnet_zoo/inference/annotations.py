@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
-import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
-from itertools import chain
 from pathlib import Path
-from types import TracebackType
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from hrnet_zoo.errors import ConfigError
-from hrnet_zoo.images.atomic import atomic_write, check_place, output_errors
+from hrnet_zoo.images.atomic import atomic_write
 from hrnet_zoo.inference.polygons import Polygon, area, closed, rasterize, simplify_borders
 from hrnet_zoo.inference.regions import Labels, Region, find_regions
 
@@ -83,58 +79,22 @@ def labelme(result: SegmentationResult, image_path: str, min_area: int, simplify
 
 def coco(result: SegmentationResult, file_name: str, min_area: int) -> dict[str, Any]:
     """Return the data set of one image of `SegmentationResult.to_coco`."""
+    height, width = result.mask.shape
+    annotations = coco_annotations(result, min_area)
     return {
-        "images": [_coco_image(result, file_name, 1)],
-        "categories": _coco_categories(result.classes),
-        "annotations": list(_coco_annotations(result, 1, 1, min_area)),
+        "images": [{"id": 1, "file_name": file_name, "width": width, "height": height}],
+        "categories": coco_categories(result.classes),
+        "annotations": [{"id": number, "image_id": 1, **each} for number, each in enumerate(annotations, start=1)],
     }
-
-
-class CocoFile:
-    """A COCO file of many images, which appears when it is complete; annotations wait on the disk, without a name."""
-
-    def __init__(self, path: Path, *, force: bool) -> None:
-        """Raise OutputError if the file cannot be written or (without `force`) exists."""
-        check_place(path, force=force)
-        self._path = path
-        self._images: list[dict[str, Any]] = []
-        self._annotations = 0
-        self._classes: tuple[str, ...] = ()
-
-    def __enter__(self) -> CocoFile:
-        with self._errors():
-            self._spool: IO[bytes] = tempfile.TemporaryFile(dir=self._path.parent)
-        return self
-
-    def add(self, result: SegmentationResult, file_name: str) -> None:
-        """Add the regions of an image."""
-        self._classes = result.classes
-        self._images.append(_coco_image(result, file_name, len(self._images) + 1))
-        for annotation in _coco_annotations(result, len(self._images), self._annotations + 1, 0):
-            with self._errors():
-                self._spool.write(b",\n" * bool(self._annotations) + _json(annotation))
-            self._annotations += 1
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        """Write the file, unless an error ends the run."""
-        with self._spool as spool:
-            if kind is None:
-                spool.seek(0)
-                head = {"images": self._images, "categories": _coco_categories(self._classes)}
-                start = _json(head)[:-1] + b', "annotations": [\n'
-                atomic_write(self._path, chain([start], spool, [b"\n]}\n"]))
-
-    def _errors(self) -> AbstractContextManager[None]:
-        done = "the file was not written"
-        return output_errors(self._path, f"write {self._path}", done, "check the permissions and the free space")
 
 
 def write_json(path: Path, facts: dict[str, Any]) -> None:
     """Write JSON that appears under its name when it is complete, or raise OutputError."""
-    atomic_write(path, _json(facts) + b"\n")
+    atomic_write(path, as_json(facts) + b"\n")
 
 
-def _json(facts: dict[str, Any]) -> bytes:
+def as_json(facts: object) -> bytes:
+    """Encode as JSON, in ASCII."""
     return json.dumps(facts, allow_nan=False).encode("ascii")
 
 
@@ -164,22 +124,17 @@ def _affine(transform: Sequence[float]) -> npt.NDArray[np.float64]:
     return numbers.reshape(2, 3)
 
 
-def _coco_image(result: SegmentationResult, file_name: str, number: int) -> dict[str, Any]:
-    height, width = result.mask.shape
-    return {"id": number, "file_name": file_name, "width": width, "height": height}
-
-
-def _coco_categories(classes: tuple[str, ...]) -> list[dict[str, Any]]:
+def coco_categories(classes: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the categories; the id is the index of the class + 1."""
     return [{"id": index + 1, "name": name, "supercategory": ""} for index, name in enumerate(classes)]
 
 
-def _coco_annotations(result: SegmentationResult, image: int, number: int, min_area: int) -> Iterator[dict[str, Any]]:
+def coco_annotations(result: SegmentationResult, min_area: int) -> Iterator[dict[str, Any]]:
+    """Yield the annotation of each region, without its id and that of the image."""
     regions, labels = find_regions(result.mask, result.classes, result.confidence, min_area)
-    for place, (region, counts) in enumerate(zip(regions, _rle_counts(labels, len(regions)), strict=True)):
+    for region, counts in zip(regions, _rle_counts(labels, len(regions)), strict=True):
         left, top, right, bottom = region.box
         yield {
-            "id": number + place,
-            "image_id": image,
             "category_id": region.class_index + 1,
             "segmentation": {"size": list(labels.shape), "counts": counts},
             "area": region.area,

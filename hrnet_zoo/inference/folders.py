@@ -19,7 +19,8 @@ from hrnet_zoo.images.atomic import atomic_write, make_folder, png, refuse_addre
 from hrnet_zoo.images.formats import image_errors
 from hrnet_zoo.images.prefetch import prefetch_in_threads
 from hrnet_zoo.images.progress import Bar
-from hrnet_zoo.inference.annotations import CocoFile, write_json
+from hrnet_zoo.inference.annotations import write_json
+from hrnet_zoo.inference.coco_file import CocoFile
 from hrnet_zoo.inference.predict import PredictOptions, evaluating, predict_each
 from hrnet_zoo.inference.result import SegmentationResult
 from hrnet_zoo.inference.tables import TableWriter, error_row, table_row
@@ -39,10 +40,22 @@ class Job:
     labels: Path | None
     overlay: Path | None
     geojson: Path | None = None
+    confidence: Path | None = None
+
+    def files(self) -> dict[str, Path]:
+        """Return the files that are wanted, by their kind."""
+        return {kind: file for kind, file in vars(self).items() if kind != "image" and file}
 
 
 def plan(
-    inputs: Sequence[str], out: Path, *, labels: bool, overlay: bool, force: bool, geojson: bool = False
+    inputs: Sequence[str],
+    out: Path,
+    *,
+    labels: bool,
+    overlay: bool,
+    force: bool,
+    geojson: bool = False,
+    confidence: bool = False,
 ) -> list[Job]:
     """List the images of files, folders and globs, and the files of their results in the folder `out`.
 
@@ -65,12 +78,13 @@ def plan(
     for image, place in found.items():
         # "a.jpg" gives "a_labels.png", unless there is an "a.png", too.
         base = place.with_suffix("") if stems[_stem(place)] == 1 else place
+        endings = ("_labels.png", "_overlay.png", ".geojson", "_confidence.png")
         results = (
             out / base.with_name(base.name + ending) if wanted else None
-            for ending, wanted in (("_labels.png", labels), ("_overlay.png", overlay), (".geojson", geojson))
+            for ending, wanted in zip(endings, (labels, overlay, geojson, confidence), strict=True)
         )
         jobs.append(Job(image, *results))
-    targets = Counter(target for job in jobs for target in (job.labels, job.overlay, job.geojson) if target)
+    targets = Counter(target for job in jobs for target in job.files().values())
     if not force:
         refuse_existing(list(targets))
     images = {os.path.realpath(image) for image in found}
@@ -86,6 +100,15 @@ def plan(
     return jobs
 
 
+def remaining(jobs: Sequence[Job], table: TableWriter | None, coco: CocoFile | None) -> list[Job]:
+    """Return the jobs whose images the table and the COCO file do not both have; what failed is in the table alone."""
+    files = [file for file in (table, coco) if file]
+    if not files:
+        return list(jobs)
+    failed = [job for job in jobs if table and table.has_error(job.image)]
+    return [job for job in jobs if job not in failed and not all(file.has(job.image) for file in files)]
+
+
 def predict_files(
     model: SegmentationModel,
     jobs: Sequence[Job],
@@ -97,16 +120,19 @@ def predict_files(
     panorama: bool = False,
     table: TableWriter | None = None,
     coco: CocoFile | None = None,
+    min_area: int = 0,
+    simplify: float = 0,
 ) -> Generator[tuple[Job, dict[str, Any] | HRNetZooError], None, None]:
     """Label every pixel of every image and write the results, while threads read and write other images.
 
     Results that were computed before an error or an interruption are written before it is raised. `panorama` is that of
-    `SegmentationResult.fractions`. `table` gets a row for each image, after its files are written,
-    and `coco` the regions of each image that was labeled.
+    `SegmentationResult.fractions`, `min_area` and `simplify` are those of `to_geojson`. After an image's files are
+    written, `coco` gets its regions, if it was labeled, and `table` a row, unless they have it already.
 
     Yields:
-        For each image in order: image, labels, overlay, geojson (paths or None), and fractions by class name. With
-        on_error="skip" the error, if the image cannot be read or the file system refuses the name of a result.
+        For each image in order: image, labels, overlay, geojson, confidence (paths or None), and fractions by class
+        name. With on_error="skip" the error, if the image cannot be read or the file system refuses the name of a
+        result.
 
     Raises:
         ImageError: an image cannot be read, and `on_error` is "raise".
@@ -125,7 +151,7 @@ def predict_files(
     def write(each: tuple[Job, SegmentationResult | ImageError]) -> tuple[Job, dict[str, Any] | HRNetZooError]:
         job, result = each
         outcome = result if isinstance(result, ImageError) else save(job, result)
-        if table and isinstance(outcome, HRNetZooError):
+        if isinstance(outcome, HRNetZooError) and table and not table.has(job.image):
             table.append(error_row(job.image, outcome.found))
         return job, outcome
 
@@ -134,31 +160,26 @@ def predict_files(
             with image_errors(str(job.image)):
                 fractions = result.fractions(panorama)
                 row = table_row(job.image, result, fractions) if table else {}
-            if job.overlay:  # first, because its name is longer
-                make_folder(job.overlay.parent)
+            for file in job.files().values():
+                make_folder(file.parent)
+            if job.confidence:  # first, because its name is the longest
+                atomic_write(job.confidence, png(result.confidence_image()))
+            if job.overlay:
                 atomic_write(job.overlay, png(result.overlay(alpha=alpha)))
             if job.labels:
-                make_folder(job.labels.parent)
                 result.save(job.labels)
             if job.geojson:
-                make_folder(job.geojson.parent)
-                write_json(job.geojson, result.to_geojson())
+                write_json(job.geojson, result.to_geojson(min_area, simplify))
         except (ImageError, OutputError) as error:
             bad_name = getattr(error.__cause__, "errno", None) in _NAME_FAULTS
             if on_error == "raise" or not (isinstance(error, ImageError) or bad_name):
                 raise
             return error
-        if table:
+        if coco and not coco.has(job.image):  # before the row, without which --resume does the image again
+            coco.add(job.image, result)
+        if table and not table.has(job.image):
             table.append(row)
-        if coco:
-            coco.add(result, job.image.as_posix())
-        return {
-            "image": str(job.image),
-            "labels": job.labels and str(job.labels),
-            "overlay": job.overlay and str(job.overlay),
-            "geojson": job.geojson and str(job.geojson),
-            "fractions": fractions,
-        }
+        return {kind: file and str(file) for kind, file in vars(job).items()} | {"fractions": fractions}
 
     with (
         evaluating(model) as network,

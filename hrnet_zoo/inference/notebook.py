@@ -49,6 +49,7 @@ def to_html(
     safe: Colored,
     confidence: Image.Image | None,
     mean_confidence: Mapping[str, float],
+    title: str = "",
 ) -> str:
     """Return a form: radio buttons, the views of a result, and its legend.
 
@@ -58,6 +59,7 @@ def to_html(
         safe: the result in colors that color-blind readers can tell apart.
         confidence: picture of the confidence, if it is known.
         mean_confidence: of each class, by name; empty if not known.
+        title: name of the image.
 
     """
     views = [_view("image", _jpeg(image))]
@@ -83,6 +85,7 @@ def to_html(
     # Radio buttons of other results are in other forms. Enter does nothing in a form whose method is "dialog".
     return (
         f'<form class="hrnet-zoo" method="dialog"><style>{_STYLE}</style>'
+        f"{title and f'<div><b>{html.escape(printable(title))}</b></div>'}"
         f"<div>{_radios('view', kinds)}</div>"
         f"<div>{_radios('palette', {'own': 'colors of the classes', 'safe': 'color-blind safe'})}</div>"
         f"{''.join(views)}<div><table>{table}</table></div></form>"

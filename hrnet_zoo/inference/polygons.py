@@ -136,16 +136,27 @@ def simplify_borders(polygons: Sequence[Polygon], tolerance: float) -> list[Poly
             neighbors is smaller, the smallest first (Visvalingam and Whyatt).
 
     Raises:
-        ConfigError: `tolerance` is negative or not a number, or shapely is missing.
+        ConfigError: see `check_simplify`.
 
     """
+    check_simplify(tolerance)
+    import shapely
+
+    whole = [shapely.Polygon(exterior, holes) for exterior, *holes in polygons]
+    simplified = shapely.orient_polygons(shapely.coverage_simplify(whole, tolerance))
+    return [(_points(each.exterior), *map(_points, each.interiors)) for each in simplified]
+
+
+def check_simplify(tolerance: float) -> None:
+    """Raise ConfigError if `tolerance` is negative or not a number, or if shapely is missing where it is needed."""
     asked = f"simplify polygons by {tolerance} pixels"
     if not 0 <= tolerance < float("inf"):
         raise ConfigError(
             asked=asked, found="no length", done="nothing was written", advice="give a number from 0, such as 1.5"
         )
     try:
-        import shapely
+        if tolerance:
+            import shapely  # noqa: F401
     except ImportError as error:
         raise ConfigError(
             asked=asked,
@@ -153,9 +164,6 @@ def simplify_borders(polygons: Sequence[Polygon], tolerance: float) -> list[Poly
             done="nothing was written",
             advice="pip install '.[geo]' in the checkout of hrnet-zoo, or leave simplify out",
         ) from error
-    whole = [shapely.Polygon(exterior, holes) for exterior, *holes in polygons]
-    simplified = shapely.orient_polygons(shapely.coverage_simplify(whole, tolerance))
-    return [(_points(each.exterior), *map(_points, each.interiors)) for each in simplified]
 
 
 def _points(ring: Any) -> npt.NDArray[np.int32]:  # noqa: ANN401 - shapely has no types

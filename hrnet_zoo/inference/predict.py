@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,6 +11,7 @@ from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import product
 from numbers import Real
+from pathlib import Path
 from typing import Literal, TypeAlias, TypeVar
 
 import numpy as np
@@ -46,7 +48,7 @@ _pil = threading.Lock()
 logger = logging.getLogger("hrnet_zoo")
 
 P = TypeVar("P", bound=SegmentationModel)
-Seen: TypeAlias = tuple[RGB, list[ViewLogits]]
+Seen: TypeAlias = tuple[RGB, Path | None, list[ViewLogits]]
 
 
 @dataclass(frozen=True)
@@ -101,8 +103,8 @@ def predict(
     groups = options.groups(model.dataset)
     with evaluating(model) as model:
         if not (isinstance(image, list | tuple) or (isinstance(image, Tensor) and image.ndim == 4)):
-            rgb, sizes = _read_and_resize(image, model.dataset.resize_to, options)
-            return _result(model, rgb, _views(model, sizes, options), options, groups)
+            rgb, path, sizes = _read_and_resize(image, model.dataset.resize_to, options)
+            return _result(model, rgb, path, _views(model, sizes, options), options, groups)
         results: list[SegmentationResult | ImageError] = []
         with closing(predict_each(model, image, options)) as each:
             for result in Bar(each, "predict", len(image), unit="image", disable=None if progress else True):
@@ -124,7 +126,7 @@ def predict_each(
     """
     groups = options.groups(model.dataset)
 
-    def read(image: ImageLike) -> tuple[RGB, list[RGB]] | ImageError:
+    def read(image: ImageLike) -> tuple[RGB, Path | None, list[RGB]] | ImageError:
         try:
             return _read_and_resize(image, model.dataset.resize_to, options)
         except ImageError as error:
@@ -133,7 +135,7 @@ def predict_each(
     def seen() -> Generator[Seen | ImageError, None, None]:
         with closing(prefetch_in_threads(images, read, threads=READERS, ahead=IMAGES_AHEAD)) as inputs:
             for each in inputs:
-                yield each if isinstance(each, ImageError) else (each[0], _views(model, each[1], options))
+                yield each if isinstance(each, ImageError) else (*each[:2], _views(model, each[2], options))
 
     @torch.inference_mode()
     def result(each: Seen) -> SegmentationResult:
@@ -165,10 +167,13 @@ def _one_behind(
         yield from (each.result() for each in waiting)
 
 
-def _read_and_resize(image: ImageLike, resize_to: tuple[int, int], options: PredictOptions) -> tuple[RGB, list[RGB]]:
+def _read_and_resize(
+    image: ImageLike, resize_to: tuple[int, int], options: PredictOptions
+) -> tuple[RGB, Path | None, list[RGB]]:
     with _pil if isinstance(image, Image.Image) else nullcontext():
         rgb = read_image(image, options.color)
-    return rgb, resized(rgb, resize_to, options.ms_flip)
+    path = Path(image) if isinstance(image, str | os.PathLike) else None
+    return rgb, path, resized(rgb, resize_to, options.ms_flip)
 
 
 def _views(model: SegmentationModel, sizes: list[RGB], options: PredictOptions) -> list[ViewLogits]:
@@ -177,13 +182,18 @@ def _views(model: SegmentationModel, sizes: list[RGB], options: PredictOptions) 
 
 
 def _result(
-    model: SegmentationModel, image: RGB, views: list[ViewLogits], options: PredictOptions, groups: ClassGroups | None
+    model: SegmentationModel,
+    image: RGB,
+    path: Path | None,
+    views: list[ViewLogits],
+    options: PredictOptions,
+    groups: ClassGroups | None,
 ) -> SegmentationResult:
     height, width = image.shape[:2]
     dataset = model.dataset
     if not (groups or options.probabilities or options.confidence or options.min_confidence):
         mask = make_mask(views, height, width, options.max_memory)
-        return SegmentationResult(image, mask, dataset.classes, dataset.palette)
+        return SegmentationResult(image, mask, dataset.classes, dataset.palette, path=path)
     classes, palette = groups[:2] if groups else (dataset.classes, dataset.palette)
     mask = np.empty((height, width), np.uint8)
     confidence = np.empty((height, width), np.float16) if options.confidence else None
@@ -197,7 +207,7 @@ def _result(
         confidence=confidence,
         probabilities=probabilities,
     )
-    return SegmentationResult(image, mask, classes, palette, probabilities, confidence)
+    return SegmentationResult(image, mask, classes, palette, probabilities, confidence, path)
 
 
 def resized(image: RGB, resize_to: tuple[int, int], ms_flip: bool) -> list[RGB]:

@@ -46,6 +46,7 @@ class SegmentationResult:
         palette: colors by index, RGB, 0-255.
         probabilities: (classes, height, width) float32, 0-1, or None if they were not asked for.
         confidence: probability of each pixel's best class, (height, width) float16, 0-1, or None if not asked for.
+        path: of the image's file, as it was given; None if the image was none.
 
     """
 
@@ -55,6 +56,7 @@ class SegmentationResult:
     palette: tuple[tuple[int, int, int], ...]
     probabilities: npt.NDArray[np.float32] | None = None
     confidence: npt.NDArray[np.float16] | None = None
+    path: Path | None = None
 
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
         """Return the mask: `np.asarray(result)`."""
@@ -207,23 +209,23 @@ class SegmentationResult:
         """
         return geojson(self, min_area, simplify, transform)
 
-    def to_coco(self, file_name: str, min_area: int = 0) -> dict[str, Any]:
+    def to_coco(self, file_name: str | None = None, min_area: int = 0) -> dict[str, Any]:
         """Return a COCO data set of this image: an annotation with a run-length mask for each region.
 
         Run lengths, because COCO's polygons cannot have holes; pycocotools reads them. The id of a category is the
         index of the class + 1. "score" is the mean confidence, if the result knows it.
 
         Args:
-            file_name: name of the image, as the tool that reads the data set shall find it.
+            file_name: name of the image, as the tool that reads the data set shall find it; None: `path`.
             min_area: leave out regions with fewer pixels.
 
         Raises:
-            ConfigError: `min_area` is negative.
+            ConfigError: `min_area` is negative, or the image had no path and none is given.
 
         """
-        return coco(self, file_name, min_area)
+        return coco(self, file_name or self._known_path("to_coco").as_posix(), min_area)
 
-    def to_labelme(self, image_path: str, min_area: int = 0, simplify: float = 0) -> dict[str, Any]:
+    def to_labelme(self, image_path: str | None = None, min_area: int = 0, simplify: float = 0) -> dict[str, Any]:
         """Return a label file of LabelMe: the exterior of each region as a polygon.
 
         LabelMe's polygons have no holes: what lies in a hole comes later, and so over it. A hole that no region fills
@@ -231,15 +233,15 @@ class SegmentationResult:
         wide, when it makes a mask of them.
 
         Args:
-            image_path: path of the image from the label file.
+            image_path: path of the image from the label file; None: it lies beside the image.
             min_area: leave out regions with fewer pixels.
             simplify: as in `to_geojson`.
 
         Raises:
-            ConfigError: as in `to_geojson`.
+            ConfigError: as in `to_geojson`; or the image had no path and none is given.
 
         """
-        return labelme(self, image_path, min_area, simplify)
+        return labelme(self, image_path or self._known_path("to_labelme").name, min_area, simplify)
 
     def crop(self, what: str | Region) -> Image.Image:
         """Return the image cut to the box of a region, or of the largest region of a class.
@@ -352,7 +354,8 @@ class SegmentationResult:
         )
         known = self.confidence is not None
         confidence = small.confidence_image() if known else None
-        return to_html(Image.fromarray(small.image), own, safe, confidence, self.mean_confidence() if known else {})
+        means = self.mean_confidence() if known else {}
+        return to_html(Image.fromarray(small.image), own, safe, confidence, means, self.path.name if self.path else "")
 
     def _color_blind_palette(self) -> tuple[Color, ...]:
         """Return a palette whose colors differ the most for the most frequent classes; overlays leave out the same."""
@@ -393,6 +396,16 @@ class SegmentationResult:
                 advice="use model.predict(image, confidence=True)",
             )
         return self.confidence
+
+    def _known_path(self, method: str) -> Path:
+        if self.path is None:
+            raise ConfigError(
+                asked=f"{method}()",
+                found="a result of an image that was no file",
+                done="nothing was written",
+                advice=f'name the image: {method}("street.jpg")',
+            )
+        return self.path
 
     def _uncolored(self) -> set[int]:
         """Return the labels that overlays leave uncolored: a black background, and pixels without a class."""

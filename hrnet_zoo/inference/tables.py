@@ -59,7 +59,7 @@ def table_row(
 
     """
     height, width = result.mask.shape
-    row: Row = {"path": _text(path), "width": width, "height": height, **vars(read_capture(Path(path)))}
+    row: Row = {"path": one_line(path), "width": width, "height": height, **vars(read_capture(Path(path)))}
     row |= dict.fromkeys(map(_share_column, result.classes), 0.0)
     row |= {_share_column(name): share for name, share in (fractions or result.fractions()).items()}
     if result.confidence is not None:
@@ -70,7 +70,7 @@ def table_row(
 
 def error_row(path: str | os.PathLike[str], error: str) -> Row:
     """Return the row of an image that has no result: its path, and what was wrong."""
-    return {"path": _text(path), "error": _text(error)}
+    return {"path": one_line(path), "error": one_line(error)}
 
 
 def check_table(path: Path, *, resume: bool, force: bool) -> None:
@@ -90,9 +90,14 @@ def check_table(path: Path, *, resume: bool, force: bool) -> None:
         )
     if _is_parquet(path):
         _pyarrow(path)
-    check_place(path, force=resume or force)
+    check_target(path, resume=resume, force=force)
+
+
+def check_target(path: Path, *, resume: bool, force: bool) -> None:
+    """Raise OutputError if a file made of rows cannot be written, or exists and neither is given."""
+    check_place(path, force=True)
     if not (resume or force):
-        refuse_existing([_rows_path(path)])
+        refuse_existing([path, rows_path(path)], "--resume goes on with it, --force replaces it; or name another file")
 
 
 class TableWriter:
@@ -116,23 +121,25 @@ class TableWriter:
 
         Raises:
             ConfigError: the ending is another one, or pyarrow is missing.
-            OutputError: the file exists, is no such table, has other columns, or cannot be read or written.
+            OutputError: the file exists, is no such table, has other columns, is being written by another process, or
+                cannot be read or written.
 
         """
         self.path, self.columns = Path(path), tuple(columns)
         check_table(self.path, resume=resume, force=force)
         self.done: set[str] = set()
+        self._failed: set[str] = set()
         self.added = 0
-        self.place = self._rows = _rows_path(self.path)
+        self.place = self._rows = rows_path(self.path)
         self._is_csv = self._rows.suffix.lower() == ".csv"
         with self._errors():
             if resume and _is_parquet(self.path) and self.path.exists() and not self._rows.exists():
                 self._unpack()
-            self._file = self._rows.open("r+b" if resume and self._rows.exists() else "w+b", buffering=0)
+            self._file = self._rows.open("a+b", buffering=0)
             try:
-                end = self._read()
+                self._lock()
+                end = self._read() if resume else 0
                 self._file.truncate(end)
-                self._file.seek(end)
                 if self._is_csv and end == 0:
                     self._write(_csv_line(self.columns))
             except BaseException:
@@ -141,9 +148,13 @@ class TableWriter:
 
     def has(self, path: str | os.PathLike[str]) -> bool:
         """Tell whether the table had a row of this image when it was opened."""
-        return _text(path) in self.done
+        return one_line(path) in self.done
 
-    def append(self, row: Mapping[str, str | int | float | None]) -> None:
+    def has_error(self, path: str | os.PathLike[str]) -> bool:
+        """Tell whether the row that the table had of this image says that it failed."""
+        return one_line(path) in self._failed
+
+    def append(self, row: Mapping[str, object]) -> None:
         """Append a row; columns that it lacks stay empty.
 
         Raises:
@@ -180,20 +191,34 @@ class TableWriter:
             return _csv_line(values)
         return json.dumps(dict(zip(self.columns, values, strict=True)), ensure_ascii=False).encode() + b"\n"
 
+    def _lock(self) -> None:
+        """Refuse a table that another process is writing; the lock ends with the process."""
+        try:
+            import fcntl
+        except ImportError:  # Windows
+            return
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise self._refusal("another process is writing it", "wait for it, or name another table") from error
+        except OSError:  # a file system without locks
+            return
+
     def _write(self, line: bytes) -> None:
-        before = self._file.tell()
+        before = self._file.seek(0, os.SEEK_END)
         try:
             left = memoryview(line)
             while left:
                 left = left[self._file.write(left) :]
         except OSError:
             with suppress(OSError):  # what is left of the row would be cut by --resume
-                self._file.seek(self._file.truncate(before))
+                self._file.truncate(before)
             raise
 
     def _read(self) -> int:
         """Note the paths of all whole rows; return where the last of them ends."""
         end = 0
+        first = _csv_line(self.columns) if self._is_csv else b'{"path": "'
         with self._rows.open("rb") as file:
             try:
                 for number, (line, place) in enumerate(_whole_lines(file), start=1):
@@ -203,8 +228,14 @@ class TableWriter:
                     if len(row) != len(self.columns):
                         raise ValueError(f"line {number} has {len(row)} columns")
                     if not (self._is_csv and number == 1):
-                        self.done.add(row[0] if self._is_csv else row["path"])
+                        path, error = (row[0], row[-1]) if self._is_csv else (row["path"], row.get("error"))
+                        self.done.add(path)
+                        if error:
+                            self._failed.add(path)
                     end = place
+                file.seek(0)
+                if end == 0 and not first.startswith(file.read(len(first))):  # only a row of ours may be cut
+                    raise ValueError("it begins otherwise")
             except (ValueError, KeyError, TypeError, csv.Error, StopIteration, RecursionError) as error:
                 raise self._refusal(f"it is damaged, or no such table: {error}") from error
         return end
@@ -251,12 +282,13 @@ class TableWriter:
             )
             raise self._refusal(f"it has other columns: it lacks {lacks[:300]}; it has more: {more[:300]}")
 
-    def _refusal(self, found: str) -> OutputError:
+    def _refusal(self, found: str, advice: str = "") -> OutputError:
         return OutputError(
             asked=f"go on with the table {self.path}",
             found=found,
             done="nothing was computed or changed",
-            advice="use the model and the options it was begun with, or name another table; --force replaces it",
+            advice=advice
+            or "use the model and the options it was begun with, or name another table; --force replaces it",
             path=self.path,
         )
 
@@ -265,21 +297,21 @@ def _is_parquet(path: Path) -> bool:
     return path.suffix.lower() == ".parquet"
 
 
-def _rows_path(path: Path) -> Path:
-    """Return the file that rows are appended to."""
-    return path.with_name(f"{path.name}.jsonl") if _is_parquet(path) else path
+def rows_path(path: Path) -> Path:
+    """Return the file that rows are appended to: the file itself, or one beside what is read only when complete."""
+    return path if path.suffix.lower() in (".csv", ".jsonl") else path.with_name(f"{path.name}.jsonl")
 
 
 def _share_column(name: str) -> str:
     """Return the column of a class; ADE20K has one called "path"."""
-    return f"{_text(name)} share" if name in (*BEFORE, *AFTER) else _text(name)
+    return f"{one_line(name)} share" if name in (*BEFORE, *AFTER) else one_line(name)
 
 
 def _confidence_column(name: str) -> str:
-    return f"{_text(name)} confidence"
+    return f"{one_line(name)} confidence"
 
 
-def _text(name: str | os.PathLike[str]) -> str:
+def one_line(name: str | os.PathLike[str]) -> str:
     """Escape what is not UTF-8, as names of files may be, and line breaks: a row is one line of a table."""
     text = os.fspath(name).encode(errors="backslashreplace").decode()
     return text.replace("\n", "\\n").replace("\r", "\\r")

@@ -126,35 +126,36 @@ def test_a_table_instead_of_images(run: Run, tmp_path: Path, monkeypatch: pytest
     ]
     assert 0.5 <= row["ground confidence"] <= 1
     assert 0.9 < row["ground"] + row["sky"] + row["other"] <= 1
-    run("predict", "demo", folder, "--confidence", code=2)
     for options in (("--resume",), ("--resume", "--force", "--table", table)):
         run("predict", "demo", folder, *options, code=2)
         assert "--resume goes on with a table" in run.err
 
 
-def test_a_table_beside_label_maps(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What ends a run keeps the rows, and --resume replaces label maps whose rows are missing."""
-    for index in range(5):
-        Image.fromarray(scene(index, 64, 128).image).save(tmp_path / f"{index}.png")
-    arguments = ("predict", "demo", tmp_path, "--no-overlay", "--out", tmp_path / "out", "--device", "cpu", "--table")
-    run(*arguments, tmp_path / "whole.jsonl")
-    calls = 0
-
-    def ended(*args: Any, **options: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == 4:
-            raise KeyboardInterrupt
-        return view_logits(*args, **options)
-
-    with monkeypatch.context() as patch:
-        patch.setattr("hrnet_zoo.inference.predict.view_logits", ended)
-        text = run(*arguments, tmp_path / "a.jsonl", "--force", code=130)
-    assert text == f"{tmp_path / 'a.jsonl'}: 3 rows added to 0\n"
-    assert len((tmp_path / "a.jsonl").read_bytes().splitlines()) == 3
-    run(*arguments, tmp_path / "a.jsonl", "--resume")
-    assert (tmp_path / "a.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
-    assert len(list((tmp_path / "out").iterdir())) == 5
+def test_confidence_and_coarser_polygons(run: Run, tmp_path: Path) -> None:
+    """As in Python; what they would do nothing for is refused."""
+    image = scene(3, 96, 192).image
+    Image.fromarray(image).save(tmp_path / "a.png")
+    arguments = ("predict", "demo", tmp_path / "a.png", "--device", "cpu", "--out", tmp_path / "out")
+    for wrong in (
+        ("--confidence", "--no-overlay"),
+        ("--min-area", "5"),
+        ("--simplify", "1", "--coco", tmp_path / "a.json"),
+        ("--simplify", "nan", "--geojson"),
+    ):
+        run(*arguments, *wrong, code=2)
+    assert not (tmp_path / "out").exists()
+    result = create_model("demo", device="cpu").predict(tmp_path / "a.png", confidence=True)
+    facts = json.loads(run(*arguments, "--no-labels", "--confidence", "--geojson", "--min-area", "20", "--json"))
+    assert facts["images"][0]["confidence"] == str(tmp_path / "out" / "a_confidence.png")
+    with Image.open(tmp_path / "out" / "a_confidence.png") as picture:
+        assert np.array_equal(np.asarray(picture), np.asarray(result.confidence_image()))
+    assert json.loads((tmp_path / "out" / "a.geojson").read_bytes()) == result.to_geojson(min_area=20)
+    run(*arguments, "--no-overlay", "--coco", tmp_path / "a.json", "--min-area", "20")
+    areas = [each["area"] for each in json.loads((tmp_path / "a.json").read_bytes())["annotations"]]
+    assert areas == [region.area for region in result.regions(min_area=20)]
+    pytest.importorskip("shapely", "2.1")
+    run(*arguments, "--force", "--geojson", "--simplify", "2")
+    assert json.loads((tmp_path / "out" / "a.geojson").read_bytes())["simplified"]["moved_pixels"] > 0
 
 
 def test_polygons_beside_label_maps(run: Run, tmp_path: Path) -> None:
@@ -188,7 +189,44 @@ def test_polygons_beside_label_maps(run: Run, tmp_path: Path) -> None:
     run(*arguments[:-2], "--no-labels", code=5)
     assert "0.geojson" in run.err
     run(*arguments[:-1], tmp_path / "all.txt", code=2)
-    run(*arguments, "--table", tmp_path / "a.csv", "--resume", code=2)
+
+
+def test_a_table_and_a_coco_file_go_on(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interrupted, resumed, and run again when complete: as of one run. Label maps without a row are replaced."""
+    for index in range(5):
+        Image.fromarray(scene(index, 64, 96).image).save(tmp_path / f"{index}.png")
+    (tmp_path / "1.png").write_bytes(b"nothing")
+    arguments = ("predict", "demo", tmp_path, "--no-overlay", "--device", "cpu", "--out", tmp_path / "out", "--table")
+    run(*arguments, tmp_path / "whole.csv", "--no-labels", "--coco", tmp_path / "whole.json", code=5)
+    some = (*arguments, tmp_path / "a.csv", "--coco", tmp_path / "a.json")
+    calls = 0
+
+    def ended(*args: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise KeyboardInterrupt
+        return view_logits(*args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("hrnet_zoo.inference.predict.view_logits", ended)
+        text = run(*some, code=130)
+    assert text == f"{tmp_path / 'a.csv'}: 3 rows added to 0\n{tmp_path / 'a.json.jsonl'}: 2 images added to 0\n"
+    assert not (tmp_path / "a.json").exists()
+    (tmp_path / "out" / "3_labels.png").write_bytes(b"of a row that is missing")
+    run(*some, code=5)
+    assert "--resume goes on with it" in run.err
+    for _ in range(2):
+        run(*some, "--resume")
+        for ending in ("csv", "json"):
+            assert (tmp_path / f"a.{ending}").read_bytes() == (tmp_path / f"whole.{ending}").read_bytes()
+    with Image.open(tmp_path / "out" / "3_labels.png") as labels:
+        assert labels.size == (96, 64)
+    assert {path.suffix for path in tmp_path.iterdir()} == {".png", ".csv", ".json", ""}
+    (tmp_path / "a.json").unlink()
+    run(*some, "--resume")  # what the table has is not in the new file yet
+    assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "whole.json").read_bytes()
 
 
 def test_panoramas(run: Run, tmp_path: Path) -> None:

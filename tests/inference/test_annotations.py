@@ -1,5 +1,6 @@
 """GeoJSON, COCO and LabelMe: their readers find the mask again, to the bit."""
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -10,8 +11,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image, ImageDraw
 
-from hrnet_zoo.errors import ConfigError, OutputError
-from hrnet_zoo.inference.annotations import CocoFile
+from hrnet_zoo.errors import ConfigError
 from hrnet_zoo.inference.polygons import area, rasterize
 from hrnet_zoo.inference.result import SegmentationResult
 from tests.support.masks import random_mask
@@ -154,63 +154,6 @@ def test_coco_large_runs() -> None:
         assert np.array_equal(pixels, mask == annotation["category_id"] - 1)
 
 
-def read_with_pycocotools(path: Path, results: list[SegmentationResult]) -> None:
-    """Compare the masks of a file, and its run lengths, with those of pycocotools."""
-    tool = pytest.importorskip("pycocotools.coco")
-    coding = pytest.importorskip("pycocotools.mask")
-    data = tool.COCO(str(path))
-    for number, result in enumerate(results, start=1):
-        mask = np.full(result.mask.shape, 255, np.uint8)
-        for annotation in data.loadAnns(data.getAnnIds(imgIds=[number])):
-            pixels = data.annToMask(annotation)
-            mask[pixels == 1] = annotation["category_id"] - 1
-            segmentation = annotation["segmentation"]
-            assert coding.encode(np.asfortranarray(pixels))["counts"].decode() == segmentation["counts"]
-            assert coding.toBbox(segmentation).tolist() == annotation["bbox"]
-            assert coding.area(segmentation) == annotation["area"]
-        assert np.array_equal(mask, result.mask)
-
-
-@pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")  # within pycocotools
-def test_a_coco_file_of_many_images(tmp_path: Path) -> None:
-    """Ids go on; the file appears at the end, and nothing stays beside it."""
-    results = [random_result(seed) for seed in range(10)]
-    path = tmp_path / "all.json"
-    with CocoFile(path, force=False) as file:
-        for number, result in enumerate(results):
-            file.add(result, f"{number}.jpg")
-        assert not path.exists()
-    data = json.loads(path.read_bytes())
-    assert [annotation["id"] for annotation in data["annotations"]] == list(range(1, len(data["annotations"]) + 1))
-    for number, result in enumerate(results, start=1):
-        assert data["images"][number - 1] == result.to_coco(f"{number - 1}.jpg")["images"][0] | {"id": number}
-        own = [annotation for annotation in data["annotations"] if annotation["image_id"] == number]
-        assert [each["segmentation"] for each in own] == [
-            each["segmentation"] for each in result.to_coco("")["annotations"]
-        ]
-    assert list(tmp_path.iterdir()) == [path]
-    read_with_pycocotools(path, results)
-    with pytest.raises(OutputError, match="exists already"):
-        CocoFile(path, force=False)
-
-
-def test_a_coco_file_of_a_run_that_fails(tmp_path: Path) -> None:
-    def run() -> None:
-        with CocoFile(tmp_path / "all.json", force=False) as file:
-            file.add(random_result(1), "a.jpg")
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        run()
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_coco_file_without_an_image(tmp_path: Path) -> None:
-    with CocoFile(tmp_path / "all.json", force=False):
-        pass
-    assert json.loads((tmp_path / "all.json").read_bytes()) == {"images": [], "categories": [], "annotations": []}
-
-
 @pytest.mark.parametrize("seed", range(20))
 def test_labelme_drawn_in_its_order(seed: int) -> None:
     """What lies in a hole comes later."""
@@ -223,6 +166,17 @@ def test_labelme_drawn_in_its_order(seed: int) -> None:
         mask[inside] = CLASSES.index(shape["label"])
     assert np.array_equal(mask, result.mask)
     assert data["imagePath"] == "a.jpg"
+
+
+def test_the_path_of_the_image_is_the_default() -> None:
+    result = random_result(3)
+    for method in (result.to_coco, result.to_labelme):
+        with pytest.raises(ConfigError, match="an image that was no file"):
+            method()
+    known = dataclasses.replace(result, path=Path("photos/é.jpg"))
+    assert known.to_coco()["images"][0]["file_name"] == "photos/é.jpg"
+    assert known.to_labelme()["imagePath"] == "é.jpg"
+    assert known.to_labelme("../é.jpg")["imagePath"] == "../é.jpg"
 
 
 def test_labelme_loses_a_hole_that_nothing_fills() -> None:

@@ -7,16 +7,40 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from hrnet_zoo.datasets.pairing import find_images
 from hrnet_zoo.errors import HRNetZooError, ImageError, OutputError
 from hrnet_zoo.images.atomic import png
-from hrnet_zoo.inference.folders import RESULTS_BEHIND, Job, plan, predict_files
+from hrnet_zoo.inference.coco_file import CocoFile
+from hrnet_zoo.inference.folders import RESULTS_BEHIND, Job, plan, predict_files, remaining
 from hrnet_zoo.inference.predict import PredictOptions, view_logits
+from hrnet_zoo.inference.result import SegmentationResult
+from hrnet_zoo.inference.tables import TableWriter, error_row, table_columns
 from hrnet_zoo.models.fcn import FCNHRNet
 from hrnet_zoo.zoo.create import create_model
+
+
+def test_what_remains_of_a_resumed_run(tmp_path: Path) -> None:
+    """What failed is in no COCO file; what only one of them has is done again."""
+    names = [Path(name) for name in ("both", "failed", "table", "coco", "none")]
+    jobs = [Job(name, None, None) for name in names]
+    result = SegmentationResult(np.zeros((1, 1, 3), np.uint8), np.zeros((1, 1), np.uint8), ("a",), ((0, 0, 0),))
+    with TableWriter(tmp_path / "a.csv", table_columns(("a",))) as table, CocoFile(tmp_path / "a.json", ("a",)) as coco:
+        for name, error in zip(names[:3], ("", "bad", ""), strict=True):
+            table.append(error_row(name, error))
+        for name in (names[0], names[3]):
+            coco.add(name, result)
+    assert remaining(jobs, None, None) == jobs
+    table = TableWriter(tmp_path / "a.csv", table_columns(("a",)), resume=True)
+    coco = CocoFile(tmp_path / "a.json", ("a",), resume=True)
+    assert remaining(jobs, table, None) == jobs[3:]
+    assert remaining(jobs, None, coco) == [jobs[1], jobs[2], jobs[4]]
+    assert remaining(jobs, table, coco) == jobs[2:]
+    for file in (table, coco):
+        file.__exit__(None, None, None)
 
 
 @pytest.fixture

@@ -201,13 +201,33 @@ def test_another_table_is_refused_and_stays(suffix: str, tmp_path: Path) -> None
         TableWriter(path, COLUMNS)
     assert path.read_bytes() == before
     doubled = [before[: len(before) // 2] + b"\n" + before] * (suffix != ".parquet")
-    for spoilt in (b"no table\n", b"\xff\xfe\n", b'{"path": 1}\n', b"[]\n", b"\n", *doubled):
+    for spoilt in (
+        b"notes without a line break",
+        b"no table\n",
+        b"\xff\xfe\n",
+        b'{"path": 1}\n',
+        b"[]\n",
+        b"\n",
+        *doubled,
+    ):
         path.write_bytes(spoilt)
         with pytest.raises(OutputError, match="go on with the table"):
             TableWriter(path, COLUMNS, resume=True)
         assert path.read_bytes() == spoilt
         assert len(list(tmp_path.iterdir())) == 1
     write(path, rows(2), force=True)
+    assert len(read(path)) == 2
+
+
+def test_two_writers_of_one_table(suffix: str, tmp_path: Path) -> None:
+    """The second one is refused, and takes nothing from the first."""
+    path = tmp_path / f"a{suffix}"
+    with TableWriter(path, COLUMNS) as table:
+        table.append(rows(1)[0])
+        for options in ({"resume": True}, {"force": True}):
+            with pytest.raises(OutputError, match="another process is writing it"):
+                TableWriter(path, COLUMNS, **options)
+        table.append(rows(2)[1])
     assert len(read(path)) == 2
 
 
