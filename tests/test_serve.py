@@ -106,7 +106,7 @@ def test_several_clients_at_once(port: int) -> None:
 @pytest.mark.parametrize(
     ("body", "status", "words"),
     [
-        (b"no photo", 422, "cannot be read as a JPEG, PNG or WebP"),
+        (b"no photo", 422, "cannot be read as a JPEG, PNG or WebP: it holds no image"),
         (b"", 422, "cannot be read as a JPEG, PNG or WebP"),
         (bytes(40 * LIMIT), 413, "the upload is larger than 100,000 bytes"),
         (photo(0, 300, 400), 422, "400 x 300 pixels; the limit is 60,000"),

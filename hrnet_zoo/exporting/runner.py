@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
 
 Array = np.ndarray[Any, Any]
 
@@ -43,7 +43,8 @@ def _refuse(faults: tuple[type[BaseException], ...], words: str) -> Iterator[Non
     try:
         yield
     except faults as error:
-        raise SegmenterError(f"{words}: {error!r:.300}") from error
+        reason = "it holds no image" if isinstance(error, UnidentifiedImageError) else f"{error!r:.300}"
+        raise SegmenterError(f"{words}: {reason}") from error
 
 
 class Segmenter:

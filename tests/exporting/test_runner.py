@@ -156,7 +156,9 @@ def test_bad_commands_end_in_words(tmp_path: Path) -> None:
     write_onnx(tmp_path / "tiny.onnx", TinyModel(WHOLE))
     tiny, street = tmp_path / "tiny.onnx", tmp_path / "street.jpg"
     assert "cannot load" in run_alone(RUNNER, tmp_path / "broken.onnx", street, code=1)
-    assert "cannot be read as a JPEG" in run_alone(RUNNER, tiny, tmp_path / "notes.txt", "--out", tmp_path, code=1)
+    assert "cannot be read as a JPEG, PNG or WebP: it holds no image" in run_alone(
+        RUNNER, tiny, tmp_path / "notes.txt", "--out", tmp_path, code=1
+    )
     assert "File exists" in run_alone(RUNNER, tiny, street, "--out", street, code=1)
     assert "the same name" in run_alone(RUNNER, tiny, street, tmp_path / "more" / "street.png", code=2)
 
