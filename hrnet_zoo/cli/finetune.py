@@ -43,7 +43,12 @@ _BY_NAME: dict[str, dict[str, Any]] = {
     "class_weights": {"callback": _parse_weights, "metavar": "auto|NUMBER,NUMBER,..."},
     "backbone_lr": {"metavar": "FACTOR"},
     "head_lr": {"metavar": "FACTOR"},
+    "trackers": {"multiple": True, "metavar": "NAME"},
 }
+
+
+_PYTHON_ONLY = {"progress", "on_event"}
+_FLAGS = {"trackers": "--tracker"}  # may be given several times
 
 
 @cache
@@ -52,7 +57,7 @@ def _options() -> list[click.Option]:
     keywords = {
         name: parameter
         for name, parameter in inspect.signature(hrnet_zoo.finetune).parameters.items()
-        if parameter.kind is parameter.KEYWORD_ONLY and name != "progress"
+        if parameter.kind is parameter.KEYWORD_ONLY and name not in _PYTHON_ONLY
     }
     described = (inspect.getdoc(hrnet_zoo.finetune) or "").partition("Args:")[2].partition("Raises:")[0]
     helps = dict(re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", described, re.MULTILINE))
@@ -61,9 +66,9 @@ def _options() -> list[click.Option]:
         text = re.sub(r"`(\w+)`", lambda match: _as_flag(match[1]) if match[1] in keywords else match[1], helps[name])
         options.append(
             click.Option(
-                [_as_flag(name)],
+                [_as_flag(name), name],
                 default=parameter.default,
-                show_default=parameter.default not in (None, False),
+                show_default=parameter.default not in (None, False, ()),
                 help=" ".join((text[0].upper() + text[1:]).replace("`", "").split()),
                 **(_BY_NAME.get(name) or _BY_TYPE.get(str(parameter.annotation), {})),
             )
@@ -72,7 +77,7 @@ def _options() -> list[click.Option]:
 
 
 def _as_flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
+    return _FLAGS.get(name) or "--" + name.replace("_", "-")
 
 
 class _FinetuneCommand(click.Command):
@@ -125,4 +130,4 @@ def finetune(name: str, data: Path, out: Path, as_json: bool, **options: Any) ->
         say_json({"folder": str(made.folder), "steps": made.steps, "miou": made.miou, "loss": made.loss})
     else:
         figure = "no validation images" if made.miou is None else f"mIoU {made.miou:.2f} on the validation images"
-        say(f'{made.folder}: {made.steps} updates, {figure}; create_model("local-dir:{made.folder}")')
+        say(f"{made.folder}: {made.steps} updates, {figure}")

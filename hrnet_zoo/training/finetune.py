@@ -5,10 +5,13 @@ from __future__ import annotations
 import copy
 import logging
 import math
+import shlex
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
@@ -33,13 +36,15 @@ from hrnet_zoo.training.config import (
     resolve_precision,
     resolve_steps,
 )
-from hrnet_zoo.training.loop import TrainingLoop, print_line
+from hrnet_zoo.training.events import OnEvent, make_trackers
+from hrnet_zoo.training.loop import SHEETS, TrainingLoop, print_line
 from hrnet_zoo.training.losses import Loss, balanced_class_weights, make_loss
 from hrnet_zoo.training.resume import STATE_FILE
 from hrnet_zoo.training.update import Updater
 from hrnet_zoo.zoo.create import create_model, usable_device
 from hrnet_zoo.zoo.model_config import WEIGHTS_FILE
 from hrnet_zoo.zoo.model_folder import config_of
+from hrnet_zoo.zoo.training_log import OWN_LOG
 
 CUSTOM_LICENSE = "those of your own images; what it started from: "
 
@@ -51,7 +56,7 @@ class FineTuning:
     """The result of a fine-tuning.
 
     Attributes:
-        folder: a model folder: `create_model(f"local-dir:{folder}")`.
+        folder: a model folder: `create_model(folder)`.
         steps: updates done.
         miou: mean intersection over union on the validation images, percent, of the network that was kept; None
             without validation images.
@@ -96,6 +101,8 @@ def finetune(
     workers: int | None = None,
     device: str | torch.device | None = None,
     resume: bool = False,
+    trackers: str | Sequence[Any] = (),
+    on_event: OnEvent | None = None,
     tensorboard: bool = False,
     progress: bool = True,
 ) -> FineTuning:
@@ -150,8 +157,13 @@ def finetune(
         workers: processes that prefetch images; default: half the processors, at most 8; 0: none.
         device: such as "cpu" or "cuda:1"; default: CUDA if there is one, else the CPU.
         resume: continue the run in `out`, with the same arguments; a run that never saved begins anew.
-        tensorboard: also write TensorBoard events to `out`.
-        progress: show bars on a terminal, else a line for the first update and for each validation.
+        trackers: experiment trackers that get all figures, by their names in accelerate (extra `train`), such as
+            "tensorboard" (in `out/tensorboard`), "wandb" or "mlflow"; or trackers of accelerate that you made.
+        on_event: called with a `hrnet_zoo.training.events.TrainingEvent` after each update and validation and at the
+            end, in the first process. If it returns "stop", the state is saved, and this function returns; `resume`
+            continues. What it or a tracker raises is warned of once, and changes nothing.
+        tensorboard: the former form of `trackers=["tensorboard"]`.
+        progress: show a bar on a terminal, else a line for the first update, each validation, and once in a minute.
 
     Raises:
         ConfigError: an argument cannot be used, or `out` is in use or holds a run and `resume` is not set.
@@ -164,6 +176,10 @@ def finetune(
 
     """
     out = Path(out)
+    if tensorboard:
+        words = 'tensorboard=True is trackers=["tensorboard"] now; the old form works for one more version'
+        warnings.warn(words, DeprecationWarning, stacklevel=2)
+        trackers = [*([trackers] if isinstance(trackers, str) else trackers), "tensorboard"]
     least = {"seed": 0, "workers": 0, "patience": 1, "validate_every": 1, "save_every": 1}
     for name, value in zip(least, (seed, workers, patience, validate_every, save_every), strict=True):
         if value is not None:
@@ -211,6 +227,8 @@ def finetune(
         if batch % ranks.size:
             raise config_error(f"with batch={batch}", f"it is not a multiple of the {ranks.size} processes")
         make_loss(loss)  # refuses an unknown one
+        if trackers:
+            ranks.all_gather(lambda: make_trackers(trackers, out, 0) and None)  # refuses unknown ones
         config_of(network)  # refuses a model that could not be saved
         # The first process alone reads all the data once, which takes long.
         report, *_ = ranks.all_gather(lambda: _check_data(train, held_out, progress) if ranks.rank == 0 else None)
@@ -226,8 +244,9 @@ def finetune(
             validate_every=validate_every or epoch_length,
             save_every=save_every or 0,
             patience=patience or 0,
-            tensorboard=tensorboard,
             progress=progress,
+            on_event=on_event,
+            trackers=trackers,
         )
         _restore(loop.updater, out, resume)
         if progress and loop.is_first:
@@ -235,7 +254,22 @@ def finetune(
             images = f"{counts[0]} images to train on, {counts[1]} to validate on"
             print_line(f"{images}; {config.steps} updates of {batch} images; learning rate {lr:g}")
         loop.run()
+    if progress and loop.is_first:
+        _print_end(out, loop.reason)
     return FineTuning(out, loop.updater.progress.step, loop.updater.progress.best_miou, loop.loss)
+
+
+def _print_end(out: Path, reason: str) -> None:
+    """Say on stderr where everything lies, and what to type next."""
+    if reason == "stopped":
+        print_line("stopped by on_event: resume=True continues")
+    found = [
+        name
+        for name in (WEIGHTS_FILE, OWN_LOG, "curves.png", SHEETS, "tensorboard", STATE_FILE)
+        if (out / name).exists()
+    ]
+    print_line(f"{out} holds {', '.join(found)}")
+    print_line(f"next: hrnet-zoo predict {shlex.quote(str(out))} photo.jpg, or hrnet_zoo.create_model({str(out)!r})")
 
 
 @contextmanager

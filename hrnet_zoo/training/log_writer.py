@@ -1,4 +1,4 @@
-"""Write the log of a training: `metrics.jsonl`, `curves.png`, and TensorBoard events on request."""
+"""Write the log of a training: `metrics.jsonl` and `curves.png`."""
 
 from __future__ import annotations
 
@@ -6,14 +6,11 @@ import json
 import logging
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hrnet_zoo.errors import ConfigError
 from hrnet_zoo.images.atomic import atomic_write, output_errors
 from hrnet_zoo.zoo.training_log import OWN_LOG, parse_log
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
 
 logger = logging.getLogger("hrnet_zoo")
 
@@ -24,26 +21,17 @@ class LogWriter:
     Updates after `step` and validations after `validated`, which a stop has undone, are removed from it first.
     """
 
-    def __init__(self, folder: Path, step: int, validated: int, *, tensorboard: bool) -> None:
+    def __init__(self, folder: Path, step: int, validated: int) -> None:
         self.path = folder / OWN_LOG
-        self._events = _open_events(folder, step) if tensorboard else None
         with self._output_errors():
             lines = self.path.read_bytes().splitlines() if step and self.path.exists() else []
         kept = [line for line in lines if _still_holds(line, step, validated)]
         atomic_write(self.path, b"".join(line + b"\n" for line in kept))
 
-    def close(self) -> None:
-        """Write the last events."""
-        if self._events:
-            self._events.close()
-
     def add(self, line: dict[str, Any]) -> None:
-        """Write a line; the figures of a "train" or "val" line also become events."""
+        """Write a line."""
         with self._output_errors(), self.path.open("ab") as file:
             file.write(json.dumps(line).encode() + b"\n")
-        if self._events and "mode" in line:
-            for key in line.keys() - {"mode", "iter"}:
-                self._events.add_scalar(f"{line['mode']}/{key}", line[key], line["iter"])
 
     def draw_curves(self) -> None:
         """Plot loss and validation mIoU over the updates, if matplotlib is installed."""
@@ -66,16 +54,3 @@ def _still_holds(line: bytes, step: int, validated: int) -> bool:
         return int(found.get("iter", 0)) <= (validated if found.get("mode") == "val" else step)
     except (ValueError, AttributeError, TypeError, OverflowError):  # OverflowError: of 1e999
         return False
-
-
-def _open_events(folder: Path, step: int) -> SummaryWriter:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise ConfigError(
-            asked="write TensorBoard events",
-            found=f"TensorBoard cannot be imported ({error})",
-            done="nothing was computed",
-            advice="pip install tensorboard, or leave tensorboard out: metrics.jsonl has the same figures",
-        ) from error
-    return SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)

@@ -7,10 +7,13 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import Callable, Collection
-from contextlib import ExitStack, closing, suppress
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -24,6 +27,7 @@ from hrnet_zoo.images.atomic import atomic_write, make_folder
 from hrnet_zoo.images.progress import Bar
 from hrnet_zoo.inference.metrics import class_accuracy, class_iou, mean, pixel_accuracy
 from hrnet_zoo.training.batches import batches
+from hrnet_zoo.training.events import Listeners, OnEvent, TrainingEvent, accelerate_state, make_trackers
 from hrnet_zoo.training.log_writer import LogWriter
 from hrnet_zoo.training.resume import STATE_FILE
 from hrnet_zoo.training.schedule import learning_rate
@@ -33,6 +37,8 @@ from hrnet_zoo.training.update import Updater
 from hrnet_zoo.zoo.model_folder import save_pretrained
 
 SHEETS, SHEET_ROWS = "sheets", 6
+QUIET_S = 60.0  # without a terminal, a line follows the last one after so long
+RATED = 20  # updates over which images per second are averaged
 
 logger = logging.getLogger("hrnet_zoo")
 
@@ -52,50 +58,72 @@ class TrainingLoop:
     validate_every: int
     save_every: int  # 0: only before and after validations
     patience: int  # 0: forever
-    tensorboard: bool
     progress: bool
+    on_event: OnEvent | None = None
+    trackers: str | Sequence[Any] = ()
 
     def __post_init__(self) -> None:
         self.config, self.ranks = self.updater.config, self.updater.ranks
         self.is_first = self.ranks.rank == 0
         self.log: LogWriter | None = None
         self.loss: float | None = None  # of the last update
+        self.reason = ""  # why the run ended
+        self._listeners: Listeners | None = None
+        self._asked_to_stop = False
+        self._seconds: deque[float] = deque(maxlen=RATED)  # of the last updates
+        self._left: float | None = None  # seconds
+        self._printed = 0.0  # when
 
     def run(self) -> None:
-        """Train to the end, or until the first SIGINT or SIGTERM: then raise KeyboardInterrupt or SystemExit."""
+        """Train to the end, or until `on_event` asks to stop.
+
+        The first SIGINT or SIGTERM ends it after the update: then raise KeyboardInterrupt or SystemExit.
+        """
         updater, progress, steps = self.updater, self.updater.progress, self.config.steps
         shown = self.progress and self.is_first
         with ExitStack() as stack:
             noted = stack.enter_context(noted_signals(verbose=shown))
             if self.is_first:
-                self.log = stack.enter_context(closing(self._open_log()))
+                self.log = self._open_log()
+                stack.enter_context(self._listening())
             bar = stack.enter_context(
-                Bar(desc="finetune", total=steps, initial=progress.step, unit="update", disable=None if shown else True)
+                Bar(
+                    total=steps,
+                    initial=progress.step,
+                    bar_format="finetune {n_fmt}/{total_fmt} |{bar}| {desc}",
+                    disable=None if shown else True,
+                )
             )
             self._prints_lines = shown and bar.disable  # there is no terminal
             upcoming = stack.enter_context(
                 closing(batches(self.train, self.config, self.ranks, workers=self.workers, start=progress.step))
             )
-            self._validate_if_due()  # a stop may have come between the last update and its validation
-            while progress.step < steps and not 0 < self.patience <= progress.without_gain:
+            # A stop may have come between the last update and its validation.
+            leaves = self._validate_if_due() and self._leave_if_asked(noted)
+            started, first = time.perf_counter(), progress.step
+            while not leaves and progress.step < steps and not 0 < self.patience <= progress.without_gain:
                 is_first_update = self.loss is None
                 began = time.perf_counter()
                 images, labels = next(upcoming)
                 waited = time.perf_counter() - began
                 self.loss = updater.update(images, labels)
                 seconds = time.perf_counter() - began
+                self._seconds.append(seconds)
+                per_update = (time.perf_counter() - started) / (progress.step - first)
+                self._left = (steps - progress.step) * per_update
                 self._log_update(seconds, waited)
                 bar.update()
-                bar.set_postfix_str(f"loss {self.loss:.3f}, mIoU {_miou_text(progress.best_miou)}")
-                if is_first_update:
+                bar.set_description_str(self._status(f", mIoU {_miou_text(progress.best_miou)}"))
+                if is_first_update or time.monotonic() > self._printed + QUIET_S:
                     self._print_line()
-                    if self.is_first and updater.device.type == "cpu" and (words := busy_words()):
-                        logger.warning("the first update took %.1f s: %s", seconds, words)
-                self._leave_if_asked(noted)
-                if self._validate_if_due():
-                    self._leave_if_asked(noted)
-                elif self._is_due(self.save_every):
+                if is_first_update and self.is_first and updater.device.type == "cpu" and (words := busy_words()):
+                    logger.warning("the first update took %.1f s: %s", seconds, words)
+                leaves = self._leave_if_asked(noted)
+                if not leaves and self._validate_if_due():
+                    leaves = self._leave_if_asked(noted)
+                elif not leaves and self._is_due(self.save_every):
                     self.save()
+            self.reason = "stopped" if leaves else "finished" if progress.step == steps else "patience"
             if self.log:
                 self.log.draw_curves()
 
@@ -110,17 +138,30 @@ class TrainingLoop:
     def _is_due(self, every: int) -> bool:
         return every > 0 and self.updater.progress.step % every == 0
 
-    def _leave_if_asked(self, noted: Collection[int]) -> None:
-        """Save and leave if a process got a signal; all processes do so after the same update."""
-        number = max(self.ranks.all_gather(lambda: max(noted, default=0)))
-        if number:
+    def _leave_if_asked(self, noted: Collection[int]) -> bool:
+        """Save, and raise if a process got a signal, or return True if `on_event` asked to stop before the last update.
+
+        All processes do so after the same update.
+        """
+        step = self.updater.progress.step
+        numbers, asks = zip(*self.ranks.all_gather(lambda: (max(noted, default=0), self._asked_to_stop)), strict=True)
+        number, asked = max(numbers), any(asks) and step < self.config.steps
+        if number or asked:
             self.save()
             if self.is_first:
-                step = self.updater.progress.step
                 logger.warning("the run is saved in %s after update %d; resume continues it", self.out, step)
-            if number == signal.SIGINT:
-                raise KeyboardInterrupt
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        if number:
             raise SystemExit(128 + number)
+        if (
+            asked and not self.updater.progress.validated
+        ):  # no model was kept yet; the first validation replaces this one
+            self._keep({"steps": step})
+        return asked
+
+    def _keep(self, metrics: dict[str, Any]) -> None:
+        self._on_first(lambda: save_pretrained(self.updater.model, self.out, metrics=metrics))
 
     def _validate_if_due(self) -> bool:
         """Validate, keep the network if it is the best so far, and save the state; return whether it was due."""
@@ -129,24 +170,26 @@ class TrainingLoop:
         if not due or progress.validated >= progress.step:
             return False
         self.save()  # a validation takes long, and can fail; a resumed run repeats it
-        metrics = self._evaluate(val) if val else {}
-        miou = metrics.get("miou")
+        figures = self._evaluate(val) if val else {}
+        miou = figures.get("mIoU")
         progress.validated = progress.step
         better = miou is None or progress.best_miou is None or miou > progress.best_miou
         progress.without_gain = 0 if better else progress.without_gain + 1
         if better:
             progress.best_miou = miou
             data = f"{len(val.samples)} validation images of its own data" if val else None
-            kept = {**metrics, "data": data, "steps": progress.step}
-            self._on_first(lambda: save_pretrained(self.updater.model, self.out, metrics=kept))
+            kept = {name.lower(): figures[name] for name in ("mIoU", "mAcc", "aAcc") if val}
+            self._keep({**kept, "data": data, "steps": progress.step})
         if val:
             self._on_first(lambda: self._draw_sheet(val))
         self.save()
+        if val:
+            self._tell("validation", _rounded(figures))
         self._print_line(f", mIoU {_miou_text(miou)} (best {_miou_text(progress.best_miou)})" if val else "")
         return True
 
     def _evaluate(self, val: LabeledFolder) -> dict[str, float]:
-        """Return mIoU, mAcc and aAcc in percent, and log them with the IoU of each class."""
+        """Return and log mIoU, mAcc, aAcc, and the IoU of each class, in percent."""
         counts, _ = count_pixels(
             *(self.updater.model, val, self.ranks),
             ms_flip=False,
@@ -155,14 +198,13 @@ class TrainingLoop:
             progress=self.progress,
         )
         iou = class_iou(counts)
-        miou, macc, aacc = (100 * each for each in (mean(iou), mean(class_accuracy(counts)), pixel_accuracy(counts)))
+        named = zip(self.config.classes, iou.tolist(), strict=True)
+        shares = {"mIoU": mean(iou), "mAcc": mean(class_accuracy(counts)), "aAcc": pixel_accuracy(counts)}
+        shares |= {f"IoU.{name}": value for name, value in named if not np.isnan(value)}
+        figures = {name: 100 * share for name, share in shares.items()}
         if self.log:
-            named = zip(self.config.classes, iou.tolist(), strict=True)
-            figures = {"mIoU": miou, "mAcc": macc, "aAcc": aacc}
-            figures |= {f"IoU.{name}": 100 * value for name, value in named if not np.isnan(value)}
-            rounded = {name: round(value, 4) for name, value in figures.items()}
-            self.log.add({"mode": "val", "iter": self.updater.progress.step, **rounded})
-        return {"miou": miou, "macc": macc, "aacc": aacc}
+            self.log.add({"mode": "val", "iter": self.updater.progress.step, **_rounded(figures)})
+        return figures
 
     def _draw_sheet(self, val: LabeledFolder) -> None:
         """Draw the first validation images with labels and prediction."""
@@ -177,7 +219,7 @@ class TrainingLoop:
 
     def _open_log(self) -> LogWriter:
         progress, device = self.updater.progress, self.updater.device
-        log = LogWriter(self.out, progress.step, progress.validated, tensorboard=self.tensorboard)
+        log = LogWriter(self.out, progress.step, progress.validated)
         if not progress.step:
             gpu = f"\nGPU: {torch.cuda.get_device_name(device)}" if device.type == "cuda" else ""
             env, config = f"hrnet-zoo: {__version__}\nPyTorch: {torch.__version__}{gpu}", self.config.to_dict()
@@ -186,18 +228,51 @@ class TrainingLoop:
 
     def _log_update(self, seconds: float, waited: float) -> None:
         step, device = self.updater.progress.step, self.updater.device
-        line = {"mode": "train", "iter": step, "lr": learning_rate(self.config, step - 1), "loss": self.loss}
-        line |= {"time": round(seconds, 4), "data_time": round(waited, 4)}
+        figures: dict[str, Any] = {"lr": learning_rate(self.config, step - 1), "loss": self.loss}
+        figures |= {"time": round(seconds, 4), "data_time": round(waited, 4)}
         if device.type == "cuda":
-            line["memory"] = torch.cuda.max_memory_allocated(device) >> 20
+            figures["memory"] = torch.cuda.max_memory_allocated(device) >> 20
         if self.log:
-            self.log.add(line)
+            self.log.add({"mode": "train", "iter": step, **figures})
+        self._tell("update", figures)
 
-    def _print_line(self, figures: str = "") -> None:
+    @contextmanager
+    def _listening(self) -> Iterator[None]:
+        """Start the trackers; at the end, tell why it came."""
+        step = self.updater.progress.step
+        with accelerate_state() if self.trackers else nullcontext():
+            trackers = make_trackers(self.trackers, self.out, step) if self.trackers else []
+            self._listeners = Listeners(self.on_event, trackers, {} if step else self.config.to_dict())
+            try:
+                yield
+            except BaseException as error:
+                is_signal = isinstance(error, KeyboardInterrupt | SystemExit)
+                self.reason = "signal" if is_signal else type(error).__name__
+                raise
+            finally:
+                self._tell("end", {})
+
+    def _tell(self, kind: Literal["update", "validation", "end"], figures: Mapping[str, float]) -> None:
+        if self._listeners:
+            at = (self.updater.progress.step, self.config.steps, figures, self.updater.progress.best_miou)
+            event = TrainingEvent(kind, *at, self._images_per_second, self._left, self.out, self.reason)
+            self._asked_to_stop |= self._listeners.tell(event)
+
+    @property
+    def _images_per_second(self) -> float | None:
+        return self.config.batch * len(self._seconds) / sum(self._seconds) if self._seconds else None
+
+    def _status(self, miou: str) -> str:
+        """Return loss, mIoU, speed and time left of a run that has done an update."""
+        left = timedelta(seconds=round(self._left or 0.0))
+        return f"loss {self.loss:.3f}{miou}, {self._images_per_second:.3g} images/s, {left} left"
+
+    def _print_line(self, miou: str = "") -> None:
         """Report the last update on stderr, where there is no bar."""
         if self._prints_lines:
-            loss = "" if self.loss is None else f": loss {self.loss:.3f}"
-            print_line(f"update {self.updater.progress.step} of {self.config.steps}{loss}{figures}")
+            self._printed = time.monotonic()
+            status = miou.removeprefix(", ") if self.loss is None else self._status(miou)
+            print_line(f"update {self.updater.progress.step} of {self.config.steps}: {status}")
 
 
 def print_line(text: str) -> None:
@@ -208,3 +283,7 @@ def print_line(text: str) -> None:
 
 def _miou_text(miou: float | None) -> str:
     return "-" if miou is None or np.isnan(miou) else f"{miou:.2f}"
+
+
+def _rounded(figures: Mapping[str, float]) -> dict[str, float]:
+    return {name: round(value, 4) for name, value in figures.items()}

@@ -36,6 +36,7 @@ from hrnet_zoo.errors import (
 from hrnet_zoo.evaluation.evaluate import evaluate
 from hrnet_zoo.training import finetune as finetune_module
 from hrnet_zoo.training import loop
+from hrnet_zoo.training.events import TrainingEvent
 from hrnet_zoo.training.finetune import FineTuning, _restore, finetune
 from hrnet_zoo.training.losses import cross_entropy
 from hrnet_zoo.zoo.create import create_model
@@ -154,12 +155,10 @@ class StopAt:
         return cross_entropy(logits, labels)
 
 
-@pytest.mark.parametrize("step", [2, 3])  # with a validation due, and without
-def test_told_to_stop_at_any_update_it_goes_on_bit_exactly(data: Path, whole: Path, tmp_path: Path, step: int) -> None:
-    number = signal.SIGTERM if step % 2 else signal.SIGINT
-    with pytest.raises((SystemExit, KeyboardInterrupt)):
-        train(data, tmp_path, loss=StopAt(step, number))
-    assert len(lines(tmp_path, "train")) == step  # the update under way was finished
+def test_told_to_stop_it_goes_on_bit_exactly(data: Path, whole: Path, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit):
+        train(data, tmp_path, loss=StopAt(3, signal.SIGTERM))
+    assert len(lines(tmp_path, "train")) == 3  # the update under way was finished
     made = train(data, tmp_path, resume=True)
     assert made.steps == STEPS
     assert same_weights(tmp_path, whole)
@@ -180,9 +179,60 @@ def test_killed_it_goes_on_from_what_was_saved(data: Path, whole: Path, tmp_path
     assert same_weights(tmp_path, whole)
 
 
-def test_workers_change_nothing(data: Path, whole: Path, tmp_path: Path) -> None:
-    train(data, tmp_path, workers=2)
+def test_a_callback_hears_all_and_stops_a_run_that_goes_on_bit_exactly(data: Path, whole: Path, tmp_path: Path) -> None:
+    heard: list[TrainingEvent] = []
+
+    def stop_at(kind: str, step: int) -> Callable[[TrainingEvent], object]:
+        def hear(event: TrainingEvent) -> str | None:
+            heard.append(event)
+            return "stop" if (event.kind, event.step) == (kind, step) else None
+
+        return hear
+
+    stops = [("update", 2), ("validation", 2), ("update", STEPS)]  # the last one comes too late
+    for number, (kind, step) in enumerate(stops):
+        run = train(data, tmp_path, on_event=stop_at(kind, step), trackers="tensorboard", resume=number > 0)
+        assert run.steps == step
+        assert hrnet_zoo.create_model(tmp_path, device="cpu").classes == tuple(GROUPS)
+    assert [(event.kind, event.step, event.reason) for event in heard] == [
+        *[("update", 1, ""), ("update", 2, ""), ("end", 2, "stopped")],
+        *[("validation", 2, ""), ("end", 2, "stopped")],
+        *[("update", 3, ""), ("update", 4, ""), ("validation", 4, ""), ("end", 4, "finished")],
+    ]
+    assert list((tmp_path / "tensorboard").glob("events.*"))
+    for mode, kind in (("train", "update"), ("val", "validation")):
+        figures = [{"mode": mode, "iter": event.step, **event.figures} for event in heard if event.kind == kind]
+        assert figures == lines(tmp_path, mode)
+    assert [event.best_miou is None for event in heard] == [True] * 3 + [False] * 6
+    assert [event.seconds_left is None for event in heard] == [False] * 3 + [True] * 2 + [False] * 4
     assert same_weights(tmp_path, whole)
+    kept, expected = (load_file(out / "model.safetensors") for out in (tmp_path, whole))
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in kept.items())
+
+
+def test_the_former_form_of_tensorboard(data: Path, tmp_path: Path) -> None:
+    with pytest.warns(DeprecationWarning, match="one more version"), pytest.raises(ConfigError, match="lr is"):
+        train(data, tmp_path, tensorboard=True, lr=-1.0)
+
+
+def test_neither_workers_nor_who_fails_beside_it_change_a_run(
+    data: Path, whole: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tracker: Any = pytest.importorskip("accelerate.tracking").GeneralTracker
+
+    class Broken(tracker):  # type: ignore[misc] # accelerate has no types
+        name, requires_logging_directory, tracker = "broken", False, None
+
+        def log(self, values: dict[str, float], step: int) -> None:
+            raise ConnectionError("the server is gone")
+
+    def fail(event: TrainingEvent) -> None:
+        torch.rand(3)
+        raise ValueError("not today")
+
+    assert train(data, tmp_path, workers=2, trackers=[Broken()], on_event=fail).steps == STEPS
+    assert same_weights(tmp_path, whole)
+    assert [caplog.text.count(f"{name} failed, and the run goes on") for name in ("broken", "on_event")] == [1, 1]
 
 
 def test_a_run_that_ended_is_not_run_again(data: Path, whole: Path) -> None:
@@ -355,6 +405,7 @@ def test_a_background_that_is_partly_ignored_is_no_fault(tmp_path: Path) -> None
         ({"class_weights": "none"}, "3 numbers"),
         ({"val": 1.5}, "val"),
         ({"batch": 0}, "batch"),
+        ({"trackers": ["mlfow"]}, "with the tracker 'mlfow'"),
         ({"seed": "1"}, "seed is a whole number"),
         ({"patience": 1.5}, "patience is a whole number"),
         ({"validate_every": "3"}, "validate_every is a whole number"),
@@ -498,13 +549,17 @@ def test_without_a_terminal_lines_tell_how_it_goes(
     with pytest.raises(SystemExit) as caught:
         main(options_of(data, tmp_path / "a", 3))
     assert not caught.value.code
-    told = [line for line in capsys.readouterr().err.splitlines() if "images to train" in line or "update " in line]
+    said = capsys.readouterr().err
+    told = [line for line in said.splitlines() if "images to train" in line or "update " in line]
     assert len(told) == 4
     assert re.fullmatch(r"\d images to train on, \d to validate on; 3 updates of 2 images; learning rate 0.01", told[0])
-    assert re.fullmatch(r"update 1 of 3: loss \d+\.\d{3}", told[1])
+    loss, speed = r"loss \d+\.\d{3}", r"[\d.e+]+ images/s, \d:\d\d:\d\d left"
+    assert re.fullmatch(rf"update 1 of 3: {loss}, {speed}", told[1])
     for line, step in zip(told[2:], (2, 3), strict=True):
-        figures = rf"update {step} of 3: loss \d+\.\d{{3}}, mIoU \d+\.\d\d \(best \d+\.\d\d\)"
-        assert re.fullmatch(figures, line)
+        assert re.fullmatch(rf"update {step} of 3: {loss}, mIoU \d+\.\d\d \(best \d+\.\d\d\), {speed}", line)
+    holds, following = said.splitlines()[-2:]
+    assert holds.startswith(f"{tmp_path / 'a'} holds model.safetensors, metrics.jsonl, ")
+    assert f"hrnet-zoo predict {tmp_path / 'a'} photo.jpg" in following
 
 
 @pytest.mark.timeout(300)

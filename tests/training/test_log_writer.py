@@ -1,7 +1,6 @@
 """What a training tells of itself."""
 
 import json
-from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -20,9 +19,9 @@ LINES = [
 
 
 def write(folder: Path) -> None:
-    with closing(LogWriter(folder, 0, 0, tensorboard=False)) as log:
-        for line in LINES:
-            log.add(line)
+    log = LogWriter(folder, 0, 0)
+    for line in LINES:
+        log.add(line)
 
 
 def read(folder: Path) -> list[object]:
@@ -48,8 +47,8 @@ def test_what_a_stop_has_undone_is_removed(tmp_path: Path) -> None:
     write(tmp_path)
     with (tmp_path / "metrics.jsonl").open("ab") as file:
         file.write(b'{"mode": "train", "iter": 4, "lo')  # killed in the middle of a line
-    with closing(LogWriter(tmp_path, 2, 2, tensorboard=False)) as log:
-        log.add({"mode": "train", "iter": 3, "loss": 9.0})
+    log = LogWriter(tmp_path, 2, 2)
+    log.add({"mode": "train", "iter": 3, "loss": 9.0})
     assert read(tmp_path) == [*LINES[:4], {"mode": "train", "iter": 3, "loss": 9.0}]
 
 
@@ -58,22 +57,22 @@ def test_a_line_that_states_no_update_is_removed(value: str, tmp_path: Path) -> 
     write(tmp_path)
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write(f'{{"mode": "train", "iter": {value}}}\n')
-    LogWriter(tmp_path, 3, 2, tensorboard=False).close()
+    LogWriter(tmp_path, 3, 2)
     assert read(tmp_path) == LINES
 
 
 def test_a_validation_that_will_be_made_up_for_is_removed(tmp_path: Path) -> None:
     """Killed between its line and the saving of the state."""
     write(tmp_path)
-    LogWriter(tmp_path, 2, 0, tensorboard=False).close()
+    LogWriter(tmp_path, 2, 0)
     assert read(tmp_path) == LINES[:3]
 
 
 def test_curves_are_drawn(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     write(tmp_path)
-    with closing(LogWriter(tmp_path, 3, 2, tensorboard=False)) as log:
-        log.draw_curves()
+    log = LogWriter(tmp_path, 3, 2)
+    log.draw_curves()
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -81,44 +80,24 @@ def test_without_matplotlib_there_is_a_word(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
-    with closing(LogWriter(tmp_path, 0, 0, tensorboard=False)) as log:
-        log.add(LINES[1])
-        log.draw_curves()
+    log = LogWriter(tmp_path, 0, 0)
+    log.add(LINES[1])
+    log.draw_curves()
     assert "no curves are drawn" in caplog.text
     assert not (tmp_path / "curves.png").exists()
 
 
-def test_events_for_tensorboard(tmp_path: Path) -> None:
-    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    with closing(LogWriter(tmp_path, 0, 0, tensorboard=True)) as log:
-        for line in LINES:
-            log.add(line)
-    events = accumulator.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
-    assert [(event.step, event.value) for event in events.Scalars("train/loss")] == [(1, 2.0), (2, 1.5), (3, 1.25)]
-    assert [event.value for event in events.Scalars("val/mIoU")] == [50.0]
-    with closing(LogWriter(tmp_path, 2, 2, tensorboard=True)) as log:
-        log.add({**LINES[4], "loss": 9.0})
-    events = accumulator.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
-    assert [(event.step, event.value) for event in events.Scalars("train/loss")] == [(1, 2.0), (2, 1.5), (3, 9.0)]
-
-
-def test_without_tensorboard_it_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
-    with pytest.raises(ConfigError, match="pip install tensorboard"):
-        LogWriter(tmp_path, 0, 0, tensorboard=True)
-
-
 def test_a_folder_that_is_none_is_our_error(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"metrics\.jsonl[\s\S]*no file was made"):
-        LogWriter(tmp_path / "absent", 0, 0, tensorboard=False)
+        LogWriter(tmp_path / "absent", 0, 0)
 
 
 def test_a_log_that_cannot_be_read_or_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "one" / OWN_LOG).mkdir(parents=True)
     with pytest.raises(OutputError, match=r"Is a directory[\s\S]*the training was stopped"):
-        LogWriter(tmp_path / "one", 3, 0, tensorboard=False)
+        LogWriter(tmp_path / "one", 3, 0)
 
-    log = LogWriter(tmp_path, 0, 0, tensorboard=False)
+    log = LogWriter(tmp_path, 0, 0)
     monkeypatch.setattr(log, "path", Path("/dev/full"))
     with pytest.raises(OutputSpaceError, match=r"No space left on device[\s\S]*the training was stopped"):
         log.add({"mode": "train"})
