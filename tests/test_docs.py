@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 import pytest
+import yaml  # type: ignore[import-untyped]
 
 import hrnet_zoo
 from hrnet_zoo.cli import cli
@@ -47,6 +48,23 @@ def test_badges_are_true() -> None:
         "license": facts["license"].replace("-", "--"),
         "python": f"{facts['requires-python']}_or_newer",
     }
+
+
+def test_the_citation_is_of_this_version() -> None:
+    facts = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert facts["version"] == hrnet_zoo.__version__
+    assert facts["license"] in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert {"cff-version", "message", "title", "authors"} <= set(facts)
+
+
+def test_issue_templates_ask_for_the_doctor_s_report() -> None:
+    templates = sorted((ROOT / ".github" / "ISSUE_TEMPLATE").iterdir())
+    assert [path.name for path in templates] == ["bug.yml", "wish.yml"]
+    for path in templates:
+        form = yaml.safe_load(path.read_text(encoding="utf-8"))
+        assert {"name", "description", "body"} <= set(form)
+        fields = {field["id"]: field for field in form["body"]}
+        assert "`hrnet-zoo doctor --json`" in fields["doctor"]["attributes"]["label"]
 
 
 @pytest.mark.parametrize("document", ["README.md", *(f"examples/{path.name}" for path in GUIDES)])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import io
+import itertools
 import os
 import signal
 import sys
@@ -34,7 +35,8 @@ from hrnet_zoo.cli import (
     predict,
     push,
 )
-from hrnet_zoo.errors import HRNetZooError, printable
+from hrnet_zoo.cli.output import colors, error_lines, two_lines
+from hrnet_zoo.errors import ConfigError, HRNetZooError
 
 INTERRUPTED, TERMINATED = 130, 143  # 128 + SIGINT and SIGTERM, as in shells
 UNWRITTEN = 1  # stdout is closed or full
@@ -52,6 +54,14 @@ _INSTEAD = {  # commands of other tools
 }
 
 
+GROUPS: dict[str, tuple[click.Command, ...]] = {  # in the order of the help
+    "First steps": (predict.demo, catalog.list_, predict.predict, finetune.finetune, doctor.doctor),
+    "Labels and data": (compare.compare, check_data.check_data, evaluate.evaluate),
+    "Models": (catalog.info, catalog.log, benchmark.benchmark, export.export, push.push),
+    "Files": (cache.download, cache.import_, cache.cache, cache.verify),
+}
+
+
 class _Commands(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -61,30 +71,38 @@ class _Commands(click.Group):
         except click.UsageError:
             near = difflib.get_close_matches(args[0], self.commands, n=1)
             hint = _INSTEAD.get(args[0]) or "".join(f"hrnet-zoo {name}" for name in near) or "hrnet-zoo --help"
-            raise click.UsageError(f"There is no command {args[0]!r}. Use: {hint}", ctx) from None
+            raise ConfigError(
+                asked=f"hrnet-zoo {args[0]}",
+                found="there is no such command",
+                done="",
+                advice=hint,
+            ) from None
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands before the options."""
+        self.format_commands(ctx, formatter)
+        click.Command.format_options(self, ctx, formatter)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands by group, in columns that are the same for all."""
+        width = max(map(len, self.commands))
+        for title, commands in GROUPS.items():
+            with formatter.section(click.style(title, bold=True)):
+                room = formatter.width - formatter.current_indent - width - 2
+                formatter.write_dl([(str(each.name).ljust(width), each.get_short_help_str(room)) for each in commands])
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="hrnet-zoo COMMAND --help tells all about one.",
+)
 @click.version_option(__version__, prog_name="hrnet-zoo")
 def cli() -> None:
     """Pretrained HRNet for semantic segmentation: a name becomes a network, a photo a labeled image."""
 
 
-for command in (
-    *(catalog.list_, catalog.info, catalog.log),
-    *(cache.download, cache.import_, cache.cache, cache.verify),
-    *(predict.predict, predict.demo),
-    *(
-        evaluate.evaluate,
-        check_data.check_data,
-        finetune.finetune,
-        export.export,
-        push.push,
-        benchmark.benchmark,
-        doctor.doctor,
-        compare.compare,
-    ),
-):
+for command in itertools.chain(*GROUPS.values()):
     cli.add_command(command)
 
 
@@ -102,19 +120,20 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def _run(arguments: Sequence[str] | None) -> int:
     try:
-        return cli.main(args=arguments, prog_name="hrnet-zoo", standalone_mode=False) or 0
+        return cli.main(args=arguments, prog_name="hrnet-zoo", standalone_mode=False, color=colors()) or 0
     except HRNetZooError as error:
-        _tell(f"error: {error}\n")
+        _tell(error_lines(error))
         return error.exit_code
     except click.ClickException as error:
-        if not isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):  # whose message is the help
-            error.message = printable(error.message)  # type: ignore[misc]  # final; it may quote what was typed
-        text = io.StringIO()
-        error.show(text)
-        _tell(text.getvalue())
+        if isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):
+            _tell(error.message)  # the help
+            return error.exit_code
+        context = error.ctx if isinstance(error, click.UsageError) else None
+        command = context.command_path if context else "hrnet-zoo"
+        _tell(two_lines(error.format_message(), f"{command} --help"))
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
-        _tell("interrupted\n")
+        _tell("interrupted")
         return INTERRUPTED
     except OSError as error:
         # Failing files raise errors of ours; click writes to stdout alone.
@@ -126,7 +145,7 @@ def _run(arguments: Sequence[str] | None) -> int:
 def _unwritten(error: OSError) -> int:
     """Report that stdout is full; say nothing if its reader (`| head`) has left."""
     if not isinstance(error, BrokenPipeError):
-        _tell(f"error: the output could not be written: {error.strerror or error}\n")
+        _tell(f"error: the output could not be written: {error.strerror or error}")
     _discard(sys.stdout)
     return UNWRITTEN
 
@@ -134,7 +153,7 @@ def _unwritten(error: OSError) -> int:
 def _tell(text: str) -> None:
     """Print text on stderr, unless that is closed or full."""
     try:
-        click.echo(text, err=True, nl=False)
+        click.echo(text, err=True, color=colors())
     except OSError:
         _discard(sys.stderr)
 

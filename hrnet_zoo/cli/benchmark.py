@@ -8,13 +8,13 @@ from typing import Any
 import click
 
 from hrnet_zoo.cli import options
-from hrnet_zoo.cli.output import say, say_facts, say_json
+from hrnet_zoo.cli.output import say_facts, say_json, say_table
 from hrnet_zoo.errors import raise_on_oom
 from hrnet_zoo.images.atomic import refuse_existing
 
 
 @click.command()
-@click.argument("name")
+@options.name
 @click.option(
     "--size", callback=options.parse_size, metavar="HxW", help="Of the images, in pixels; default: the dataset's."
 )
@@ -79,11 +79,11 @@ def benchmark(
 
 def _say_variants(variants: list[dict[str, Any]]) -> None:
     """Print a table: medians, how many times as fast as exact they are, and the share of pixels labeled as by exact."""
-    say(f"{'':<22}{'network':>12}{'image to mask':>21}{'equal pixels':>18}")
+    rows = []
     for each in variants:
-        cells = [f"{each['name']} {each['dtype']}".ljust(22)]
+        cells = [f"{each['name']} {each['dtype']}"]
         for part in ("network", "prediction"):
             cost, speedup = each[part], each[f"{part}_speedup"]
-            cells.append(f"{1000 * cost['median']:>9,.1f} ms {speedup:>6.2f} x" if cost else " " * 21)
-        cells.append(f"{each['agreement']:>9.2%}" if each["agreement"] is not None else "")
-        say("".join(cells).rstrip())
+            cells.append(f"{1000 * cost['median']:,.1f} ms {speedup:>6.2f} x" if cost else "")
+        rows.append([*cells, f"{each['agreement']:.2%}" if each["agreement"] is not None else ""])
+    say_table(("", "network", "image to mask", "equal pixels"), rows)

@@ -131,7 +131,7 @@ def cache_show(as_json: bool) -> None:
 
 
 @cache.command("clear")
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=options.complete_name)
 @click.option("--all", "everything", is_flag=True, help="Everything.")
 def cache_clear(name: str | None, everything: bool) -> None:
     """Remove a model, a file or everything from the cache.

@@ -8,7 +8,7 @@ import click
 
 import hrnet_zoo
 from hrnet_zoo.cli import options
-from hrnet_zoo.cli.output import say, say_facts, say_json
+from hrnet_zoo.cli.output import say, say_facts, say_json, say_table
 from hrnet_zoo.datasets import DATASETS
 from hrnet_zoo.images.atomic import check_place
 from hrnet_zoo.zoo.catalog import ARCHS, DEMO, DEMO_KNOWS, is_saved, list_models, model_info
@@ -34,14 +34,18 @@ def list_(pattern: str, dataset: str | None, arch: str | None, as_json: bool) ->
     if not rows:
         say(f"no model's name has {pattern!r} in it with these options; all: hrnet-zoo list", err=True)
         return
-    say(f"{'name':<28} {'dataset':<22} {'params':>7} {'mIoU':>6} {'ms+flip':>8}")
-    for row in rows:
-        size = f"{row.parameters / 1e6:.1f} M"
-        say(f"{row.name:<28} {row.dataset.title:<22} {size:>7} {row.miou:>6.2f} {row.miou_ms_flip:>8.2f}")
+    say_table(
+        ("name", "dataset", "params", "mIoU", "ms+flip"),
+        [
+            (row.name, row.dataset.title, f"{row.parameters / 1e6:.1f} M", f"{row.miou:.2f}", f"{row.miou_ms_flip:.2f}")
+            for row in rows
+        ],
+        text=2,
+    )
 
 
 @click.command()
-@click.argument("name")
+@options.name
 @options.as_json
 def info(name: str, as_json: bool) -> None:
     """Show what is known of a model.
@@ -68,7 +72,7 @@ def info(name: str, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("name")
+@options.name
 @click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Draw loss and mIoU: .png, .svg or .pdf.")
 @options.force
 @options.as_json
@@ -96,9 +100,11 @@ def log(name: str, plot: Path | None, force: bool, as_json: bool) -> None:
         facts["best mIoU"] = "{1:g} at iteration {0:g}".format(*found.best)
     say_facts(facts)
     keys = [key for key in ("iter", "mIoU", "mAcc", "aAcc") if key in found.val]
-    say("".join(f"{key:>10}" for key in keys) or "no validation")
-    for row in zip(*(found.val[key] for key in keys), strict=True):
-        say("".join(f" {_short(figure):>9}" for figure in row))
+    if not keys:
+        say("no validation")
+        return
+    rows = zip(*(found.val[key] for key in keys), strict=True)
+    say_table(keys, [[_short(figure) for figure in row] for row in rows], text=0)
 
 
 def _short(value: object) -> str:

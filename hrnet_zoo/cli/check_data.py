@@ -8,7 +8,7 @@ import click
 
 import hrnet_zoo
 from hrnet_zoo.cli import options
-from hrnet_zoo.cli.output import leave, say, say_json
+from hrnet_zoo.cli.output import leave, say, say_json, say_table
 from hrnet_zoo.datasets import DATASETS
 from hrnet_zoo.errors import DatasetError
 
@@ -36,10 +36,9 @@ def check_data(folder: Path, dataset: str | None, classes: int | list[str] | Non
             f"{report.title}{report.split and ', '}{report.split} in {report.root}",
             f"{report.pairs} images with masks, {report.pixels:,} pixels",
             f"labels: {report.rule}",
-            f"{'class':<24} {'pixels':>15} {'share':>8} {'images':>9}",
-            *(f"{each.name:<24} {each.pixels:>15,} {each.share:>8.2%} {each.images:>9}" for each in report.classes),
-            f"{'(ignored)':<24} {'':>15} {report.ignored:>8.2%}",
         )
+        rows = [(each.name, f"{each.pixels:,}", f"{each.share:.2%}", str(each.images)) for each in report.classes]
+        say_table(("class", "pixels", "share", "images"), [*rows, ("(ignored)", "", f"{report.ignored:.2%}", "")])
         for problem in report.problems:
             kind = "error" if problem.error else "note"
             say(f"{kind}: {problem.kind}: {problem.found}", f"  next: {problem.advice}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hrnet_zoo.cli import options
-from hrnet_zoo.cli.output import say, say_json
+from hrnet_zoo.cli.output import say, say_json, say_table
 from hrnet_zoo.images.atomic import atomic_write, make_folder, png, refuse_existing
 
 if TYPE_CHECKING:
@@ -78,10 +78,13 @@ def compare(
         say_json({"a": a, "b": b, "images": rows, **facts})
         return
     say(f"all: {_words(total)}")
-    say(f"{'class':<23} {'IoU':>10} {'pixels in A':>14} {'in B':>14}")
-    for each in facts["classes"]:
-        of_a, of_b = each["pixels"]
-        say(f"{each['class']:<23} {each['iou']:>10.4%} {of_a:>14,} {of_b:>14,}")
+    say_table(
+        ("class", "IoU", "pixels in A", "in B"),
+        [
+            (each["class"], f"{each['iou']:.4%}", *(f"{count:,}" for count in each["pixels"]))
+            for each in facts["classes"]
+        ],
+    )
 
 
 def _words(agreement: LabelAgreement) -> str:

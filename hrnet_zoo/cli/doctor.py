@@ -6,11 +6,11 @@ import click
 
 import hrnet_zoo
 from hrnet_zoo.cli import options
-from hrnet_zoo.cli.output import exit_with, say, say_facts, say_json
+from hrnet_zoo.cli.output import colors, exit_with, say_facts, say_json
 
 
 @click.command()
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=options.complete_name)
 @click.option("--network", is_flag=True, help="Also ask all hosts and mirrors for the files of all models, or of NAME.")
 @options.device
 @options.dtype
@@ -29,5 +29,6 @@ def doctor(name: str | None, network: bool, device: str | None, dtype: str | Non
     else:
         del facts["errors"]
         say_facts({title: found for title, found in facts.items() if found is not None})
-        say(f"verdict: {'NOT FINE' if report.errors else 'fine'}")
+        verdict = click.style("NOT FINE", fg="red") if report.errors else click.style("fine", fg="green")
+        click.echo(f"verdict: {verdict}", color=colors())
     exit_with(report.errors)

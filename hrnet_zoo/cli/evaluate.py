@@ -15,7 +15,7 @@ from hrnet_zoo.images.figure import new_figure
 
 
 @click.command()
-@click.argument("name")
+@options.name
 @click.argument("data", type=click.Path(path_type=Path))
 @options.ms_flip
 @click.option("--limit", type=click.IntRange(1), help="Only the first images, for a quick look.")

@@ -100,7 +100,7 @@ def _as_typed(text: str) -> str:
 
 
 @click.command(cls=_FinetuneCommand)
-@click.argument("name")
+@options.name
 @click.option("--data", type=click.Path(path_type=Path), required=True, help="images/, masks/ and classes.txt.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for all results.")
 @options.as_json

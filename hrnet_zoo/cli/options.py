@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import click
+from click.shell_completion import CompletionItem
 
 import hrnet_zoo
 from hrnet_zoo.cli.output import say
@@ -60,6 +61,13 @@ def parse_size(_: click.Context, option: click.Parameter, text: str | None) -> t
     return int(match[1]), int(match[2])
 
 
+def complete_name(_: click.Context, __: click.Parameter, text: str) -> list[CompletionItem]:
+    """Complete a model's name; what begins as none of them may be a folder."""
+    names = [name for name in ("demo", *hrnet_zoo.list_models()) if name.startswith(text)]
+    return [CompletionItem(name) for name in names] or [CompletionItem(text, type="dir")]
+
+
+name = click.argument("name", shell_complete=complete_name)
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 force = click.option("--force", is_flag=True, help="Overwrite existing files.")
 classes = click.option("--classes", callback=parse_classes, help="Names (A,B,...) or number of custom classes.")

@@ -18,7 +18,7 @@ from hrnet_zoo.zoo.catalog import DEMO, DEMO_KNOWS
 
 
 @click.command()
-@click.argument("name")
+@options.name
 @click.argument("images", nargs=-1, metavar="IMAGES...")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path("segmented"), show_default=True)
 @click.option("--labels/--no-labels", default=True, help="Write NAME_labels.png: palette image of class indices.")

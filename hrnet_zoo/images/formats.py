@@ -147,7 +147,10 @@ def _open_file(path: Path) -> IO[bytes]:
     # Of two letters at least: C:/ is a drive of Windows. Path makes one slash of two.
     address = re.match(r"[a-z][a-z0-9+.-]+:(/|.*;base64,)", path.as_posix(), re.IGNORECASE)
     if address and not os.path.lexists(path):  # never raises, unlike Path.exists
-        raise refusal("an address, not a path", "download the file first and pass its path or its bytes")
+        raise refusal(
+            "an address, not a path",
+            "download the file first, or pass its bytes: urllib.request.urlopen(address).read()",
+        )
     try:
         mode = path.stat().st_mode
         if stat.S_ISREG(mode):  # before opening: a pipe would block for ever

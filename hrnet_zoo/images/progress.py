@@ -1,8 +1,11 @@
 """Progress bars that change nothing in the process."""
 
 import threading
+from typing import Any
 
 from tqdm import tqdm
+
+FORMAT = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt} of {total_fmt} UNITS, {rate_fmt}, {remaining} left{postfix}"
 
 
 class Bar(tqdm):  # type: ignore[type-arg] # which the class takes only in its stubs
@@ -12,6 +15,16 @@ class Bar(tqdm):  # type: ignore[type-arg] # which the class takes only in its s
     ever (1 of about 500 kills of such did). And to make it fixes how `multiprocessing` starts processes, which is for
     the user's script to say.
     """
+
+    @property
+    def format_dict(self) -> dict[str, Any]:
+        """The facts of the bar, shown with unit and time left where the total is known."""
+        facts = super().format_dict
+        if self.unit != "B":
+            facts["unit"] = f" {self.unit}"  # after a rate
+        if facts["total"]:
+            facts["bar_format"] = FORMAT.replace("UNITS", "B" if self.unit == "B" else f"{self.unit}s")
+        return dict(facts)
 
 
 Bar.set_lock(threading.RLock())

@@ -281,10 +281,13 @@ def model_info(name: str) -> ModelInfo:
 
 def _nearest(name: str) -> tuple[str, ...]:
     """Suggest rows with similar names, in the spelling of other libraries too: HRNetV2-W48, hrnet_w18_small."""
-    rows = [row.name for row in (*_ROWS, DEMO)]
     text = re.sub(r"hrnet\w*?[-_]?w(?=\d)", "hr", name[:200].lower())
     text = "fcn_" + text.removeprefix("fcn").lstrip("-_").replace("_small", "s")
-    return () if is_saved(name) else tuple(difflib.get_close_matches(text, rows, n=3, cutoff=0.5))
+    if text.removeprefix("fcn_") in ARCHS:  # a network without a dataset: of each dataset, the longest training
+        rows = [row for row in _ROWS if row.arch == text.removeprefix("fcn_")]
+        return tuple({row.dataset.key: row.name for row in rows}.values())
+    names = [row.name for row in (*_ROWS, DEMO)]
+    return () if is_saved(name) else tuple(difflib.get_close_matches(text, names, n=3, cutoff=0.5))
 
 
 def _advice(name: str) -> str:
@@ -297,7 +300,7 @@ def _advice(name: str) -> str:
         return f"the model comes first: hrnet-zoo predict demo {name}"
     if match := re.fullmatch(r"(?:https://huggingface\.co/|hf://|hf_hub:)?([\w.-]+/[\w.-]+)", name):
         return f"a repository on the Hub is named {HUB}{match[1]}, and a folder has to be there"
-    return "`hrnet-zoo list` or hrnet_zoo.list_models() names them all"
+    return "type one of these names; `hrnet-zoo list` or hrnet_zoo.list_models() has all"
 
 
 def is_saved(name: str) -> bool:

@@ -40,5 +40,5 @@ def test_info(run: Run) -> None:
 
 def test_unknown_name(run: Run) -> None:
     assert run("info", "fcn_hr48_cityscapes_16k", code=2) == ""
-    assert run.err.startswith("error: the model 'fcn_hr48_cityscapes_16k'\n  found: ")
+    assert run.err.startswith("error: the model 'fcn_hr48_cityscapes_16k': no published model has this name; ")
     assert "fcn_hr48_cityscapes_160k" in run.err

@@ -100,7 +100,7 @@ def test_evaluate_looks_before_it_loads(
     (tmp_path / "file").touch()
     for name in ("absent", "file"):
         run("evaluate", NAME, tmp_path / name, code=5)
-        assert "found: no such folder" in run.err
+        assert ": no such folder (" in run.err
     run("evaluate", NAME, tmp_path, "--save", tmp_path / "absent" / "figures.json", code=5)
     assert "its own folder is missing" in run.err
     run("evaluate", NAME, tmp_path, "--save", tmp_path, code=2)

@@ -1,18 +1,22 @@
 """The command line: data on stdout, errors in four parts on stderr, the right exit code, no traceback."""
 
+import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
+import click
 import pytest
+from click.shell_completion import BashComplete
 from PIL import Image
 
 import hrnet_zoo
-from hrnet_zoo.cli import main
+from hrnet_zoo.cli import GROUPS, cli, main, output
 from tests.cli.conftest import Run
 from tests.support.http_server import FaultServer
 
@@ -25,11 +29,78 @@ def test_version_and_help(run: Run) -> None:
     with pytest.raises(SystemExit):  # click 8.2 took help that nobody asked for from stdout and 0 to stderr and 2
         main([])
     assert "".join(run.capsys.readouterr()) == text
-    for command in (
-        *("list", "info", "log", "download", "import", "cache", "verify", "predict", "demo"),
-        *("check-data", "evaluate", "benchmark", "doctor"),
+    titles = [line for line in text.splitlines() if line.endswith(":")]
+    assert titles == [*(f"{title}:" for title in GROUPS), "Options:"]
+    assert [command.name for command in GROUPS["First steps"]] == ["demo", "list", "predict", "finetune", "doctor"]
+    for command in itertools.chain(*GROUPS.values()):
+        assert text.count(f"\n  {command.name} ") == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX terminals")
+@pytest.mark.parametrize("columns", [80, 120])
+def test_on_a_terminal(columns: int) -> None:
+    """Tables are aligned and fit, facts are wrapped, and only titles have a color, which NO_COLOR takes away."""
+    lines = on_a_terminal(columns, "list")
+    assert lines[0].startswith("\x1b[1m")
+    assert lines[0].endswith("\x1b[0m")
+    table = [lines[0][4:-4], *lines[1:]]
+    assert max(map(len, table)) <= 80
+    assert {len(line) for line in table} == {len(table[0])}
+    assert on_a_terminal(columns, "list", NO_COLOR="1") == table
+    wrapped = [line for line in on_a_terminal(columns, "info", "demo") if "://" not in line and "sha256" not in line]
+    assert max(map(len, wrapped)) <= columns
+    classes = hrnet_zoo.model_info("demo").classes
+    assert f"classes {', '.join(classes)} " in " ".join(" ".join(wrapped).split())
+    assert any(line.startswith(" " * 24) for line in wrapped)
+    error, step = on_a_terminal(columns, "info", "hrnet_w48")
+    assert error.startswith("\x1b[31m\x1b[1merror:\x1b[0m the model 'hrnet_w48': no published")
+    assert step.startswith("  \x1b[1mnext:\x1b[0m type one of")
+
+
+def on_a_terminal(columns: int, *arguments: str, **environment: str) -> list[str]:
+    """Return the lines that a command shows on a terminal."""
+    terminal, side = os.openpty()
+    command = [sys.executable, "-m", "hrnet_zoo", *arguments]
+    settings = {key: value for key, value in os.environ.items() if key != "NO_COLOR"}
+    with subprocess.Popen(  # noqa: S603
+        command, stdout=side, stderr=side, env={**settings, "COLUMNS": str(columns), **environment}
     ):
-        assert f"\n  {command} " in text
+        os.close(side)
+        shown = b""
+        with suppress(OSError):  # Linux's end of a terminal that nobody writes to any more
+            while chunk := os.read(terminal, 1 << 16):
+                shown += chunk
+        os.close(terminal)
+    return shown.decode().splitlines()
+
+
+def test_long_names_in_tables(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal that is too narrow cuts them; a file has all."""
+    rows = [("a" * 90, "1"), ("b", "23")]
+    output.say_table(("class", "pixels"), rows)
+    assert run.capsys.readouterr().out.splitlines()[1] == f"{'a' * 90}       1"
+    monkeypatch.setenv("COLUMNS", "20")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    output.say_table(("class", "pixels"), rows)
+    assert click.unstyle(run.capsys.readouterr().out).splitlines() == [
+        "class         pixels",
+        "aaaaaaaaa...       1",
+        "b                 23",
+    ]
+
+
+def test_completion() -> None:
+    """Of commands, options and models' names, by the scripts that click makes for bash, zsh and fish."""
+    complete = BashComplete(cli, {}, "hrnet-zoo", "_HRNET_ZOO_COMPLETE")
+    assert "_HRNET_ZOO_COMPLETE=bash_complete" in complete.source_vars()["complete_var"] + "=bash_complete"
+
+    def found(*words: str) -> list[str]:
+        return [item.value for item in complete.get_completions(list(words[:-1]), words[-1])]
+
+    assert found("fine") == ["finetune"]
+    assert found("predict", "demo", "--geo") == ["--geojson"]
+    assert found("predict", "fcn_hr48_pascal_context_") == hrnet_zoo.list_models("fcn_hr48_pascal_context_*")
+    assert [item.type for item in complete.get_completions(["evaluate"], "runs/")] == ["dir"]
 
 
 def test_runs_as_a_module() -> None:
@@ -49,16 +120,18 @@ def test_tables_and_help_fit_into_80_columns(run: Run, monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("train",), "Use: hrnet-zoo finetune NAME"),
+        (("train",), "next: hrnet-zoo finetune NAME"),
         (("serve",), "examples/serve.py"),
-        (("evalute",), "Use: hrnet-zoo evaluate"),
-        (("x" * 30,), "Use: hrnet-zoo --help"),
+        (("evalute",), "next: hrnet-zoo evaluate"),
+        (("x" * 30,), "next: hrnet-zoo --help"),
         (("predict", "street.jpg"), "hrnet-zoo predict demo street.jpg"),
         (("predict", "street.jpg", "other.jpg"), "hrnet-zoo predict demo street.jpg"),
         (("predict", "demo", "https://example.org/street.jpg"), "fetch the address first"),
         (("predict", "demo", "street.jpg", "--out", "labeled.png"), "--out labeled"),
         (("predict", "model.pth", "street.jpg"), "--checkpoint"),
-        (("info", "hrnet_w48"), "fcn_hr48_ade20k_160k"),
+        (("info", "hrnet_w48"), "fcn_hr48_cityscapes_160k, fcn_hr48_ade20k_160k"),
+        (("info", "hr18s"), "fcn_hr18s_cityscapes_160k"),
+        (("info",), "error: Missing argument 'NAME'.\n  next: hrnet-zoo info --help"),
         (("benchmark", "absent/model"), "hf-hub:absent/model"),
     ],
 )

@@ -419,8 +419,8 @@ def test_command(mirror: FaultServer, tmp_path: Path, capsys: pytest.CaptureFixt
         "iterations              350",
         f"last loss               {40 / 350}",
         "best mIoU               0.62 at iteration 400",
-        "       iter      mIoU      mAcc      aAcc".removeprefix(" "),
-        *("       200      0.51      0.56      0.95", "       400      0.62      0.67      0.95"),
+        "iter  mIoU  mAcc  aAcc",
+        *(" 200  0.51  0.56  0.95", " 400  0.62  0.67  0.95"),
     ]
     assert err == ""
     assert (tmp_path / "plot.png").is_file()
