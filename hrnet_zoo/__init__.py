@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from hrnet_zoo.evaluation.evaluate import evaluate as evaluate
     from hrnet_zoo.exporting.export import ExportedFile as ExportedFile
     from hrnet_zoo.exporting.export import export as export
+    from hrnet_zoo.inference.maps import MapReport as MapReport
+    from hrnet_zoo.inference.maps import predict_map as predict_map
     from hrnet_zoo.inference.result import SegmentationResult as SegmentationResult
     from hrnet_zoo.models.fcn import FCNHRNet as FCNHRNet
     from hrnet_zoo.training.finetune import FineTuning as FineTuning
@@ -46,6 +48,8 @@ _HOMES = {  # in the order of the flow
     "create_model": "zoo.create",
     "FCNHRNet": "models.fcn",
     "SegmentationResult": "inference.result",
+    "predict_map": "inference.maps",
+    "MapReport": "inference.maps",
     "optimize": "engines.optimize",
     "OptimizedModel": "engines.optimize",
     "export": "exporting.export",

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import click
 
 from hrnet_zoo.cli import options
+from hrnet_zoo.cli.maps import check_map, is_map, map_options, write_map
 from hrnet_zoo.cli.output import leave, say, say_errors, say_json
 from hrnet_zoo.errors import HRNetZooError
 from hrnet_zoo.images.atomic import refuse_existing
@@ -20,7 +21,13 @@ from hrnet_zoo.zoo.catalog import DEMO, DEMO_KNOWS
 @click.command()
 @options.name
 @click.argument("images", nargs=-1, metavar="IMAGES...")
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path("segmented"), show_default=True)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("segmented"),
+    show_default=True,
+    help="A folder for the results; or, for one georeferenced GeoTIFF, a map: map.tif.",
+)
 @click.option("--labels/--no-labels", default=True, help="Write NAME_labels.png: palette image of class indices.")
 @click.option("--overlay/--no-overlay", default=True, help="Write NAME_overlay.png: photo, colors and legend.")
 @click.option("--alpha", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="Opacity of the colors.")
@@ -77,6 +84,7 @@ from hrnet_zoo.zoo.catalog import DEMO, DEMO_KNOWS
     help="Precision of the arithmetic; int8, with --fast alone, is calibrated with generated street scenes.",
 )
 @options.as_json
+@map_options
 def predict(
     name: str,
     images: tuple[str, ...],
@@ -105,6 +113,7 @@ def predict(
     device: str | None,
     dtype: str | None,
     as_json: bool,
+    map_arguments: dict[str, Any],
 ) -> None:
     """Label every pixel of IMAGES with the model NAME.
 
@@ -118,6 +127,10 @@ def predict(
         raise click.UsageError("images are files: fetch the address first (curl -O ADDRESS), then name the file")
     if out.suffix.lower() in (".png", ".jpg", ".jpeg") and not out.is_dir():
         raise click.UsageError(f"--out names a folder, and results are named after the images: --out {out.stem}")
+    if makes_map := is_map(out, map_arguments):
+        check_map(images, out, force=force)
+    elif out.is_file():
+        raise click.UsageError(f"--out names a folder, and {out} is a file")
     if confidence and not (overlay or table or geojson or coco):
         raise click.UsageError("--confidence goes beside overlays, into tables or polygons: leave --no-overlay out")
     if (min_area and not (geojson or coco)) or (simplify and not geojson):
@@ -138,7 +151,7 @@ def predict(
         check_target(coco, resume=resume, force=force)
     check_simplify(simplify)
     wanted = {"labels": labels, "overlay": overlay, "geojson": geojson, "confidence": confidence and overlay}
-    jobs = plan(images, out, **wanted, force=force or resume)
+    jobs = [] if makes_map else plan(images, out, **wanted, force=force or resume)
     settings = PredictOptions(
         mode,
         ms_flip,
@@ -150,6 +163,9 @@ def predict(
     model = options.load_model(name, device, dtype, checkpoint, classes, fast, check=settings.groups)
     if model.name == DEMO.name and checkpoint is None:
         say(f"note: the demo network knows {DEMO_KNOWS}", err=True)
+    if makes_map:
+        write_map(model, images[0], out, settings, map_arguments, table=table, force=force, as_json=as_json)
+        return
     groups = settings.groups(model.dataset)
     names = groups.classes if groups else model.classes
     regions = CocoFile(coco, names, min_area=min_area, resume=resume, force=force) if coco else None

@@ -48,6 +48,7 @@ _pil = threading.Lock()
 logger = logging.getLogger("hrnet_zoo")
 
 P = TypeVar("P", bound=SegmentationModel)
+Input: TypeAlias = tuple[RGB, Path | None, list[RGB]]  # an image, its file, and its sizes for the network
 Seen: TypeAlias = tuple[RGB, Path | None, list[ViewLogits]]
 
 
@@ -124,18 +125,29 @@ def predict_each(
     On a CPU another thread makes the mask while the network sees the next image. `model` is what `evaluating` yields,
     and the caller is within.
     """
-    groups = options.groups(model.dataset)
 
-    def read(image: ImageLike) -> tuple[RGB, Path | None, list[RGB]] | ImageError:
+    def read(image: ImageLike) -> Input | ImageError:
         try:
             return _read_and_resize(image, model.dataset.resize_to, options)
         except ImageError as error:
             return error.with_traceback(None)  # it is kept to the end, and its frames would keep the images
 
+    with (
+        closing(prefetch_in_threads(images, read, threads=READERS, ahead=IMAGES_AHEAD)) as inputs,
+        closing(label_each(model, inputs, options)) as results,
+    ):
+        yield from results
+
+
+def label_each(
+    model: SegmentationModel, inputs: Iterable[Input | ImageError], options: PredictOptions
+) -> Generator[SegmentationResult | ImageError, None, None]:
+    """Yield the result of each image as `predict_each` does, from the sizes at which the network shall see it."""
+    groups = options.groups(model.dataset)
+
     def seen() -> Generator[Seen | ImageError, None, None]:
-        with closing(prefetch_in_threads(images, read, threads=READERS, ahead=IMAGES_AHEAD)) as inputs:
-            for each in inputs:
-                yield each if isinstance(each, ImageError) else (*each[:2], _views(model, each[2], options))
+        for each in inputs:
+            yield each if isinstance(each, ImageError) else (*each[:2], _views(model, each[2], options))
 
     @torch.inference_mode()
     def result(each: Seen) -> SegmentationResult:
@@ -167,9 +179,7 @@ def _one_behind(
         yield from (each.result() for each in waiting)
 
 
-def _read_and_resize(
-    image: ImageLike, resize_to: tuple[int, int], options: PredictOptions
-) -> tuple[RGB, Path | None, list[RGB]]:
+def _read_and_resize(image: ImageLike, resize_to: tuple[int, int], options: PredictOptions) -> Input:
     with _pil if isinstance(image, Image.Image) else nullcontext():
         rgb = read_image(image, options.color)
     path = Path(image) if isinstance(image, str | os.PathLike) else None
