@@ -18,6 +18,7 @@ from hrnet_zoo import errors
 if TYPE_CHECKING:
     from hrnet_zoo.datasets.check import DataReport as DataReport
     from hrnet_zoo.datasets.check import check_data as check_data
+    from hrnet_zoo.datasets.prepare import prepare as prepare
     from hrnet_zoo.engines.optimize import OptimizedModel as OptimizedModel
     from hrnet_zoo.engines.optimize import optimize as optimize
     from hrnet_zoo.evaluation.benchmark import benchmark as benchmark
@@ -56,6 +57,7 @@ _HOMES = {  # in the order of the flow
     "ExportedFile": "exporting.export",
     "check_data": "datasets.check",
     "DataReport": "datasets.check",
+    "prepare": "datasets.prepare",
     "evaluate": "evaluation.evaluate",
     "Evaluation": "evaluation.evaluate",
     "training_log": "zoo.training_log",

@@ -33,6 +33,7 @@ from hrnet_zoo.cli import (
     export,
     finetune,
     predict,
+    prepare,
     push,
 )
 from hrnet_zoo.cli.output import colors, error_lines, two_lines
@@ -49,6 +50,7 @@ _INSTEAD = {  # commands of other tools
     **dict.fromkeys(("pull", "fetch", "get"), "hrnet-zoo download NAME"),
     **dict.fromkeys(("upload", "share"), "hrnet-zoo push DIR ORG/NAME"),
     **dict.fromkeys(("check", "validate-data"), "hrnet-zoo check-data FOLDER"),
+    **dict.fromkeys(("convert", "convert-data"), "hrnet-zoo prepare DATASET SRC DST"),
     "serve": "hrnet-zoo export NAME --to model.onnx --with-runner, and examples/serve.py",
     "version": "hrnet-zoo --version",
 }
@@ -56,7 +58,7 @@ _INSTEAD = {  # commands of other tools
 
 GROUPS: dict[str, tuple[click.Command, ...]] = {  # in the order of the help
     "First steps": (predict.demo, catalog.list_, predict.predict, finetune.finetune, doctor.doctor),
-    "Labels and data": (compare.compare, check_data.check_data, evaluate.evaluate),
+    "Labels and data": (compare.compare, check_data.check_data, prepare.prepare, evaluate.evaluate),
     "Models": (catalog.info, catalog.log, benchmark.benchmark, export.export, push.push),
     "Files": (cache.download, cache.import_, cache.cache, cache.verify),
 }

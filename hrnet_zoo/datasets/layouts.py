@@ -300,6 +300,8 @@ def _unrecognized(root: Path, split: str, layouts: Sequence[_Layout]) -> Dataset
         for layout in layouts
     )
     advice = f"name a folder that holds one of these: {looks}; for other classes, list these in classes.txt there"
+    if cut := [layout.title for layout in layouts if layout.image]:
+        advice += f"; of the download of {' or '.join(cut)}, `hrnet-zoo prepare` makes such a folder"
     return _refusal(root, split, found, advice)
 
 

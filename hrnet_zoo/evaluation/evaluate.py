@@ -210,6 +210,8 @@ class Evaluation:
         if self.published is not None:
             figures += f"; published {self.published:.2f}, difference {self.difference:+.2f}"
         lines += ["", figures]
+        if note := self.protocol.get("published_figures"):
+            lines.append(f"published figures of this dataset are {note}")
         if self.miou_interval:
             lines.append("mIoU, 95 % interval by a bootstrap over images: {:.2f} to {:.2f}".format(*self.miou_interval))
         whole = self.protocol.get("val_images")  # that the published figures are of
@@ -435,6 +437,7 @@ def _summary(
         "data": {"layout": folder.title, "split": folder.split, "labels": folder.rule.title},
         "limit": limit,
         "val_images": whole or None,
+        "published_figures": (dataset.figures_note if whole else "") or None,
         "inference": {"resize_to": dataset.resize_to, "mode": mode, "scales": ratios, "flip": ms_flip},
         "weights": {key: weights[key] for key in ("source_url", "source_sha256", "data_sha256") if key in weights},
         "bootstrap": {"resamples": RESAMPLES, "level": LEVEL, "seed": SEED},

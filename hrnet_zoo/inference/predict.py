@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import threading
@@ -20,6 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 from hrnet_zoo.datasets import Dataset
+from hrnet_zoo.datasets.dataset import RGB_BANDS
 from hrnet_zoo.errors import ConfigError, ImageError, LogitsError
 from hrnet_zoo.images.prefetch import prefetch_in_threads
 from hrnet_zoo.images.preprocess import keep_ratio_size, normalize_on, resize
@@ -81,6 +83,14 @@ class PredictOptions:
         return None if self.classes is None else group_classes(self.classes, dataset)
 
 
+@functools.cache
+def _warn_of_bands(title: str, bands: tuple[str, str, str]) -> None:
+    """Log once in a process if a network does not take RGB images."""
+    if bands != RGB_BANDS:
+        message = "networks of %s take %s in place of red, green and blue: what they see in an RGB photo is meaningless"
+        logger.warning(message, title, ", ".join(bands))
+
+
 def _check(name: str, value: object, allowed: tuple[object, ...]) -> None:
     if value not in allowed:
         raise ConfigError(
@@ -102,6 +112,7 @@ def predict(
     """Label every pixel of an image, or of several: see `hrnet_zoo.models.base.SegmentationModel.predict`."""
     _check("on_error", on_error, ("raise", "skip"))
     groups = options.groups(model.dataset)
+    _warn_of_bands(model.dataset.title, model.dataset.bands)
     with evaluating(model) as model:
         if not (isinstance(image, list | tuple) or (isinstance(image, Tensor) and image.ndim == 4)):
             rgb, path, sizes = _read_and_resize(image, model.dataset.resize_to, options)
@@ -125,6 +136,7 @@ def predict_each(
     On a CPU another thread makes the mask while the network sees the next image. `model` is what `evaluating` yields,
     and the caller is within.
     """
+    _warn_of_bands(model.dataset.title, model.dataset.bands)
 
     def read(image: ImageLike) -> Input | ImageError:
         try:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from hrnet_zoo.datasets import CITYSCAPES
+from hrnet_zoo.datasets import CITYSCAPES, POTSDAM
 from hrnet_zoo.datasets.check import check_data
 from hrnet_zoo.datasets.label_rules import CITYSCAPES_IDS
 from hrnet_zoo.datasets.layouts import find_samples
@@ -525,6 +525,10 @@ def test_how_many_of_how_many() -> None:
     assert str(scores).endswith("\n2 of 500 images; a dataset")
     scores.protocol["limit"] = 2
     assert str(scores).endswith("\n2 of 500 images (a part only); a dataset")
+    scores.protocol["published_figures"] = POTSDAM.figures_note
+    assert "published figures of this dataset are measured on 2,016 tiles of 512 x 512 pixels with eroded" in str(
+        scores
+    )
     scores.protocol.update(val_images=2, limit=None)
     assert str(scores).endswith("\n2 images; a dataset")
 

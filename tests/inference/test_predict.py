@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import load_file
 
+from hrnet_zoo.datasets import VAIHINGEN
 from hrnet_zoo.demo.scenes import scene
 from hrnet_zoo.errors import ConfigError, ImageError
 from hrnet_zoo.images.preprocess import keep_ratio_size, normalize, resize
@@ -420,3 +421,16 @@ def test_cuda_computes_float32_in_float32(demo: FCNHRNet) -> None:
         views = [view_logits(model, images, slide=False, flip=False)[0] for model in (demo, there)]
     here, found = (each.windows[0].logits.cpu() for each in views)
     assert float((here - found).abs().max() / here.abs().max()) < 1e-4
+
+
+def test_networks_that_do_not_take_rgb_say_so_once(demo: FCNHRNet, caplog: pytest.LogCaptureFixture) -> None:
+    aerial = create_model("demo", device="cpu")
+    aerial.dataset = dataclasses.replace(aerial.dataset, title="Somewhere", bands=VAIHINGEN.bands)
+    image = np.zeros((32, 32, 3), np.uint8)
+    demo.predict(image)
+    assert not caplog.messages
+    for _ in range(2):
+        aerial.predict(image)
+        aerial.predict([image])
+    (message,) = caplog.messages
+    assert message.startswith("networks of Somewhere take near infrared, red, green in place of red, green and blue")
