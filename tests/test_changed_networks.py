@@ -47,7 +47,7 @@ def test_evaluate_with_a_head_of_other_classes(tmp_path: Path) -> None:
 
 def test_dropout_before_the_classifier_predicts_and_is_not_saved(tmp_path: Path) -> None:
     model, plain = (create_model("demo", device="cpu") for _ in range(2))
-    model.decode_head.conv_seg = nn.Sequential(nn.Dropout2d(0.5), model.decode_head.conv_seg)  # type: ignore[assignment]
+    model.decode_head.conv_seg = nn.Sequential(nn.Dropout2d(0.5), model.decode_head.conv_seg)
     assert np.array_equal(model.train().predict(IMAGE).mask, plain.predict(IMAGE).mask)
     assert (model.device, model.dtype) == (plain.device, plain.dtype)
     with pytest.raises(StateDictMismatchError, match=r"(?s)conv_seg\.1\.weight.*torch\.save\(model\.state_dict"):

@@ -41,7 +41,7 @@ def download(names: tuple[str, ...], everything: bool, folder: Path | None, as_j
     from hrnet_zoo.zoo import resolve
 
     def fetch(row: ModelInfo) -> tuple[ModelInfo, Path]:
-        expected = network_shapes(row.arch, row.num_classes)
+        expected = network_shapes(row.arch, row.num_classes, row.method)
         if folder:
             return row, resolve.mirror(row, folder, expected, progress=True)
         return row, resolve.download(row, expected, progress=True)

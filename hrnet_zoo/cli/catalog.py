@@ -11,7 +11,7 @@ from hrnet_zoo.cli import options
 from hrnet_zoo.cli.output import say, say_facts, say_json, say_table
 from hrnet_zoo.datasets import DATASETS
 from hrnet_zoo.images.atomic import check_place
-from hrnet_zoo.zoo.catalog import ARCHS, DEMO, DEMO_KNOWS, is_saved, list_models, model_info
+from hrnet_zoo.zoo.catalog import ARCHS, DEMO, DEMO_KNOWS, METHODS, is_saved, list_models, model_info
 
 # The lines of env_info that describe the machine and the software.
 _ENVIRONMENT = ("Python", "GPU", "PyTorch:", "MMCV:", "MMSegmentation:")
@@ -19,15 +19,16 @@ _ENVIRONMENT = ("Python", "GPU", "PyTorch:", "MMCV:", "MMSegmentation:")
 
 @click.command("list")
 @click.argument("pattern", default="*")
+@click.option("--method", type=click.Choice(list(METHODS), case_sensitive=False), help="Only this head.")
 @click.option("--dataset", type=click.Choice(list(DATASETS)), help="Only this dataset.")
 @click.option("--arch", type=click.Choice(list(ARCHS)), help="Only this network.")
 @options.as_json
-def list_(pattern: str, dataset: str | None, arch: str | None, as_json: bool) -> None:
+def list_(pattern: str, method: str | None, dataset: str | None, arch: str | None, as_json: bool) -> None:
     """List the published models.
 
     PATTERN is part of a name, such as cityscapes, or a glob pattern, such as "*hr48*160k".
     """
-    rows = [model_info(name) for name in list_models(pattern, dataset=dataset, arch=arch)]
+    rows = [model_info(name) for name in list_models(pattern, method=method, dataset=dataset, arch=arch)]
     if as_json:
         say_json([row.to_dict() for row in rows])
         return

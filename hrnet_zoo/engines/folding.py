@@ -18,6 +18,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from hrnet_zoo.errors import ConfigError
 from hrnet_zoo.models.fcn import FCNHRNet, forward_is_replaced
 from hrnet_zoo.models.hrnet import Bottleneck, fit
+from hrnet_zoo.models.ocr import attention, class_features
 from hrnet_zoo.models.skip_init import skip_init
 
 Step = TypeVar("Step", bound=nn.Module)
@@ -82,6 +83,36 @@ class Head(nn.Module):
         x = self.mix(x)
         x = self.classifier(x)
         return x
+
+
+class OCRHead(Head):
+    """The two heads of OCRNet: the first one is the FCN head, whose logits go into the second one."""
+
+    def __init__(self, heads: Any) -> None:  # noqa: ANN401 - ocr's OCRNetHead, whose children have types
+        fcn, ocr = heads
+        block = ocr.object_context_block
+        super().__init__(_folded(fcn.convs[0]), fold(fcn.conv_seg))
+        self.pixels = _folded(ocr.bottleneck)
+        self.query = nn.Sequential(*map(_folded, block.query_project))
+        self.key = nn.Sequential(*map(_folded, block.key_project))
+        self.value = _folded(block.value_project)
+        self.context = _folded(block.out_project)
+        # A convolution of concatenated maps is a sum of two: context first, then pixels.
+        both = _folded(block.bottleneck)
+        of_context, of_pixels = (each.contiguous() for each in both.weight.chunk(2, dim=1))
+        self.fuse_pixels = Convolution(of_pixels, torch.zeros_like(both.bias), stride=1)
+        self.fuse = Convolution(of_context, both.bias, stride=1, relu=True)
+        self.last = fold(ocr.conv_seg)
+
+    def forward(self, x: Tensor, *coarser: Tensor) -> Tensor:
+        """Return logits (N, classes, H, W) at the size of the finest map `x`."""
+        x = torch.cat([x, *(fit(each, x.shape[-2:]) for each in coarser)], dim=1)
+        regions, pixels = self.classifier(self.mix(x)), self.pixels(x)
+        del x
+        classes = class_features(pixels, regions)
+        context = self.context(attention(self.query(pixels), self.key(classes), self.value(classes)))
+        logits: Tensor = self.last(self.fuse(context, self.fuse_pixels(pixels)))
+        return logits
 
 
 class _Block(nn.Module):
@@ -176,7 +207,7 @@ class Plan(nn.Module):
             _Transition(net.transition3),
             *map(_ExchangeModule, net.stage4),
         )
-        self.head = Head(fold(head.convs[0].conv, head.convs[0].bn, relu=True), fold(head.conv_seg))
+        self.head = OCRHead(head) if model.method == "OCRNet" else Head(_folded(head.convs[0]), fold(head.conv_seg))
         self.eval()
 
     def forward(self, x: Any) -> Any:  # noqa: ANN401 - a tensor, or OpenVINO's output
@@ -215,6 +246,10 @@ def fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d | None = None, relu: bool 
     return Convolution(weight.detach().float().contiguous(), bias.detach().float(), convolution.stride[0], relu)
 
 
+def _folded(module: Any) -> Convolution:  # noqa: ANN401 - heads' ConvModule, whose children have types
+    return fold(module.conv, module.bn, relu=True)
+
+
 def _residual_block(block: Any) -> _Block:  # noqa: ANN401 - BasicBlock or Bottleneck
     steps = [fold(block.conv1, block.bn1, relu=True), fold(block.conv2, block.bn2, relu=True)]
     shortcut = None
@@ -242,7 +277,7 @@ def require_published(model: FCNHRNet) -> None:
 
     """
     with skip_init():
-        expected = _description(FCNHRNet(model.arch, model.dataset))
+        expected = _description(FCNHRNet(model.arch, model.dataset, method=model.method))
     found = _description(model)
     for name in {**expected, **found}:
         if found.get(name) != expected.get(name):

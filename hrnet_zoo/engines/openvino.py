@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hrnet_zoo.engines.folding import Convolution, Head, Plan, UpsampleSum, replace_steps
+from hrnet_zoo.engines.folding import Convolution, Head, OCRHead, Plan, UpsampleSum, replace_steps
 from hrnet_zoo.errors import ConfigError
 
 _importing = threading.RLock()  # one thread at a time sets the environment
@@ -144,15 +144,42 @@ def as_openvino(plan: Plan, ranges: Mapping[str, Range] | None = None) -> Node:
             x = ops.add(x, resize(large, size, "sizes"))
         return quantized(step, ops.relu(x))
 
-    def head(step: Head, x: Node, *coarser: Node) -> Node:
+    def concatenated(step: Head, x: Node, *coarser: Node) -> Node:
         size = size_of(x)
         maps = [quantized(step, each) for each in (x, *(resize(each, size, "sizes") for each in coarser))]
-        return convolution(step.classifier, convolution(step.mix, ops.concat(maps, 1)))
+        return ops.concat(maps, 1)
 
-    for kind, write in ((Head, head), (UpsampleSum, upsample_sum), (Convolution, convolution)):
+    def head(step: Head, *maps: Node) -> Node:
+        return convolution(step.classifier, convolution(step.mix, concatenated(step, *maps)))
+
+    def flat(x: Node) -> Node:
+        """Make (N, C, H, W) to (N, C, H * W)."""
+        return ops.reshape(x, np.array([0, 0, -1], np.int64), special_zero=True)
+
+    def ocr_head(step: OCRHead, *maps: Node) -> Node:
+        """Write `class_features` and `attention` of `models.ocr`, in floating point."""
+
+        def chain(steps: nn.Module, x: Node) -> Node:
+            for each in steps.children():
+                x = convolution(each, x)
+            return x
+
+        x = concatenated(step, *maps)
+        regions = convolution(step.classifier, convolution(step.mix, x))
+        pixels = convolution(step.pixels, x)
+        features = ops.matmul(flat(pixels), ops.softmax(flat(regions), 2), False, True)  # (N, 512, K)
+        classes = ops.unsqueeze(features, np.array([3], np.int64))
+        query, key, value = chain(step.query, pixels), chain(step.key, classes), convolution(step.value, classes)
+        scale = np.full((1, 1, 1), step.value.weight.shape[0] ** -0.5, np.float32)
+        likeness = ops.matmul(flat(query), ops.multiply(flat(key), ops.constant(scale)), True, False)  # (N, H * W, K)
+        context = ops.matmul(flat(value), ops.softmax(likeness, 2), False, True)
+        context = convolution(step.context, ops.reshape(context, ops.shape_of(query), special_zero=False))
+        return convolution(step.last, convolution(step.fuse, context, convolution(step.fuse_pixels, pixels)))
+
+    for kind, write in ((OCRHead, ocr_head), (Head, head), (UpsampleSum, upsample_sum), (Convolution, convolution)):
         replace_steps(plan, kind, partial(_Written, write))
     x = ops.parameter([-1, 3, -1, -1], openvino().Type.f32)
-    return openvino().Model([plan(x)], [x], "FCN-HRNet")
+    return openvino().Model([plan(x)], [x], "HRNet")
 
 
 class _Written(nn.Module):

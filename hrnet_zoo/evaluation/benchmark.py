@@ -258,7 +258,7 @@ def benchmark_table(
 
 def _published(info: ModelInfo) -> ModelInfo:
     """Return the row of the same network and dataset that has the published figures."""
-    for row in map(model_info, list_models(arch=info.arch)):
+    for row in map(model_info, list_models(arch=info.arch, method=info.method)):
         if row.dataset is info.dataset and row.inference_fps is not None:
             return row
     raise ConfigError(
@@ -300,7 +300,8 @@ def _train(info: ModelInfo, device: torch.device, progress: bool) -> None:
     labels[:, :8] = 255
     for _ in Bar(range(2), desc="training", unit="step", disable=None if progress else True):
         optimizer.zero_grad(set_to_none=False)  # gradients stay allocated, as in PyTorch of 2020
-        F.cross_entropy(model(x), labels, ignore_index=255).backward()  # type: ignore[no-untyped-call]
+        losses = [F.cross_entropy(logits, labels, ignore_index=255) for logits in model.heads_logits(x)]
+        torch.stack(losses).sum().backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
 

@@ -176,7 +176,8 @@ def _metadata(model: FCNHRNet, suffix: str, outputs: Outputs, precision: Precisi
     save_pretrained(model, folder / "model")
     config = json.loads((folder / "model" / "config.json").read_text(encoding="utf-8"))
     # Initialization sets biases to zero, and the first step of any training to something else.
-    biases = model.state_dict()["decode_head.conv_seg.bias"].tolist()
+    *_, classifier = model.classifiers
+    biases = model.state_dict()[f"{classifier}.bias"].tolist()
     untrained = [name for name, bias in zip(model.classes, biases, strict=True) if bias == 0]
     if untrained:
         logger.warning(

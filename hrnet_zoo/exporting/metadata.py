@@ -95,6 +95,7 @@ def describe(
         "library_version": __version__,
         "name": re.split(r"[/\\:]", model.name)[-1] or model.arch,  # of a model folder without the folders above it
         "arch": model.arch,
+        "method": model.method,
         "file_format": file_format,
         "outputs": outputs,
         "precision": precision,

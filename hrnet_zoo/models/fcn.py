@@ -1,53 +1,60 @@
-"""The FCN head and the whole network: normalized RGB in, logits out."""
+"""The whole network, backbone and head: normalized RGB in, logits out."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import torch
 from torch import Tensor, nn
 
 from hrnet_zoo.datasets import Dataset
 from hrnet_zoo.errors import ConfigError
 from hrnet_zoo.models.base import SegmentationModel
+from hrnet_zoo.models.heads import FCNHead
 from hrnet_zoo.models.hrnet import SPECS, HRNet, fit
-from hrnet_zoo.models.skip_init import batch_norm, conv2d
+from hrnet_zoo.models.ocr import OCRNetHead
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
     from pathlib import Path
 
+    import torch
     from typing_extensions import Self
 
     from hrnet_zoo.zoo.catalog import ModelInfo
+
+HEADS: dict[str, type[FCNHead | OCRNetHead]] = {"FCN": FCNHead, "OCRNet": OCRNetHead}  # by method
 
 M = TypeVar("M", bound=nn.Module)
 
 
 class FCNHRNet(SegmentationModel, nn.Module):
-    """HRNet with the FCN head.
+    """HRNet with the FCN head, or with OCRNet's.
 
     Args:
         arch: "hr18s", "hr18" or "hr48".
         dataset: names and colors of the classes, and how images are resized for the network.
         info: the catalog row that the weights come from, if any.
         name: its name; "": that of its row, or `arch` if it has none.
+        method: the head: "FCN" or "OCRNet".
 
     Attributes:
         provenance: the origin of the weights' file (source address, SHA-256, ...); empty for random weights.
 
     """
 
-    def __init__(self, arch: str, dataset: Dataset, info: ModelInfo | None = None, name: str = "") -> None:
+    def __init__(
+        self, arch: str, dataset: Dataset, info: ModelInfo | None = None, name: str = "", method: str = "FCN"
+    ) -> None:
         super().__init__()
         self.arch = arch
+        self.method = method
         self.dataset = dataset
         self.info = info
         self.name = name or (info.name if info else arch)
         self.provenance: dict[str, str] = {}
         self.backbone = HRNet(SPECS[arch])
-        self.decode_head = FCNHead(SPECS[arch].widths, len(dataset.classes))
+        self.decode_head: Any = HEADS[method](SPECS[arch].widths, len(dataset.classes))
 
     @property
     def device(self) -> torch.device:
@@ -63,6 +70,18 @@ class FCNHRNet(SegmentationModel, nn.Module):
         """Return the logits of normalized RGB images (N, 3, H, W): (N, ceil(H/4), ceil(W/4), classes)."""
         logits: Tensor = self.decode_head(self.backbone(x))
         return logits.permute(0, 2, 3, 1)
+
+    def heads_logits(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Return the logits of each head as `forward` does, the last one's being its own; for training."""
+        maps, head = self.backbone(x), self.decode_head
+        found = head.both_logits(maps) if isinstance(head, OCRNetHead) else (head(maps),)
+        return tuple(fit(each, x.shape[-2:]) for each in found)
+
+    @property
+    def classifiers(self) -> dict[str, nn.Conv2d]:
+        """The last layer of each head, whose rows are the classes, by name; the last one makes the result."""
+        layers = self.named_modules()
+        return {name: each for name, each in layers if isinstance(each, nn.Conv2d) and name.endswith(".conv_seg")}
 
     def ready(self) -> Self:
         """Return a copy in eval mode that shares tensors and hooks; another thread may be training the network itself.
@@ -159,33 +178,3 @@ def _in_eval_mode(module: M, done: dict[nn.Module, Any]) -> M:
         vars(copied).pop("_compiled_call_impl", None)  # of `Module.compile`: it calls the original
         vars(copied).pop("forward", None)  # the class's own, bound to the original
     return copied
-
-
-class FCNHead(nn.Module):
-    """Concatenate the feature maps at the size of the finest, and apply two 1x1 convolutions."""
-
-    def __init__(self, widths: Sequence[int], num_classes: int) -> None:
-        super().__init__()
-        channels = sum(widths)
-        self.conv_seg = conv2d(channels, num_classes, 1)
-        self.convs = nn.Sequential(ConvModule(channels))
-
-    def forward(self, maps: list[Tensor]) -> Tensor:
-        """Return logits (N, classes, H/4, W/4)."""
-        size = maps[0].shape[-2:]
-        x = torch.cat([maps[0], *(fit(coarser, size) for coarser in maps[1:])], dim=1)
-        logits: Tensor = self.conv_seg(self.convs(x))
-        return logits
-
-
-class ConvModule(nn.Module):
-    """1x1 convolution, batch norm and ReLU, with the parameter names of the published files."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = conv2d(channels, channels, 1, bias=False)
-        self.bn = batch_norm(channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Keep the shape."""
-        return torch.relu_(self.bn(self.conv(x)))

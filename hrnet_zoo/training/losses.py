@@ -24,6 +24,8 @@ Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 # Here min_kept is a fraction of the labeled pixels, so that it means the same for other crops.
 HARD_BELOW = 0.7
 LEAST_KEPT = 100_000 / (512 * 1024)
+# Of each head's loss, as mmsegmentation's configs set `loss_weight`
+HEAD_WEIGHTS = {"FCN": (1.0,), "OCRNet": (0.4, 1.0)}
 MAX_WEIGHT = 10.0  # of a class before scaling; 1 / MAX_WEIGHT is the smallest
 
 

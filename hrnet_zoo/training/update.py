@@ -24,7 +24,7 @@ from hrnet_zoo.models.fcn import FCNHRNet
 from hrnet_zoo.models.hrnet import ExchangeModule
 from hrnet_zoo.training.config import PRECISIONS, TrainingConfig
 from hrnet_zoo.training.distributed import all_reduce, convert_sync_batchnorm
-from hrnet_zoo.training.losses import Loss
+from hrnet_zoo.training.losses import HEAD_WEIGHTS, Loss
 from hrnet_zoo.training.resume import Progress, read_state, write_state
 from hrnet_zoo.training.schedule import learning_rate, parameter_groups
 
@@ -55,10 +55,11 @@ class Updater:
         for parameter in self._learning():
             self.optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         self.scaler = GradScaler(self.device.type, enabled=config.precision == "fp16")
+        self.heads = _Heads(network)
         self.parallel: DistributedDataParallel | None = None
         if ranks.size > 1:
             with rank_errors(ranks):
-                self.parallel = DistributedDataParallel(network)
+                self.parallel = DistributedDataParallel(self.heads)
 
     @property
     def model(self) -> FCNHRNet:
@@ -112,9 +113,10 @@ class Updater:
         A part is weighted by its fraction of the labeled pixels of the whole batch. So the cross-entropy does not
         depend on how the batch is split, into parts or among processes. The other losses are not sums over pixels.
         """
-        dtype = PRECISIONS[self.config.precision]
+        dtype, head_weights = PRECISIONS[self.config.precision], HEAD_WEIGHTS[self.network.method]
         labeled = all_reduce((labels != IGNORE_INDEX).sum().to(self.device, torch.float64), self.ranks).clamp(min=1)
-        total = torch.zeros((), dtype=torch.float64, device=self.device)
+        zero = torch.zeros((), device=self.device)
+        total = zero.double()
         parts = list(zip(images.chunk(self.config.accumulate), labels.chunk(self.config.accumulate), strict=True))
         for number, (images, labels) in enumerate(parts, start=1):
             images = images.to(self.device, non_blocking=True).contiguous(memory_format=torch.channels_last)
@@ -123,8 +125,9 @@ class Updater:
             # Gradients are exchanged once per update, with the last part.
             with self.parallel.no_sync() if self.parallel and number < len(parts) else nullcontext():
                 with autocast(self.device.type, dtype=dtype, enabled=dtype != torch.float32):
-                    logits = [(self.parallel or self.network)(images)]
-                loss = self.loss(logits.pop(), labels) * weight  # popped: nothing keeps the logits, the largest tensor
+                    logits = [*(self.parallel or self.heads)(images)]
+                # Popped: nothing keeps the logits, the largest tensors.
+                loss = sum((each * self.loss(logits.pop(0), labels) for each in head_weights), zero) * weight
                 # DistributedDataParallel averages gradients over the processes; the sum is needed here.
                 self.scaler.scale(loss * self.ranks.size).backward()  # type: ignore[no-untyped-call]
             total += loss.detach().double()
@@ -152,6 +155,17 @@ class Updater:
 
     def _learning(self) -> list[nn.Parameter]:
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+
+
+class _Heads(nn.Module):
+    """The network as a module that returns the logits of each head, which DistributedDataParallel wraps."""
+
+    def __init__(self, network: FCNHRNet) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        return self.network.heads_logits(images)
 
 
 def checkpoint_activations(network: FCNHRNet) -> None:

@@ -48,7 +48,7 @@ from hrnet_zoo.weights.scan import (
     refusals,
     show,
 )
-from hrnet_zoo.weights.state_dict import CLASSIFIER, compare, find_state, fit_state, unwrap
+from hrnet_zoo.weights.state_dict import compare, find_state, fit_state, unwrap
 
 CONVERTER_VERSION = 2  # part of cache keys: raise it whenever the same source gives other bytes
 MOST_BYTES = 2 << 30  # of a file that the user names: W48 with its optimizer's state has half as many
@@ -372,17 +372,16 @@ def read_file(path: Path) -> bytes:
         ) from error
 
 
-def network_shapes(arch: str, num_classes: int) -> Shapes:
+def network_shapes(arch: str, num_classes: int, method: str = "FCN") -> Shapes:
     """Return names and shapes of a network's state dict, without making its tensors."""
     with skip_init():
-        network = FCNHRNet(arch, CITYSCAPES)
+        network = FCNHRNet(arch, CITYSCAPES, method=method)
     return with_classes({name: entry.shape for name, entry in network.state_dict().items()}, num_classes)
 
 
 def with_classes(shapes: Shapes, count: int) -> Shapes:
     """Return these names and shapes with another number of classes."""
-    weight, bias = f"{CLASSIFIER}.weight", f"{CLASSIFIER}.bias"
-    return {**shapes, weight: torch.Size((count, *shapes[weight][1:])), bias: torch.Size((count,))}
+    return {name: torch.Size((count, *shape[1:])) if ".conv_seg." in name else shape for name, shape in shapes.items()}
 
 
 def size_limit(shapes: Shapes) -> int:

@@ -14,10 +14,9 @@ from hrnet_zoo.errors import StateDictMismatchError
 from hrnet_zoo.models.fork_safety import refuse_after_fork
 from hrnet_zoo.weights.scan import Array, Foreign, Refusal, show
 
-CLASSIFIER = "decode_head.conv_seg"  # the layer whose rows are the classes
-
 _COUNTER = ".num_batches_tracked"  # of batch norm: the only entries that are whole numbers; the network needs none
-_ANCHOR = f"{CLASSIFIER}.weight"
+# The layer that makes the result, of the FCN head or of OCRNet's second one: what comes before is a wrapper's prefix.
+_ANCHOR = re.compile(r"(?:^|\.)(?=decode_head\.(?:1\.)?conv_seg\.weight$)")
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _MAX_PREFIXES = 10  # no checkpoint has more
 _INNER = re.compile(r"(?<![^.])(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
@@ -39,7 +38,7 @@ def find_state(content: object) -> tuple[Mapping[str, Array], str]:
     top = content if isinstance(content, dict) else {}
     tables = {"": top} | {key: each for key, each in top.items() if isinstance(key, str) and isinstance(each, dict)}
     found = {key: table for key, table in tables.items() if any(isinstance(each, Array) for each in table.values())}
-    networks = [key for key, table in found.items() if any(f"{name}".endswith(_ANCHOR) for name in table)]
+    networks = [key for key, table in found.items() if any(_ANCHOR.search(f"{name}") for name in table)]
     keys = sorted(networks or found, key=lambda key: (key != "state_dict", _AVERAGED.search(key) is not None))
     if not keys:
         for key, value in top.items():
@@ -76,7 +75,7 @@ def unwrap(names: Iterable[str], tensor: Callable[[str], Tensor]) -> tuple[dict[
     plain = {_INNER.sub("", name): name for name in names}
     if len(plain) < len(names):  # two would become one
         plain = dict(zip(names, names, strict=True))
-    prefixes = {name.removesuffix(_ANCHOR) for name in plain if name == _ANCHOR or name.endswith(f".{_ANCHOR}")}
+    prefixes = {name[: match.end()] for name in plain if (match := _ANCHOR.search(name))}
     if not 0 < len(prefixes) <= _MAX_PREFIXES:
         prefix = "module." if plain and all(name.startswith("module.") for name in plain) else ""
         return {name.removeprefix(prefix): tensor(original) for name, original in plain.items()}, ""
@@ -177,7 +176,7 @@ def _mismatch(
         asked=f"fit the checkpoint {source} into the network",
         found="; ".join(found),
         done="nothing was loaded",
-        advice="give a whole checkpoint, backbone and FCN head, the name of the network that it was trained with (see "
+        advice="give a whole checkpoint, backbone and head, the name of the network that it was trained with (see "
         "hrnet-zoo list), and its classes=...",
         source=source,
         missing=tuple(missing),
@@ -191,8 +190,10 @@ def _cause(shapes: Mapping[str, tuple[int, ...]], expected: Mapping[str, torch.S
     heads = [name for name in shapes if "decode_head." in name]
     if not heads and any(".branches." in name for name in shapes):
         return "a backbone alone, without a decode_head"
-    if any(re.search(r"decode_head\.\d+\.", name) for name in heads):
-        return "a cascade of heads (OCRNet?), where networks here have one FCN head"
+    found, wanted = (any(re.search(r"decode_head\.\d+\.", name) for name in names) for names in (heads, expected))
+    if heads and found != wanted:
+        kinds = "one FCN head", "a cascade of heads (OCRNet's)"
+        return f"{kinds[found]}, where {kinds[wanted]} was asked for (fcn_... and ocrnet_... are different networks)"
     size, asked = _arch(shapes), _arch(expected)
     return f"a network of size {size}, where {asked} was asked for" if size and asked and size != asked else ""
 

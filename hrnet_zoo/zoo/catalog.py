@@ -1,7 +1,9 @@
-"""Model name -> catalog row: the 23 published FCN-HRNet checkpoints, and the bundled demo.
+"""Model name -> catalog row: every HRNet checkpoint that mmsegmentation published, and the bundled demo.
 
-Figures: https://github.com/open-mmlab/mmsegmentation/tree/main/configs/hrnet (the FCN table), as first published in
-2020. Three of these checkpoints were retrained upstream in August 2021; `MODEL_CARD.md` says which.
+Figures: https://github.com/open-mmlab/mmsegmentation/tree/main/configs, in hrnet and ocrnet. First come the 23 rows of
+the FCN table as first published in 2020, then the 39 further ones. Where upstream replaced a file, both are here. The
+plain name is that of the file in the user's table, or else of the newest; the other one says in its name what it is:
+"retrained" (August 2021), or the year of the file.
 """
 
 from __future__ import annotations
@@ -19,11 +21,16 @@ from hrnet_zoo.datasets import ADE20K, CITYSCAPES, DATASETS, PASCAL_CONTEXT, SCE
 from hrnet_zoo.datasets.dataset import Color
 from hrnet_zoo.errors import ConfigError, UnknownModelError
 
-PUBLISHED_FOLDER = "https://download.openmmlab.com/mmsegmentation/v0.5/hrnet"
+PUBLISHED_FOLDER = "https://download.openmmlab.com/mmsegmentation/v0.5"
 
 LOCAL, HUB = "local-dir:", "hf-hub:"  # prefixes of saved models' names
 
-# name in the published table; parameters without the classifier; channels that enter the classifier
+METHODS = {"FCN": "hrnet", "OCRNet": "ocrnet"}  # heads, as in the published table; folders of their files
+RETRAINED = "retrained"  # in August 2021, by the configuration of a row of the table of 2020
+OCR_CHANNELS = 512  # that the 3x3 convolution of OCRNet's second head makes, and that enter its classifier
+OCR_PARAMETERS = 1_185_280  # of this head, without these two layers
+
+# name in the published table; parameters with the FCN head but its classifier; channels that enter this classifier
 ARCHS = {
     "hr18s": ("HRNetV2p-W18-Small", 3_934_160, 270),
     "hr18": ("HRNetV2p-W18", 9_635_700, 270),
@@ -44,17 +51,15 @@ class ModelInfo:
     miou_ms_flip: float  # the same with six scales and flips
     published: str  # date and time in the file's name
     sha256_prefix: str  # first eight hex digits of the file's SHA-256, from its name
+    method: str = "FCN"  # the head, as in the published table: "FCN" or "OCRNet"
+    edition: str = ""  # the end of the name, where another file of the same training has the plain name
     sha256: str | None = None  # the whole digest; None until someone who has the file has stated it
 
     @property
     def name(self) -> str:
         """Canonical name."""
-        return f"fcn_{self.arch}_{self.dataset.key}_{self.thousand_iterations}k"
-
-    @property
-    def method(self) -> str:
-        """Kind of head, as in the published table."""
-        return "FCN"
+        words = (self.method.lower(), self.arch, self.dataset.key, f"{self.thousand_iterations}k", self.edition)
+        return "_".join(filter(None, words))
 
     @property
     def backbone(self) -> str:
@@ -78,16 +83,31 @@ class ModelInfo:
 
     @property
     def config(self) -> str:
-        """Name of the training configuration in mmsegmentation 0.x, which is also the stem of the files' names."""
-        return f"fcn_{self.arch}_{self.crop_size}_{self.thousand_iterations}k_{self.dataset.key}"
+        """Name of the training configuration, the stem of the files' names: since 2023, that of mmsegmentation 1.x."""
+        return self._configs[self.published >= "2023"]
+
+    @property
+    def _configs(self) -> tuple[str, ...]:
+        """Name of the training configuration in mmsegmentation 0.x and in 1.x."""
+        start = f"{self.method.lower()}_{self.arch}"
+        batch = "4x4_" if self.dataset.key in ("vaihingen", "isaid") else ""
+        key, k_iterations = self.dataset.key, f"{self.thousand_iterations}k"
+        return (
+            f"{start}_{batch}{self.crop_size}_{k_iterations}_{key}",
+            f"{start}_4xb{self.dataset.batch_per_gpu}-{k_iterations}_{key.replace('_', '-')}-{self.crop_size}",
+        )
 
     @property
     def aliases(self) -> tuple[str, ...]:
-        """Other names of this row: configuration in mmsegmentation 0.x and 1.x, file name, address."""
-        batch = f"4xb{self.dataset.batch_per_gpu}"
-        key = self.dataset.key.replace("_", "-")
-        config_1x = f"fcn_{self.arch}_{batch}-{self.thousand_iterations}k_{key}-{self.crop_size}"
-        return self.config, config_1x, self.file_name, self.checkpoint_url
+        """Other names of this row: configuration in mmsegmentation 0.x and 1.x, file name, address.
+
+        Of two files by one configuration, each has the name of the configuration that its own name has; retrained ones
+        have none, since those of 2020 have it.
+        """
+        configs = self._configs
+        if self.edition or self.published >= "2023":
+            configs = (self.config,) * (self.edition != RETRAINED)
+        return *configs, self.file_name, self.checkpoint_url
 
     @property
     def file_name(self) -> str:
@@ -97,7 +117,11 @@ class ModelInfo:
     @property
     def checkpoint_url(self) -> str:
         """Published address of the checkpoint."""
-        return f"{PUBLISHED_FOLDER}/{self.config}/{self.file_name}"
+        return f"{self._folder}/{self.file_name}"
+
+    @property
+    def _folder(self) -> str:
+        return f"{PUBLISHED_FOLDER}/{METHODS[self.method]}/{self.config}"
 
     @property
     def stated_sha256(self) -> str:
@@ -107,9 +131,10 @@ class ModelInfo:
     @property
     def log_url(self) -> str | None:
         """Published address of the training log."""
-        # The two Pascal Context logs are named with a hyphen before the date.
-        separator = "-" if self.dataset is PASCAL_CONTEXT else "_"
-        return f"{PUBLISHED_FOLDER}/{self.config}/{self.config}{separator}{self.published}.log.json"
+        # The logs of Pascal Context are named with a hyphen before the date, and those of mmengine without "log".
+        separator = "-" if self.dataset.key.startswith("pascal_context") else "_"
+        suffix = ".json" if self.published >= "2023" else ".log.json"
+        return f"{self._folder}/{self.config}{separator}{self.published}{suffix}"
 
     @property
     def num_classes(self) -> int:
@@ -130,7 +155,10 @@ class ModelInfo:
     def parameters(self) -> int:
         """Trainable parameters."""
         _, body, channels = ARCHS[self.arch]
-        return body + (channels + 1) * self.num_classes
+        fcn = body + (channels + 1) * self.num_classes
+        if self.method == "FCN":
+            return fcn
+        return fcn + OCR_PARAMETERS + 9 * channels * OCR_CHANNELS + (OCR_CHANNELS + 1) * self.num_classes
 
     @property
     def license_note(self) -> str:
@@ -177,6 +205,33 @@ _ROWS = (
     ModelInfo("hr48",  VOC12AUG,        40, None,  None, 76.24, 78.49, "20200613_222111", "1b0f18bc"),
     ModelInfo("hr48",  PASCAL_CONTEXT,  40, 6.1,   8.86, 45.14, 47.42, "20200911_164852", "667d00b0"),
     ModelInfo("hr48",  PASCAL_CONTEXT,  80, None,  None, 45.84, 47.84, "20200911_155322", "847a6711"),
+    # Further rows of the FCN table
+    ModelInfo("hr18",  ADE20K,          80, 4.9,  22.57, 36.27, 37.28, "20210827_114910", "6c9382c0", "FCN", RETRAINED),
+    ModelInfo("hr18s", ADE20K,         160, None,  None, 33.07, 34.56, "20210829_174739", "f1e7c2e7", "FCN", RETRAINED),
+    ModelInfo("hr18s", VOC12AUG,        20, 1.8,  43.36, 65.50, 68.89, "20210829_174910", "0aceadb4", "FCN", RETRAINED),
+    # The OCRNet table
+    ModelInfo("hr18s", CITYSCAPES,      40, 3.5,  10.45, 76.61, 78.01, "20230227_145026", "6c052a14", "OCRNet"),
+    ModelInfo("hr18s", CITYSCAPES,      40, 3.5,  10.45, 74.30, 75.95, "20200601_033304", "fa2436c2", "OCRNet", "2020"),
+    ModelInfo("hr18",  CITYSCAPES,      40, 4.7,   7.50, 77.72, 79.49, "20200601_033320", "401c5bdd", "OCRNet"),
+    ModelInfo("hr48",  CITYSCAPES,      40, 8.0,   4.22, 80.58, 81.79, "20200601_033336", "55b32491", "OCRNet"),
+    ModelInfo("hr18s", CITYSCAPES,      80, None,  None, 77.16, 78.66, "20200601_222735", "55979e63", "OCRNet"),
+    ModelInfo("hr18",  CITYSCAPES,      80, None,  None, 78.57, 80.46, "20200614_230521", "c2e1dd4a", "OCRNet"),
+    ModelInfo("hr48",  CITYSCAPES,      80, None,  None, 80.70, 81.87, "20200601_222752", "9076bcdf", "OCRNet"),
+    ModelInfo("hr18s", CITYSCAPES,     160, None,  None, 78.45, 79.97, "20200602_191005", "f4a7af28", "OCRNet"),
+    ModelInfo("hr18",  CITYSCAPES,     160, None,  None, 79.47, 80.91, "20200602_191001", "b9172d0c", "OCRNet"),
+    ModelInfo("hr48",  CITYSCAPES,     160, None,  None, 81.35, 82.70, "20200602_191037", "dfbf1b0c", "OCRNet"),
+    ModelInfo("hr18s", ADE20K,          80, 6.7,  28.98, 35.06, 35.80, "20200615_055600", "e80b62af", "OCRNet"),
+    ModelInfo("hr18",  ADE20K,          80, 7.9,  18.93, 37.79, 39.16, "20200615_053157", "d173d83b", "OCRNet"),
+    ModelInfo("hr48",  ADE20K,          80, 11.2, 16.99, 43.00, 44.30, "20200615_021518", "d168c2d1", "OCRNet"),
+    ModelInfo("hr18s", ADE20K,         160, None,  None, 37.19, 38.40, "20200615_184505", "8e913058", "OCRNet"),
+    ModelInfo("hr18",  ADE20K,         160, None,  None, 39.32, 40.80, "20200615_200940", "d8fcd9d1", "OCRNet"),
+    ModelInfo("hr48",  ADE20K,         160, None,  None, 43.25, 44.88, "20200615_184705", "a073726d", "OCRNet"),
+    ModelInfo("hr18s", VOC12AUG,        20, 3.5,  31.55, 71.70, 73.84, "20200617_233913", "02b04fcb", "OCRNet"),
+    ModelInfo("hr18",  VOC12AUG,        20, 4.7,  19.91, 74.75, 77.11, "20200617_233932", "8954cbb7", "OCRNet"),
+    ModelInfo("hr48",  VOC12AUG,        20, 8.1,  17.83, 77.72, 79.87, "20200617_233932", "9e82080a", "OCRNet"),
+    ModelInfo("hr18s", VOC12AUG,        40, None,  None, 72.76, 74.60, "20200614_002025", "42b587ac", "OCRNet"),
+    ModelInfo("hr18",  VOC12AUG,        40, None,  None, 74.98, 77.40, "20200614_015958", "714302be", "OCRNet"),
+    ModelInfo("hr48",  VOC12AUG,        40, None,  None, 77.14, 79.71, "20200614_015958", "255bc5ce", "OCRNet"),
 )
 # fmt: on
 
@@ -220,19 +275,23 @@ DEMO = BundledModel(
 )
 
 
-def list_models(pattern: str = "*", *, dataset: str | None = None, arch: str | None = None) -> list[str]:
-    """Return the names of the published checkpoints, in the published table's order.
+def list_models(
+    pattern: str = "*", *, method: str | None = None, dataset: str | None = None, arch: str | None = None
+) -> list[str]:
+    """Return the names of the published checkpoints: those of the FCN table of 2020 in its order, then all others.
 
     Args:
         pattern: `fnmatch` pattern on the name, such as "*_160k"; without `*`, `?` and `[`, a substring: "cityscapes".
-        dataset: keep one dataset: "cityscapes", "ade20k", "voc12aug" or "pascal_context".
+        method: keep one head: "FCN" or "OCRNet".
+        dataset: keep one dataset: "cityscapes", "ade20k", "voc12aug", "pascal_context", "pascal_context_59", "loveda",
+            "potsdam", "vaihingen" or "isaid".
         arch: keep one network: "hr18s", "hr18" or "hr48".
 
     Raises:
-        ConfigError: there is no such dataset or network.
+        ConfigError: there is no such head, dataset or network.
 
     """
-    for what, value, choices in (("dataset", dataset, DATASETS), ("arch", arch, ARCHS)):
+    for what, value, choices in (("method", method, METHODS), ("dataset", dataset, DATASETS), ("arch", arch, ARCHS)):
         if value is not None and value not in choices:
             raise ConfigError(
                 asked=f"list the models with {what}={value!r}",
@@ -246,7 +305,10 @@ def list_models(pattern: str = "*", *, dataset: str | None = None, arch: str | N
     return [
         row.name
         for row in _ROWS
-        if fnmatch.fnmatchcase(row.name, pattern) and dataset in (None, row.dataset.key) and arch in (None, row.arch)
+        if fnmatch.fnmatchcase(row.name, pattern)
+        and method in (None, row.method)
+        and dataset in (None, row.dataset.key)
+        and arch in (None, row.arch)
     ]
 
 
@@ -282,11 +344,14 @@ def model_info(name: str) -> ModelInfo:
 def _nearest(name: str) -> tuple[str, ...]:
     """Suggest rows with similar names, in the spelling of other libraries too: HRNetV2-W48, hrnet_w18_small."""
     text = re.sub(r"hrnet\w*?[-_]?w(?=\d)", "hr", name[:200].lower())
-    text = "fcn_" + text.removeprefix("fcn").lstrip("-_").replace("_small", "s")
-    if text.removeprefix("fcn_") in ARCHS:  # a network without a dataset: of each dataset, the longest training
-        rows = [row for row in _ROWS if row.arch == text.removeprefix("fcn_")]
-        return tuple({row.dataset.key: row.name for row in rows}.values())
-    names = [row.name for row in (*_ROWS, DEMO)]
+    is_ocr = "ocr" in text
+    # Whoever names neither OCRNet nor one of the further datasets has a row of the first table in mind.
+    near = [row for place, row in enumerate(_ROWS) if place < TABLE_ROWS or is_ocr or row.dataset.key in text]
+    near = [row for row in near if (row.method == "OCRNet") == is_ocr]
+    bare = re.sub(r"^(fcn|ocr(net)?)|[-_]?ocr(net)?$", "", text).lstrip("-_").replace("_small", "s")
+    if bare in ARCHS:  # a network without a dataset: of each dataset, the longest training
+        return tuple({row.dataset.key: row.name for row in near if row.arch == bare}.values())
+    text, names = ("ocrnet_" if is_ocr else "fcn_") + bare, [*(row.name for row in near), DEMO.name]
     return () if is_saved(name) else tuple(difflib.get_close_matches(text, names, n=3, cutoff=0.5))
 
 

@@ -17,7 +17,6 @@ from hrnet_zoo.models.fcn import FCNHRNet
 from hrnet_zoo.models.fork_safety import refuse_after_fork
 from hrnet_zoo.models.skip_init import skip_init
 from hrnet_zoo.weights.convert import claimed_classes, with_classes
-from hrnet_zoo.weights.state_dict import CLASSIFIER
 from hrnet_zoo.zoo.resolve import load_custom, resolve
 
 MAX_CLASSES = 255  # of a label map's 256 values, 255 is kept for pixels without a label
@@ -98,18 +97,18 @@ def create_model(
     model = resolve(str(name), progress=progress)
     dataset = model.dataset.with_classes(names) if names else model.dataset
     if not pretrained:
-        network = FCNHRNet(model.arch, dataset, model.info, model.name)
+        network = FCNHRNet(model.arch, dataset, model.info, model.name, model.method)
         initialize(network)
     else:
         with skip_init():
-            network = FCNHRNet(model.arch, dataset, model.info, model.name)
+            network = FCNHRNet(model.arch, dataset, model.info, model.name, model.method)
         shapes = {key: entry.shape for key, entry in network.state_dict().items()}
         if checkpoint is not None:
             state, network.provenance = load_custom(str(checkpoint), model.arch, shapes, progress=progress)
         else:
             state, network.provenance = model.load(with_classes(shapes, len(model.dataset.classes)))
             if names:
-                state = _swap_classifier(state, model.dataset.classes, names, generator)
+                state = _swap_classifiers(state, [*network.classifiers], model.dataset.classes, names, generator)
         _assign(network, state)
         # A list of new classes for the published weights, or a number of them, has nothing to be compared with.
         if not names or (checkpoint is not None and isinstance(classes, Sequence)):
@@ -125,15 +124,15 @@ def create_model(
 def initialize(network: FCNHRNet) -> None:
     """Draw random weights as mmsegmentation does: Kaiming normal convolutions, a classifier with a deviation of 0.01.
 
-    Source: `init_cfg` of HRNet and FCNHead in mmsegmentation.
+    Source: `init_cfg` of HRNet, FCNHead and OCRHead in mmsegmentation.
     """
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-    classifier = network.decode_head.conv_seg
-    nn.init.normal_(classifier.weight, std=0.01)
-    if classifier.bias is not None:
-        nn.init.zeros_(classifier.bias)
+    for classifier in network.classifiers.values():
+        nn.init.normal_(classifier.weight, std=0.01)
+        if classifier.bias is not None:
+            nn.init.zeros_(classifier.bias)
 
 
 def _assign(network: nn.Module, state: Mapping[str, Tensor]) -> None:
@@ -146,24 +145,32 @@ def _assign(network: nn.Module, state: Mapping[str, Tensor]) -> None:
                     entries[name] = nn.Parameter(value) if isinstance(entry, nn.Parameter) else value
 
 
-def _swap_classifier(
-    state: Mapping[str, Tensor], old: Sequence[str], new: Sequence[str], generator: torch.Generator | None
+def _swap_classifiers(
+    state: Mapping[str, Tensor],
+    classifiers: Sequence[str],
+    old: Sequence[str],
+    new: Sequence[str],
+    generator: torch.Generator | None,
 ) -> dict[str, Tensor]:
-    """Replace the classifier by one for the classes `new`; copy the rows of classes that are in `old`."""
-    weight, bias = state[f"{CLASSIFIER}.weight"], state[f"{CLASSIFIER}.bias"]
-    new_weight = weight.new_empty(len(new), *weight.shape[1:]).normal_(std=0.01, generator=generator)
-    new_bias = bias.new_zeros(len(new))
+    """Replace the classifiers by some for the classes `new`; copy the rows of classes that are in `old`."""
     copied = [name for name in new if name in old]
-    for name in copied:
-        new_weight[new.index(name)] = weight[old.index(name)]
-        new_bias[new.index(name)] = bias[old.index(name)]
+    swapped = dict(state)
+    for classifier in classifiers:
+        weight, bias = state[f"{classifier}.weight"], state[f"{classifier}.bias"]
+        new_weight = weight.new_empty(len(new), *weight.shape[1:]).normal_(std=0.01, generator=generator)
+        new_bias = bias.new_zeros(len(new))
+        for name in copied:
+            new_weight[new.index(name)] = weight[old.index(name)]
+            new_bias[new.index(name)] = bias[old.index(name)]
+        swapped |= {f"{classifier}.weight": new_weight, f"{classifier}.bias": new_bias}
     logger.warning(
-        "new tensors: %s.weight and %s.bias for %d classes; rows copied by name: %s; random rows, to be trained: %s",
-        *(CLASSIFIER, CLASSIFIER, len(new)),
+        "new tensors: %s for %d classes; rows copied by name: %s; random rows, to be trained: %s",
+        " and ".join(f"{name}.{kind}" for name in classifiers for kind in ("weight", "bias")),
+        len(new),
         ", ".join(copied) or "none",
         ", ".join(name for name in new if name not in old) or "none",
     )
-    return {**state, f"{CLASSIFIER}.weight": new_weight, f"{CLASSIFIER}.bias": new_bias}
+    return swapped
 
 
 def _compare_names(network: FCNHRNet, source: str) -> None:

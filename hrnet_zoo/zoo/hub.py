@@ -76,6 +76,7 @@ def resolve_repository(name: str) -> ResolvedModel:
     return ResolvedModel(
         name=pinned,
         arch=config.arch,
+        method=config.method,
         dataset=config.dataset,
         info=None,
         config=config,

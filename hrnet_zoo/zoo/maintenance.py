@@ -74,7 +74,7 @@ def repair(*, progress: bool) -> list[Verdict]:
         try:
             cache.remove_damaged(entry.path, functools.partial(_check, entry))
             if row:
-                download(row, network_shapes(row.arch, row.num_classes), progress=progress)
+                download(row, network_shapes(row.arch, row.num_classes, row.method), progress=progress)
         except HRNetZooError as failure:  # it cannot be read, and stays; or it cannot be downloaded
             error = failure
         damaged.append(Verdict(_name(entry.key), entry.path, error))

@@ -22,7 +22,7 @@ def _metadata(config: ModelConfig) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "library_name": LIBRARY,
         "pipeline_tag": "image-segmentation",
-        "tags": ["semantic-segmentation", "hrnet", "fcn"],
+        "tags": ["semantic-segmentation", "hrnet", config.method.lower()],
         "license": config.license,
     }
     if config.parent and config.parent.name.startswith(HUB):  # the Hub links it
@@ -31,7 +31,7 @@ def _metadata(config: ModelConfig) -> dict[str, Any]:
     if measured:
         on = {"type": "custom", "name": config.metrics.data or config.dataset.title}
         result = {"task": {"type": "image-segmentation"}, "dataset": on, "metrics": measured}
-        facts["model-index"] = [{"name": f"FCN {ARCHS[config.arch][0]}", "results": [result]}]
+        facts["model-index"] = [{"name": f"{config.method} {ARCHS[config.arch][0]}", "results": [result]}]
     return facts
 
 
@@ -69,7 +69,7 @@ def _body(config: ModelConfig) -> str:
     measured = [f"{title} {value:.2f} %" for title, _, value in _measured(config)]
     on = f" on {inline(metrics.data)}" if measured and metrics.data else ""
     return f"""\
-# FCN {ARCHS[config.arch][0]}, {len(config.dataset.classes)} classes
+# {config.method} {ARCHS[config.arch][0]}, {len(config.dataset.classes)} classes
 
 Semantic segmentation: every pixel of an image gets one of the classes below. Saved by hrnet-zoo.
 

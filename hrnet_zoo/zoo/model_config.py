@@ -14,7 +14,7 @@ from hrnet_zoo.datasets import DATASETS, Dataset
 from hrnet_zoo.datasets.dataset import Color
 from hrnet_zoo.datasets.label_rules import identity
 from hrnet_zoo.errors import ModelConfigError
-from hrnet_zoo.zoo.catalog import ARCHS
+from hrnet_zoo.zoo.catalog import ARCHS, METHODS
 
 LIBRARY = "hrnet-zoo"  # also the Hub's `library_name`
 SCHEMA = 2  # raise it when the previous version would refuse or misread what is written
@@ -61,6 +61,7 @@ class ModelConfig:
     license: str  # of the weights, as the Hub abbreviates it: "apache-2.0", "other", "unknown"
     parent: Parent | None = None  # None: trained from random weights
     metrics: Metrics = Metrics()
+    method: str = "FCN"  # or "OCRNet"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON object."""
@@ -69,6 +70,8 @@ class ModelConfig:
             "schema": SCHEMA,
             "library": LIBRARY,
             "arch": self.arch,
+            # Versions of this library without OCRNet read the others, and refuse these.
+            **({} if self.method == "FCN" else {"method": self.method}),
             "classes": [
                 {"name": name, "color": list(color)} for name, color in zip(data.classes, data.palette, strict=True)
             ],
@@ -167,6 +170,7 @@ def _build(content: Mapping[str, Any]) -> ModelConfig:
         license=content["license"],
         parent=Parent(**content["parent"]) if content["parent"] else None,
         metrics=Metrics(**content["metrics"]),
+        method=content.get("method", "FCN"),
     )
 
 
@@ -225,6 +229,7 @@ _ANY = _Value("anything", lambda _: True)  # compared with what we write
 _RULES = {  # of the values, by path; classes without their index
     **dict.fromkeys(("$.schema", "$.library", "$.labels"), _ANY),
     "$.arch": _Value(" or ".join(ARCHS), lambda value: isinstance(value, str) and value in ARCHS),
+    "$.method": _Value("OCRNet, or left out for FCN", lambda value: value in [*METHODS][1:]),
     "$.classes.name": _text(100),
     **{f"$.classes.color[{index}]": _integer(0, 255) for index in range(3)},
     **{f"$.input.{key}[{index}]": _integer(32, 16_384) for key in ("resize_to", "crop") for index in range(2)},

@@ -101,7 +101,7 @@ def load_folder(folder: Path, config: ModelConfig, expected: Shapes) -> Weights:
         header = inspect_safetensors(body, str(path))
         state = safetensors.torch.load(body)
     now = _config_in(header, folder)
-    if (now.arch, now.dataset) != (config.arch, config.dataset):
+    if (now.arch, now.method, now.dataset) != (config.arch, config.method, config.dataset):
         raise refusal(str(path), "$", "another network was saved here while this one was being loaded; try again")
     provenance = {key: header.metadata[key] for key in (CONFIG_KEY, "data_sha256")}
     return fit_state(state, expected, str(path)), {**provenance, "license": config.license}
@@ -146,14 +146,15 @@ def save_pretrained(
     Raises:
         ConfigError: `metrics` has an unknown name.
         ModelConfigError: a class name, a metric or another fact is invalid in a configuration.
-        StateDictMismatchError: a weight is infinite or not a number, or the network is not a plain FCN-HRNet.
+        StateDictMismatchError: a weight is infinite or not a number, or the network is not as `create_model` makes it.
         OutputError: the folder cannot be written.
 
     """
     folder = Path(folder)
     config = config_of(model, metrics, license)
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    fit_state(weights, network_shapes(model.arch, len(model.classes)), f"to be saved in {folder}")  # finite values
+    shapes = network_shapes(model.arch, len(model.classes), model.method)
+    fit_state(weights, shapes, f"to be saved in {folder}")  # finite values
     if (source := _unchanged_source(model, weights)) and source.dataset == config.dataset:
         parent = source.parent if config.parent and config.parent.name == "local-dir" else config.parent
         config = replace(config, metrics=config.metrics if metrics else source.metrics, parent=parent)
@@ -177,7 +178,7 @@ def config_of(
     """Return what `save_pretrained` would write, with a digest of zeros, or raise what it would."""
     found = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in model.state_dict().items()}
     try:
-        compare(found, network_shapes(model.arch, len(model.classes)), model.name, None)
+        compare(found, network_shapes(model.arch, len(model.classes), model.method), model.name, None)
     except StateDictMismatchError as error:  # a network that was changed by hand could not be created when loading
         error.asked = f"save {model.name}, {model.arch} with {len(model.classes)} classes, as a model folder"
         error.done = "nothing was written"
@@ -193,6 +194,7 @@ def config_of(
         license=license or model.provenance.get("license") or ("apache-2.0" if is_row else "unknown"),
         parent=_parent(model.provenance) if model.provenance else None,
         metrics=_metrics(metrics or {}),
+        method=model.method,
     )
     try:
         return parse_config(config.to_json(), "the model")  # as a reader will

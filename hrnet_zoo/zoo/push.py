@@ -87,7 +87,7 @@ def push(
         commit = api.create_commit(
             repo,
             [CommitOperationAdd(name, content) for name, content in files.items()],
-            commit_message=message or f"{config.arch} with {count} classes, by hrnet-zoo {__version__}",
+            commit_message=message or f"{config.method} {config.arch} with {count} classes, by hrnet-zoo {__version__}",
             revision=revision,
         )
     return Pushed(repo, commit.oid, redact(commit.commit_url), config.data_sha256)

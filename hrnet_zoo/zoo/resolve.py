@@ -72,6 +72,7 @@ class ResolvedModel:
 
     name: str
     arch: str  # "hr18s", "hr18" or "hr48"
+    method: str  # "FCN" or "OCRNet"
     dataset: Dataset  # with the classes of the weights
     info: ModelInfo | None  # None for a model folder or a repository
     config: ModelConfig | None  # None for a catalog row
@@ -92,6 +93,7 @@ def resolve(name: str, *, progress: bool = True) -> ResolvedModel:
     return ResolvedModel(
         name=info.name,
         arch=info.arch,
+        method=info.method,
         dataset=info.dataset,
         info=info,
         config=None,
@@ -124,6 +126,7 @@ def _resolve_folder(name: str) -> ResolvedModel:
     return ResolvedModel(
         name=name,
         arch=config.arch,
+        method=config.method,
         dataset=config.dataset,
         info=None,
         config=config,
@@ -161,7 +164,7 @@ def verify_published(info: ModelInfo) -> None:
     except CheckpointNotFoundError as error:
         error.advice = f"hrnet-zoo download {info.name}"
         raise
-    expected = network_shapes(info.arch, info.num_classes)
+    expected = network_shapes(info.arch, info.num_classes, info.method)
     _, header = map_safetensors(path, lambda _: expected, str(path))
     _require_source(info, header, path)
 
@@ -207,8 +210,9 @@ def import_file(path: Path) -> tuple[ModelInfo, Path]:
             info = model_info(path.name)
         check_hash(bodies[0], info.stated_sha256, str(path))
         key = cache_key(info)
+        expected = network_shapes(info.arch, info.num_classes, info.method)
         with cache.lock(key):
-            publish(key, _convert(bodies, str(path), info, network_shapes(info.arch, info.num_classes)))
+            publish(key, _convert(bodies, str(path), info, expected))
         return info, cache.path_of(key)
 
 

@@ -37,7 +37,6 @@ from torch import Tensor
 from hrnet_zoo.errors import CacheSpaceError
 from hrnet_zoo.weights import cache, convert
 from hrnet_zoo.weights.download import Note, _Source, _store
-from hrnet_zoo.weights.state_dict import CLASSIFIER
 from tests.support.cache_fsck import fsck
 from tests.support.checkpoints import legacy, stand_in
 from tests.support.http_server import FaultServer, serve, status
@@ -46,8 +45,8 @@ SHAPES = {
     "backbone.conv1.weight": (64, 3, 3, 3),
     "backbone.stage2.weight": (270_000,),
     "backbone.bn1.num_batches_tracked": (),
-    f"{CLASSIFIER}.weight": (19, 64, 1, 1),
-    f"{CLASSIFIER}.bias": (19,),
+    "decode_head.conv_seg.weight": (19, 64, 1, 1),
+    "decode_head.conv_seg.bias": (19,),
 }
 EXPECTED = {name: torch.Size(shape) for name, shape in SHAPES.items()}
 KEY = "small"
