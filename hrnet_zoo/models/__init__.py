@@ -1,1 +1,1 @@
-"""Normalized images -> logits at stride 4: HRNet backbones with the FCN head, created without initializing."""
+"""Normalized images -> logits at stride 4: HRNet with the head of FCN or OCRNet, created without initializing."""

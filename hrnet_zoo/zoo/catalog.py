@@ -17,7 +17,20 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from hrnet_zoo.datasets import ADE20K, CITYSCAPES, DATASETS, PASCAL_CONTEXT, SCENES, VOC12AUG, Dataset
+from hrnet_zoo.datasets import (
+    ADE20K,
+    CITYSCAPES,
+    DATASETS,
+    ISAID,
+    LOVEDA,
+    PASCAL_CONTEXT,
+    PASCAL_CONTEXT_59,
+    POTSDAM,
+    SCENES,
+    VAIHINGEN,
+    VOC12AUG,
+    Dataset,
+)
 from hrnet_zoo.datasets.dataset import Color
 from hrnet_zoo.errors import ConfigError, UnknownModelError
 
@@ -152,6 +165,16 @@ class ModelInfo:
         return self.dataset.palette
 
     @property
+    def ground_resolution(self) -> float | None:
+        """Meters per pixel of the aerial images that it knows; None: photographs, or images of many resolutions."""
+        return self.dataset.meters_per_pixel
+
+    @property
+    def bands(self) -> tuple[str, str, str]:
+        """What the three channels of an image show: red, green and blue, but for Vaihingen."""
+        return self.dataset.bands
+
+    @property
     def parameters(self) -> int:
         """Trainable parameters."""
         _, body, channels = ARCHS[self.arch]
@@ -173,11 +196,13 @@ class ModelInfo:
         names = (
             *("crop_size", "lr_schedule_iterations", "train_memory_gb", "inference_fps", "miou"),
             *("miou_ms_flip", "checkpoint_url", "log_url", "arch", "sha256_prefix", "sha256", "num_classes"),
-            *("parameters", "license_note"),
+            *("parameters", "ground_resolution", "bands", "license_note"),
         )
         head = {"name": self.name, "method": self.method, "backbone": self.backbone, "dataset": self.dataset_title}
         return head | {name: getattr(self, name) for name in names}
 
+
+TABLE_ROWS = 23  # so many of these are the FCN table as first published
 
 # fmt: off
 _ROWS = (
@@ -205,10 +230,24 @@ _ROWS = (
     ModelInfo("hr48",  VOC12AUG,        40, None,  None, 76.24, 78.49, "20200613_222111", "1b0f18bc"),
     ModelInfo("hr48",  PASCAL_CONTEXT,  40, 6.1,   8.86, 45.14, 47.42, "20200911_164852", "667d00b0"),
     ModelInfo("hr48",  PASCAL_CONTEXT,  80, None,  None, 45.84, 47.84, "20200911_155322", "847a6711"),
-    # Further rows of the FCN table
+    # The first TABLE_ROWS end here. What the FCN table has today besides
     ModelInfo("hr18",  ADE20K,          80, 4.9,  22.57, 36.27, 37.28, "20210827_114910", "6c9382c0", "FCN", RETRAINED),
     ModelInfo("hr18s", ADE20K,         160, None,  None, 33.07, 34.56, "20210829_174739", "f1e7c2e7", "FCN", RETRAINED),
     ModelInfo("hr18s", VOC12AUG,        20, 1.8,  43.36, 65.50, 68.89, "20210829_174910", "0aceadb4", "FCN", RETRAINED),
+    ModelInfo("hr48",  PASCAL_CONTEXT_59, 40, None,  None, 50.33, 52.83, "20210410_122738", "b808b8b2"),
+    ModelInfo("hr48",  PASCAL_CONTEXT_59, 80, None,  None, 51.12, 53.56, "20210411_003240", "3ae7081e"),
+    ModelInfo("hr18s", LOVEDA,          80, 1.59, 24.87, 49.28, 49.42, "20211210_203228", "60a86a7a"),
+    ModelInfo("hr18",  LOVEDA,          80, 2.76, 12.92, 50.81, 50.95, "20211210_203952", "93d9c3b3"),
+    ModelInfo("hr48",  LOVEDA,          80, 6.2,   9.61, 51.42, 51.64, "20211211_044756", "67072f55"),
+    ModelInfo("hr18s", POTSDAM,         80, 1.58, 36.00, 77.64, 78.80, "20211218_205517", "ba32af63"),
+    ModelInfo("hr18",  POTSDAM,         80, 2.76, 19.25, 78.26, 79.24, "20211218_205517", "5d0387ad"),
+    ModelInfo("hr48",  POTSDAM,         80, 6.2,  16.42, 78.39, 79.34, "20211219_020601", "97434c78"),
+    ModelInfo("hr18s", VAIHINGEN,       80, 1.58, 38.11, 71.81, 73.10, "20211231_230909", "b23aae02"),
+    ModelInfo("hr18",  VAIHINGEN,       80, 2.76, 19.55, 72.57, 74.09, "20211231_231216", "2ec3ae8a"),
+    ModelInfo("hr48",  VAIHINGEN,       80, 6.2,  17.25, 72.50, 73.52, "20211231_231244", "7133cb22"),
+    ModelInfo("hr18s", ISAID,           80, 4.95, 13.84, 62.30, 62.97, "20220118_001603", "3cc0769b"),
+    ModelInfo("hr18",  ISAID,           80, 8.3,   7.71, 65.06, 65.60, "20220110_182230", "49bf752e"),
+    ModelInfo("hr48",  ISAID,           80, 16.89, 7.34, 67.80, 68.53, "20220114_174643", "547fc420"),
     # The OCRNet table
     ModelInfo("hr18s", CITYSCAPES,      40, 3.5,  10.45, 76.61, 78.01, "20230227_145026", "6c052a14", "OCRNet"),
     ModelInfo("hr18s", CITYSCAPES,      40, 3.5,  10.45, 74.30, 75.95, "20200601_033304", "fa2436c2", "OCRNet", "2020"),

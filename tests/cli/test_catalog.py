@@ -10,10 +10,14 @@ NAME = "fcn_hr18s_cityscapes_40k"
 
 
 def test_list_is_the_published_table(run: Run) -> None:
-    with (Path(__file__).parents[1] / "data" / "published_rows.csv").open(newline="") as file:
-        published = list(csv.DictReader(file))
+    published = []
+    for name in ("published_rows", "further_rows"):
+        with (Path(__file__).parents[1] / "data" / f"{name}.csv").open(newline="") as file:
+            published += csv.DictReader(file)
     listed = json.loads(run("list", "--json"))
-    assert len(listed) == 23
+    assert len(listed) == 62
+    names = [row["name"] for row in published]
+    assert [line.split()[0] for line in run("list").splitlines() if "_" in line] == names
     for row, facts in zip(published, listed, strict=True):
         for key, cell in row.items():
             fact = facts[key]
@@ -21,7 +25,8 @@ def test_list_is_the_published_table(run: Run) -> None:
 
 
 def test_list_filters(run: Run) -> None:
-    assert len(run("list", "*voc*", "--arch", "hr48").splitlines()) == 3
+    assert len(run("list", "*voc*", "--arch", "hr48", "--method", "fcn").splitlines()) == 3
+    assert run("list", "--method", "OCRNet", "--dataset", "voc12aug").split()[5] == "ocrnet_hr18s_voc12aug_20k"
     run("list", "--dataset", "coco", code=2)
     assert run("list", "cityscapes") == run("list", "*cityscapes*")
     assert run("list", "nothing") == ""

@@ -19,12 +19,12 @@ from tests.support.reference_cases import random_network
 
 # (height, width): multiples of 32, even, odd, smaller than the coarsest branch's stride, a line, a pixel.
 SIZES = [(64, 96), (58, 70), (97, 33), (1, 40), (1, 1)]
-NAMES = tuple(SPECS)
+NETWORKS = (*((name, "FCN") for name in SPECS), ("hr18s", "OCRNet"))
 
 
-@pytest.fixture(scope="module", params=NAMES)
+@pytest.fixture(scope="module", params=NETWORKS, ids="-".join)
 def network(request: pytest.FixtureRequest) -> FCNHRNet:
-    return random_network(request.param)
+    return random_network(*request.param)
 
 
 def test_equals_the_network(network: FCNHRNet) -> None:
@@ -60,14 +60,18 @@ def test_it_reads_and_writes_its_own_memory_alone(network: FCNHRNet) -> None:
 
 
 def test_steps(network: FCNHRNet) -> None:
-    """All work is done by steps: one for each convolution, one for each sum with upsampled maps, and the head."""
+    """All work is done by steps: one for each convolution, one for each sum with upsampled maps, and the head.
+
+    Of OCRNet, one convolution of two concatenated maps is two.
+    """
     spec = SPECS[network.arch]
     kinds = Counter(type(step) for step in Plan(network).modules() if not list(step.children()))
     assert set(kinds) <= {Convolution, UpsampleSum, nn.Identity, nn.Sequential, nn.ModuleList}  # the latter ones empty
     assert kinds[UpsampleSum] == sum(
         modules * branches for modules, branches in zip(spec.modules, (1, 2, 3), strict=True)
     )
-    assert kinds[Convolution] == sum(isinstance(module, nn.Conv2d) for module in network.modules())
+    convolutions = sum(isinstance(module, nn.Conv2d) for module in network.modules())
+    assert kinds[Convolution] == convolutions + (network.method == "OCRNet")
 
 
 def test_a_frozen_or_training_network_gives_the_same_plan() -> None:

@@ -71,11 +71,11 @@ def test_stripes(arch: str, monkeypatch: pytest.MonkeyPatch) -> None:
                 )
 
 
-@pytest.mark.parametrize("arch", ["hr18s", "hr48"])
+@pytest.mark.parametrize(("arch", "method"), [("hr18s", "FCN"), ("hr48", "FCN"), ("hr18s", "OCRNet")])
 @pytest.mark.parametrize(("dtype", "most"), DTYPES)
-def test_logits(dtype: torch.dtype, most: float, arch: str) -> None:
+def test_logits(dtype: torch.dtype, most: float, arch: str, method: str) -> None:
     require(dtype)
-    network = random_network(arch)
+    network = random_network(arch, method)
     engine = OneDNNEngine(Plan(network), torch.device("cpu"), dtype)
     assert (engine.dtype, engine.device.type) == (dtype, "cpu")
     for size in ((32, 64), (65, 33), (34, 18), (1, 1)):

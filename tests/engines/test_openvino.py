@@ -43,10 +43,10 @@ def demo() -> FCNHRNet:
 
 
 @pytest.mark.usefixtures("_installed")
-@pytest.mark.parametrize("arch", ["hr18s", "hr48"])
-def test_logits(arch: str) -> None:
+@pytest.mark.parametrize(("arch", "method"), [("hr18s", "FCN"), ("hr48", "FCN"), ("hr18s", "OCRNet")])
+def test_logits(arch: str, method: str) -> None:
     """Error relative to the largest logit: float32 by rounding, bfloat16 as much as a network of noise makes of it."""
-    network = random_network(arch)
+    network = random_network(arch, method)
     engines = {dtype: OpenVINOEngine(Plan(network), CPU, dtype) for dtype in dtypes()}
     random = torch.Generator().manual_seed(0)
     for batch, height, width in SIZES if arch == "hr18s" else SIZES[1:2]:

@@ -65,11 +65,11 @@ def trained_like(arch: str, dataset: Dataset) -> FCNHRNet:
 
 
 @functools.cache
-def random_network(arch: str) -> FCNHRNet:
+def random_network(arch: str, method: str = "FCN") -> FCNHRNet:
     """Make a Cityscapes network of random weights and batch-norm statistics, quickly; leave it as it is."""
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(0)
-        network = FCNHRNet(arch, CITYSCAPES)
+        network = FCNHRNet(arch, CITYSCAPES, method=method)
         for module in network.modules():
             if isinstance(module, nn.BatchNorm2d):
                 for tensor in (module.weight, module.bias, module.running_mean, module.running_var):

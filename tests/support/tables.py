@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from hrnet_zoo.datasets import DATASETS
-from hrnet_zoo.zoo.catalog import DEMO, ModelInfo, list_models, model_info
+from hrnet_zoo.zoo.catalog import DEMO, TABLE_ROWS, ModelInfo, list_models, model_info
 
 ROOT = Path(__file__).parents[2]
 
@@ -24,15 +24,15 @@ SUBJECT = {
 }
 
 
-def rows() -> list[ModelInfo]:
-    """List the published rows in order."""
-    return [model_info(name) for name in list_models()]
+def rows(names: list[str]) -> list[ModelInfo]:
+    """List the rows of these names."""
+    return [model_info(name) for name in names]
 
 
 def models_table() -> str:
-    """Return README's table: of each dataset and network, the row with the highest mIoU."""
+    """Return README's table: of each dataset and network of the FCN table, the row with the highest mIoU."""
     best: dict[str, dict[str, ModelInfo]] = {}
-    for row in rows():
+    for row in rows(list_models()[:TABLE_ROWS]):
         of_dataset, network = best.setdefault(row.dataset.key, {}), row.to_dict()["backbone"]
         of_dataset[network] = max(row, of_dataset.get(network, row), key=lambda each: each.miou)
     lines = [f"| | {' | '.join(NETWORKS.values())} |", "|---" * (1 + len(NETWORKS)) + "|"]
@@ -43,8 +43,8 @@ def models_table() -> str:
     return "\n".join(lines)
 
 
-def rows_table() -> str:
-    """Return the model card's table."""
+def rows_table(part: slice = slice(TABLE_ROWS)) -> str:
+    """Return the model card's table of a part of the rows."""
     lines = [
         "| name | backbone | dataset | crop | iterations | memory (GB) | fps | mIoU | ms+flip | parameters | file |",
         "|---|---|---|---|---:|---:|---:|---:|---:|---:|---|",
@@ -54,9 +54,14 @@ def rows_table() -> str:
         f"| {row.lr_schedule_iterations:,} | {row.train_memory_gb or '-'} | {row.inference_fps or '-'} "
         f"| {row.miou:.2f} | {row.miou_ms_flip:.2f} "
         f"| {row.parameters:,} | [{row.sha256_prefix}]({row.checkpoint_url}), [log]({row.log_url}) |"
-        for row in rows()
+        for row in rows(list_models()[part])
     ]
     return "\n".join(lines)
+
+
+def further_table() -> str:
+    """Return the model card's table of the further rows."""
+    return rows_table(slice(TABLE_ROWS, None))
 
 
 def data_table() -> str:
@@ -100,7 +105,7 @@ def demo_figures() -> str:
 TABLES = {
     "README.md": {"models": models_table},
     "examples/guide_evaluation.md": {"demo": demo_figures},
-    "MODEL_CARD.md": {"rows": rows_table, "data": data_table, "demo": demo_table},
+    "MODEL_CARD.md": {"rows": rows_table, "further": further_table, "data": data_table, "demo": demo_table},
 }
 
 

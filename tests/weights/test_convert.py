@@ -410,7 +410,7 @@ def test_entries_and_classes() -> None:
 
 def test_size_limit_is_just_above_the_file() -> None:
     published = 15_972_939  # bytes of a W18-Small file with 19 classes
-    assert published < size_limit(network_shapes("hr18s", 19)) < 1.4 * published
+    assert published + (12 << 20) < size_limit(network_shapes("hr18s", 19)) < 2.1 * published
 
 
 # --- the cached file is there, damaged, or cannot be read ------------------------------------------------------------
