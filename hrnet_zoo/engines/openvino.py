@@ -159,8 +159,8 @@ def as_openvino(plan: Plan, ranges: Mapping[str, Range] | None = None) -> Node:
     def ocr_head(step: OCRHead, *maps: Node) -> Node:
         """Write `class_features` and `attention` of `models.ocr`, in floating point."""
 
-        def chain(steps: nn.Module, x: Node) -> Node:
-            for each in steps.children():
+        def chain(steps: Any, x: Node) -> Node:  # noqa: ANN401 - a Sequential of Convolutions
+            for each in steps:
                 x = convolution(each, x)
             return x
 

@@ -263,7 +263,7 @@ def _published(info: ModelInfo) -> ModelInfo:
             return row
     raise ConfigError(
         asked=f"compare {info.name} with the published table",
-        found="the table has no such row",
+        found=f"the table has no figures of {info.arch} with {info.method} on {info.dataset.title}",
         done="nothing was measured",
         advice="leave --table out (hrnet_zoo.benchmark), or name one of `hrnet-zoo list`",
     )

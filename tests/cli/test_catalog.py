@@ -10,7 +10,7 @@ NAME = "fcn_hr18s_cityscapes_40k"
 
 
 def test_list_is_the_published_table(run: Run) -> None:
-    published = []
+    published: list[dict[str, str]] = []
     for name in ("published_rows", "further_rows"):
         with (Path(__file__).parents[1] / "data" / f"{name}.csv").open(newline="") as file:
             published += csv.DictReader(file)
