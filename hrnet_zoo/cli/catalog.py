@@ -24,7 +24,9 @@ _ENVIRONMENT = ("Python", "GPU", "PyTorch:", "MMCV:", "MMSegmentation:")
 @click.option("--arch", type=click.Choice(list(ARCHS)), help="Only this network.")
 @options.as_json
 def list_(pattern: str, method: str | None, dataset: str | None, arch: str | None, as_json: bool) -> None:
-    """List the published models: the FCN table of 2020, then all others.
+    """List the published models.
+
+    The FCN table of 2020 comes first, then all others.
 
     PATTERN is part of a name, such as cityscapes, or a glob pattern, such as "*hr48*160k".
     """

@@ -105,7 +105,7 @@ def test_completion() -> None:
 
 def test_runs_as_a_module() -> None:
     module = subprocess.run([sys.executable, "-m", "hrnet_zoo", "list"], capture_output=True, text=True, check=True)
-    assert len(module.stdout.splitlines()) == 24
+    assert len(module.stdout.splitlines()) == 1 + 62
     assert module.stderr == ""
 
 

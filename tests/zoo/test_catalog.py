@@ -123,7 +123,7 @@ def test_lists_by_pattern_data_set_and_network() -> None:
         ("HRNetV2-W48-ADE20K", "fcn_hr48_ade20k_160k"),
         ("FCN-HR18-Cityscapes-160k", "fcn_hr18_cityscapes_160k"),
         ("cityscapes", "fcn_hr48_cityscapes_80k"),
-        ("HRNetV2-W48-OCR", "ocrnet_hr48_ade20k_80k"),
+        ("HRNetV2-W48-OCR", "ocrnet_hr48_ade20k_160k"),
         ("ocr_hr18_cityscapes_160k", "ocrnet_hr18_cityscapes_160k"),
     ],
 )
