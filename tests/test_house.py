@@ -22,6 +22,7 @@ HOUSE = (
     "exporting",
     "evaluation",
     "training",
+    "app",
     "cli",
 )
 # model.predict(...), which is fast if asked, and model.save_pretrained(...): the doorways from a noun to a verb, which

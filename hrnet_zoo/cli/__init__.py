@@ -23,6 +23,7 @@ import click
 
 from hrnet_zoo import __version__
 from hrnet_zoo.cli import (
+    app,
     benchmark,
     cache,
     catalog,
@@ -58,7 +59,7 @@ _INSTEAD = {  # commands of other tools
 
 GROUPS: dict[str, tuple[click.Command, ...]] = {  # in the order of the help
     "First steps": (predict.demo, catalog.list_, predict.predict, finetune.finetune, doctor.doctor),
-    "Labels and data": (compare.compare, check_data.check_data, prepare.prepare, evaluate.evaluate),
+    "Labels and data": (app.app, compare.compare, check_data.check_data, prepare.prepare, evaluate.evaluate),
     "Models": (catalog.info, catalog.log, benchmark.benchmark, export.export, push.push),
     "Files": (cache.download, cache.import_, cache.cache, cache.verify),
 }

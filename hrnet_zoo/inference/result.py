@@ -166,7 +166,19 @@ class SegmentationResult:
         if uncolored := self._uncolored():
             shown = [255 if index in uncolored else 0 for index in range(256)]
             blended.paste(photo, mask=Image.fromarray(self.mask).point(shown))
-        return add_legend(blended, self._legend()) if legend else blended
+        return add_legend(blended, self.legend()) if legend else blended
+
+    def legend(self) -> list[tuple[Color, str, str]]:
+        """Return color (RGB, 0-255), name and share (as "12.3 %") of what the overlay shows, largest first."""
+        names = dict(enumerate(self.classes))
+        return [
+            (
+                WHITE if index in self._uncolored() else self.palette[index],
+                names.get(index, UNLABELED),
+                _percent(share),
+            )
+            for index, share in self._shares()
+        ]
 
     def regions(self, min_area: int = 0) -> list[Region]:
         """Return the connected regions, largest first, with area, box, centroid, confidence and polygon.
@@ -349,7 +361,7 @@ class SegmentationResult:
         """Return image, overlay, mask and confidence to switch between, for a notebook."""
         small, palette = self._reduced(), self._color_blind_palette()
         own, safe = (
-            Colored(shown.overlay(legend=False), shown._labels(), result._legend())
+            Colored(shown.overlay(legend=False), shown._labels(), result.legend())
             for shown, result in ((small, self), (replace(small, palette=palette), replace(self, palette=palette)))
         )
         known = self.confidence is not None
@@ -411,18 +423,6 @@ class SegmentationResult:
         """Return the labels that overlays leave uncolored: a black background, and pixels without a class."""
         unlabeled = set(range(len(self.classes), 256)) & {IGNORE_INDEX}
         return unlabeled | {0} if is_background(self.classes[0]) and self.palette[0] == BLACK else unlabeled
-
-    def _legend(self) -> list[tuple[Color, str, str]]:
-        """Return color, name and share of what the overlay shows, largest first."""
-        names = dict(enumerate(self.classes))
-        return [
-            (
-                WHITE if index in self._uncolored() else self.palette[index],
-                names.get(index, UNLABELED),
-                _percent(share),
-            )
-            for index, share in self._shares()
-        ]
 
     def _shares(self, panorama: bool = False) -> list[tuple[int, float]]:
         counts = Image.fromarray(self.mask).histogram()  # of 256 values, without the int64 copy of np.bincount

@@ -291,7 +291,7 @@ def test_unlabeled_pixels_stay_uncolored(tmp_path: Path) -> None:
     assert made.colorize().getpixel((90, 10)) == (255, 255, 255)
     assert made.colorize().getpixel((10, 10)) == PALETTE[1]
     assert made.overlay(alpha=1, legend=False).getpixel((90, 10)) == (100, 100, 100)
-    assert (WHITE, "unlabeled", "20.0 %") in made._legend()
+    assert (WHITE, "unlabeled", "20.0 %") in made.legend()
     made.save(tmp_path / "labels.png")
     with Image.open(tmp_path / "labels.png") as image:
         assert np.array_equal(np.asarray(image), made.mask)
