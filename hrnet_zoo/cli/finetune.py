@@ -47,7 +47,7 @@ _BY_NAME: dict[str, dict[str, Any]] = {
 }
 
 
-_PYTHON_ONLY = {"progress", "on_event"}
+_PYTHON_ONLY = {"progress", "on_event", "augment", "augment_replaces"}
 _FLAGS = {"trackers": "--tracker"}  # may be given several times
 
 

@@ -13,15 +13,15 @@ from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from types import FrameType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from hrnet_zoo.errors import ProcessError
 
 Item = TypeVar("Item")
 T = TypeVar("T")
 
-# Forked workers start at once and need no `if __name__ == "__main__"` in the user's script. They only read files and
-# compute with NumPy, which is safe beside the threads of torch.
+# Forked workers start at once, need no `if __name__ == "__main__"` in the user's script, and take any function. They
+# read files and compute with NumPy, which is safe beside torch's threads; a user's augmentation may use one thread.
 START_METHOD = "fork" if sys.platform == "linux" else None
 
 LAST_SECONDS = 30  # after SIGTERM, in which the main process may still need images to finish its step
@@ -38,7 +38,7 @@ def prefetch_in_processes(
 
     Args:
         items: taken as they are needed; they may have no end.
-        work: a module-level function; its errors are raised here.
+        work: what it raises is raised here; where processes are not forked, it must be picklable.
         workers: how many processes; 0: everything happens here. A daemonic process (of Celery, or of a
             `multiprocessing.Pool`) must not start any: threads do the work there.
         ahead: how many items they are ahead; None: one more than there are workers, so that none idles.
@@ -55,9 +55,10 @@ def prefetch_in_processes(
         _warn_of_threads()
         yield from prefetch_in_threads(items, work, threads=workers, ahead=ahead)
         return
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context(START_METHOD), initializer=_serve)
+    context = multiprocessing.get_context(START_METHOD)
+    pool = ProcessPoolExecutor(workers, context, initializer=_serve, initargs=(work,))
     try:
-        yield from _in_order(pool, items, work, ahead)
+        yield from _in_order(pool, items, _work, ahead)
     except BrokenProcessPool as error:
         guard = "if your script does not, put what it does below `if __name__ == '__main__':`, for workers import it; "
         raise ProcessError(
@@ -112,8 +113,18 @@ def _warn_of_threads() -> None:
     logger.warning("this process is daemonic and cannot start others: threads prefetch the images")
 
 
-def _serve() -> None:
+_works: list[Callable[[Any], Any]] = []  # in a worker: the one that it does
+
+
+def _work(item: Any) -> Any:  # noqa: ANN401 - which `_works` has
+    return _works[0](item)
+
+
+def _serve(work: Callable[[Any], Any]) -> None:
     """Let the main process decide when a worker ends, but never outlive it."""
+    _works[:] = [work]
+    if "torch" in sys.modules:  # which would wait for threads that the fork left behind
+        sys.modules["torch"].set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _end_soon)
     threading.Thread(target=_end_with_parent, daemon=True).start()

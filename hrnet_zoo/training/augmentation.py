@@ -5,7 +5,9 @@ Steps and order are mmsegmentation's: Resize, RandomCrop, RandomFlip, PhotoMetri
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,11 +16,15 @@ from PIL import Image
 from torch import Tensor
 
 from hrnet_zoo.datasets.label_rules import IGNORE_INDEX
+from hrnet_zoo.errors import ConfigError
 from hrnet_zoo.images.preprocess import keep_ratio_size, normalize, resize
 from hrnet_zoo.images.read import RGB
+from hrnet_zoo.training.config import config_error, name_of
 
 Labels = npt.NDArray[np.uint8]
 Pair = tuple[RGB, Labels]
+# Of an image (H, W, 3) uint8 RGB, its labels (H, W) uint8, and the only source of chance.
+Augment = Callable[[RGB, Labels, np.random.Generator], Pair]
 
 # The values of mmsegmentation's training configs.
 RATIOS = (0.5, 2.0)  # factors on `resize_to`
@@ -46,6 +52,50 @@ def augment(
     if rng.random() < 0.5:
         image, labels = image[:, ::-1], labels[:, ::-1]
     return _distort(np.ascontiguousarray(image), rng), np.ascontiguousarray(labels)
+
+
+@dataclass(frozen=True)
+class OwnAugmentation:
+    """A function of the user's that augments after ours, or in its place; what it returns is checked."""
+
+    function: Augment
+    replaces: bool
+    classes: int
+
+    def __call__(
+        self, image: RGB, labels: Labels, *, resize_to: tuple[int, int], crop: tuple[int, int], rng: np.random.Generator
+    ) -> Pair:
+        """Do what `augment` does; raise ConfigError if the function fails, or returns what cannot be trained on."""
+        if not self.replaces:
+            image, labels = augment(image, labels, resize_to=resize_to, crop=crop, rng=rng)
+        try:
+            made: Any = self.function(np.require(image, requirements="W"), np.require(labels, requirements="W"), rng)
+        except Exception as error:
+            raise self._error(f"it raised {type(error).__name__}: {error}") from error
+        types = [type(each).__name__ for each in made] if isinstance(made, tuple | list) else type(made).__name__
+        if types != ["ndarray", "ndarray"]:
+            raise self._error(f"it returned {types}, and not two NumPy arrays, image and labels")
+        for what, old, new in (("image", image, made[0]), ("labels", labels, made[1])):
+            if (new.dtype, new.ndim, new.shape[2:]) != (old.dtype, old.ndim, old.shape[2:]):
+                raise self._error(f"the {what} became {_shown(new)}, from {_shown(old)}")
+        if made[0].shape[:2] != made[1].shape:
+            raise self._error(f"the image became {_shown(made[0])}, and the labels {_shown(made[1])}")
+        if not made[1].size or made[1].shape[0] > crop[0] or made[1].shape[1] > crop[1]:
+            raise self._error(f"it returned {_shown(made[0])}; the crop is {crop[0]} x {crop[1]}")
+        values = np.flatnonzero(np.bincount(made[1].ravel(), minlength=256))
+        if (unknown := values[(values >= self.classes) & (values != IGNORE_INDEX)]).size:
+            raise self._error(f"the labels have values of no class: {', '.join(map(str, unknown[:20]))}")
+        return made[0], made[1]
+
+    def _error(self, found: str) -> ConfigError:
+        advice = (
+            "return image and labels of the types that came, of one size, at most the crop; never interpolate labels"
+        )
+        return config_error(f"with augment={name_of(self.function)}", found, advice)
+
+
+def _shown(array: npt.NDArray[Any]) -> str:
+    return f"{' x '.join(map(str, array.shape))} {array.dtype}"
 
 
 def collate(pairs: Sequence[Pair], crop: tuple[int, int]) -> tuple[Tensor, Tensor]:

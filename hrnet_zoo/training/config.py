@@ -44,6 +44,7 @@ class TrainingConfig:
     ema: float
     gradient_checkpointing: bool
     seed: int
+    augment: str = ""  # later fields have defaults: those that states without them began with
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -79,6 +80,11 @@ class TrainingConfig:
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON has them: tuples become lists."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+
+def name_of(function: object) -> str:
+    """Return what a config says of a function of the user's."""
+    return str(getattr(function, "__name__", type(function).__name__))
 
 
 def images_digest(names: Iterable[str]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import math
+import multiprocessing
 import shlex
 import warnings
 from collections.abc import Iterator, Sequence
@@ -27,10 +28,14 @@ from hrnet_zoo.images.atomic import make_folder, output_errors
 from hrnet_zoo.inference.predict import without_autocast
 from hrnet_zoo.models.fcn import FCNHRNet
 from hrnet_zoo.models.fork_safety import refuse_after_fork
+from hrnet_zoo.training.augmentation import Augment, OwnAugmentation
+from hrnet_zoo.training.augmentation import augment as default_augment
+from hrnet_zoo.training.batches import try_augmentation
 from hrnet_zoo.training.config import (
     TrainingConfig,
     config_error,
     images_digest,
+    name_of,
     require_whole,
     resolve_class_weights,
     resolve_precision,
@@ -101,6 +106,8 @@ def finetune(
     workers: int | None = None,
     device: str | torch.device | None = None,
     resume: bool = False,
+    augment: Augment | None = None,
+    augment_replaces: bool = False,
     trackers: str | Sequence[Any] = (),
     on_event: OnEvent | None = None,
     tensorboard: bool = False,
@@ -157,6 +164,11 @@ def finetune(
         workers: processes that prefetch images; default: half the processors, at most 8; 0: none.
         device: such as "cpu" or "cuda:1"; default: CUDA if there is one, else the CPU.
         resume: continue the run in `out`, with the same arguments; a run that never saved begins anew.
+        augment: your own augmentation: a function of an image (H, W, 3) uint8 RGB, its labels (H, W) uint8 with 255
+            ignored, and a `numpy.random.Generator`, that returns image and labels, at most as large as the crop. It is
+            called after ours (random resize, crop, flip, colors), and tried on three samples first. Runs resume
+            bit-exactly if it draws from the generator alone.
+        augment_replaces: call `augment` in place of ours; it gets images as large as they are.
         trackers: experiment trackers that get all figures, by their names in accelerate (extra `train`), such as
             "tensorboard" (in `out/tensorboard`), "wandb" or "mlflow"; or trackers of accelerate that you made.
         on_event: called with a `hrnet_zoo.training.events.TrainingEvent` after each update and validation and at the
@@ -217,13 +229,17 @@ def finetune(
             weight_decay=weight_decay,
             warmup=warmup,
             freeze=freeze or "",
-            loss=loss if isinstance(loss, str) else getattr(loss, "__name__", type(loss).__name__),
+            loss=loss if isinstance(loss, str) else name_of(loss),
             class_weights=resolve_class_weights(class_weights, len(names)),
             precision=resolve_precision(precision, torch_device),
             ema=ema,
             gradient_checkpointing=gradient_checkpointing,
             seed=seed,
+            augment=f"{name_of(augment)}{' in place of ours' if augment_replaces else ''}" if augment else "",
         )
+        own = OwnAugmentation(augment, augment_replaces, len(names)) if augment else None
+        if augment_replaces and not own:
+            raise config_error("with augment_replaces=True", "there is no augment that could replace ours")
         if batch % ranks.size:
             raise config_error(f"with batch={batch}", f"it is not a multiple of the {ranks.size} processes")
         make_loss(loss)  # refuses an unknown one
@@ -234,19 +250,25 @@ def finetune(
         report, *_ = ranks.all_gather(lambda: _check_data(train, held_out, progress) if ranks.rank == 0 else None)
         if class_weights == "auto" and report:
             config = replace(config, class_weights=balanced_class_weights(report))
+        workers = default_workers() if workers is None else workers
+        if own:
+            if multiprocessing.current_process().daemon:
+                workers = 0  # its threads would share what the augmentation keeps between calls
+            ranks.all_gather(lambda: try_augmentation(train, config, own, workers) if ranks.rank == 0 else None)
         weights = torch.tensor(config.class_weights, device=torch_device) if config.class_weights else None
         loop = TrainingLoop(
             updater=Updater(network, config, make_loss(loss, weights), ranks),
             train=train,
             val=held_out,
             out=out,
-            workers=default_workers() if workers is None else workers,
+            workers=workers,
             validate_every=validate_every or epoch_length,
             save_every=save_every or 0,
             patience=patience or 0,
             progress=progress,
             on_event=on_event,
             trackers=trackers,
+            augment=own or default_augment,
         )
         _restore(loop.updater, out, resume)
         if progress and loop.is_first:

@@ -26,6 +26,7 @@ from hrnet_zoo.evaluation.evaluate import count_pixels, read_pair
 from hrnet_zoo.images.atomic import atomic_write, make_folder
 from hrnet_zoo.images.progress import Bar
 from hrnet_zoo.inference.metrics import class_accuracy, class_iou, mean, pixel_accuracy
+from hrnet_zoo.training.augmentation import Pair, augment
 from hrnet_zoo.training.batches import batches
 from hrnet_zoo.training.events import Listeners, OnEvent, TrainingEvent, accelerate_state, make_trackers
 from hrnet_zoo.training.log_writer import LogWriter
@@ -61,6 +62,7 @@ class TrainingLoop:
     progress: bool
     on_event: OnEvent | None = None
     trackers: str | Sequence[Any] = ()
+    augment: Callable[..., Pair] = augment
 
     def __post_init__(self) -> None:
         self.config, self.ranks = self.updater.config, self.updater.ranks
@@ -96,7 +98,14 @@ class TrainingLoop:
             )
             self._prints_lines = shown and bar.disable  # there is no terminal
             upcoming = stack.enter_context(
-                closing(batches(self.train, self.config, self.ranks, workers=self.workers, start=progress.step))
+                closing(
+                    batches(
+                        *(self.train, self.config, self.ranks),
+                        workers=self.workers,
+                        start=progress.step,
+                        augment=self.augment,
+                    )
+                )
             )
             # A stop may have come between the last update and its validation.
             leaves = self._validate_if_due() and self._leave_if_asked(noted)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 
 import safetensors.torch
@@ -79,7 +79,8 @@ def read_state(path: Path, config: TrainingConfig, tensors: Mapping[str, Tensor]
             facts["config"] = {_NAMES_OF_VERSION_1.get(name, name): kept for name, kept in facts["recipe"].items()}
         elif version != STATE_VERSION:
             raise _refusal(path, "version", f"version {version!r:.40}; this release reads 1 to {STATE_VERSION}")
-        kept_config = dict(facts["config"])
+        later = {each.name: each.default for each in fields(TrainingConfig) if each.default is not MISSING}
+        kept_config = later | facts["config"]
         progress = Progress(**facts["progress"])
     except (ValueError, RecursionError, TypeError, KeyError, AttributeError) as error:
         raise _refusal(path, "the header", "its header holds no training state of hrnet-zoo") from error

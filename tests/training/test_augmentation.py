@@ -1,5 +1,7 @@
 """Augmentation: geometry that image and labels share, the reference's ranges, the same sample from the same state."""
 
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,9 +10,10 @@ import pytest
 import torch
 
 from hrnet_zoo.demo.scenes import scene
+from hrnet_zoo.errors import ConfigError
 from hrnet_zoo.images.preprocess import MEAN, STD, normalize
 from hrnet_zoo.training import augmentation
-from hrnet_zoo.training.augmentation import augment, collate
+from hrnet_zoo.training.augmentation import OwnAugmentation, augment, collate
 
 Array = npt.NDArray[np.uint8]
 
@@ -192,6 +195,75 @@ def test_light_and_colors(
 def test_each_distortion_has_a_chance_of_one_half() -> None:
     counted = sum(distorted(np.random.default_rng(seed), (128, 128, 128)) == (128, 128, 128) for seed in range(2000))
     assert 450 < counted < 550  # of gray, brightness and contrast alone change anything: a quarter has neither
+
+
+def mirror(image: Array, labels: Array, rng: Any) -> tuple[Array, Array]:
+    image[0, 0] = rng.integers(256)
+    return image[:, ::-1], labels[:, ::-1]
+
+
+def test_a_function_of_the_users_comes_after_ours_or_in_its_place() -> None:
+    labels = halves()
+    sizes: dict[str, Any] = {"resize_to": (96, 64), "crop": (64, 96)}
+    after, instead = (OwnAugmentation(mirror, replaces, 10) for replaces in (False, True))
+    rng = np.random.default_rng(3)
+    ours, ours_labels = draw(colored(labels), labels, rng, **sizes)
+    expected = mirror(ours.copy(), ours_labels, rng)
+    made = after(colored(labels), labels, rng=np.random.default_rng(3), **sizes)
+    assert all(map(np.array_equal, made, expected))
+    untouched = colored(labels)
+    untouched.setflags(write=False)
+    made = instead(untouched, labels, rng=np.random.default_rng(3), **sizes)
+    assert all(map(np.array_equal, made, mirror(colored(labels), labels, np.random.default_rng(3))))
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        (lambda image, labels, rng: image, "it returned ndarray, and not two NumPy arrays"),
+        (lambda image, labels, rng: (torch.zeros(3), labels), r"it returned \['Tensor', 'ndarray'\]"),
+        (
+            lambda image, labels, rng: (image / 255, labels),
+            r"the image became 64 x 96 x 3 float64, from 64 x 96 x 3 uint8",
+        ),
+        (lambda image, labels, rng: (image[..., 0], labels), "the image became 64 x 96 uint8"),
+        (lambda image, labels, rng: (image[..., :2], labels), "the image became 64 x 96 x 2 uint8"),
+        (lambda image, labels, rng: (image, labels.astype(int)), "the labels became 64 x 96 int64, from 64 x 96 uint8"),
+        (lambda image, labels, rng: (image[1:], labels), r"the image became 63 x 96 x 3 .*the labels 64 x 96"),
+        (lambda image, labels, rng: (image[:0], labels[:0]), "it returned 0 x 96 x 3 uint8"),
+        (
+            lambda image, labels, rng: (image.repeat(2, 0), labels.repeat(2, 0)),
+            "it returned 128 x 96 x 3 .*the crop is 64 x 96",
+        ),
+        (lambda image, labels, rng: (image, labels + np.uint8(3)), "values of no class: 12"),
+        (lambda image, labels, rng: 1 / 0, "it raised ZeroDivisionError"),
+    ],
+)
+def test_what_a_function_of_the_users_gives_back_is_checked(function: Any, words: str) -> None:
+    own = OwnAugmentation(function, replaces=True, classes=10)
+    with pytest.raises(ConfigError, match=words) as caught:
+        own(colored(halves()), halves(), resize_to=(96, 64), crop=(64, 96), rng=np.random.default_rng(0))
+    assert caught.value.asked == "fine-tune with augment=<lambda>"
+
+
+@pytest.mark.parametrize(("library", "replaces"), [("albumentations", True), ("kornia", False)])
+@pytest.mark.filterwarnings("default")  # whatever these deprecate
+def test_libraries_augment_as_the_guide_says(library: str, replaces: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_ALBUMENTATIONS_UPDATE", "1")
+    pytest.importorskip(library)
+    guide = Path(__file__).parents[2] / "examples" / "guide_finetuning.md"
+    blocks = re.findall(r"```py\n(.*?)```", guide.read_text(encoding="utf-8"), flags=re.DOTALL)
+    (block,) = (each for each in blocks if f"import {library}" in each)
+    session: dict[str, Any] = {}
+    exec(compile(block, str(guide), "exec"), session)  # noqa: S102 - our own
+    own = OwnAugmentation(session["augment"], replaces, 19)
+    drawn = scene(3)
+    first, again, other = (
+        own(drawn.image, drawn.mask, resize_to=(768, 384), crop=(512, 1024), rng=np.random.default_rng(seed))
+        for seed in (1, 1, 2)
+    )
+    assert all(map(np.array_equal, first, again))
+    assert not np.array_equal(first[0], other[0])
 
 
 def test_batches_are_normalized_and_then_padded() -> None:

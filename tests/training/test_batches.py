@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import signal
+import time
 from collections.abc import Generator
 from contextlib import closing
 from itertools import islice
@@ -20,11 +21,11 @@ from hrnet_zoo.datasets.layouts import LabeledFolder
 from hrnet_zoo.datasets.pairing import Sample
 from hrnet_zoo.demo.dataset import write_dataset
 from hrnet_zoo.demo.scenes import scene
-from hrnet_zoo.errors import DatasetError, ImageError, ProcessError
+from hrnet_zoo.errors import ConfigError, DatasetError, ImageError, ProcessError
 from hrnet_zoo.evaluation.ranks import Ranks
 from hrnet_zoo.training import batches as batches_module
-from hrnet_zoo.training.augmentation import augment, collate
-from hrnet_zoo.training.batches import batches, load_sample, places
+from hrnet_zoo.training.augmentation import OwnAugmentation, augment, collate
+from hrnet_zoo.training.batches import batches, load_sample, places, try_augmentation
 from hrnet_zoo.training.config import TrainingConfig
 from tests.training.test_config import CONFIG
 
@@ -175,6 +176,44 @@ def load_and_die(place: Any, **options: Any) -> Any:
     if place.position == 6:
         os.kill(os.getpid(), signal.SIGKILL)
     return load_sample(place, **options)
+
+
+def test_workers_take_any_function_and_have_one_thread_of_torch(samples: tuple[Sample, ...]) -> None:
+    def augment(image: Any, labels: Any, **_: Any) -> Any:
+        return image[:64, :96], np.full((64, 96), torch.get_num_threads(), np.uint8)
+
+    folder, config, ranks = arguments(samples)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
+    ((_, labels),) = first(batches(folder, config, ranks, workers=1, augment=augment), 1)
+    assert set(labels.flatten().tolist()) == {1}
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_augmentation_of_the_users_is_tried_first(
+    samples: tuple[Sample, ...], workers: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder, config, _ = arguments(samples, augment="mine")
+
+    def tried(function: Any) -> None:
+        try_augmentation(folder, config, OwnAugmentation(function, False, 19), workers)
+
+    tried(lambda image, labels, rng: (np.roll(image, rng.integers(9), 0), labels))
+    assert not caplog.text
+    tried(lambda image, labels, rng: (np.full_like(image, time.perf_counter_ns() % 255), labels))
+    assert caplog.text.count("augment=mine draws from elsewhere than its generator") == 1
+    with pytest.raises(ConfigError, match="the labels became 64 x 96 float64"):
+        tried(lambda image, labels, rng: (image, labels / 2))
+
+
+def test_where_workers_are_not_forked_an_augmentation_must_be_picklable(
+    samples: tuple[Sample, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches_module, "START_METHOD", None)
+    folder, config, _ = arguments(samples, augment="mine")
+    with pytest.raises(ConfigError, match=r"cannot be pickled[\s\S]*workers=0"):
+        try_augmentation(folder, config, OwnAugmentation(lambda image, labels, rng: (image, labels), False, 19), 1)
 
 
 def test_a_worker_that_dies(samples: tuple[Sample, ...], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -235,6 +235,21 @@ def test_neither_workers_nor_who_fails_beside_it_change_a_run(
     assert [caplog.text.count(f"{name} failed, and the run goes on") for name in ("broken", "on_event")] == [1, 1]
 
 
+def test_an_augmentation_of_ones_own_is_resumed_bit_exactly(data: Path, tmp_path: Path) -> None:
+    def dim(image: Any, labels: Any, rng: np.random.Generator) -> Any:
+        return (image * rng.uniform(0.5, 1)).astype(np.uint8), labels
+
+    given: dict[str, Any] = {"steps": 2, "val": 0, "save_every": 1, "augment": dim}
+    train(data, tmp_path / "whole", **given)
+    train(data, tmp_path / "parts", **given, on_event=lambda event: "stop")
+    train(data, tmp_path / "parts", **given, workers=2, resume=True)
+    assert same_weights(tmp_path / "parts", tmp_path / "whole")
+    losses = [[line["loss"] for line in lines(tmp_path / name, "train")] for name in ("whole", "parts")]
+    assert losses[0] == losses[1]
+    with pytest.raises(ResumeError, match="augment was 'dim', and '<lambda>' is asked for"):
+        train(data, tmp_path / "parts", **{**given, "augment": lambda *pair: pair[:2]}, resume=True)
+
+
 def test_a_run_that_ended_is_not_run_again(data: Path, whole: Path) -> None:
     before = (whole / "model.safetensors").stat().st_mtime_ns
     made = train(data, whole, resume=True)
@@ -405,6 +420,8 @@ def test_a_background_that_is_partly_ignored_is_no_fault(tmp_path: Path) -> None
         ({"class_weights": "none"}, "3 numbers"),
         ({"val": 1.5}, "val"),
         ({"batch": 0}, "batch"),
+        ({"augment_replaces": True}, "no augment"),
+        ({"augment": lambda image, labels, rng: image}, "not two NumPy arrays"),
         ({"trackers": ["mlfow"]}, "with the tracker 'mlfow'"),
         ({"seed": "1"}, "seed is a whole number"),
         ({"patience": 1.5}, "patience is a whole number"),

@@ -70,6 +70,7 @@ CHANGED: dict[str, Any] = {
     "ema": 0.99,
     "gradient_checkpointing": True,
     "seed": 1,
+    "augment": "mine",
 }
 
 
