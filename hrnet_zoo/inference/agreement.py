@@ -113,9 +113,11 @@ def compare_results(first: SegmentationResult, second: SegmentationResult) -> Re
     """Compare two results of an image; pixels that one of them leaves unlabeled (255) are not counted.
 
     Raises:
-        ConfigError: other classes, or another size.
+        ConfigError: no result, other classes, or another size.
 
     """
+    if not isinstance(second, SegmentationResult):
+        raise _refusal("compare two results", f"{type(second).__name__}, which is none", "give what `predict` returns")
     require_same_classes(_side(first, "first"), _side(second, "second"))
     if first.mask.shape != second.mask.shape:
         found = f"{first.mask.shape} and {second.mask.shape} pixels"
@@ -134,7 +136,7 @@ def draw_difference(image: RGB, labels: tuple[Labels, Labels], sides: tuple[Labe
     A pixel that differs is drawn three pixels wide, so that single ones are seen.
     """
     height, width = image.shape[:2]
-    differ = labels[0] != labels[1]
+    differ = (labels[0] != labels[1]) & (np.maximum(*labels) < len(sides[0].classes))
     dimmed = Image.fromarray(image).convert("L").point([192 + level // 4 for level in range(256)]).convert("RGB")
     dimmed.paste(DIFFERENT, mask=Image.fromarray(differ.astype(np.uint8) * 255).filter(ImageFilter.MaxFilter(3)))
     palette = np.full((256, 3), WHITE, np.uint8)

@@ -113,15 +113,18 @@ def _outlines(
 
 
 def _affine(transform: Sequence[float]) -> npt.NDArray[np.float64]:
-    numbers = np.array(tuple(transform)[:6], np.float64)
-    if numbers.size != 6 or not np.isfinite(numbers).all() or not np.linalg.det(numbers.reshape(2, 3)[:, :2]):
-        raise ConfigError(
-            asked=f"to_geojson(transform={tuple(transform)})",
-            found="not the six numbers (a, b, c, d, e, f) of an affine map that can be inverted",
-            done="nothing was written",
-            advice="x' = a x + b y + c and y' = d x + e y + f, as `transform` of a data set of rasterio",
-        )
-    return numbers.reshape(2, 3)
+    try:
+        numbers = np.array(tuple(transform)[:6], np.float64).reshape(2, 3)
+        if np.isfinite(numbers).all() and np.linalg.det(numbers[:, :2]):
+            return numbers
+    except (TypeError, ValueError):
+        pass
+    raise ConfigError(
+        asked=f"to_geojson(transform={transform!r})",
+        found="not the six numbers (a, b, c, d, e, f) of an affine map that can be inverted",
+        done="nothing was written",
+        advice="x' = a x + b y + c and y' = d x + e y + f, as `transform` of a data set of rasterio",
+    )
 
 
 def coco_categories(classes: Sequence[str]) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -149,8 +150,8 @@ def simplify_borders(polygons: Sequence[Polygon], tolerance: float) -> list[Poly
 
 def check_simplify(tolerance: float) -> None:
     """Raise ConfigError if `tolerance` is negative or not a number, or if shapely is missing where it is needed."""
-    asked = f"simplify polygons by {tolerance} pixels"
-    if not 0 <= tolerance < float("inf"):
+    asked = f"simplify polygons by {tolerance!r} pixels"
+    if not isinstance(tolerance, Real) or not 0 <= tolerance < float("inf"):
         raise ConfigError(
             asked=asked, found="no length", done="nothing was written", advice="give a number from 0, such as 1.5"
         )

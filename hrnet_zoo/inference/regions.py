@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -70,10 +71,10 @@ def find_regions(
         ConfigError: `min_area` is negative.
 
     """
-    if not min_area >= 0:
+    if not isinstance(min_area, Real) or not min_area >= 0:
         raise ConfigError(
-            asked=f"regions(min_area={min_area})",
-            found="an area below 0",
+            asked=f"regions(min_area={min_area!r})",
+            found="no area, or one below 0",
             done="nothing was computed",
             advice="give a number of pixels; 0 keeps all regions",
         )

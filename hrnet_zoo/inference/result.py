@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -154,9 +155,9 @@ class SegmentationResult:
             ConfigError: `alpha` is outside 0..1.
 
         """
-        if not 0 <= alpha <= 1:
+        if not isinstance(alpha, Real) or not 0 <= alpha <= 1:
             raise ConfigError(
-                asked=f"overlay(alpha={alpha})",
+                asked=f"overlay(alpha={alpha!r})",
                 found="a weight outside 0..1",
                 done="nothing was drawn",
                 advice="0 shows the image alone, 1 the colors alone",
@@ -265,13 +266,14 @@ class SegmentationResult:
             ConfigError: no such class, or no pixel of it in the image.
 
         """
-        if isinstance(what, str):
+        if not isinstance(what, Region):
             self._require_classes(f"crop({what!r})", [what])
             found = [region for region in self.regions() if region.class_name == what]
             if not found:
+                present = ", ".join(self.fractions()) or "none"
                 raise ConfigError(
                     asked=f"crop({what!r})",
-                    found=f"no pixel of this class; the image has {printable(', '.join(self.fractions()))}",
+                    found=f"no pixel of this class; the image has {printable(present)}",
                     done="nothing was cut",
                     advice="ask result.fractions() first",
                 )
@@ -300,6 +302,8 @@ class SegmentationResult:
             if unknown := [name for name in self.classes if name not in names]:
                 raise _no_such(asked, unknown, names)
             labels, rest = dict(zip(names, rule.of_class, strict=True)), rule.ignored[0]
+        elif not isinstance(labels, Mapping):
+            raise _no_such(asked, [labels], OFFICIAL_LABELS)
         else:
             self._require_classes(asked, labels)
         if wrong := {name: label for name, label in labels.items() if label not in range(256)}:
@@ -318,7 +322,7 @@ class SegmentationResult:
         """Return how far another result of the same image agrees: over all pixels, by class, and as a picture.
 
         Raises:
-            ConfigError: other classes, or another size.
+            ConfigError: no result, other classes, or another size.
 
         """
         from hrnet_zoo.inference.agreement import compare_results

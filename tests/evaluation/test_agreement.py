@@ -129,6 +129,7 @@ def test_the_picture_shows_where_they_differ() -> None:
     first = np.zeros((96, 192), np.uint8)
     second = first.copy()
     second[40, 100] = 2
+    second[80, 20:80] = 255  # unlabeled
     sides = labeler(first), labeler(second)
     picture = np.asarray(draw_difference(IMAGE, (first, second), sides))
     height = picture.shape[0] // 2

@@ -384,6 +384,25 @@ def test_compare_results() -> None:
     assert "30 different" in repr(comparison)
 
 
+@pytest.mark.parametrize(
+    ("method", "arguments"),
+    [
+        ("regions", {"min_area": "5"}),
+        ("regions", {"min_area": None}),
+        ("to_geojson", {"simplify": "1"}),
+        ("to_geojson", {"transform": 5}),
+        ("to_geojson", {"transform": "abcdef"}),
+        ("overlay", {"alpha": "x"}),
+        ("crop", {"what": 5}),
+        ("remap", {"labels": None}),
+        ("compare", {"other": np.zeros((2, 2), np.uint8)}),
+    ],
+)
+def test_arguments_of_other_types(method: str, arguments: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="done: "):
+        getattr(result(), method)(**arguments)
+
+
 def test_compare_refuses() -> None:
     with pytest.raises(ConfigError, match="classes that are not the same"):
         result().compare(replace(result(), classes=("a", *CLASSES[1:])))
