@@ -58,8 +58,9 @@ def atomic_write(path: Path, data: bytes | Iterable[bytes]) -> None:
 
 def check_place(path: Path, *, force: bool) -> None:
     """Raise OutputError if a path cannot be written or (without `force`) exists, before its content is computed."""
-    if os.path.isdir(path) or not os.access(path.parent, os.W_OK | os.X_OK):  # noqa: PTH112 - never raises
-        found = "it is a folder, or its own folder is missing or may not be written to"
+    special = os.path.exists(path) and not os.path.isfile(path)  # noqa: PTH110, PTH113 - never raise
+    if special or not os.access(path.parent, os.W_OK | os.X_OK):
+        found = "it is a folder or a device, or its own folder is missing or may not be written to"
         done = "nothing was computed or written"
         raise OutputError(asked=f"write {path}", found=found, done=done, advice="name another file", path=path)
     if not force:

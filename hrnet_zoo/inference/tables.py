@@ -97,7 +97,8 @@ def check_target(path: Path, *, resume: bool, force: bool) -> None:
     """Raise OutputError if a file made of rows cannot be written, or exists and neither is given."""
     check_place(path, force=True)
     if not (resume or force):
-        refuse_existing([path, rows_path(path)], "--resume goes on with it, --force replaces it; or name another file")
+        files = [*{path, rows_path(path)}]
+        refuse_existing(files, "--resume goes on with it, --force replaces it; or name another file")
 
 
 class TableWriter:

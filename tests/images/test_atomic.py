@@ -54,7 +54,7 @@ def test_a_place_where_nothing_can_be_written(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"it exists already[\s\S]*--force"):
         check_place(tmp_path / "file", force=False)
     for path in (tmp_path, tmp_path / "absent" / "x", tmp_path / "file" / "x"):
-        with pytest.raises(OutputError, match="it is a folder, or its own folder is missing"):
+        with pytest.raises(OutputError, match="it is a folder or a device, or its own folder is missing"):
             check_place(path, force=True)
 
 
