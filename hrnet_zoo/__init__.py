@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from hrnet_zoo.inference.maps import MapReport as MapReport
     from hrnet_zoo.inference.maps import predict_map as predict_map
     from hrnet_zoo.inference.result import SegmentationResult as SegmentationResult
+    from hrnet_zoo.inference.video import predict_video as predict_video
     from hrnet_zoo.models.fcn import FCNHRNet as FCNHRNet
     from hrnet_zoo.training.finetune import FineTuning as FineTuning
     from hrnet_zoo.training.finetune import finetune as finetune
@@ -51,6 +52,7 @@ _HOMES = {  # in the order of the flow
     "SegmentationResult": "inference.result",
     "predict_map": "inference.maps",
     "MapReport": "inference.maps",
+    "predict_video": "inference.video",
     "optimize": "engines.optimize",
     "OptimizedModel": "engines.optimize",
     "export": "exporting.export",

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import click
 
-from hrnet_zoo.cli import options
+from hrnet_zoo.cli import options, video
 from hrnet_zoo.cli.maps import check_map, is_map, map_options, write_map
 from hrnet_zoo.cli.output import leave, say, say_errors, say_json
 from hrnet_zoo.errors import HRNetZooError
@@ -26,7 +26,7 @@ from hrnet_zoo.zoo.catalog import DEMO, DEMO_KNOWS
     type=click.Path(path_type=Path),
     default=Path("segmented"),
     show_default=True,
-    help="A folder for the results; or, for one georeferenced GeoTIFF, a map: map.tif.",
+    help="A folder for the results; for one georeferenced GeoTIFF a map: map.tif; for a video: out.mp4, .webm.",
 )
 @click.option("--labels/--no-labels", default=True, help="Write NAME_labels.png: palette image of class indices.")
 @click.option("--overlay/--no-overlay", default=True, help="Write NAME_overlay.png: photo, colors and legend.")
@@ -75,6 +75,12 @@ from hrnet_zoo.zoo.catalog import DEMO, DEMO_KNOWS
     show_default=True,
     help="For an unreadable image: skip it and list it at the end, or stop.",
 )
+@click.option("--every", type=click.IntRange(1), help="Of a video: label every n-th frame, and leave out the others.")
+@click.option(
+    "--smooth",
+    type=click.FloatRange(0, 1, max_open=True),
+    help="Of a video: average the logits over time, with this weight of the past, e.g. 0.7.",
+)
 @options.force
 @options.max_memory
 @options.device
@@ -107,6 +113,8 @@ def predict(
     only: dict[str, list[str]] | None,
     min_confidence: float,
     on_error: Literal["skip", "raise"],
+    every: int | None,
+    smooth: float | None,
     force: bool,
     fast: bool,
     max_memory: int | None,
@@ -117,12 +125,18 @@ def predict(
 ) -> None:
     """Label every pixel of IMAGES with the model NAME.
 
-    IMAGES are files, folders or globs; results are named after them, in the folder --out.
+    IMAGES are files, folders or globs; results are named after them, in the folder --out. Or one video: a file, an
+    address such as rtsp://host/path, or the number of a camera; --out may then be a file (.mp4, .mov, .mkv, .webm).
 
     If an image cannot be read, the exit code is 5 (6: the disk is full).
     """
     if not images:
         raise click.UsageError(f"a model and images are needed: hrnet-zoo predict demo {name}")
+    if video.is_video(images, out):
+        video.predict_video(click.get_current_context())
+        return
+    if every or smooth:
+        raise click.UsageError("--every and --smooth are for videos")
     if any(re.match("https?://", text) for text in images):
         raise click.UsageError("images are files: fetch the address first (curl -O ADDRESS), then name the file")
     if out.suffix.lower() in (".png", ".jpg", ".jpeg") and not out.is_dir():

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from PIL import Image
 
@@ -42,18 +43,24 @@ def atomic_write(path: Path, data: bytes | Iterable[bytes]) -> None:
 
     """
     advice = "check the path, the length of its name, the permissions and the free space"
-    with output_errors(path, f"write {path}", "no file was made or changed", advice):
-        temp = path.with_name(f".{secrets.token_hex(8)}.part")
-        try:
-            with temp.open("xb") as file:  # never an existing file or link; mode as the umask says
-                file.writelines([data] if isinstance(data, bytes) else data)
-                file.flush()
-                os.fsync(file.fileno())
-            temp.replace(path)
-        except BaseException:  # an interruption too leaves nothing behind
-            with suppress(OSError):  # the error under way says more
-                temp.unlink(missing_ok=True)
-            raise
+    with output_errors(path, f"write {path}", "no file was made or changed", advice), replacing(path) as file:
+        file.writelines([data] if isinstance(data, bytes) else data)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """Yield a file that gets its name when it is complete, and vanishes if anything is raised."""
+    temp = path.with_name(f".{secrets.token_hex(8)}.part")
+    try:
+        with temp.open("xb") as file:  # never an existing file or link; mode as the umask says
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temp.replace(path)
+    except BaseException:  # an interruption too leaves nothing behind
+        with suppress(OSError):  # the error under way says more
+            temp.unlink(missing_ok=True)
+        raise
 
 
 def check_place(path: Path, *, force: bool) -> None:

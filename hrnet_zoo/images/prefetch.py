@@ -8,10 +8,9 @@ import signal
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from itertools import islice
 from types import FrameType
 from typing import Any, TypeVar
 
@@ -83,28 +82,45 @@ def prefetch_in_threads(
         work: such as decoding, compressing or writing, which release Python's lock; what it raises is raised here.
         threads: how many.
         ahead: how many items they are ahead.
-        finish: when closed, or left behind after an error, finish the items that were taken instead of dropping them.
+        finish: when closed, or left behind after an error, finish the items that were taken instead of dropping them;
+            before an error of `items` itself is raised, yield their results.
 
     """
     pool = ThreadPoolExecutor(threads, "hrnet-zoo")
     try:
-        yield from _in_order(pool, items, work, ahead)
+        yield from _in_order(pool, items, work, ahead, finish)
     finally:
         pool.shutdown(cancel_futures=not finish)
 
 
-def _in_order(pool: Executor, items: Iterable[Item], work: Callable[[Item], T], ahead: int) -> Generator[T, None, None]:
+def _in_order(
+    pool: Executor, items: Iterable[Item], work: Callable[[Item], T], ahead: int, finish: bool = False
+) -> Generator[T, None, None]:
     """Yield each item's result; by then the `ahead` next ones are submitted."""
+    waiting: deque[tuple[Item, Future[T]]] = deque()
+
+    def results(most: int) -> Iterator[T]:
+        while len(waiting) > most:
+            item, future = waiting.popleft()
+            try:
+                yield future.result()
+            except BrokenProcessPool as error:
+                error.args = (f"while {getattr(item, 'image', item)} was waited for",)
+                raise
+
     coming = iter(items)
-    waiting = deque((item, pool.submit(work, item)) for item in islice(coming, ahead))
-    while waiting:
-        item, future = waiting.popleft()
+    while True:
         try:
-            waiting.extend((each, pool.submit(work, each)) for each in islice(coming, 1))
-            yield future.result()
-        except BrokenProcessPool as error:
-            error.args = (f"while {getattr(item, 'image', item)} was waited for",)
+            item = next(coming)
+        except StopIteration:
+            break
+        except (Exception, KeyboardInterrupt, SystemExit):
+            if finish:
+                yield from results(0)
             raise
+        waiting.append((item, pool.submit(work, item)))
+        yield from results(ahead)
+    yield from results(0)
 
 
 @functools.cache

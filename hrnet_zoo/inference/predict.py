@@ -129,12 +129,16 @@ def predict(
 
 
 def predict_each(
-    model: SegmentationModel, images: Iterable[ImageLike], options: PredictOptions
+    model: SegmentationModel,
+    images: Iterable[ImageLike],
+    options: PredictOptions,
+    smooth: Callable[[list[ViewLogits]], list[ViewLogits]] = lambda views: views,
 ) -> Generator[SegmentationResult | ImageError, None, None]:
     """Yield the result of each image, or the error if it cannot be read, while threads read the next ones.
 
     On a CPU another thread makes the mask while the network sees the next image. `model` is what `evaluating` yields,
-    and the caller is within.
+    and the caller is within, or within `computing`. `smooth` gets the logits of each image in order, and returns those
+    to label it by.
     """
     _warn_of_bands(model.dataset.title, model.dataset.bands)
 
@@ -146,20 +150,23 @@ def predict_each(
 
     with (
         closing(prefetch_in_threads(images, read, threads=READERS, ahead=IMAGES_AHEAD)) as inputs,
-        closing(label_each(model, inputs, options)) as results,
+        closing(label_each(model, inputs, options, smooth)) as results,
     ):
         yield from results
 
 
 def label_each(
-    model: SegmentationModel, inputs: Iterable[Input | ImageError], options: PredictOptions
+    model: SegmentationModel,
+    inputs: Iterable[Input | ImageError],
+    options: PredictOptions,
+    smooth: Callable[[list[ViewLogits]], list[ViewLogits]] = lambda views: views,
 ) -> Generator[SegmentationResult | ImageError, None, None]:
     """Yield the result of each image as `predict_each` does, from the sizes at which the network shall see it."""
     groups = options.groups(model.dataset)
 
     def seen() -> Generator[Seen | ImageError, None, None]:
         for each in inputs:
-            yield each if isinstance(each, ImageError) else (*each[:2], _views(model, each[2], options))
+            yield each if isinstance(each, ImageError) else (*each[:2], smooth(_views(model, each[2], options)))
 
     @torch.inference_mode()
     def result(each: Seen) -> SegmentationResult:
@@ -315,10 +322,17 @@ def evaluating(model: P) -> Iterator[P]:
     ConfigError if this process was forked from one that has computed with threads: it would hang.
     """
     refuse_after_fork(model.device)
+    with computing(model):
+        yield model.ready()
+
+
+@contextmanager
+def computing(model: SegmentationModel) -> Iterator[None]:
+    """Compute as `evaluating` does, with a model that it has yielded."""
     with torch.inference_mode(), without_autocast(model.device), ExitStack() as stack:
         if model.device.type == "cuda" and model.dtype == torch.float32:
             stack.enter_context(full_precision())
-        yield model.ready()
+        yield
 
 
 @contextmanager

@@ -11,7 +11,6 @@ import csv
 import io
 import json
 import os
-import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -21,24 +20,26 @@ from types import ModuleType
 from typing import IO, Any
 
 from hrnet_zoo.errors import ConfigError, OutputError
-from hrnet_zoo.images.atomic import check_place, output_errors, refuse_existing
+from hrnet_zoo.images.atomic import check_place, output_errors, refuse_existing, replacing
 from hrnet_zoo.images.capture import read_capture
 from hrnet_zoo.inference.result import SegmentationResult
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 BEFORE, AFTER = ("path", "width", "height", "time", "latitude", "longitude"), ("error",)
+OF_FRAME = ("path", "frame", "seconds", "width", "height")  # instead of BEFORE
 _ROWS_AT_ONCE = 1000  # which make a row group of a Parquet file
 
 Row = dict[str, str | int | float | None]
 
 
-def table_columns(classes: Sequence[str], *, confidence: bool = False) -> tuple[str, ...]:
+def table_columns(classes: Sequence[str], *, confidence: bool = False, frames: bool = False) -> tuple[str, ...]:
     """Return the columns of a table: what is known of an image, the share of each class by its name, and `error`.
 
-    With `confidence`, the mean confidence of each class as well, as "road confidence".
+    With `confidence`, the mean confidence of each class as well, as "road confidence". With `frames`, for `frame_row`.
     """
     means = map(_confidence_column, classes) if confidence else ()
-    return (*BEFORE, *dict.fromkeys((*map(_share_column, classes), *means)), *AFTER)
+    before = OF_FRAME if frames else BEFORE
+    return (*before, *dict.fromkeys((*map(_share_column, classes), *means)), *AFTER)
 
 
 def table_row(
@@ -60,8 +61,19 @@ def table_row(
     """
     height, width = result.mask.shape
     row: Row = {"path": one_line(path), "width": width, "height": height, **vars(read_capture(Path(path)))}
-    row |= dict.fromkeys(map(_share_column, result.classes), 0.0)
-    row |= {_share_column(name): share for name, share in (fractions or result.fractions()).items()}
+    return row | _shares(result, fractions or result.fractions())
+
+
+def frame_row(path: str, frame: int, seconds: float, result: SegmentationResult) -> Row:
+    """Return the row of a frame of a video: its number, its time from the start, its size in pixels, and the shares."""
+    height, width = result.mask.shape
+    row: Row = {"path": one_line(path), "frame": frame, "seconds": seconds, "width": width, "height": height}
+    return row | _shares(result, result.fractions())
+
+
+def _shares(result: SegmentationResult, fractions: Mapping[str, float]) -> Row:
+    row: Row = dict.fromkeys(map(_share_column, result.classes), 0.0)
+    row |= {_share_column(name): share for name, share in fractions.items()}
     if result.confidence is not None:
         row |= dict.fromkeys(map(_confidence_column, result.classes))
         row |= {_confidence_column(name): mean for name, mean in result.mean_confidence().items()}
@@ -246,31 +258,33 @@ class TableWriter:
         pyarrow, parquet = _pyarrow(self.path)
         kinds = {
             **dict.fromkeys(("path", "error"), pyarrow.string()),
-            **dict.fromkeys(("width", "height"), pyarrow.int32()),
+            **dict.fromkeys(("width", "height", "frame"), pyarrow.int32()),
             "time": pyarrow.timestamp("ms"),
         }
         schema = pyarrow.schema([(column, kinds.get(column, pyarrow.float64())) for column in self.columns])
         with (
             self._rows.open("rb") as rows,
-            _replacing(self.path) as file,
+            replacing(self.path) as file,
             parquet.ParquetWriter(file, schema) as writer,
         ):
             while lines := list(islice(rows, _ROWS_AT_ONCE)):
                 found = [json.loads(line) for line in lines]
                 for row in found:
-                    row["time"] = row["time"] and datetime.fromisoformat(row["time"])
+                    if row.get("time"):
+                        row["time"] = datetime.fromisoformat(row["time"])
                 writer.write_table(pyarrow.Table.from_pylist(found, schema))
 
     def _unpack(self) -> None:
         """Make the file of rows of a complete Parquet file, which cannot be appended to."""
         pyarrow, parquet = _pyarrow(self.path)
-        with self.path.open("rb") as file, _replacing(self._rows) as rows:
+        with self.path.open("rb") as file, replacing(self._rows) as rows:
             try:
                 table = parquet.ParquetFile(file)
                 self._refuse_others(table.schema_arrow.names)
                 for batch in table.iter_batches(_ROWS_AT_ONCE):
                     for row in batch.to_pylist():
-                        row["time"] = row["time"] and row["time"].isoformat()
+                        if row.get("time"):
+                            row["time"] = row["time"].isoformat()
                         rows.write(self._line(row))
             except (pyarrow.ArrowException, AttributeError) as error:  # a column of another type has no isoformat
                 raise self._refusal(f"it is damaged, or no such table: {error}") from error
@@ -305,7 +319,7 @@ def rows_path(path: Path) -> Path:
 
 def _share_column(name: str) -> str:
     """Return the column of a class; ADE20K has one called "path"."""
-    return f"{one_line(name)} share" if name in (*BEFORE, *AFTER) else one_line(name)
+    return f"{one_line(name)} share" if name in (*BEFORE, *OF_FRAME, *AFTER) else one_line(name)
 
 
 def _confidence_column(name: str) -> str:
@@ -331,22 +345,6 @@ def _whole_lines(file: IO[bytes]) -> Iterator[tuple[str, int]]:
         if line.endswith(b"\n"):
             end += len(line)
             yield line.decode(), end
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[IO[bytes]]:
-    """Yield a file that gets its name when it is complete, and vanishes if anything is raised."""
-    temp = path.with_name(f".{secrets.token_hex(8)}.part")
-    try:
-        with temp.open("xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temp.replace(path)
-    except BaseException:
-        with suppress(OSError):  # the error under way says more
-            temp.unlink(missing_ok=True)
-        raise
 
 
 def _pyarrow(path: Path) -> tuple[ModuleType, ModuleType]:

@@ -78,6 +78,7 @@ def _warn_of_positions(predict: F) -> F:
 class SegmentationModel(ABC):
     """A network, or another form of it, that labels images."""
 
+    name: str
     dataset: Dataset  # names and colors of the classes, and how images are resized for the network
     takes_fast_by_position: ClassVar = True  # deprecated, as all positions after the image are
 
