@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from hrnet_zoo.evaluation.doctor import doctor as doctor
     from hrnet_zoo.evaluation.evaluate import Evaluation as Evaluation
     from hrnet_zoo.evaluation.evaluate import evaluate as evaluate
+    from hrnet_zoo.evaluation.recommend import recommend as recommend
     from hrnet_zoo.exporting.export import ExportedFile as ExportedFile
     from hrnet_zoo.exporting.export import export as export
     from hrnet_zoo.inference.maps import MapReport as MapReport
@@ -63,6 +64,7 @@ _HOMES = {  # in the order of the flow
     "evaluate": "evaluation.evaluate",
     "Evaluation": "evaluation.evaluate",
     "training_log": "zoo.training_log",
+    "recommend": "evaluation.recommend",
     "benchmark": "evaluation.benchmark",
     "finetune": "training.finetune",
     "FineTuning": "training.finetune",

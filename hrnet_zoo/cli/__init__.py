@@ -36,6 +36,7 @@ from hrnet_zoo.cli import (
     predict,
     prepare,
     push,
+    recommend,
 )
 from hrnet_zoo.cli.output import colors, error_lines, two_lines
 from hrnet_zoo.errors import ConfigError, HRNetZooError
@@ -60,7 +61,7 @@ _INSTEAD = {  # commands of other tools
 GROUPS: dict[str, tuple[click.Command, ...]] = {  # in the order of the help
     "First steps": (predict.demo, catalog.list_, predict.predict, finetune.finetune, doctor.doctor),
     "Labels and data": (app.app, compare.compare, check_data.check_data, prepare.prepare, evaluate.evaluate),
-    "Models": (catalog.info, catalog.log, benchmark.benchmark, export.export, push.push),
+    "Models": (recommend.recommend, catalog.info, catalog.log, benchmark.benchmark, export.export, push.push),
     "Files": (cache.download, cache.import_, cache.cache, cache.verify),
 }
 

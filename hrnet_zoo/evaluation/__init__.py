@@ -1,1 +1,1 @@
-"""Model -> figures: evaluate, metrics, benchmark, doctor, and the demo that scores itself."""
+"""Model -> figures: evaluate, metrics, benchmark, recommend, doctor, and the demo that scores itself."""

@@ -18,7 +18,7 @@ import torch
 
 from hrnet_zoo.engines.choice import processor
 from hrnet_zoo.images.progress import Bar
-from hrnet_zoo.models.fcn import FCNHRNet
+from hrnet_zoo.models.base import SegmentationModel
 
 MIN_RUNS = 5
 
@@ -123,7 +123,7 @@ def _seconds(run: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-def machine_of(model: FCNHRNet) -> Machine:
+def machine_of(model: SegmentationModel) -> Machine:
     """Return where a network runs."""
     device, dtype = model.device, str(model.dtype).removeprefix("torch.")
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
