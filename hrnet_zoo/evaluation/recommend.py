@@ -79,8 +79,8 @@ class Recommendation:
         axes.step([each.milliseconds for each in best], [each.miou for each in best], where="post", color="lightgray")
         for each in self.choices:
             axes.plot(each.milliseconds, each.miou, "o", color="tab:green" if each.name == self.name else "tab:blue")
-            below = {"xytext": (0, -14), "textcoords": "offset points", "ha": "center"}
-            axes.annotate(each.name, (each.milliseconds, each.miou), fontsize=8, **below)
+            place = each.milliseconds, each.miou
+            axes.annotate(each.name, place, (0, -14), textcoords="offset points", ha="center", fontsize=8)
         if self.max_ms is not None:
             axes.axvline(self.max_ms, linestyle="--", color="tab:red", label=f"limit: {self.max_ms:g} ms")
             axes.legend()

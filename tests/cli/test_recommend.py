@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from hrnet_zoo.engines.optimize import optimize
 from hrnet_zoo.evaluation import recommend as recommending
 from tests.cli.conftest import Run
 
 
 def test_recommend(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(recommending, "list_models", lambda dataset: [f"fcn_hr18s_{dataset}_40k"])
-    monkeypatch.setattr(recommending, "optimize", partial(recommending.optimize, engine="pytorch"))
+    monkeypatch.setattr(recommending, "optimize", partial(optimize, engine="pytorch"))
     monkeypatch.setattr(recommending, "_milliseconds", lambda row, like, image: 40.0)
     arguments = "recommend", "--dataset", "voc12aug", "--device", "cpu"
     text = run(*arguments, "--max-ms", "50", "--plot", str(tmp_path / "plot.png"))

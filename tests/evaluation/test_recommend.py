@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 import hrnet_zoo
-from hrnet_zoo.engines.optimize import OptimizedModel
+from hrnet_zoo.engines.optimize import OptimizedModel, optimize
 from hrnet_zoo.errors import ConfigError, DatasetError
 from hrnet_zoo.evaluation import recommend as recommending
 from hrnet_zoo.evaluation.recommend import recommend
@@ -28,8 +28,8 @@ def times(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
         assert image.shape == (375, 500, 3)
         return found[row.name]
 
-    optimize = partial(recommending.optimize, engine="pytorch")
-    monkeypatch.setattr(recommending, "optimize", optimize)
+    pytorch = partial(optimize, engine="pytorch")
+    monkeypatch.setattr(recommending, "optimize", pytorch)
     monkeypatch.setattr(recommending, "list_models", lambda dataset: list(SMALL))
     monkeypatch.setattr(recommending, "_milliseconds", milliseconds)
     return found
