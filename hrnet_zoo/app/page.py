@@ -44,6 +44,7 @@ _STYLE = """<style>
 .legend tr:first-child { opacity: .7; }
 .legend span { display: inline-block; width: 1em; height: 1em; border: 1px solid gray; vertical-align: -2px; }
 </style>"""
+CSS = "#classes { max-height: 24em; overflow-y: auto; }"  # of 150 there are many
 _ALERT = "padding: 8px 12px; border-left: 4px solid #c00; overflow-wrap: anywhere"
 
 T = TypeVar("T")
@@ -89,7 +90,7 @@ class Labeler:
     ) -> Iterator[tuple[Any, ...]]:
         """Yield views, message, legend and buttons, first without files; or a message that says what is wrong."""
         if upload is None:
-            yield None, None, "", "", *_buttons()
+            yield None, None, None, None, *_buttons()
             return
         self._sweep()
         path = Path(upload["path"])
@@ -98,12 +99,12 @@ class Labeler:
             chosen = None if set(classes) == set(model.classes) else classes
             options = {"classes": chosen, "confidence": True, "min_confidence": min_confidence}
             result = self._in_time(lambda: _predict(model, path, options))
-            yield *_views(result), "", _legend(result), *_buttons()
+            yield *_views(result), None, _legend(result), *_buttons()
             files = self._in_time(lambda: write_files(result, path, Path(tempfile.mkdtemp(dir=self.folder))))
             yield *(gr.skip(),) * 4, *_buttons(files)
         except HRNetZooError as error:
             words = html.escape(printable(f"{path.name}: {error.found}; {error.advice}"))
-            yield None, None, f'<div role="alert" style="{_ALERT}">{words}</div>', "", *_buttons()
+            yield None, None, f'<div role="alert" style="{_ALERT}">{words}</div>', None, *_buttons()
 
     def _sweep(self) -> None:
         """Remove old uploads and results, each of which has a folder."""
@@ -168,9 +169,11 @@ def build_page(labeler: Labeler, notice: str) -> gr.Blocks:
             with gr.Column(scale=2, min_width=320):
                 legend = gr.HTML(apply_default_css=False)
             with gr.Column(scale=3, min_width=320):
-                shown = gr.CheckboxGroup(classes, value=classes, label="Classes", show_select_all=True)
                 words = "Pixels whose class is less probable stay unlabeled"
                 least = gr.Slider(0, 1, 0, step=0.05, label="Least confidence", info=words)
+                shown = gr.CheckboxGroup(
+                    classes, value=classes, label="Classes", show_select_all=True, elem_id="classes"
+                )
         inputs, outputs = [image, model, shown, least], [overlay, sure, message, legend, *files]
         # Values come as they are: Gradio would decode the image, without our limits.
         how = {"preprocess": False, "concurrency_id": "network", "concurrency_limit": 1, "api_visibility": "private"}

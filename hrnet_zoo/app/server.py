@@ -17,7 +17,7 @@ import uvicorn
 from fastapi import FastAPI
 from fastapi.responses import PlainTextResponse
 
-from hrnet_zoo.app.page import MAX_BYTES
+from hrnet_zoo.app.page import CSS, MAX_BYTES
 from hrnet_zoo.errors import ConfigError
 
 _GRACE_S = 1  # for answers under way when the server is stopped
@@ -50,11 +50,9 @@ def is_loopback(listener: socket.socket) -> bool:
 def serve(page: gr.Blocks, listener: socket.socket) -> None:
     """Answer browsers until something is raised in this thread, such as KeyboardInterrupt."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    switched_off = {"ssr_mode": False, "mcp_server": False, "pwa": False, "run_history": False}
     theme = gr.themes.Default().set(block_info_text_color="*neutral_500", block_info_text_color_dark="*neutral_300")
-    gr.mount_gradio_app(
-        app, page, "/", theme=theme, max_file_size=MAX_BYTES, footer_links=[], enable_monitoring=False, **switched_off
-    )
+    off = {"enable_monitoring": False, "mcp_server": False, "pwa": False, "run_history": False, "ssr_mode": False}
+    gr.mount_gradio_app(app, page, "/", theme=theme, css=CSS, max_file_size=MAX_BYTES, footer_links=[], **off)
     server = uvicorn.Server(uvicorn.Config(_closed(app), log_level="warning", timeout_graceful_shutdown=_GRACE_S))
     with concurrent.futures.ThreadPoolExecutor(1) as pool:  # outside the main thread, uvicorn handles no signals
         running = pool.submit(server.run, [listener])
