@@ -5,6 +5,7 @@ import os
 # Each worker of pytest-xdist, and each process that a test starts, takes one core; torch reads this when imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import dataclasses
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -129,6 +130,16 @@ def demo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setenv("HRNET_ZOO_CACHE", str(tmp_path_factory.mktemp("cache")))
         model = create_model("demo", device="cpu")
         return model.save_pretrained(tmp_path_factory.mktemp("models") / "demo", metrics={"miou": 80.76})
+
+
+@pytest.fixture
+def quick_demo(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the bundled network see images at 64 x 128, and its fast forms be timed on as many pixels, to be quick."""
+    from hrnet_zoo.datasets import SCENES
+    from hrnet_zoo.zoo.catalog import DEMO
+
+    monkeypatch.setitem(DEMO.__dict__, "dataset", dataclasses.replace(SCENES, resize_to=(128, 64)))
+    monkeypatch.setattr("hrnet_zoo.engines.choice.SIZE", (64, 128))
 
 
 @pytest.fixture

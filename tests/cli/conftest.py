@@ -25,5 +25,5 @@ class Run:
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
+def run(capsys: pytest.CaptureFixture[str], quick_demo: None) -> Run:
     return Run(capsys)

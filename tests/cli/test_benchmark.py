@@ -8,16 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from hrnet_zoo.datasets import SCENES
-from hrnet_zoo.zoo.catalog import DEMO, model_info
+from hrnet_zoo.zoo.catalog import model_info
 from tests.cli.conftest import Run
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Run commands; the bundled network sees images at 64 x 128, to be quick."""
-    monkeypatch.setitem(DEMO.__dict__, "dataset", dataclasses.replace(SCENES, resize_to=(128, 64)))
-    return Run(capsys)
 
 
 @pytest.fixture

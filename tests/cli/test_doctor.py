@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+import hrnet_zoo
 from tests.cli.conftest import Run
-from tests.cli.test_benchmark import run as run
 from tests.support.http_server import FaultServer
 
 
@@ -56,14 +56,15 @@ def test_doctor_exit_codes(
     assert "devices here: cpu" in run.err
     monkeypatch.setenv("HRNET_ZOO_MIRRORS", host.url)
     text = run("doctor", "--network", code=3)
-    assert len(re.findall(r"\n  model fcn_\S+, file \w+, url \S+, reachable no, found ", text)) == 46
+    files = 2 * len(hrnet_zoo.list_models())  # checkpoints and logs
+    assert len(re.findall(r"\n  model \S+, file \w+, url \S+, reachable no, found ", text)) == files
     assert "HTTP status 404" in run.err
-    assert len(json.loads(run("doctor", "--network", "--json", code=3))["network"]) == 46
+    assert len(json.loads(run("doctor", "--network", "--json", code=3))["network"]) == files
     text = run("doctor", "demo", "--device", "cpu", "--network")
     assert "  model demo, file checkpoint, url file://" in text
     assert ", reachable yes, found a file\n" in text
     monkeypatch.setenv("HRNET_ZOO_OFFLINE", "1")
-    assert run("doctor", "--network").count(", reachable -, found not tried") == 46
+    assert run("doctor", "--network").count(", reachable -, found not tried") == files
     (path,) = cache.rglob("*.safetensors")
     data = bytearray(path.read_bytes())
     data[-1] ^= 1

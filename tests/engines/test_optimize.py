@@ -38,7 +38,7 @@ ENGINES = [
 
 
 @pytest.fixture
-def demo() -> FCNHRNet:
+def demo(quick_demo: None) -> FCNHRNet:
     return create_model("demo", device="cpu")
 
 
@@ -49,8 +49,9 @@ def made(model: FCNHRNet, engine: str, dtype: torch.dtype) -> OptimizedModel:
 
 
 @pytest.mark.parametrize(("engine", "dtype"), ENGINES)
-def test_pixels_agree(demo: FCNHRNet, engine: str, dtype: torch.dtype) -> None:
+def test_pixels_agree(engine: str, dtype: torch.dtype) -> None:
     """Shares of pixels: float32 all but one in a hundred thousand, half precision all but one in two hundred."""
+    demo = create_model("demo", device="cpu")
     fast = made(demo, engine, dtype)
     images = [scene(seed, *size).image for seed, size in enumerate([(128, 256), (97, 131), (64, 70)])]
     assert pixel_agreement(demo, fast, images) >= (0.99999 if dtype == torch.float32 else 0.995)
@@ -79,6 +80,7 @@ def test_the_switch(demo: FCNHRNet, monkeypatch: pytest.MonkeyPatch) -> None:
     assert demo.predict(image).mask.shape == (64, 96)
 
 
+@pytest.mark.usefixtures("quick_demo")
 def test_what_is_kept_goes_with_the_network() -> None:
     demo = create_model("demo", device="cpu")
     kept = weakref.ref(optimized(demo))
@@ -156,6 +158,7 @@ def test_autocast_around_it_changes_nothing(demo: FCNHRNet, engine: str) -> None
             assert torch.equal(optimize(demo, engine=engine, dtype=torch.float32).logits_stride4(x), expected)
 
 
+@pytest.mark.usefixtures("quick_demo")
 def test_autocast_around_it_takes_every_dtype() -> None:
     model = create_model("demo", device="cpu", dtype=torch.float16)
     expected = optimize(model).predict(scene(0, 64, 96).image).mask
@@ -282,10 +285,11 @@ def test_one_plan_for_all_threads(demo: FCNHRNet, monkeypatch: pytest.MonkeyPatc
     assert len(made) == 2
 
 
+@pytest.mark.usefixtures("quick_demo")
 def test_a_network_made_in_inference_mode() -> None:
     """Its tensors have no count of changes; values are compared all the same."""
     with torch.inference_mode():
-        network = FCNHRNet("hr18s", CITYSCAPES).eval()
+        network = FCNHRNet("hr18s", dataclasses.replace(CITYSCAPES, resize_to=(128, 64))).eval()
         fast = optimize(network, dtype=torch.float32)
         fast.predict(scene(0, 64, 64).image)
         for parameter in network.parameters():
