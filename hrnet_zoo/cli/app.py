@@ -46,16 +46,14 @@ def app(name: str, host: str, port: int, fast: bool, device: str | None, dtype: 
         from hrnet_zoo.app.server import is_loopback, listen, serve
         from hrnet_zoo.zoo.resolve import is_here
 
-        with listen(host, port) as listener:
-            private = is_loopback(listener)
-            names = [name, *(each for each in (DEMO.name, *list_models()) if each != name and is_here(each))]
-            labeler = Labeler(
-                names, lambda each: options.load_model(each, device, dtype, None, None, fast), Path(folder)
-            )
-            page = build_page(labeler, f"Images stay on this machine. {_PRIVATE if private else f'**{_OPEN}**'}")
-            address, port = listener.getsockname()[:2]
-            if not private:
-                say(f"warning: listening on {address}. {_OPEN}", err=True)
-                address = socket.gethostname()
-            say(f"http://{f'[{address}]' if ':' in address else address}:{port}")
-            serve(page, listener)
+        listener = listen(host, port)  # which the server closes
+        private = is_loopback(listener)
+        names = [name, *(each for each in (DEMO.name, *list_models()) if each != name and is_here(each))]
+        labeler = Labeler(names, lambda each: options.load_model(each, device, dtype, None, None, fast), Path(folder))
+        page = build_page(labeler, f"Images stay on this machine. {_PRIVATE if private else f'**{_OPEN}**'}")
+        address, port = listener.getsockname()[:2]
+        if not private:
+            say(f"warning: listening on {address}. {_OPEN}", err=True)
+            address = socket.gethostname()
+        say(f"http://{f'[{address}]' if ':' in address else address}:{port}")
+        serve(page, listener)
