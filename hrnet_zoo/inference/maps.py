@@ -268,6 +268,8 @@ def _label(
     under_way: deque[tuple[_Cell, npt.NDArray[np.bool_]]] = deque()
 
     def read(cell: _Cell) -> tuple[Input, npt.NDArray[np.bool_]] | None:
+        if not scene.has_data(cell.labeled).any():
+            return None
         rgb, valid = scene.read(cell.seen)
         valid = valid[_within(cell)]
         return ((rgb, None, _network_sizes(rgb, factor, options.ms_flip)), valid) if valid.any() else None

@@ -82,15 +82,21 @@ class Scene:
         """Meters on the ground of a pixel's side, in the middle of the raster."""
         return float(np.sqrt(self.areas[len(self.areas) // 2]))
 
+    def has_data(self, place: Place) -> npt.NDArray[np.bool_]:
+        """Return which pixels (height, width) the nodata value, a mask or an alpha band leaves, in some band."""
+        with _raster_errors(self._source, f"rows {place.rows.start}-{place.rows.stop}"):
+            masks: npt.NDArray[np.uint8] = self.raster.read_masks(sorted(set(self.bands)), window=place.window)
+        return masks.any(axis=0)
+
     def read(self, place: Place) -> tuple[RGB, npt.NDArray[np.bool_]]:
         """Return the colors (height, width, 3) uint8 RGB, 0-255, and whether each pixel has data (height, width).
 
         Pixels without data have the color that is stored for them; what is not a number is black.
         """
         bands = sorted(set(self.bands))
+        valid = self.has_data(place)
         with _raster_errors(self._source, f"rows {place.rows.start}-{place.rows.stop}"):
             values = self.raster.read(bands, window=place.window)
-            valid = self.raster.read_masks(bands, window=place.window).any(axis=0)
         low, high = self.value_range
         if values.dtype != np.uint8 or (low, high) != (0, 255):
             finite = np.isfinite(values).all(axis=0)
