@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 # Options of `predict` that maps have, too.
 _COMMON = (
     *("name", "images", "out", "checkpoint", "classes", "ms_flip", "only", "min_confidence", "fast", "force"),
-    *("max_memory", "device", "dtype", "as_json", "table"),
+    *("max_memory", "device", "dtype", "as_json", "table", "geojson", "min_area", "simplify"),
 )
 
 
@@ -109,19 +109,26 @@ def write_map(
     map_arguments: dict[str, Any],
     *,
     table: Path | None,
+    geojson: dict[str, float] | None,
     force: bool,
     as_json: bool,
 ) -> None:
-    """Write a map, and a table of the hectares of each polygon, or of the map; say what they are."""
+    """Write a map, a table of the hectares of each polygon or of the map, and its regions if `geojson` says how."""
     import hrnet_zoo
+    from hrnet_zoo.inference.annotations import write_json
     from hrnet_zoo.inference.tables import TableWriter
 
     common = {name: getattr(options, name) for name in ("ms_flip", "max_memory", "classes", "min_confidence")}
+    regions = out.with_suffix(".geojson")
+    if geojson:
+        check_place(regions, force=force)
     report = hrnet_zoo.predict_map(model, source, out, force=force, progress=True, **common, **map_arguments)
     if table:
         with TableWriter(table, ["polygon", *report.hectares], force=force) as rows:
             for name, hectares in report.polygons or [(source, report.hectares)]:
                 rows.append({"polygon": name, **hectares})
+    if geojson:
+        write_json(regions, report.to_geojson(**geojson))
     if as_json:
         say_json({**asdict(report), "path": str(report.path)})
         return

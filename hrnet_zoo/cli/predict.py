@@ -178,7 +178,9 @@ def predict(
     if model.name == DEMO.name and checkpoint is None:
         say(f"note: the demo network knows {DEMO_KNOWS}", err=True)
     if makes_map:
-        write_map(model, images[0], out, settings, map_arguments, table=table, force=force, as_json=as_json)
+        polygons = {"min_area": min_area, "simplify": simplify} if geojson else None
+        files = {"table": table, "geojson": polygons, "force": force}
+        write_map(model, images[0], out, settings, map_arguments, **files, as_json=as_json)
         return
     groups = settings.groups(model.dataset)
     names = groups.classes if groups else model.classes

@@ -23,6 +23,7 @@ from hrnet_zoo.datasets.dataset import WHITE, Color
 from hrnet_zoo.datasets.label_rules import IGNORE_INDEX
 from hrnet_zoo.errors import ConfigError, ImageError, OutputError
 from hrnet_zoo.images.atomic import atomic_write, check_place, output_errors
+from hrnet_zoo.images.formats import MAX_PIXELS
 from hrnet_zoo.images.prefetch import prefetch_in_threads
 from hrnet_zoo.images.progress import Bar
 from hrnet_zoo.images.read import RGB
@@ -39,6 +40,7 @@ from hrnet_zoo.inference.rasters import (
     open_scene,
     read_polygons,
 )
+from hrnet_zoo.inference.result import SegmentationResult
 from hrnet_zoo.models.base import SegmentationModel
 
 WINDOW, OVERLAP = 1536, 256  # pixels of the network's input: see the table in examples/guide_maps.md
@@ -73,6 +75,29 @@ class MapReport:
     bands: tuple[int, ...]
     value_range: tuple[float, float]
     resolution: float
+
+    def to_geojson(self, min_area: int = 0, simplify: float = 0) -> dict[str, Any]:
+        """Return the regions of the map as `SegmentationResult.to_geojson` does, in the coordinates of its CRS.
+
+        The member "crs" names it, which GDAL and QGIS read. The whole map is read.
+
+        Raises:
+            ConfigError: an argument cannot be, or the map has more than `images.formats.MAX_PIXELS` pixels.
+
+        """
+        import rasterio
+
+        with rasterio.open(self.path) as raster:
+            if raster.width * raster.height > MAX_PIXELS:
+                found = f"{raster.width} x {raster.height} pixels; the limit is {MAX_PIXELS:,}"
+                _refuse(f"polygons of {self.path}", found, f"gdal_polygonize.py {self.path} map.gpkg")
+            mask, crs, transform = raster.read(1), raster.crs, raster.transform
+        no_image = np.broadcast_to(np.uint8(0), (*mask.shape, 3))
+        result = SegmentationResult(no_image, mask, tuple(self.hectares), ((0, 0, 0),) * len(self.hectares))
+        code = crs.to_epsg()
+        name = f"urn:ogc:def:crs:EPSG::{code}" if code else crs.to_wkt()
+        head = {"type": "FeatureCollection", "crs": {"type": "name", "properties": {"name": name}}}
+        return head | result.to_geojson(min_area, simplify, transform)
 
 
 def predict_map(

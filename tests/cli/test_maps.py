@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from hrnet_zoo.demo.scenes import scene
@@ -10,6 +11,8 @@ from tests.cli.conftest import Run
 
 rasterio = pytest.importorskip("rasterio")
 pytestmark = pytest.mark.filterwarnings("ignore:.*matmul:PendingDeprecationWarning")  # within rasterio
+
+from rasterio.features import rasterize  # noqa: E402
 
 from tests.support.rasters import CORNER, write  # noqa: E402
 
@@ -21,12 +24,18 @@ def test_a_map_with_hectares(run: Run, tmp_path: Path) -> None:
     (tmp_path / "p.geojson").write_text(json.dumps({"type": "Polygon", "coordinates": [ring]}))
     out, table = tmp_path / "map.tif", tmp_path / "hectares.csv"
     arguments = ("predict", "demo", source, "--out", out, "--device", "cpu")
-    text = run(*arguments, "--polygons", tmp_path / "p.geojson", "--table", table, "--window", "64", "--overlap", "0")
+    text = run(*arguments, "--polygons", tmp_path / "p.geojson", "--table", table, "--window", "64", "--overlap", "0", "--geojson")
     assert text.startswith(f"{out}: ")
     assert "\npolygon 1: " in text
     header, row = table.read_text().splitlines()
     assert header.startswith("polygon,road,sidewalk,")
     assert sum(map(float, row.split(",")[1:])) == pytest.approx(50 * 64 / 100)
+    regions = json.loads((tmp_path / "map.geojson").read_text())
+    assert regions["crs"]["properties"]["name"] == "urn:ogc:def:crs:EPSG::32633"
+    shapes = [(each["geometry"], each["properties"]["class_index"]) for each in regions["features"]]
+    with rasterio.open(out) as raster:
+        found = rasterize(shapes, raster.shape, fill=255, transform=raster.transform, dtype="uint8")
+        assert np.array_equal(found, raster.read(1))
     run(*arguments, code=5)
     assert "exists already" in run.err
     facts = json.loads(run(*arguments, "--force", "--json", "--bands", "3,2,1", "--range", "0,200"))

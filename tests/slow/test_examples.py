@@ -2,12 +2,13 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from hrnet_zoo.demo.scenes import scene
 from hrnet_zoo.zoo.create import create_model
-from tests.test_examples import execute, run
+from tests.test_examples import EXAMPLES, execute, run
 
 
 def test_compare_with_peers() -> None:
@@ -55,3 +56,16 @@ def test_finetune_notebook_runs_on_few_images(tmp_path: Path, monkeypatch: pytes
     assert sum("image/png" in output.get("data", {}) for output in shown) == 3  # curves, sheet, before and after
     assert len(list((tmp_path / "runs" / "a" / "sheets").iterdir())) == 1
     assert create_model("local-dir:" + str(tmp_path / "my_model"), device="cpu").classes[-1] == "traffic"
+
+
+@pytest.mark.filterwarnings("ignore:.*matmul:PendingDeprecationWarning")  # within rasterio
+def test_the_guide_to_maps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rasterio = pytest.importorskip("rasterio")
+    monkeypatch.chdir(tmp_path)
+    text = (EXAMPLES / "guide_maps.md").read_text(encoding="utf-8")
+    session: dict[str, Any] = {}
+    for block in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL):
+        exec(block, session)  # noqa: S102 - ours
+    assert {round(sum(hectares.values()), 9) for _, hectares in session["report"].polygons} == {1}
+    with rasterio.open("map.tif") as raster:
+        assert raster.shape == (384, 768)
