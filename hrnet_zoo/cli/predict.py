@@ -179,8 +179,13 @@ def predict(
         say(f"note: the demo network knows {DEMO_KNOWS}", err=True)
     if makes_map:
         polygons = {"min_area": min_area, "simplify": simplify} if geojson else None
-        files = {"table": table, "geojson": polygons, "force": force}
-        write_map(model, images[0], out, settings, map_arguments, **files, as_json=as_json)
+        write_map(
+            *(model, images[0], out, settings, map_arguments),
+            table=table,
+            geojson=polygons,
+            force=force,
+            as_json=as_json,
+        )
         return
     groups = settings.groups(model.dataset)
     names = groups.classes if groups else model.classes

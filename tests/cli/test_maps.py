@@ -24,7 +24,8 @@ def test_a_map_with_hectares(run: Run, tmp_path: Path) -> None:
     (tmp_path / "p.geojson").write_text(json.dumps({"type": "Polygon", "coordinates": [ring]}))
     out, table = tmp_path / "map.tif", tmp_path / "hectares.csv"
     arguments = ("predict", "demo", source, "--out", out, "--device", "cpu")
-    text = run(*arguments, "--polygons", tmp_path / "p.geojson", "--table", table, "--window", "64", "--overlap", "0", "--geojson")
+    files = ("--polygons", tmp_path / "p.geojson", "--table", table, "--geojson")
+    text = run(*arguments, *files, "--window", "64", "--overlap", "0")
     assert text.startswith(f"{out}: ")
     assert "\npolygon 1: " in text
     header, row = table.read_text().splitlines()
