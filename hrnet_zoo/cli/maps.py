@@ -109,7 +109,7 @@ def write_map(
     map_arguments: dict[str, Any],
     *,
     table: Path | None,
-    geojson: dict[str, float] | None,
+    geojson: dict[str, Any] | None,
     force: bool,
     as_json: bool,
 ) -> None:

@@ -85,8 +85,9 @@ class Scene:
     def has_data(self, place: Place) -> npt.NDArray[np.bool_]:
         """Return which pixels (height, width) the nodata value, a mask or an alpha band leaves, in some band."""
         with _raster_errors(self._source, f"rows {place.rows.start}-{place.rows.stop}"):
-            masks: npt.NDArray[np.uint8] = self.raster.read_masks(sorted(set(self.bands)), window=place.window)
-        return masks.any(axis=0)
+            masks = self.raster.read_masks(sorted(set(self.bands)), window=place.window)
+        valid: npt.NDArray[np.bool_] = masks.any(axis=0)
+        return valid
 
     def read(self, place: Place) -> tuple[RGB, npt.NDArray[np.bool_]]:
         """Return the colors (height, width, 3) uint8 RGB, 0-255, and whether each pixel has data (height, width).
