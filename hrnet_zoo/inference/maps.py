@@ -363,10 +363,14 @@ def _create(path: Path, scene: Scene, legend: Legend, facts: dict[str, str]) -> 
 
 def _write_cog(labels: Path, path: Path) -> None:
     """Copy labels into a cloud-optimized GeoTIFF, with overviews of the most frequent class."""
+    from rasterio._err import CPLE_BaseError  # which has no public name
     from rasterio.shutil import copy
 
     options = {"blocksize": _BLOCK, "compress": "deflate", "overview_resampling": "mode"}
-    copy(labels, path, driver="COG", **options, sparse_ok=True, bigtiff="if_safer")
+    try:
+        copy(labels, path, driver="COG", **options, sparse_ok=True, bigtiff="if_safer")
+    except CPLE_BaseError as error:  # such as a full disk
+        raise OSError(f"GDAL: {error}") from error
 
 
 def _category_names(classes: Sequence[str]) -> bytes:
