@@ -13,7 +13,7 @@ import click
 from hrnet_zoo.cli import options, video
 from hrnet_zoo.cli.maps import check_map, is_map, map_options, write_map
 from hrnet_zoo.cli.output import leave, say, say_errors, say_json
-from hrnet_zoo.errors import HRNetZooError
+from hrnet_zoo.errors import ConfigError, HRNetZooError
 from hrnet_zoo.images.atomic import refuse_existing
 from hrnet_zoo.zoo.catalog import DEMO, DEMO_KNOWS
 
@@ -130,15 +130,26 @@ def predict(
 
     If an image cannot be read, the exit code is 5 (6: the disk is full).
     """
-    if not images:
-        raise click.UsageError(f"a model and images are needed: hrnet-zoo predict demo {name}")
-    if video.is_video(images, out):
+    addresses = [text for text in images or (name,) if re.match("https?://", text)]
+    if not images and not addresses:
+        raise ConfigError(
+            asked=f"hrnet-zoo predict {name}",
+            found="a model and images are needed",
+            done="",
+            advice=f"hrnet-zoo predict demo {name}",
+        )
+    if images and video.is_video(images, out):
         video.predict_video(click.get_current_context())
         return
     if every or smooth:
         raise click.UsageError("--every and --smooth are for videos")
-    if any(re.match("https?://", text) for text in images):
-        raise click.UsageError("images are files: fetch the address first (curl -O ADDRESS), then name the file")
+    if addresses:
+        raise ConfigError(
+            asked=f"hrnet-zoo predict {addresses[0]}",
+            found="images are files",
+            done="no connection was opened",
+            advice="fetch the address first (curl -O ADDRESS), then name the file",
+        )
     if out.suffix.lower() in (".png", ".jpg", ".jpeg") and not out.is_dir():
         raise click.UsageError(f"--out names a folder, and results are named after the images: --out {out.stem}")
     if makes_map := is_map(out, map_arguments):
@@ -290,4 +301,4 @@ def demo(
     for name, iou in report["iou"].items():
         say(f"{name:<14} {iou:7.2%} {'#' * round(30 * iou)}")
     say(f"{'mIoU':<14} {report['miou']:7.2%} on {scenes} scenes never seen in training")
-    say(f"overlays: {out}{os.sep}scene_*.png; an image to try: {report['photo']}")
+    say(f"overlays: {out}{os.sep}scene_*.png; try next: hrnet-zoo predict demo {report['photo']}")

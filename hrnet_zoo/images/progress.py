@@ -20,8 +20,6 @@ class Bar(tqdm):  # type: ignore[type-arg] # which the class takes only in its s
     def format_dict(self) -> dict[str, Any]:
         """The facts of the bar, shown with unit and time left where the total is known."""
         facts = super().format_dict
-        if self.unit != "B":
-            facts["unit"] = f" {self.unit}"  # after a rate
         if facts["total"]:
             facts["bar_format"] = FORMAT.replace("UNITS", "B" if self.unit == "B" else f"{self.unit}s")
         return dict(facts)

@@ -127,6 +127,7 @@ def test_tables_and_help_fit_into_80_columns(run: Run, monkeypatch: pytest.Monke
         (("predict", "street.jpg"), "hrnet-zoo predict demo street.jpg"),
         (("predict", "street.jpg", "other.jpg"), "hrnet-zoo predict demo street.jpg"),
         (("predict", "demo", "https://example.org/street.jpg"), "fetch the address first"),
+        (("predict", "https://example.org/street.jpg"), "fetch the address first"),
         (("predict", "demo", "street.jpg", "--out", "labeled.png"), "--out labeled"),
         (("predict", "model.pth", "street.jpg"), "--checkpoint"),
         (("info", "hrnet_w48"), "fcn_hr48_cityscapes_160k, fcn_hr48_ade20k_160k"),

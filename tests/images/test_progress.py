@@ -11,7 +11,7 @@ from hrnet_zoo.images.progress import Bar
 @pytest.mark.parametrize(
     ("total", "unit", "words"),
     [
-        (4, "image", r"predict:  50%\|.*\| 2 of 4 images, .* image/s, 00:00 left"),
+        (4, "image", r"predict:  50%\|.*\| 2 of 4 images, .*image/s, 00:00 left"),
         (4_000_000, "B", r"predict:   0%\|.*\| 2\.00 of 4\.00M B, .*B/s, .* left"),
         (None, "B", r"predict: 2\.00B"),
     ],
