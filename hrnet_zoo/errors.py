@@ -292,6 +292,10 @@ class CacheSpaceError(CacheError):
     """Disk, quota or file-size limit is exhausted."""
 
 
+# "could not create a primitive" is oneDNN's word for it; without memory for the primitive's code.
+_OOM = "out of memory|DefaultCPUAllocator|could not create a (primitive|memory object)$"
+
+
 @contextmanager
 def raise_on_oom(
     asked: str,
@@ -304,7 +308,7 @@ def raise_on_oom(
         yield
     except (MemoryError, RuntimeError) as error:
         text = str(error)
-        if not isinstance(error, MemoryError) and not re.search("out of memory|DefaultCPUAllocator", text):
+        if not isinstance(error, MemoryError) and not re.search(_OOM, text):
             raise
         raise ConfigError(
             asked=asked,

@@ -32,6 +32,14 @@ def _parse_val(_: click.Context, __: click.Parameter, text: str | None) -> float
         return text
 
 
+def _parse_batch(_: click.Context, option: click.Parameter, text: str | None) -> int | str | None:
+    if text is None or text == "auto":
+        return text
+    if not text.isdecimal():
+        raise click.BadParameter(f"{text!r} is neither 'auto' nor a number of images", param=option)
+    return int(text)
+
+
 _BY_TYPE: dict[str, dict[str, Any]] = {
     "bool": {"is_flag": True},
     "int | None": {"type": int},
@@ -40,6 +48,7 @@ _BY_TYPE: dict[str, dict[str, Any]] = {
 _BY_NAME: dict[str, dict[str, Any]] = {
     "classes": {"callback": options.parse_classes, "metavar": "NAME,NAME,..."},
     "val": {"callback": _parse_val},
+    "batch": {"callback": _parse_batch, "metavar": "auto|NUMBER"},
     "class_weights": {"callback": _parse_weights, "metavar": "auto|NUMBER,NUMBER,..."},
     "backbone_lr": {"metavar": "FACTOR"},
     "head_lr": {"metavar": "FACTOR"},

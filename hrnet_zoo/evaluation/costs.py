@@ -75,8 +75,49 @@ def _return_free_memory() -> None:
         trim(0)
 
 
+def available_memory(root: Path = Path("/")) -> int | None:
+    """Return the bytes that this process can still take on Linux; None elsewhere.
+
+    The least of what the machine has (MemAvailable), of what the limits of its control groups (version 1 or 2) leave,
+    and of what RLIMIT_AS leaves. `root` is where `proc` and `sys` are found.
+    """
+    try:
+        machine = (root / "proc/meminfo").read_text(encoding="utf-8")
+    except OSError:
+        return None
+    left = [int(machine.partition("MemAvailable:")[2].split()[0]) * 1024]
+    for line in (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers in ("", "memory"):
+            first = controllers == "memory"
+            home = root / "sys/fs/cgroup" / controllers
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes") if first else ("memory.max", "memory.current")
+            group = home / path.lstrip("/")
+            for folder in (group, *group.parents):
+                with suppress(OSError, ValueError):  # there is no such file, or no limit: "max"
+                    limit, used = (int((folder / name).read_text(encoding="utf-8")) for name in names)
+                    stat = dict(each.split() for each in (folder / "memory.stat").read_text("utf-8").splitlines())
+                    # Pages of files that nobody uses are counted as used, and given up at need.
+                    left.append(limit - used + int(stat["total_inactive_file" if first else "inactive_file"]))
+                if folder == home:
+                    break
+    if (address_space := address_space_limit()) is not None:
+        left.append(address_space - resident("VmSize"))
+    return max(0, min(left))
+
+
+def address_space_limit() -> int | None:
+    """Return RLIMIT_AS in bytes, if this process has such a limit, on Linux."""
+    if sys.platform != "linux":
+        return None
+    import resource
+
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    return None if limit == resource.RLIM_INFINITY else limit
+
+
 def resident(field: str) -> int:
-    """Return this process's resident bytes ("VmRSS") or their peak ("VmHWM"), on Linux."""
+    """Return this process's resident bytes ("VmRSS"), their peak ("VmHWM"), or address space, on Linux."""
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     return int(status.partition(f"{field}:")[2].split()[0]) * 1024
 

@@ -30,6 +30,7 @@ from hrnet_zoo.models.fcn import FCNHRNet
 from hrnet_zoo.models.fork_safety import refuse_after_fork
 from hrnet_zoo.training.augmentation import Augment, OwnAugmentation
 from hrnet_zoo.training.augmentation import augment as default_augment
+from hrnet_zoo.training.auto_batch import largest_batch
 from hrnet_zoo.training.batches import try_augmentation
 from hrnet_zoo.training.config import (
     TrainingConfig,
@@ -44,7 +45,7 @@ from hrnet_zoo.training.config import (
 from hrnet_zoo.training.events import OnEvent, make_trackers
 from hrnet_zoo.training.loop import SHEETS, TrainingLoop, print_line
 from hrnet_zoo.training.losses import Loss, balanced_class_weights, make_loss
-from hrnet_zoo.training.resume import STATE_FILE
+from hrnet_zoo.training.resume import STATE_FILE, read_config
 from hrnet_zoo.training.update import Updater
 from hrnet_zoo.zoo.create import create_model, usable_device
 from hrnet_zoo.zoo.model_config import WEIGHTS_FILE
@@ -84,7 +85,7 @@ def finetune(
     val: float | str | Path | None = None,
     epochs: int | None = None,
     steps: int | None = None,
-    batch: int | None = None,
+    batch: int | str | None = None,
     accumulate: int = 1,
     crop: tuple[int, int] | None = None,
     resize_to: tuple[int, int] | None = None,
@@ -138,7 +139,8 @@ def finetune(
         epochs: passes over the images; default: 50, unless `steps` is given.
         steps: updates of the weights, instead of `epochs`.
         batch: images per update, over all processes; default: for each process as many as its dataset was trained
-            with on each GPU (2 to 8), or as many as there are.
+            with on each GPU (2 to 8), or as many as there are. "auto": for each process the largest power of two that
+            fits into memory, at most as many as there are; updates of a copy of the network are tried for it.
         accumulate: parts in which each process computes its share of a batch, to save memory.
         crop: (height, width) in pixels of the training crops; default: the crop that its dataset was trained with.
         resize_to: (long side, short side) in pixels that images are resized to fit, here and later by `predict`; random
@@ -211,9 +213,15 @@ def finetune(
         network = _load(model, names, torch_device, seed, progress)
         dataset = _dataset(network.dataset, train, names)
         network.dataset = replace(dataset, resize_to=resize_to or dataset.resize_to, crop=crop or dataset.crop)
-        if batch is None:
+        is_tried = batch == "auto"
+        if is_tried and resume and (out / STATE_FILE).exists():
+            is_tried, batch = False, read_config(out / STATE_FILE)[0]["batch"]
+        if is_tried:
+            batch = ranks.size * require_whole("accumulate", accumulate, 1)  # until the largest is found
+        elif batch is None:
             batch = ranks.size * max(1, min(network.dataset.batch_per_gpu, len(train.samples) // ranks.size))
-        epoch_length = math.ceil(len(train.samples) / require_whole("batch", batch, 1))
+        batch = require_whole("batch", batch, 1)
+        epoch_length = math.ceil(len(train.samples) / batch)
         config = TrainingConfig(
             arch=network.arch,
             classes=names,
@@ -256,8 +264,14 @@ def finetune(
                 workers = 0  # its threads would share what the augmentation keeps between calls
             ranks.all_gather(lambda: try_augmentation(train, config, own, workers) if ranks.rank == 0 else None)
         weights = torch.tensor(config.class_weights, device=torch_device) if config.class_weights else None
+        loss_function, memory = make_loss(loss, weights), None
+        if is_tried:
+            share, memory = largest_batch(network, config, loss_function, ranks, len(train.samples) // ranks.size)
+            batch = share * ranks.size
+            epoch_length = math.ceil(len(train.samples) / batch)
+            config = replace(config, batch=batch, steps=resolve_steps(epochs, steps, epoch_length))
         loop = TrainingLoop(
-            updater=Updater(network, config, make_loss(loss, weights), ranks),
+            updater=Updater(network, config, loss_function, ranks),
             train=train,
             val=held_out,
             out=out,
@@ -269,12 +283,14 @@ def finetune(
             on_event=on_event,
             trackers=trackers,
             augment=own or default_augment,
+            tried_memory=memory,
         )
         _restore(loop.updater, out, resume)
         if progress and loop.is_first:
             counts = [len(part.samples) if part else 0 for part in (train, held_out)]
             images = f"{counts[0]} images to train on, {counts[1]} to validate on"
-            print_line(f"{images}; {config.steps} updates of {batch} images; learning rate {lr:g}")
+            fits = f" (the most that fits: an update takes {memory / 1e9:.2f} GB)" if memory is not None else ""
+            print_line(f"{images}; {config.steps} updates of {batch} images{fits}; learning rate {lr:g}")
         loop.run()
     if progress and loop.is_first:
         _print_end(out, loop.reason)

@@ -63,6 +63,7 @@ class TrainingLoop:
     on_event: OnEvent | None = None
     trackers: str | Sequence[Any] = ()
     augment: Callable[..., Pair] = augment
+    tried_memory: int | None = None  # bytes of an update, if batch="auto" was tried
 
     def __post_init__(self) -> None:
         self.config, self.ranks = self.updater.config, self.updater.ranks
@@ -232,7 +233,10 @@ class TrainingLoop:
         if not progress.step:
             gpu = f"\nGPU: {torch.cuda.get_device_name(device)}" if device.type == "cuda" else ""
             env, config = f"hrnet-zoo: {__version__}\nPyTorch: {torch.__version__}{gpu}", self.config.to_dict()
-            log.add({"env_info": env, "seed": config["seed"], "exp_name": self.out.name, "config": config})
+            line = {"env_info": env, "seed": config["seed"], "exp_name": self.out.name, "config": config}
+            if self.tried_memory is not None:
+                line["auto_batch"] = {"batch": config["batch"], "update_memory": self.tried_memory}
+            log.add(line)
         return log
 
     def _log_update(self, seconds: float, waited: float) -> None:

@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -60,13 +61,8 @@ def write_state(path: Path, config: TrainingConfig, progress: Progress, tensors:
     atomic_write(path, to_safetensors(on_cpu, {_KEY: json.dumps(facts)}))
 
 
-def read_state(path: Path, config: TrainingConfig, tensors: Mapping[str, Tensor]) -> Progress:
-    """Copy a state into the tensors of a training with the same config; return the progress.
-
-    Raises:
-        ResumeError: the file is damaged, foreign, of an unknown version, or of another training. Nothing was copied.
-
-    """
+def read_config(path: Path) -> tuple[dict[str, Any], Progress]:
+    """Return the config, as JSON has it, and the progress of the training in a file; ResumeError if it is none."""
     try:
         verify_data(path)
         header = inspect_safetensors(path, str(path))
@@ -80,10 +76,19 @@ def read_state(path: Path, config: TrainingConfig, tensors: Mapping[str, Tensor]
         elif version != STATE_VERSION:
             raise _refusal(path, "version", f"version {version!r:.40}; this release reads 1 to {STATE_VERSION}")
         later = {each.name: each.default for each in fields(TrainingConfig) if each.default is not MISSING}
-        kept_config = later | facts["config"]
-        progress = Progress(**facts["progress"])
+        return later | facts["config"], Progress(**facts["progress"])
     except (ValueError, RecursionError, TypeError, KeyError, AttributeError) as error:
         raise _refusal(path, "the header", "its header holds no training state of hrnet-zoo") from error
+
+
+def read_state(path: Path, config: TrainingConfig, tensors: Mapping[str, Tensor]) -> Progress:
+    """Copy a state into the tensors of a training with the same config; return the progress.
+
+    Raises:
+        ResumeError: the file is damaged, foreign, of an unknown version, or of another training. Nothing was copied.
+
+    """
+    kept_config, progress = read_config(path)
     if not 0 <= progress.step <= config.steps:
         raise _refusal(path, "step", f"{progress.step} updates done, of {config.steps}")
     for name, value in config.to_dict().items():

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from hrnet_zoo.errors import ConfigError, raise_on_oom
-from hrnet_zoo.evaluation.costs import MIN_RUNS, machine_of, measure, peak_memory
+from hrnet_zoo.evaluation.costs import MIN_RUNS, available_memory, machine_of, measure, peak_memory
 from hrnet_zoo.images.progress import Bar
 from hrnet_zoo.zoo.create import create_model
 
@@ -53,6 +53,51 @@ print(*(peak_memory(small_blocks, torch.device("cpu")) for _ in range(3)))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)  # noqa: S603
     assert all(int(peak) > 300 * MEGABYTE for peak in done.stdout.split())
     assert len(done.stdout.split()) == 3
+
+
+GROUPS_1 = "5:cpu,cpuacct:/elsewhere\n3:memory:/docker/abc\n"
+
+
+def write_system(root: Path, groups: str, files: dict[str, str]) -> Path:
+    files = {"proc/meminfo": "MemTotal: 9000 kB\nMemAvailable:    8000 kB\n", "proc/self/cgroup": groups, **files}
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text, encoding="utf-8")
+    return root
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell")
+@pytest.mark.parametrize(
+    ("groups", "folder", "limit", "used", "stat", "expected"),
+    [
+        ("0::/a/b", "sys/fs/cgroup/a/b", "memory.max", "memory.current", "inactive_file 500\nanon 9", 5500),
+        ("0::/a/b", "sys/fs/cgroup/a", "memory.max", "memory.current", "inactive_file 0", 5000),
+        ("0::/a/b", "sys/fs/cgroup", "memory.max", "memory.current", "inactive_file 0", 5000),
+        (
+            GROUPS_1,
+            "sys/fs/cgroup/memory",
+            "memory.limit_in_bytes",
+            "memory.usage_in_bytes",
+            "total_inactive_file 1",
+            5001,
+        ),
+    ],
+)
+def test_free_memory_is_what_control_groups_leave(
+    tmp_path: Path, groups: str, folder: str, limit: str, used: str, stat: str, expected: int
+) -> None:
+    root = write_system(tmp_path, groups, {})
+    assert available_memory(root) == 8_192_000
+    write_system(
+        tmp_path, groups, {f"{folder}/{limit}": "max", f"{folder}/{used}": "2000", f"{folder}/memory.stat": stat}
+    )
+    assert available_memory(root) == 8_192_000
+    (root / folder / limit).write_text("7000", encoding="utf-8")
+    assert available_memory(root) == expected
+
+
+def test_free_memory_is_not_told_elsewhere(tmp_path: Path) -> None:
+    assert available_memory(tmp_path) is None
 
 
 def test_no_figure_where_the_system_does_not_tell(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -276,8 +276,17 @@ def test_patience_ends_it(data: Path, tmp_path: Path) -> None:
     assert made.steps < 20
 
 
-def test_without_validation_the_last_network_is_kept(data: Path, tmp_path: Path) -> None:
-    made = train(data, tmp_path, val=0, steps=2)
+def test_without_validation_the_last_network_is_kept_and_a_batch_that_was_found(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(finetune_module, "largest_batch", lambda *_: (2, 12345))
+        made = train(data, tmp_path, val=0, steps=2, batch="auto")
+    first = json.loads((tmp_path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[0])
+    assert first["config"]["batch"] == 2
+    assert first["auto_batch"] == {"batch": 2, "update_memory": 12345}
+    monkeypatch.setattr(finetune_module, "largest_batch", lambda *_: pytest.fail("a resumed run keeps its batch"))
+    assert train(data, tmp_path, val=0, steps=2, batch="auto", resume=True).steps == 2
     assert made.miou is None
     assert hrnet_zoo.create_model(f"local-dir:{tmp_path}").classes == tuple(GROUPS)
     assert not (tmp_path / "sheets").exists()
