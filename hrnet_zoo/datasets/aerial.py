@@ -8,7 +8,7 @@ of PNG; here they are PNG files.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -151,7 +151,7 @@ def prepare_aerial(download: Download, source: Path, out: OutputFolder, progress
         for key in Bar(sorted(images), desc="prepare", unit="image", disable=None if progress else True):
             paths = [images[key]] if key[0] == "test" else [images[key], labels[key]]
             if download.tile and len(paths) == 2:
-                _cut(download, key, {path: files[path]() for path in paths}, values, out)
+                _cut(download, key, {path: files[path] for path in paths}, values, out)
             else:
                 names = [f"{folder}/{key[0]}/{key[1]}.png" for folder in (_IMAGES, _LABELS)]
                 out.write((name, files[path]) for name, path in zip(names, paths, strict=False))
@@ -189,16 +189,16 @@ def _require_pairs(
             raise _refusal(source, f"no {missing} for {listed}", f"fetch all of {download.needs}")
 
 
-def _cut(download: Download, key: Key, contents: Mapping[str, bytes], values: Pixels, out: OutputFolder) -> None:
-    """Cut an image and its labels, in this order, into tiles."""
+def _cut(download: Download, key: Key, files: Files, values: Pixels, out: OutputFolder) -> None:
+    """Cut an image and its labels, in this order, into tiles; the pixels of one are in memory at a time."""
     sizes = {}
-    for path, content in contents.items():
-        with image_errors(path), open_image(content, whole=False) as header:
+    for path, read in files.items():
+        with image_errors(path), open_image(read(), whole=False) as header:
             sizes[path] = header.size
     if len({*sizes.values()}) > 1:
         found = ", ".join("{} has {} x {} pixels".format(path, *size) for path, size in sizes.items())
         raise _refusal(Path(next(iter(sizes))), found, "download both again")
-    for (path, content), folder in zip(contents.items(), (_IMAGES, _LABELS), strict=True):
+    for (path, read), folder in zip(files.items(), (_IMAGES, _LABELS), strict=True):
         tiles = {
             f"{folder}/{key[0]}/{download.tile_name.format(name=key[1], **box._asdict())}"
             + (download.labels_ending if folder == _LABELS else "")
@@ -206,8 +206,7 @@ def _cut(download: Download, key: Key, contents: Mapping[str, bytes], values: Pi
             for box in _boxes(download, *sizes[path], path)
         }
         if any(map(out.is_wanted, tiles)):
-            with image_errors(path), open_image(content) as header:
-                pixels = _rgb(header.decode())
+            pixels = _read_rgb(path, read)
             if folder == _LABELS:
                 pixels = _label_values(download, pixels, values, path, out)
             pixels = _padded(download, pixels, IGNORE_INDEX if folder == _LABELS else 0)
@@ -242,9 +241,11 @@ def _padded(download: Download, pixels: Pixels, value: int) -> Pixels:
     return np.pad(pixels, more[: pixels.ndim], constant_values=value)
 
 
-def _rgb(image: Image.Image) -> Pixels:
+def _read_rgb(path: str, read: Callable[[], bytes]) -> Pixels:
     """Return RGB as stored: without any transparency, which the reference passes over too."""
-    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+    with image_errors(path), open_image(read()) as header:
+        image = header.decode()
+        return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def _label_values(download: Download, rgb: Pixels, values: Pixels, path: str, out: OutputFolder) -> Pixels:

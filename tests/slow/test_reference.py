@@ -37,6 +37,11 @@ CONFIGS = {
     "ade20k": "fcn_{}_4xb4-80k_ade20k-512x512.py",
     "voc12aug": "fcn_{}_4xb4-20k_voc12aug-512x512.py",
     "pascal_context": "fcn_{}_4xb4-40k_pascal-context-480x480.py",
+    "pascal_context_59": "fcn_{}_4xb4-40k_pascal-context-59-480x480.py",
+    "loveda": "fcn_{}_4xb4-80k_loveda-512x512.py",
+    "potsdam": "fcn_{}_4xb4-80k_potsdam-512x512.py",
+    "vaihingen": "fcn_{}_4xb4-80k_vaihingen-512x512.py",
+    "isaid": "fcn_{}_4xb4-80k_isaid-896x896.py",
 }
 # (height, width): enlarged, reduced and nearly square ones.
 ODD = {
@@ -44,6 +49,11 @@ ODD = {
     "ade20k": [(301, 403), (517, 389), (731, 975)],
     "voc12aug": [(375, 500), (333, 333), (731, 975)],
     "pascal_context": [(375, 501), (613, 523), (481, 487)],
+    "pascal_context_59": [(375, 501), (613, 523), (481, 487)],
+    "loveda": [(1000, 811), (509, 643)],
+    "potsdam": [(383, 511), (700, 513)],
+    "vaihingen": [(511, 400), (513, 700)],
+    "isaid": [(600, 895), (1001, 700)],
 }
 # These fit the box as they are, so that both networks get the very same pixels.
 FITTING = {
@@ -51,6 +61,11 @@ FITTING = {
     "ade20k": [(512, 683), (683, 512)],
     "voc12aug": [(512, 683), (683, 512)],
     "pascal_context": [(389, 520), (520, 511)],
+    "pascal_context_59": [(389, 520), (520, 511)],
+    "loveda": [(1024, 1024)],
+    "potsdam": [(512, 512), (512, 512)],
+    "vaihingen": [(512, 512), (512, 512)],
+    "isaid": [(896, 896)],
 }
 
 
@@ -139,7 +154,7 @@ def with_scales_of_the_box(pipeline: list[dict[str, Any]]) -> list[dict[str, Any
 
 
 def load(arch: str, key: str, weights: Path) -> FCNHRNet:
-    """Load the weights as a user would; the table lacks two of the networks on Pascal Context."""
+    """Load the weights as a user would; the table lacks some of the networks on Pascal Context."""
     if rows := list_models(f"fcn_{arch}_{key}_*"):
         return create_model(rows[-1], checkpoint=weights, device="cpu")
     network = FCNHRNet(arch, DATASETS[key])
@@ -186,7 +201,7 @@ def test_images_that_need_no_resize(reference: SimpleNamespace, place: Path, key
     compare(reference, place, arch, key, FITTING[key], tolerance=0.01)
 
 
-@pytest.mark.parametrize("key", ["ade20k", "pascal_context"])
+@pytest.mark.parametrize("key", [key for key in CONFIGS if key not in ("cityscapes", "voc12aug")])
 def test_six_scales_and_mirroring(reference: SimpleNamespace, place: Path, key: str) -> None:
     compare(reference, place, "hr18s", key, ODD[key][:2], tolerance=0.01, ms_flip=True)
 

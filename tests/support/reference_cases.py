@@ -33,9 +33,21 @@ _PLACES = {
     "cityscapes": ("leftImg8bit/val/a/{}_leftImg8bit.png", "gtFine/val/a/{}_gtFine_labelIds.png"),
     "ade20k": ("images/validation/{}.jpg", "annotations/validation/{}.png"),
     "voc12aug": ("JPEGImages/{}.jpg", "SegmentationClass/{}.png"),
-    "pascal_context": ("JPEGImages/{}.jpg", "SegmentationClassContext/{}.png"),
+    **dict.fromkeys(("pascal_context", "pascal_context_59"), ("JPEGImages/{}.jpg", "SegmentationClassContext/{}.png")),
+    **dict.fromkeys(("loveda", "potsdam", "vaihingen"), ("img_dir/val/{}.png", "ann_dir/val/{}.png")),
+    "isaid": ("img_dir/val/{}.png", "ann_dir/val/{}_instance_color_RGB.png"),
 }
-_LISTS = {"voc12aug": "ImageSets/Segmentation/val.txt", "pascal_context": "ImageSets/SegmentationContext/val.txt"}
+_LISTS = {
+    "voc12aug": "ImageSets/Segmentation/val.txt",
+    **dict.fromkeys(("pascal_context", "pascal_context_59"), "ImageSets/SegmentationContext/val.txt"),
+}
+# Where names tell what it is.
+_NAMES = {
+    "loveda": "{:d}",
+    "potsdam": "2_13_{:d}_0_512_512",
+    "vaihingen": "area6_{:d}_0_512_512",
+    "isaid": "P{:04d}_0_896_0_896",
+}
 
 
 def trained_like(arch: str, dataset: Dataset) -> FCNHRNet:
@@ -115,7 +127,7 @@ def write_folder(root: Path, network: FCNHRNet, sizes: Sequence[tuple[int, int]]
                 chance = random.random()
                 if chance < 0.3:
                     labels[top : top + side, left : left + side] = next(blocks) if chance > 0.05 else 255
-        names.append(f"a_{seed:06d}_000019")
+        names.append(_NAMES.get(key, "a_{:06d}_000019").format(seed))
         _write(root, key, names[-1], image, labels)
     if key in _LISTS:
         _made(root / _LISTS[key]).write_text("\n".join(names) + "\n", encoding="utf-8")
@@ -141,7 +153,7 @@ def _write(root: Path, key: str, name: str, image: RGB, labels: Labels) -> None:
         Image.fromarray(labels).save(truth.with_name(f"{name}_gtFine_labelTrainIds.png"))
         values = np.append(_OFFICIAL_IDS, np.zeros(256 - len(_OFFICIAL_IDS)))[labels].astype(np.uint8)
         values[ignored] = np.take(_VOID_IDS, (rows + columns) % len(_VOID_IDS))
-    elif key == "ade20k":
+    elif key in ("ade20k", "pascal_context_59", "loveda", "potsdam", "vaihingen"):
         values = labels + np.uint8(1)  # 255 becomes 0
     elif key == "voc12aug":
         values = labels.copy()
