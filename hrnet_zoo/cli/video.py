@@ -92,4 +92,6 @@ def predict_video(context: click.Context) -> None:
             say_json(facts)
         else:
             top = ", ".join(f"{name} {share:.0%}" for name, share in list(means.items())[:5])
-            say(f"{source}: {number} frames labeled, to {seconds:.3f} s: {top}; written: {' and '.join(written)}")
+            say(
+                f"{source}: {number} frames labeled, to {seconds:.3f} s: {top}; written: {' and '.join(written) or 'nothing'}"
+            )

@@ -1,6 +1,7 @@
 """Frames to results, and to a video of overlays."""
 
 import csv
+import re
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -152,3 +153,13 @@ def test_wrong_arguments_are_refused_before_anything_is_opened(model: FCNHRNet, 
     with pytest.raises(OutputError, match="exists already"):
         predict_video(model, clip, out=clip)
     assert not list(tmp_path.glob(".*"))
+
+
+def test_the_guide_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_video(tmp_path / "clip.mp4", scenes(3))
+    text = (Path(__file__).parents[2] / "examples" / "guide_video.md").read_text(encoding="utf-8")
+    for block in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL):
+        exec(compile(block, "guide_video.md", "exec"), {})  # noqa: S102
+    assert len((tmp_path / "shares.jsonl").read_text(encoding="utf-8").splitlines()) == 3
+    assert "smoothed" in comment(tmp_path / "clip_seg.mp4")
