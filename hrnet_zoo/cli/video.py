@@ -92,6 +92,5 @@ def predict_video(context: click.Context) -> None:
             say_json(facts)
         else:
             top = ", ".join(f"{name} {share:.0%}" for name, share in list(means.items())[:5])
-            say(
-                f"{source}: {number} frames labeled, to {seconds:.3f} s: {top}; written: {' and '.join(written) or 'nothing'}"
-            )
+            files = " and ".join(written) or "nothing"
+            say(f"{source}: {number} frames labeled, to {seconds:.3f} s: {top}; written: {files}")
