@@ -86,6 +86,17 @@ class Served:
         """Return what the page should find."""
         return self.model.predict(image, confidence=True, **options)
 
+    def check_that_nothing_left(self) -> None:
+        """Look at every request and connection so far."""
+        hosts = {urllib.parse.urlsplit(url).hostname for url in self.requests if not url.startswith(("data:", "blob:"))}
+        assert hosts <= {"127.0.0.1"}
+        assert self.console == []
+        connections = self.log.read_text().splitlines()
+        assert [line for line in connections if not LOOPBACK.search(line)] == []
+        if self.counters:
+            names, values = (line.split() for line in self.counters.read_text().splitlines() if line.startswith("Ip:"))
+            assert dict(zip(names, values, strict=True))["OutNoRoutes"] == "0"  # attempts, of the browser too
+
 
 def namespace() -> list[str]:
     """Return a command's prefix that cuts its network, where that is permitted."""
@@ -117,7 +128,9 @@ def served(demo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
             with playwright.sync_playwright() as engines:
                 browser = engines.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
                 counters = Path(f"/proc/{server.pid}/net/snmp") if cut else None
-                yield Served(address, hrnet_zoo.create_model(demo_folder, device="cpu"), browser, log, counters)
+                served = Served(address, hrnet_zoo.create_model(demo_folder, device="cpu"), browser, log, counters)
+                yield served
+                served.check_that_nothing_left()  # whichever tests this worker ran
                 browser.close()
         finally:
             server.send_signal(signal.SIGINT)
@@ -279,6 +292,15 @@ def test_bad_images_end_in_words_on_a_phone(served: Served) -> None:
         expect(page.get_by_role("button", name="Labels")).to_be_disabled()
 
 
+def test_nothing_leaves_this_machine(served: Served) -> None:
+    """Here for one image; the fixture looks again after all tests."""
+    page = served.open()
+    give(page, "street.jpg", photo(2))
+    mask_of(page)
+    assert len(served.requests) > 20
+    served.check_that_nothing_left()
+
+
 def test_three_at_once(served: Served) -> None:
     pages, photos = [served.open() for _ in range(3)], [photo(seed, 256, 400 + seed) for seed in range(3)]
     for page, image in zip(pages, photos, strict=True):
@@ -310,16 +332,3 @@ def test_requests_by_hand_get_nothing_else(served: Served, tmp_path: Path) -> No
     data = [{"path": example, "meta": {"_type": "gradio.FileData"}}, "hf-hub:org/name", ["road"], 0]
     fetch(page, "gradio_api/queue/join", {"data": data, "fn_index": show, "session_hash": "hand"})
     assert b"no model hf-hub:org/name on this machine" in fetch(page, "gradio_api/queue/data?session_hash=hand")[1]
-
-
-def test_nothing_leaves_this_machine(served: Served) -> None:
-    """Comes last: of all that the tests above did."""
-    assert len(served.requests) > 100
-    hosts = {urllib.parse.urlsplit(url).hostname for url in served.requests if not url.startswith(("data:", "blob:"))}
-    assert hosts == {"127.0.0.1"}
-    assert served.console == []
-    connections = served.log.read_text().splitlines()
-    assert [line for line in connections if not LOOPBACK.search(line)] == []
-    if served.counters:
-        names, values = (line.split() for line in served.counters.read_text().splitlines() if line.startswith("Ip:"))
-        assert dict(zip(names, values, strict=True))["OutNoRoutes"] == "0"  # attempts, of the browser too
