@@ -27,21 +27,21 @@ from hrnet_zoo.datasets import DATASETS
 from hrnet_zoo.demo.scenes import scene
 from hrnet_zoo.evaluation.evaluate import evaluate
 from hrnet_zoo.models.fcn import FCNHRNet
-from hrnet_zoo.zoo.catalog import list_models
+from hrnet_zoo.zoo.catalog import METHODS, list_models
 from hrnet_zoo.zoo.create import create_model
 from tests.support.checkpoints import META, legacy
 from tests.support.reference_cases import trained_like, write_folder
 
 CONFIGS = {
-    "cityscapes": "fcn_{}_4xb2-40k_cityscapes-512x1024.py",
-    "ade20k": "fcn_{}_4xb4-80k_ade20k-512x512.py",
-    "voc12aug": "fcn_{}_4xb4-20k_voc12aug-512x512.py",
-    "pascal_context": "fcn_{}_4xb4-40k_pascal-context-480x480.py",
-    "pascal_context_59": "fcn_{}_4xb4-40k_pascal-context-59-480x480.py",
-    "loveda": "fcn_{}_4xb4-80k_loveda-512x512.py",
-    "potsdam": "fcn_{}_4xb4-80k_potsdam-512x512.py",
-    "vaihingen": "fcn_{}_4xb4-80k_vaihingen-512x512.py",
-    "isaid": "fcn_{}_4xb4-80k_isaid-896x896.py",
+    "cityscapes": "{}_{}_4xb2-40k_cityscapes-512x1024.py",
+    "ade20k": "{}_{}_4xb4-80k_ade20k-512x512.py",
+    "voc12aug": "{}_{}_4xb4-20k_voc12aug-512x512.py",
+    "pascal_context": "{}_{}_4xb4-40k_pascal-context-480x480.py",
+    "pascal_context_59": "{}_{}_4xb4-40k_pascal-context-59-480x480.py",
+    "loveda": "{}_{}_4xb4-80k_loveda-512x512.py",
+    "potsdam": "{}_{}_4xb4-80k_potsdam-512x512.py",
+    "vaihingen": "{}_{}_4xb4-80k_vaihingen-512x512.py",
+    "isaid": "{}_{}_4xb4-80k_isaid-896x896.py",
 }
 # (height, width): enlarged, reduced and nearly square ones.
 ODD = {
@@ -70,7 +70,7 @@ FITTING = {
 
 
 class Operations(ModuleType):
-    """Stands where mmcv has its compiled operations, of which FCN-HRNet uses none."""
+    """Stands where mmcv has its compiled operations, of which FCN-HRNet and OCRNet use none."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -101,7 +101,7 @@ def reference() -> SimpleNamespace:
             "mmseg.registry": ("DATASETS", "METRICS", "MODELS"),
         }
         found = {name: getattr(importlib.import_module(module), name) for module in names for name in names[module]}
-    return SimpleNamespace(configs=Path(mmseg.__path__[0]) / ".mim/configs/hrnet", **found)
+    return SimpleNamespace(configs=Path(mmseg.__path__[0]) / ".mim/configs", **found)
 
 
 @pytest.fixture
@@ -113,12 +113,13 @@ def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def reference_scores(
-    reference: SimpleNamespace, arch: str, key: str, root: Path, weights: Path, *, ms_flip: bool
+    reference: SimpleNamespace, method: str, arch: str, key: str, root: Path, weights: Path, *, ms_flip: bool
 ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], float]:
     """Return the reference's IoU and accuracy by class, and its accuracy over all pixels, percent."""
     with warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore")
-        config = reference.Config.fromfile(reference.configs / CONFIGS[key].format(arch))
+        config = reference.configs / METHODS[method] / CONFIGS[key].format(method.lower(), arch)
+        config = reference.Config.fromfile(config)
         config.model.pretrained = None
         model = reference.revert_sync_batchnorm(reference.MODELS.build(config.model)).eval()
         reference.load_checkpoint(model, str(weights), map_location="cpu", strict=True)
@@ -153,9 +154,9 @@ def with_scales_of_the_box(pipeline: list[dict[str, Any]]) -> list[dict[str, Any
     return [{"type": "LoadImageFromFile"}, {"type": "TestTimeAug", "transforms": views}]
 
 
-def load(arch: str, key: str, weights: Path) -> FCNHRNet:
+def load(method: str, arch: str, key: str, weights: Path) -> FCNHRNet:
     """Load the weights as a user would; the table lacks some of the networks on Pascal Context."""
-    if rows := list_models("fcn_*", dataset=key, arch=arch):
+    if rows := list_models(method=method, dataset=key, arch=arch):
         return create_model(rows[-1], checkpoint=weights, device="cpu")
     network = FCNHRNet(arch, DATASETS[key])
     network.load_state_dict(torch.load(weights, weights_only=True)["state_dict"], strict=True)
@@ -171,18 +172,19 @@ def compare(
     *,
     tolerance: float,
     ms_flip: bool = False,
+    method: str = "FCN",
 ) -> None:
-    network = trained_like(arch, DATASETS[key])
+    network = trained_like(arch, DATASETS[key], method)
     weights = place / "weights.pth"
     weights.write_bytes(legacy(network.state_dict(), {**META, "CLASSES": network.classes}))
     write_folder(place / "data", network, sizes)
-    expected = reference_scores(reference, arch, key, place / "data", weights, ms_flip=ms_flip)
-    scores = evaluate(load(arch, key, weights), place / "data", ms_flip=ms_flip, workers=0, progress=False)
+    expected = reference_scores(reference, method, arch, key, place / "data", weights, ms_flip=ms_flip)
+    scores = evaluate(load(method, arch, key, weights), place / "data", ms_flip=ms_flip, workers=0, progress=False)
     iou, accuracy = map(np.array, zip(*scores.per_class.values(), strict=True))
     assert 5 < scores.miou < 90  # neither blind nor perfect: every pixel counts
     found = np.array([scores.miou, scores.macc, scores.aacc])
     differences = found - (np.nanmean(expected[0]), np.nanmean(expected[1]), expected[2])
-    print(key, arch, "ms+flip" if ms_flip else "single", found, differences)  # noqa: T201 - `pytest -rP` shows it
+    print(key, method, arch, "ms+flip" if ms_flip else "single", found, differences)  # noqa: T201 - `pytest -rP` shows it
     assert np.abs(differences).max() <= tolerance
     # One class has a hundredth of the pixels.
     np.testing.assert_allclose(iou, expected[0], atol=10 * tolerance, rtol=0)
@@ -205,6 +207,17 @@ def test_images_that_need_no_resize(reference: SimpleNamespace, place: Path, key
 def test_six_scales_and_mirroring(reference: SimpleNamespace, place: Path, key: str) -> None:
     count = 2 if key in ("ade20k", "pascal_context") else 1
     compare(reference, place, "hr18s", key, ODD[key][:count], tolerance=0.01, ms_flip=True)
+
+
+@pytest.mark.parametrize("key", ["cityscapes", "ade20k", "voc12aug"])
+def test_ocrnet(reference: SimpleNamespace, place: Path, key: str) -> None:
+    compare(reference, place, "hr18s", key, ODD[key][:2], tolerance=0.05, method="OCRNet")
+
+
+@pytest.mark.parametrize("key", ["cityscapes", "ade20k", "voc12aug"])
+def test_ocrnet_by_six_scales_and_mirroring(reference: SimpleNamespace, place: Path, key: str) -> None:
+    """Nearly square images, which are the smallest ones in the box."""
+    compare(reference, place, "hr18s", key, [(333, 340)], tolerance=0.05, ms_flip=True, method="OCRNet")
 
 
 def test_the_weights_behave_like_trained_ones() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import cycle
 from pathlib import Path
 from typing import cast
@@ -50,14 +50,14 @@ _NAMES = {
 }
 
 
-def trained_like(arch: str, dataset: Dataset) -> FCNHRNet:
+def trained_like(arch: str, dataset: Dataset, method: str = "FCN") -> FCNHRNet:
     """Make a network, always the same, that a gray level more or less confuses as little as a trained one.
 
     With plain random weights such a trifle changes half of the mask, so that two correct systems would disagree.
     """
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(0)
-        network = FCNHRNet(arch, dataset)
+        network = FCNHRNet(arch, dataset, method=method)
         for module in network.modules():
             if isinstance(module, nn.Conv2d):
                 _smooth(module.weight)
@@ -72,7 +72,9 @@ def trained_like(arch: str, dataset: Dataset) -> FCNHRNet:
         enlarged = [resize(scene(seed, 320, 480).image, 560, 840) for seed in range(2)]
         images = torch.cat([normalize(image[:448, :512]) for image in enlarged])
         network.train()(images)
-        _classify(network.eval(), images)
+        network.eval()
+        for place, classifier in enumerate(network.classifiers.values()):
+            _classify(classifier, lambda place=place: network.heads_logits(images)[place])  # type: ignore[misc]
     return network
 
 
@@ -97,13 +99,11 @@ def _smooth(weight: torch.Tensor) -> None:
         weight.copy_(weight[:, :, 1:2, 1:2] * torch.outer(blur, blur) + weight / 10)
 
 
-def _classify(network: FCNHRNet, images: torch.Tensor) -> None:
-    """Scale and shift the scores so that every class has the same mean and spread, and so many classes win."""
-    classifier = network.decode_head.conv_seg
+def _classify(classifier: nn.Conv2d, logits: Callable[[], torch.Tensor]) -> None:
+    """Scale and shift the logits so that every class has the same mean and spread, and so many classes win."""
     assert classifier.bias is not None
     classifier.bias.zero_()
-    scores = network.decode_head(network.backbone(images))
-    spread, mean = torch.std_mean(scores, dim=(0, 2, 3))
+    spread, mean = torch.std_mean(logits(), dim=(0, 2, 3))
     classifier.weight.mul_(3 / spread[:, None, None, None])
     classifier.bias.copy_(-mean * 3 / spread)
 

@@ -1,5 +1,6 @@
 """Updates of the weights."""
 
+import copy
 import dataclasses
 import math
 from pathlib import Path
@@ -53,6 +54,24 @@ def test_updates_are_those_of_a_plain_loop() -> None:
     for (name, ours), theirs in zip(updater.network.named_parameters(), network.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=2e-5, msg=name)
     assert updater.progress.step == 3
+
+
+def test_both_heads_of_ocrnet_learn() -> None:
+    """The loss is that of the second head and 0.4 times that of the first; all gradients are those of this sum."""
+    torch.manual_seed(0)
+    network = FCNHRNet("hr18s", CITYSCAPES, method="OCRNet")
+    initialize(network)
+    updater = Updater(network, dataclasses.replace(CONFIG, batch=4, steps=1), cross_entropy, ALONE)
+    other, (images, labels) = copy.deepcopy(network).train(), batch()
+    first, second = (F.cross_entropy(each, labels, ignore_index=255) for each in other.heads_logits(images))
+    (0.4 * first + second).backward()  # type: ignore[no-untyped-call]
+    assert updater.update(images, labels) == pytest.approx(float((0.4 * first + second).detach()), rel=1e-5)
+    for name in ("decode_head.0.conv_seg.bias", "decode_head.1.conv_seg.weight"):
+        ours, theirs = (each.get_parameter(name).grad for each in (network, other))
+        assert ours is not None
+        assert theirs is not None
+        assert theirs.any()
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5 * float(theirs.abs().max()))
 
 
 def test_parts_of_a_batch_weigh_by_their_labeled_pixels() -> None:

@@ -49,6 +49,16 @@ def test_every_dataset_passes(name: str) -> None:
     assert dataset.sliding_window is (data is PASCAL_CONTEXT)
 
 
+def test_the_method_is_written_where_it_is_not_fcn() -> None:
+    """So earlier versions of this library go on to read what they can compute."""
+    config = replace(CONFIG, method="OCRNet")
+    assert parse_config(config.to_json(), "") == config
+    assert "method" not in json.loads(CONFIG.to_json())
+    for wrong in ("FCN", "PSPNet", 1):
+        with pytest.raises(ModelConfigError, match=r"\$\.method: .*, expected OCRNet, or left out for FCN"):
+            parse_config(json.dumps(json.loads(CONFIG.to_json()) | {"method": wrong}), "")
+
+
 def test_the_schema_is_version_2() -> None:
     """Whoever changes what is written raises SCHEMA, and keeps reading what was written before."""
     content = json.loads(CONFIG.to_json())

@@ -1,16 +1,21 @@
 """The whole way of a published file: local web server, hash, gate, conversion, cache, memory map."""
 
+import copy
 import dataclasses
 import hashlib
 import json
 import os
 import socket
+import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from hrnet_zoo.datasets import CITYSCAPES
 from hrnet_zoo.errors import (
     CacheError,
     CheckpointError,
@@ -27,8 +32,11 @@ from hrnet_zoo.weights import cache, convert
 from hrnet_zoo.weights.convert import network_shapes, read_checkpoint
 from hrnet_zoo.weights.scan import inspect_safetensors
 from hrnet_zoo.zoo.catalog import ModelInfo, model_info
+from hrnet_zoo.zoo.create import create_model
 from hrnet_zoo.zoo.resolve import cache_key, import_file, load_published, mirror
+from tests.support.checkpoints import saved
 from tests.support.http_server import FaultServer, ranged, status, whole
+from tests.zoo.test_custom import MMENGINE, mmengine
 
 NAME = "fcn_hr18s_cityscapes_40k"
 NETWORK = network_shapes("hr18s", 19)
@@ -66,6 +74,30 @@ def test_published_file_through_a_mirror(
     stem = f"fcn_hr18s_512x1024_40k_cityscapes_20200601_014216-{row.sha256_prefix}-c2"
     assert files(cache) == ["CACHEDIR.TAG", f"{stem}.safetensors"]
     assert len(host.requests) == 1
+
+
+def test_the_file_that_mmengine_wrote(host: FaultServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """OCRNet's of 2023: its publisher removed the optimizer alone, so the history of each figure is in it."""
+    network = create_model("ocrnet_hr18s_cityscapes_40k", pretrained=False, device="cpu")
+    with monkeypatch.context() as patch:
+        for module in MMENGINE:
+            patch.setitem(sys.modules, module, types.ModuleType(module))
+        content: Any = mmengine(network, tmp_path)
+        figures = content["message_hub"]["log_scalars"]
+        figures.update({f"train/{number}": copy.deepcopy(figures["train/loss"]) for number in range(4)})
+        for key in ("optimizer", "ema_state_dict"):
+            del content[key]
+        file = saved({**content, "state_dict": network.state_dict()}, modern=True)
+    assert len(file) > 4 * sum(each.numel() for each in network.parameters()) + (12 << 20)
+    info = model_info("ocrnet_hr18s_cityscapes_40k")
+    assert "_20230227_" in info.file_name
+    row = dataclasses.replace(info, sha256_prefix=hashlib.sha256(file).hexdigest()[:8])
+    host.play(path_of(row), whole(file))
+    monkeypatch.setenv("HRNET_ZOO_MIRRORS", host.url)
+    state, provenance = load_published(row, network_shapes("hr18s", 19, "OCRNet"), progress=False)
+    assert all(torch.equal(state[name], entry) for name, entry in network.state_dict().items())
+    assert json.loads(provenance["file_classes"]) == list(CITYSCAPES.classes)
+    assert "train/loss" not in str(provenance)
 
 
 def test_second_call_opens_no_socket_and_writes_nothing(
