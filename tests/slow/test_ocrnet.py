@@ -37,7 +37,7 @@ def test_masks_of_the_reference(image: str, mode: str, shared: Path) -> None:
 
 @pytest.fixture(scope="module")
 def network() -> FCNHRNet:
-    """Teach OCRNet's second head some street scenes, on top of the demo network; rounding confuses what knows nothing."""
+    """Teach OCRNet's second head some street scenes, on top of the demo network: rounding confuses random weights."""
     torch.manual_seed(0)
     demo, network = create_model("demo", device="cpu"), FCNHRNet("hr18s", SCENES, method="OCRNet")
     initialize(network)

@@ -181,7 +181,8 @@ def compare(
     expected = reference_scores(reference, method, arch, key, place / "data", weights, ms_flip=ms_flip)
     scores = evaluate(load(method, arch, key, weights), place / "data", ms_flip=ms_flip, workers=0, progress=False)
     iou, accuracy = map(np.array, zip(*scores.per_class.values(), strict=True))
-    assert 5 < scores.miou < 90  # neither blind nor perfect: every pixel counts
+    least = 5 if method == "FCN" else 2  # random weights of OCRNet see fewer classes
+    assert least < scores.miou < 90  # neither blind nor perfect: every pixel counts
     found = np.array([scores.miou, scores.macc, scores.aacc])
     differences = found - (np.nanmean(expected[0]), np.nanmean(expected[1]), expected[2])
     print(key, method, arch, "ms+flip" if ms_flip else "single", found, differences)  # noqa: T201 - `pytest -rP` shows it
