@@ -71,7 +71,7 @@ def test_both_heads_of_ocrnet_learn() -> None:
         assert ours is not None
         assert theirs is not None
         assert theirs.any()
-        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5 * float(theirs.abs().max()))
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3 * float(theirs.abs().max()))
 
 
 def test_parts_of_a_batch_weigh_by_their_labeled_pixels() -> None:
