@@ -7,12 +7,13 @@ that is resumed at any step, with any number of workers and processes, goes on w
 from __future__ import annotations
 
 import logging
-import pickle
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from itertools import count, islice
+from multiprocessing.reduction import ForkingPickler
+from pickle import PicklingError
 
 import numpy as np
 import torch
@@ -69,8 +70,8 @@ def try_augmentation(folder: LabeledFolder, config: TrainingConfig, augment: Cal
     """Augment the first samples twice: raise what is wrong with the user's function, or warn if chance rules in it."""
     if workers and START_METHOD != "fork":
         try:
-            pickle.dumps(augment)
-        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            ForkingPickler.dumps(augment)
+        except (PicklingError, AttributeError, TypeError) as error:
             advice = "define it at the top level of a module, or use workers=0"
             raise config_error(f"with augment={config.augment}", f"it cannot be pickled: {error}", advice) from error
     first = list(islice(places(folder, config, Ranks(0, 1, torch.device("cpu")), 0), TRIED))

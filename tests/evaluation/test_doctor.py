@@ -260,9 +260,9 @@ def test_without_a_network(host: FaultServer, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("HRNET_ZOO_MIRRORS", host.url)
     report = doctor(network=True, progress=False)
     assert report.network is not None
-    assert len(report.network) == 46
+    assert len(report.network) == 124
     assert [type(error) for error in report.errors] == [DownloadError]
-    assert len(json.loads(json.dumps(report.to_dict()))["network"]) == 46
+    assert len(json.loads(json.dumps(report.to_dict()))["network"]) == 124
     monkeypatch.setenv("HRNET_ZOO_OFFLINE", "1")
     host.requests.clear()
     report = doctor("fcn_hr18s_cityscapes_40k", network=True, progress=False)
@@ -403,7 +403,7 @@ def test_all_rows_a_few_at_once(mirror: FaultServer) -> None:
         for url in (row.checkpoint_url, row.log_url or ""):
             mirror.play(url.removeprefix(HOST), answer)
     reached = reach(rows, progress=False)
-    assert len(reached) == len(mirror.requests) == 46
+    assert len(reached) == len(mirror.requests) == 124
     assert all(each.reachable for each in reached)
     assert [each.model for each in reached[::2]] == list_models()
     assert 1 <= most <= AT_ONCE

@@ -118,7 +118,7 @@ def test_a_file_under_anothers_name(row: ModelInfo, hr18s: bytes, monkeypatch: p
     assert found.error.expected == "0" * 64
     assert f"from a file with SHA-256 {found.error.actual}; the catalog states {'0' * 64}" in found.error.found
     monkeypatch.setattr(maintenance, "model_info", lambda _: row)
-    monkeypatch.setattr(resolve, "network_shapes", lambda arch, classes: network_shapes("hr18", classes))
+    monkeypatch.setattr(resolve, "network_shapes", lambda _, classes, method: network_shapes("hr18", classes, method))
     (found,) = [each for each in verify() if each.name == row.name]
     assert isinstance(found.error, StateDictMismatchError)
     assert "backbone.stage2.0.branches.0.2.bn1.bias" in found.error.missing
