@@ -68,6 +68,8 @@ def trained_like(arch: str, dataset: Dataset, method: str = "FCN") -> FCNHRNet:
         for module in network.modules():
             if isinstance(module, BasicBlock | Bottleneck):  # what a block adds to its input is little
                 (module.bn2 if isinstance(module, BasicBlock) else module.bn3).weight.mul_(0.2)
+        if method == "OCRNet":  # random weights make almost the same context for all pixels of an image
+            network.decode_head[1].object_context_block.bottleneck.conv.weight[:, :512].mul_(0.2)
         # Enlarged, as most images are on their way into the box.
         enlarged = [resize(scene(seed, 320, 480).image, 560, 840) for seed in range(2)]
         images = torch.cat([normalize(image[:448, :512]) for image in enlarged])
