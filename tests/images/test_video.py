@@ -127,7 +127,7 @@ def test_a_truncated_file_gives_what_it_has(tmp_path: Path, name: str) -> None:
         "a.avi": {"codec": "mpeg4", "sound": "mp2", "time_base": Fraction(1, 10)},
     }
     path = write_video(tmp_path / name, scenes(60), times, **formats[name])
-    whole = read(path)
+    whole = frame_times(path)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(
         ImageError, match=r"found: at \d\.\d\d\d s, after \d+ frames: .*\n  done:  it was copied"
@@ -136,7 +136,9 @@ def test_a_truncated_file_gives_what_it_has(tmp_path: Path, name: str) -> None:
     assert caught.value.exit_code == 5
     times = frame_times(tmp_path / "b.mp4")
     assert 15 < len(times) < 45 <= len(whole)
-    assert times == frame_times(path)[: len(times)]
+    sure = len(times) - 4  # of the last ones, some need frames that are gone
+    assert times[:sure] == whole[:sure]
+    assert times == [time for time in whole if time in times]
 
 
 @pytest.mark.parametrize("junk", [b"\0", b"\xff"])
