@@ -57,8 +57,9 @@ class Download:
         tile_name: name of a tile, without its ending.
         labels_ending: what the names of label tiles have beside it.
         padded: whether an image that is smaller than a tile is padded, with 0, and its labels with 255.
-        colors: color (RGB) of each label value; every other color is value 0.
-        weights: of red, green and blue in the sum by which colors are told apart.
+        colors: color (RGB) of each label value.
+        weights: of red, green and blue. As in the reference's converter, a color is known by its weighted sum alone:
+            another color of the same sum has the same value, and one of any other sum has value 0.
 
     """
 

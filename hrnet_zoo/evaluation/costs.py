@@ -97,7 +97,7 @@ def available_memory(root: Path = Path("/")) -> int | None:
                 with suppress(OSError, ValueError):  # there is no such file, or no limit: "max"
                     limit, used = (int((folder / name).read_text(encoding="utf-8")) for name in names)
                     stat = dict(each.split() for each in (folder / "memory.stat").read_text("utf-8").splitlines())
-                    # Pages of files that nobody uses are counted as used, and given up at need.
+                    # Cached pages of idle files count as used; the kernel frees them when memory is short.
                     left.append(limit - used + int(stat["total_inactive_file" if first else "inactive_file"]))
                 if folder == home:
                     break

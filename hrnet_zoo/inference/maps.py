@@ -389,6 +389,6 @@ def _areas_within(labels: Path, zones: Sequence[Polygon], areas: npt.NDArray[np.
 
 def _hectares(areas: Areas, classes: Sequence[str]) -> dict[str, float]:
     found = dict.fromkeys(classes, 0.0)
-    for name, area in zip(classes, areas.tolist(), strict=False):  # names may repeat
+    for name, area in zip(classes, areas[: len(classes)].tolist(), strict=True):  # names may repeat
         found[name] += area / 10_000
     return found
