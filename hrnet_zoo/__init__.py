@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from hrnet_zoo.zoo.catalog import ModelInfo as ModelInfo
     from hrnet_zoo.zoo.catalog import list_models as list_models
     from hrnet_zoo.zoo.catalog import model_info as model_info
+    from hrnet_zoo.zoo.create import create_backbone as create_backbone
     from hrnet_zoo.zoo.create import create_model as create_model
     from hrnet_zoo.zoo.push import push as push
     from hrnet_zoo.zoo.training_log import training_log as training_log
@@ -49,6 +50,7 @@ _HOMES = {  # in the order of the flow
     "model_info": "zoo.catalog",
     "ModelInfo": "zoo.catalog",
     "create_model": "zoo.create",
+    "create_backbone": "zoo.create",
     "FCNHRNet": "models.fcn",
     "SegmentationResult": "inference.result",
     "predict_map": "inference.maps",

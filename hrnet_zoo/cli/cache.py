@@ -11,7 +11,7 @@ import click
 from hrnet_zoo.cli import options
 from hrnet_zoo.cli.output import exit_with, say, say_json
 from hrnet_zoo.errors import HRNetZooError
-from hrnet_zoo.zoo.catalog import ModelInfo, list_models, model_info
+from hrnet_zoo.zoo.catalog import PublishedFile, list_models, published_file
 
 if TYPE_CHECKING:
     from hrnet_zoo.weights.cache import CacheEntry
@@ -32,16 +32,17 @@ T = TypeVar("T")
 def download(names: tuple[str, ...], everything: bool, folder: Path | None, as_json: bool) -> None:
     """Download and verify checkpoints, and print their paths.
 
+    A name is a published model's, or hr18s, hr18, hr32, hr40, hr48 for a backbone's ImageNet weights.
+
     A failure does not stop the others; the exit code is that of the first failure.
     """
     if bool(names) == everything:
         raise click.UsageError("give names, or --all")
-    rows = [model_info(name) for name in (list_models() if everything else names)]
-    from hrnet_zoo.weights.convert import network_shapes
+    rows = [published_file(name) for name in (list_models() if everything else names)]
     from hrnet_zoo.zoo import resolve
 
-    def fetch(row: ModelInfo) -> tuple[ModelInfo, Path]:
-        expected = network_shapes(row.arch, row.num_classes, row.method)
+    def fetch(row: PublishedFile) -> tuple[PublishedFile, Path]:
+        expected = resolve.published_shapes(row)
         if folder:
             return row, resolve.mirror(row, folder, expected, progress=True)
         return row, resolve.download(row, expected, progress=True)
@@ -62,7 +63,7 @@ def import_(files: tuple[Path, ...], as_json: bool) -> None:
     _fetch_each(import_file, files, as_json)
 
 
-def _fetch_each(fetch: Callable[[T], tuple[ModelInfo, Path]], items: Sequence[T], as_json: bool) -> None:
+def _fetch_each(fetch: Callable[[T], tuple[PublishedFile, Path]], items: Sequence[T], as_json: bool) -> None:
     """Print the name and path of every model, then the errors."""
     models, errors = [], []
     for item in items:
@@ -145,7 +146,7 @@ def cache_clear(name: str | None, everything: bool) -> None:
 
     files = {entry.path.name: entry.key for entry in entries()}
     key = files.get(name) if name else None
-    _say_removed(clear_model(model_info(name)) if name and not key else clear(key))
+    _say_removed(clear_model(published_file(name)) if name and not key else clear(key))
 
 
 @cache.command("prune")

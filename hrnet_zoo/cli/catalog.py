@@ -11,7 +11,7 @@ from hrnet_zoo.cli import options
 from hrnet_zoo.cli.output import say, say_facts, say_json, say_table
 from hrnet_zoo.datasets import DATASETS
 from hrnet_zoo.images.atomic import check_place
-from hrnet_zoo.zoo.catalog import ARCHS, DEMO, DEMO_KNOWS, METHODS, is_saved, list_models, model_info
+from hrnet_zoo.zoo.catalog import DEMO, DEMO_KNOWS, METHODS, PUBLISHED_ARCHS, is_saved, list_models, model_info
 
 # The lines of env_info that describe the machine and the software.
 _ENVIRONMENT = ("Python", "GPU", "PyTorch:", "MMCV:", "MMSegmentation:")
@@ -21,7 +21,7 @@ _ENVIRONMENT = ("Python", "GPU", "PyTorch:", "MMCV:", "MMSegmentation:")
 @click.argument("pattern", default="*")
 @click.option("--method", type=click.Choice(list(METHODS), case_sensitive=False), help="Only this head.")
 @click.option("--dataset", type=click.Choice(list(DATASETS)), help="Only this dataset.")
-@click.option("--arch", type=click.Choice(list(ARCHS)), help="Only this network.")
+@click.option("--arch", type=click.Choice(PUBLISHED_ARCHS), help="Only this network.")
 @options.as_json
 def list_(pattern: str, method: str | None, dataset: str | None, arch: str | None, as_json: bool) -> None:
     """List the published models.

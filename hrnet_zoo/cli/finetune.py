@@ -116,6 +116,8 @@ def _as_typed(text: str) -> str:
 def finetune(name: str, data: Path, out: Path, as_json: bool, **options: Any) -> None:  # noqa: ANN401
     """Train the model NAME on the classes of DATA.
 
+    With hr18s, hr18, hr32, hr40 or hr48 as NAME, training starts from ImageNet instead of a published model.
+
     OUT becomes a model folder, and its path is a name: hrnet-zoo predict OUT photo.jpg
 
     DATA holds images/, masks/ and classes.txt, or train/ and val/ with the first two inside, or is a download of one

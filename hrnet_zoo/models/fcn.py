@@ -32,7 +32,7 @@ class FCNHRNet(SegmentationModel, nn.Module):
     """HRNet with the FCN head, or with OCRNet's.
 
     Args:
-        arch: "hr18s", "hr18" or "hr48".
+        arch: "hr18s", "hr18", "hr32", "hr40" or "hr48".
         dataset: names and colors of the classes, and how images are resized for the network.
         info: the catalog row that the weights come from, if any.
         name: its name; "": that of its row, or `arch` if it has none.

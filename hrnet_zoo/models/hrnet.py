@@ -44,16 +44,26 @@ class HRNetSpec:
 SPECS = {
     "hr18s": HRNetSpec(width=18, blocks=2, modules=(1, 3, 2)),  # "W18-Small"; hrnet_w18_small_v2 in timm
     "hr18": HRNetSpec(width=18, blocks=4, modules=(1, 4, 3)),
+    "hr32": HRNetSpec(width=32, blocks=4, modules=(1, 4, 3)),
+    "hr40": HRNetSpec(width=40, blocks=4, modules=(1, 4, 3)),
     "hr48": HRNetSpec(width=48, blocks=4, modules=(1, 4, 3)),
 }
 
 
 class HRNet(nn.Module):
-    """The HRNet backbone."""
+    """The HRNet backbone.
+
+    Attributes:
+        channels: of the four feature maps, finest first.
+        strides: pixels of the image per pixel of each map.
+
+    """
+
+    strides = (4, 8, 16, 32)
 
     def __init__(self, spec: HRNetSpec) -> None:
         super().__init__()
-        w1, w2, w3, w4 = spec.widths
+        self.channels = w1, w2, w3, w4 = spec.widths
         self.conv1 = conv3x3(3, 64, stride=2)
         self.bn1 = batch_norm(64)
         self.conv2 = conv3x3(64, 64, stride=2)

@@ -50,6 +50,7 @@ from hrnet_zoo.training.update import Updater
 from hrnet_zoo.zoo.create import create_model, usable_device
 from hrnet_zoo.zoo.model_config import WEIGHTS_FILE
 from hrnet_zoo.zoo.model_folder import config_of
+from hrnet_zoo.zoo.resolve import is_arch
 from hrnet_zoo.zoo.training_log import OWN_LOG
 
 CUSTOM_LICENSE = "those of your own images; what it started from: "
@@ -128,7 +129,8 @@ def finetune(
     process except for rounding.
 
     Args:
-        model: name as `create_model` takes it, or a network, which is not changed.
+        model: name as `create_model` takes it; or "hr18s", "hr18", "hr32", "hr40" or "hr48": a backbone with ImageNet
+            weights and a random head; or a network, which is not changed.
         data: `images/`, `masks/` and `classes.txt`, or `train/` and `val/` with the first two inside; or a download of
             one of the datasets. Mask values are class indices, 255 is ignored (in a download, by its own rule).
         out: folder for all results.
@@ -342,8 +344,9 @@ def _load(
     """Return a trainable float32 network for these classes."""
     if not isinstance(model, FCNHRNet):
         generator = torch.Generator().manual_seed(seed)
+        start = "imagenet" if is_arch(str(model)) else True
         return create_model(
-            model, classes=names, device=device, dtype=torch.float32, generator=generator, progress=progress
+            model, start, classes=names, device=device, dtype=torch.float32, generator=generator, progress=progress
         )
     if model.classes != names:
         found = f"it has {len(model.classes)} classes, {', '.join(model.classes)[:100]}, and not those of the data"

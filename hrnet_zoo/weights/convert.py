@@ -16,7 +16,7 @@ import mmap
 import os
 import shutil
 import stat
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,6 +37,7 @@ from hrnet_zoo.errors import (
     redact,
 )
 from hrnet_zoo.models.fcn import FCNHRNet
+from hrnet_zoo.models.hrnet import SPECS, HRNet
 from hrnet_zoo.models.skip_init import skip_init
 from hrnet_zoo.weights import cache
 from hrnet_zoo.weights.scan import (
@@ -56,6 +57,8 @@ ROOM = "close what else takes memory: a conversion needs twice the file's size"
 
 Shapes = Mapping[str, torch.Size]  # names and shapes of a network's state dict
 Weights = tuple[dict[str, Tensor], dict[str, str]]  # a state dict, and the provenance in its file's header
+# What `unwrap` and `unwrap_backbone` are
+Unwrap = Callable[[Iterable[str], Callable[[str], Tensor]], tuple[dict[str, Tensor], str]]
 
 # Weights come in no other types; by their names in pickles, and in safetensors
 _KINDS = {kind: getattr(torch, kind.lower()) for kind in ("Half", "BFloat16", "Float", "Double", "Long")}
@@ -74,7 +77,7 @@ class Checkpoint(NamedTuple):
     notes: str  # which of its tensors were taken, and what was taken off their names
 
 
-def read_checkpoint(data: bytes, source: str) -> Checkpoint:
+def read_checkpoint(data: bytes, source: str, unwrap: Unwrap = unwrap) -> Checkpoint:
     """Return what a whole `.pth` file holds, without unpickling it; `source` (path or URL) is for messages.
 
     Raises:
@@ -124,17 +127,18 @@ def convert_checkpoint(
     source: str,
     expected: Shapes,
     provenance: Mapping[str, str],
+    unwrap: Unwrap = unwrap,
 ) -> bytes:
     """Convert a .pth, popped from a list of one, into a safetensors file.
 
-    `provenance` (`model` and `source_url`) goes into the header.
+    `provenance` (`model` and `source_url`) goes into the header; `unwrap` takes the network, or its backbone alone.
 
     Raises:
         CheckpointError: the file is unsafe, damaged, or does not fit.
 
     """
     body = bodies.pop()
-    state, claimed, notes = read_checkpoint(body, source)
+    state, claimed, notes = read_checkpoint(body, source, unwrap)
     header = {**provenance, **provenance_of(body, claimed, notes)}
     del body
     return to_safetensors(fit_state(state, expected, source), header)
@@ -377,6 +381,12 @@ def network_shapes(arch: str, num_classes: int, method: str = "FCN") -> Shapes:
     with skip_init():
         network = FCNHRNet(arch, CITYSCAPES, method=method)
     return with_classes({name: entry.shape for name, entry in network.state_dict().items()}, num_classes)
+
+
+def backbone_shapes(arch: str) -> Shapes:
+    """Return names and shapes of a backbone's state dict, without making its tensors."""
+    with skip_init():
+        return {name: entry.shape for name, entry in HRNet(SPECS[arch]).state_dict().items()}
 
 
 def with_classes(shapes: Shapes, count: int) -> Shapes:

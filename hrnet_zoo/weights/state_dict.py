@@ -23,6 +23,14 @@ _INNER = re.compile(r"(?<![^.])(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wra
 # Of two networks in one file the averaged one is the copy. (What mmengine and mmcv keep under the plain names is the
 # average already: they exchange the two when they save.)
 _AVERAGED = re.compile(r"ema|averag|teacher|swa", re.IGNORECASE)
+# A backbone is found by this name; what comes before is a prefix.
+_BRANCH = "stage2.0.branches.0.0.conv1.weight"
+# Heads beside a backbone, and of what
+_HEADS = re.compile(
+    r"(incre_modules|downsamp_modules|final_layer|classifier"  # HRNet-Image-Classification
+    r"|last_layer|aux_head|conv3x3_ocr|ocr_gather_head|ocr_distri_head|cls_head|loss"  # HRNet-Semantic-Segmentation
+    r"|decode_head|auxiliary_head)\."  # mmsegmentation
+)
 # What training leaves beside the network: mmsegmentation's second head, thop's counts, and the average's length
 _LEFT_OUT = re.compile(r"auxiliary_head\..*|(?:.*\.)?total_(?:ops|params)|n_averaged|steps")
 
@@ -90,12 +98,41 @@ def unwrap(names: Iterable[str], tensor: Callable[[str], Tensor]) -> tuple[dict[
         else:
             state[short] = tensor(original)
     inner = next(filter(None, map(_INNER.search, names)), None)
-    norms = [name.removesuffix(".running_mean") for name in state if name.endswith(".running_mean")]
-    added = [] if any(name.endswith(_COUNTER) for name in state) else [f"{norm}{_COUNTER}" for norm in norms]
-    state |= {name: torch.tensor(0) for name in added}
+    added = _add_counters(state)
     groups = {"taken off the names": [prefix] * bool(prefix) + ([inner[0]] if inner else [])}
     groups |= {"left out": left, "added, which no prediction needs": added}
     return state, "; ".join(f"{title}: {_few(group)}" for title, group in groups.items() if group)
+
+
+def unwrap_backbone(names: Iterable[str], tensor: Callable[[str], Tensor]) -> tuple[dict[str, Tensor], str]:
+    """Return the backbone in a state dict under its own names, and a note on what was left out or added.
+
+    The names after the prefix are the same in files of mmsegmentation ("backbone."), of its ImageNet classifiers and
+    of HRNet's authors (no prefix, or "model." if their training saved it). Left out are the heads of these networks
+    and the loss; everything else stays, to be refused. Source: `cls_hrnet.py` in HRNet-Image-Classification,
+    `seg_hrnet.py` and `seg_hrnet_ocr.py` in HRNet-Semantic-Segmentation.
+    """
+    whole, note = unwrap(names, tensor)
+    prefixes = [name.removesuffix(_BRANCH) for name in whole if f".{name}".endswith(f".{_BRANCH}")]
+    prefix = prefixes[0] if len(prefixes) == 1 else ""
+    beside = re.sub(r"(backbone|model)\.$", "", prefix)  # of the heads or the loss
+    short = {name: name.removeprefix(prefix if name.startswith(prefix) else beside) for name in whole}
+    if len(set(short.values())) < len(short):  # two would become one
+        short = {name: name for name in whole}
+    state = {short[name]: entry for name, entry in whole.items() if not _HEADS.match(short[name])}
+    heads = dict.fromkeys(match[1] for name in short.values() if (match := _HEADS.match(name)))
+    notes = [note, f"left out: {', '.join(heads)}" if heads else ""]
+    if _add_counters(state):
+        notes.append("added: counters of batch norm, which no prediction needs")
+    return state, "; ".join(filter(None, notes))
+
+
+def _add_counters(state: dict[str, Tensor]) -> list[str]:
+    """Add batch norm's counters to a state dict that has none, and return their names."""
+    norms = [name.removesuffix(".running_mean") for name in state if name.endswith(".running_mean")]
+    added = [] if any(name.endswith(_COUNTER) for name in state) else [f"{norm}{_COUNTER}" for norm in norms]
+    state |= {name: torch.tensor(0) for name in added}
+    return added
 
 
 def _few(names: list[str]) -> str:
@@ -154,13 +191,14 @@ def compare(
     missing = [name for name in expected if name not in found]
     unexpected = [name for name in found if name not in expected]
     if missing or unexpected or different:
-        cause = _cause({name: shape for name, (_, shape) in found.items()}, expected)
-        raise _mismatch(source, cause, missing=missing, unexpected=unexpected, different=different)
+        cause, advice = _cause({name: shape for name, (_, shape) in found.items()}, expected)
+        raise _mismatch(source, cause, advice, missing=missing, unexpected=unexpected, different=different)
 
 
 def _mismatch(
     source: str,
     cause: str = "",
+    advice: str = "",
     *,
     missing: Sequence[str] = (),
     unexpected: Sequence[str] = (),
@@ -176,7 +214,8 @@ def _mismatch(
         asked=f"fit the checkpoint {source} into the network",
         found="; ".join(found),
         done="nothing was loaded",
-        advice="give a whole checkpoint, backbone and head, the name of the network that it was trained with (see "
+        advice=advice
+        or "give a whole checkpoint, backbone and head, the name of the network that it was trained with (see "
         "hrnet-zoo list), and its classes=...",
         source=source,
         missing=tuple(missing),
@@ -185,21 +224,33 @@ def _mismatch(
     )
 
 
-def _cause(shapes: Mapping[str, tuple[int, ...]], expected: Mapping[str, torch.Size]) -> str:
-    """Say what a file holds in place of the network; empty if its names do not tell."""
+def _cause(shapes: Mapping[str, tuple[int, ...]], expected: Mapping[str, torch.Size]) -> tuple[str, str]:
+    """Say what a file holds in place of the network, and what to do; empty if its names do not tell."""
+    size, asked = _arch(shapes), _arch(expected)
+    other_size = f"a network of size {size}, where {asked} was asked for" if size and asked and size != asked else ""
+    if not any("decode_head." in name for name in expected):
+        known = "files of mmsegmentation and of HRNet's authors are known"
+        return other_size, f"give a file with a whole HRNetV2 backbone ({known}), and the name of its size"
     heads = [name for name in shapes if "decode_head." in name]
     if not heads and any(".branches." in name for name in shapes):
-        return "a backbone alone, without a decode_head"
+        take = f"take its backbone by create_backbone({size!r}, checkpoint=...)"
+        beside = {match[1] for name in shapes if (match := re.search(rf"(?:^|\.){_HEADS.pattern}", name))}
+        if beside & {"last_layer", "cls_head"}:
+            cause = "a segmentation network of HRNet's authors, whose head has other layers (convolutions with a bias)"
+            return f"{cause} and which may resize by align_corners=True", f"{take}, and fine-tune it with a new head"
+        if "incre_modules" in beside:
+            return "an ImageNet classifier", f"create_model({size!r}, pretrained='imagenet', classes=[...]), or {take}"
+        return "a backbone alone, without a decode_head", f"give a whole checkpoint, backbone and head; or {take}"
     found, wanted = (any(re.search(r"decode_head\.\d+\.", name) for name in names) for names in (heads, expected))
     if heads and found != wanted:
         kinds = "one FCN head", "a cascade of heads (OCRNet's)"
-        return f"{kinds[found]}, where {kinds[wanted]} was asked for (fcn_... and ocrnet_... are different networks)"
-    size, asked = _arch(shapes), _arch(expected)
-    return f"a network of size {size}, where {asked} was asked for" if size and asked and size != asked else ""
+        different = "fcn_... and ocrnet_... are different networks"
+        return f"{kinds[found]}, where {kinds[wanted]} was asked for ({different})", ""
+    return other_size, ""
 
 
 def _arch(shapes: Mapping[str, tuple[int, ...]]) -> str:
     """Name an HRNet by its width, and "s" for few blocks, as the catalog does; empty if it is none."""
-    block = "backbone.stage2.0.branches.0.{}.conv1.weight"
-    width = shapes.get(block.format(0), ())
-    return f"hr{width[0]}{'' if block.format(3) in shapes else 's'}" if width else ""
+    first = next((name for name in shapes if name.endswith(_BRANCH)), "")
+    fourth = first.replace(".0.conv1.weight", ".3.conv1.weight")
+    return f"hr{shapes[first][0]}{'' if fourth in shapes else 's'}" if first and shapes[first] else ""

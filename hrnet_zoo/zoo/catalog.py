@@ -1,5 +1,7 @@
 """Model name -> catalog row: every HRNet checkpoint that mmsegmentation published, and the bundled demo.
 
+The backbones that its trainings start from are here, too.
+
 Figures: https://github.com/open-mmlab/mmsegmentation/tree/main/configs, in hrnet and ocrnet. First come the 23 rows of
 the FCN table as first published in 2020, then the 39 further ones. Where upstream replaced a file, both are here. The
 plain name is that of the file in the user's table, or else of the newest; the other one says in its name what it is:
@@ -35,6 +37,7 @@ from hrnet_zoo.datasets.dataset import Color
 from hrnet_zoo.errors import ConfigError, UnknownModelError
 
 PUBLISHED_FOLDER = "https://download.openmmlab.com/mmsegmentation/v0.5"
+BACKBONES_FOLDER = "https://download.openmmlab.com/pretrain/third_party"
 
 LOCAL, HUB = "local-dir:", "hf-hub:"  # prefixes of saved models' names
 
@@ -47,7 +50,36 @@ OCR_PARAMETERS = 1_185_280  # of this head, without these two layers
 ARCHS = {
     "hr18s": ("HRNetV2p-W18-Small", 3_934_160, 270),
     "hr18": ("HRNetV2p-W18", 9_635_700, 270),
+    "hr32": ("HRNetV2p-W32", 29_536_896, 480),
+    "hr40": ("HRNetV2p-W40", 45_882_416, 600),
     "hr48": ("HRNetV2p-W48", 65_844_960, 720),
+}
+
+
+@dataclass(frozen=True)
+class ImageNetBackbone:
+    """The published file of an ImageNet classifier, with whose backbone trainings start."""
+
+    name: str  # that of the network: "hr18"
+    file_name: str
+
+    @property
+    def checkpoint_url(self) -> str:
+        """Published address of the file."""
+        return f"{BACKBONES_FOLDER}/{self.file_name}"
+
+    @property
+    def stated_sha256(self) -> str:
+        """First eight hex digits of the file's SHA-256, from its name."""
+        return self.file_name.removesuffix(".pth").rpartition("-")[2]
+
+
+IMAGENET = {
+    arch: ImageNetBackbone(arch, f"hrnetv2_{file}.pth")  # `hub/openmmlab.json` of mmengine
+    for arch, file in (
+        *(("hr18s", "w18_small-b5a04e21"), ("hr18", "w18-00eb2006"), ("hr32", "w32-dc9eeb4f")),
+        *(("hr40", "w40-ed0b031c"), ("hr48", "w48-d2186c55")),
+    )
 }
 
 
@@ -202,6 +234,8 @@ class ModelInfo:
         return head | {name: getattr(self, name) for name in names}
 
 
+PublishedFile = ModelInfo | ImageNetBackbone  # both have name, file_name, checkpoint_url and stated_sha256
+
 TABLE_ROWS = 23  # so many of these are the FCN table as first published
 
 # fmt: off
@@ -273,6 +307,7 @@ _ROWS = (
     ModelInfo("hr48",  VOC12AUG,        40, None,  None, 77.14, 79.71, "20200614_015958", "255bc5ce", "OCRNet"),
 )
 # fmt: on
+PUBLISHED_ARCHS = list(dict.fromkeys(row.arch for row in _ROWS))
 
 
 class BundledModel(ModelInfo):
@@ -330,7 +365,11 @@ def list_models(
         ConfigError: there is no such head, dataset or network.
 
     """
-    for what, value, choices in (("method", method, METHODS), ("dataset", dataset, DATASETS), ("arch", arch, ARCHS)):
+    for what, value, choices in (
+        ("method", method, METHODS),
+        ("dataset", dataset, DATASETS),
+        ("arch", arch, PUBLISHED_ARCHS),
+    ):
         if value is not None and value not in choices:
             raise ConfigError(
                 asked=f"list the models with {what}={value!r}",
@@ -380,18 +419,29 @@ def model_info(name: str) -> ModelInfo:
     return row
 
 
+def published_file(name: str) -> PublishedFile:
+    """Return the ImageNet backbone of a bare network's name ("hr32"), or else as `model_info`."""
+    return IMAGENET.get(name) or model_info(name)
+
+
 def _nearest(name: str) -> tuple[str, ...]:
     """Suggest rows with similar names, in the spelling of other libraries too: HRNetV2-W48, hrnet_w18_small."""
-    text = re.sub(r"hrnet\w*?[-_]?w(?=\d)", "hr", name[:200].lower())
+    text = name[:200].lower()
     is_ocr = "ocr" in text
     # Whoever names neither OCRNet nor one of the further datasets has a row of the first table in mind.
     near = [row for place, row in enumerate(_ROWS) if place < TABLE_ROWS or is_ocr or row.dataset.key in text]
     near = [row for row in near if (row.method == "OCRNet") == is_ocr]
-    bare = re.sub(r"^(fcn|ocr(net)?)|[-_]?ocr(net)?$", "", text).lstrip("-_").replace("_small", "s")
+    bare = _without_head(text)
     if bare in ARCHS:  # a network without a dataset: of each dataset, the longest training
         return tuple({row.dataset.key: row.name for row in near if row.arch == bare}.values())
     text, names = ("ocrnet_" if is_ocr else "fcn_") + bare, [*(row.name for row in near), DEMO.name]
     return () if is_saved(name) else tuple(difflib.get_close_matches(text, names, n=3, cutoff=0.5))
+
+
+def _without_head(text: str) -> str:
+    """Return our spelling of a network's name in small letters, without the head's: hrnet_w48_ocr is hr48."""
+    text = re.sub(r"hrnet\w*?[-_]?w(?=\d)", "hr", text)
+    return re.sub(r"^(fcn|ocr(net)?)|[-_]?ocr(net)?$", "", text).lstrip("-_").replace("_small", "s")
 
 
 def _advice(name: str) -> str:
@@ -404,7 +454,13 @@ def _advice(name: str) -> str:
         return f"the model comes first: hrnet-zoo predict demo {name}"
     if match := re.fullmatch(r"(?:https://huggingface\.co/|hf://|hf_hub:)?([\w.-]+/[\w.-]+)", name):
         return f"a repository on the Hub is named {HUB}{match[1]}, and a folder has to be there"
-    return "type one of these names; `hrnet-zoo list` or hrnet_zoo.list_models() has all"
+    names = "type one of these names; `hrnet-zoo list` or hrnet_zoo.list_models() has all"
+    if (arch := _without_head(name.lower())) in ARCHS:
+        names += (
+            f"; or train from ImageNet: create_model({arch!r}, pretrained='imagenet', classes=[...]), "
+            f"or hrnet-zoo finetune {arch}"
+        )
+    return names
 
 
 def is_saved(name: str) -> bool:
@@ -413,9 +469,10 @@ def is_saved(name: str) -> bool:
     return name.startswith((LOCAL, HUB)) or (name not in _rows_by_name() and os.path.isdir(folder))  # noqa: PTH112
 
 
-def recognize(sha256: str) -> ModelInfo | None:
+def recognize(sha256: str) -> PublishedFile | None:
     """Return the row whose file has this SHA-256 (64 hex digits), as far as the row states it."""
-    return next((row for row in (*_with_digests(_ROWS), DEMO) if sha256.startswith(row.stated_sha256)), None)
+    files: tuple[PublishedFile, ...] = (*_with_digests(_ROWS), DEMO, *IMAGENET.values())
+    return next((file for file in files if sha256.startswith(file.stated_sha256)), None)
 
 
 def stated_digests(path: Path = Path(__file__).parent / "digests.sha256") -> dict[str, str]:

@@ -1,13 +1,14 @@
-"""Model name -> network with its weights: resolve, build, load, finish."""
+"""Model name -> network or backbone with its weights: resolve, build, load, finish."""
 
 from __future__ import annotations
 
 import logging
 import operator
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,19 +16,24 @@ from torch import Tensor, nn
 from hrnet_zoo.errors import ConfigError, no_such_argument, redact
 from hrnet_zoo.models.fcn import FCNHRNet
 from hrnet_zoo.models.fork_safety import refuse_after_fork
+from hrnet_zoo.models.hrnet import SPECS, HRNet
 from hrnet_zoo.models.skip_init import skip_init
-from hrnet_zoo.weights.convert import claimed_classes, with_classes
-from hrnet_zoo.zoo.resolve import load_custom, resolve
+from hrnet_zoo.weights.convert import backbone_shapes, claimed_classes, with_classes
+from hrnet_zoo.weights.state_dict import unwrap_backbone
+from hrnet_zoo.zoo.catalog import IMAGENET
+from hrnet_zoo.zoo.resolve import is_arch, load_custom, load_published, resolve, resolve_arch
 
 MAX_CLASSES = 255  # of a label map's 256 values, 255 is kept for pixels without a label
+IMAGENET_LICENSE = "ImageNet: non-commercial research and education only, see https://image-net.org/download.php"
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _INSTEAD = {
     **dict.fromkeys(("num_classes", "nc", "n_classes"), "classes=: names, or their number"),
     **dict.fromkeys(("weights", "ckpt", "checkpoint_path", "path"), "checkpoint=: path or address of a file"),
     **dict.fromkeys(("torch_dtype", "precision"), "dtype="),
     "revision": 'the name: "hf-hub:ORG/NAME@REVISION"',
-    "features_only": "model.backbone(x): maps at four strides",
+    "features_only": "create_backbone(name): maps at four strides",
 }
+N = TypeVar("N", bound=nn.Module)
 
 logger = logging.getLogger("hrnet_zoo")
 
@@ -35,7 +41,7 @@ logger = logging.getLogger("hrnet_zoo")
 @torch.inference_mode(mode=False)  # a network created in inference mode can be trained, too
 def create_model(
     name: str | Path,
-    pretrained: bool = True,
+    pretrained: bool | str = True,
     *,
     checkpoint: str | Path | None = None,
     classes: int | Sequence[str] | None = None,
@@ -57,8 +63,10 @@ def create_model(
         name: catalog name or alias (see `hrnet_zoo.model_info`), or "demo"; or a saved model: the path of a folder
             written by `save_pretrained` ("local-dir:PATH" where a row has the same name); "hf-hub:ORG/NAME", a
             repository on the Hugging Face Hub with such a folder's files, or "hf-hub:ORG/NAME@REVISION": a commit,
-            branch or tag.
-        pretrained: load the published (or saved) weights; else draw random ones from torch's default generator.
+            branch or tag. With `classes`, and pretrained="imagenet", False or a checkpoint, also a network alone with
+            the FCN head: "hr18s", "hr18", "hr32", "hr40" or "hr48".
+        pretrained: True: the published (or saved) weights; "imagenet": a backbone with the weights that the published
+            trainings began with, and a random head, to be trained; False: random weights.
         checkpoint: path or address of a .pth or .safetensors to load instead of the published file, into the network
             that `name` describes. What training scripts wrap around the weights is removed, and one log line says
             what. If a file has averaged weights besides the plain ones, those under "state_dict" are taken, else the
@@ -69,7 +77,7 @@ def create_model(
         device: None: CUDA if there is one, else the CPU. torch's default device and dtype have no effect.
         dtype: of the weights and the arithmetic: a torch dtype, or its name ("bfloat16"). None: float16 on CUDA,
             float32 elsewhere.
-        generator: draws the random rows of a new classifier; None: torch's default generator.
+        generator: draws random weights; None: torch's default generator.
         progress: show a bar for a download on a terminal; the Hub's own bars obey HF_HUB_DISABLE_PROGRESS_BARS.
         wrong: no other argument is accepted; for those of other libraries, the error says what to use.
 
@@ -84,21 +92,31 @@ def create_model(
     """
     if wrong:
         raise no_such_argument("create_model", wrong, _INSTEAD)
-    if not isinstance(pretrained, bool) or (checkpoint is not None and not pretrained):
-        raise ConfigError(
-            asked=f"a model with pretrained={pretrained!r} and checkpoint={checkpoint!r}",
-            found="pretrained is True or False, and False excludes a checkpoint",
-            done="nothing was created",
-            advice="leave pretrained out, and use checkpoint= for a file of weights",
-        )
+    _require_start(pretrained, checkpoint)
     device = usable_device(device)
     dtype = _usable_dtype(dtype, device)
-    names = _class_names(classes)
-    model = resolve(str(name), progress=progress)
+    names, name = _class_names(classes), str(name)
+    if is_arch(name) and (checkpoint is not None or pretrained is not True):
+        if not names:
+            raise ConfigError(
+                asked=f"the network {name} without classes",
+                found="no dataset belongs to it",
+                done="nothing was created",
+                advice='say which classes it shall tell apart: classes=["background", "road", ...]',
+            )
+        model = resolve_arch(name)
+    else:
+        model = resolve(name, progress=progress)
     dataset = model.dataset.with_classes(names) if names else model.dataset
-    if not pretrained:
+    if pretrained == "imagenet":
+        with skip_init():
+            dataset = replace(dataset, data_license=IMAGENET_LICENSE)
+            network = FCNHRNet(model.arch, dataset, model.info, model.name, model.method)
+        network.provenance = _load_imagenet(network.backbone, model.arch, progress=progress)
+        initialize(network.decode_head.to_empty(device="cpu"), generator)
+    elif not pretrained:
         network = FCNHRNet(model.arch, dataset, model.info, model.name, model.method)
-        initialize(network)
+        initialize(network, generator)
     else:
         with skip_init():
             network = FCNHRNet(model.arch, dataset, model.info, model.name, model.method)
@@ -113,6 +131,75 @@ def create_model(
         # A list of new classes for the published weights, or a number of them, has nothing to be compared with.
         if not names or (checkpoint is not None and isinstance(classes, Sequence)):
             _compare_names(network, redact(str(checkpoint)) if checkpoint is not None else model.source)
+    return _placed(network, device, dtype)
+
+
+@torch.inference_mode(mode=False)
+def create_backbone(
+    name: str | Path,
+    pretrained: bool | str = True,
+    *,
+    checkpoint: str | Path | None = None,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | str | None = None,
+    progress: bool = True,
+) -> HRNet:
+    """Create HRNet alone, in eval mode: four feature maps for a head of your own.
+
+    It takes images (N, 3, H, W) and returns a list of maps (N, C, ceil(H / S), ceil(W / S)), finest first. C are its
+    `channels`, such as (18, 36, 72, 144) for "hr18"; S are its `strides`, (4, 8, 16, 32). Images are RGB, normalized
+    by (x - mean) / std; for values from 0 to 255, mean is (123.675, 116.28, 103.53), std (58.395, 57.12, 57.375).
+
+    Args:
+        name: a network: "hr18s", "hr18", "hr32", "hr40" or "hr48"; or a model as `create_model` takes it, whose
+            backbone is returned.
+        pretrained: True: the weights of that model, or ImageNet's for a network; "imagenet": ImageNet's; False:
+            random weights from torch's default generator.
+        checkpoint: path or address of a .pth or .safetensors that has a backbone of this size: of mmsegmentation, an
+            ImageNet classifier of HRNet, or a segmentation network of HRNet's authors. All of the backbone's entries
+            must be there; heads are left out, and one log line says which. Maps are resized as in mmsegmentation
+            (bilinear, align_corners=False), whatever the file's network did.
+        device: None: CUDA if there is one, else the CPU.
+        dtype: None: float16 on CUDA, float32 elsewhere. To train it, say "float32".
+        progress: show a bar for a download on a terminal.
+
+    Raises:
+        UnknownModelError, ConfigError, DownloadError, HubError, CheckpointError, CacheError: as `create_model`.
+
+    """
+    _require_start(pretrained, checkpoint)
+    name, is_bare = str(name), is_arch(str(name))
+    if pretrained is True and checkpoint is None and not is_bare:
+        return create_model(name, device=device, dtype=dtype, progress=progress).backbone
+    device = usable_device(device)
+    dtype = _usable_dtype(dtype, device)
+    arch = name if is_bare else resolve(name, progress=progress).arch
+    if not pretrained:
+        backbone = HRNet(SPECS[arch])
+        initialize(backbone)
+        return _placed(backbone, device, dtype)
+    with skip_init():
+        backbone = HRNet(SPECS[arch])
+    if checkpoint is None:
+        _load_imagenet(backbone, arch, progress=progress)
+    else:
+        shapes, key = backbone_shapes(arch), f"{arch}-backbone"
+        _assign(backbone, load_custom(str(checkpoint), key, shapes, progress=progress, unwrap=unwrap_backbone)[0])
+    return _placed(backbone, device, dtype)
+
+
+def _require_start(pretrained: object, checkpoint: object) -> None:
+    is_known = isinstance(pretrained, bool) or pretrained == "imagenet"
+    if not is_known or (checkpoint is not None and pretrained is not True):
+        raise ConfigError(
+            asked=f"a model with pretrained={pretrained!r} and checkpoint={checkpoint!r}",
+            found="pretrained is True, 'imagenet' or False, and only True goes with a checkpoint",
+            done="nothing was created",
+            advice="leave pretrained out, and use checkpoint= for a file of weights",
+        )
+
+
+def _placed(network: N, device: torch.device, dtype: torch.dtype) -> N:
     network.eval()
     if device.type == "cpu" and dtype == torch.float32:
         # channels_last weights would copy the mapped file, and be no faster: CPU kernels reorder weights themselves.
@@ -121,18 +208,30 @@ def create_model(
     return network.to(device=device, dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
-def initialize(network: FCNHRNet) -> None:
+def _load_imagenet(backbone: HRNet, arch: str, *, progress: bool) -> dict[str, str]:
+    """Give a backbone its ImageNet weights; return the provenance of their file."""
+    state, provenance = load_published(IMAGENET[arch], backbone_shapes(arch), progress=progress)
+    _assign(backbone, state)
+    logger.warning("%s: %s", IMAGENET[arch].file_name, provenance.get("file_notes", "a backbone alone"))
+    return provenance
+
+
+def initialize(network: nn.Module, generator: torch.Generator | None = None) -> None:
     """Draw random weights as mmsegmentation does: Kaiming normal convolutions, a classifier with a deviation of 0.01.
 
     Source: `init_cfg` of HRNet, FCNHead and OCRHead in mmsegmentation.
     """
+    layers = [(name, each) for name, each in network.named_modules() if isinstance(each, nn.Conv2d)]
+    for _, layer in layers:
+        nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu", generator=generator)
+    for name, layer in layers:
+        if name.endswith("conv_seg"):
+            nn.init.normal_(layer.weight, std=0.01, generator=generator)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
     for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-    for classifier in network.classifiers.values():
-        nn.init.normal_(classifier.weight, std=0.01)
-        if classifier.bias is not None:
-            nn.init.zeros_(classifier.bias)
+        if isinstance(module, nn.BatchNorm2d):
+            module.reset_parameters()  # of one that was built without values
 
 
 def _assign(network: nn.Module, state: Mapping[str, Tensor]) -> None:

@@ -13,10 +13,18 @@ from pathlib import Path
 
 from hrnet_zoo.errors import CheckpointError, HRNetZooError
 from hrnet_zoo.weights import cache
-from hrnet_zoo.weights.convert import CONVERTER_VERSION, network_shapes, verify_data
+from hrnet_zoo.weights.convert import CONVERTER_VERSION, verify_data
 from hrnet_zoo.weights.scan import inspect_safetensors
-from hrnet_zoo.zoo.catalog import ModelInfo, list_models, model_info
-from hrnet_zoo.zoo.resolve import cache_key, download, resolve, verify_published
+from hrnet_zoo.zoo.catalog import IMAGENET, ModelInfo, PublishedFile, list_models, model_info
+from hrnet_zoo.zoo.resolve import (
+    cache_key,
+    download,
+    is_arch,
+    published_shapes,
+    resolve,
+    resolve_arch,
+    verify_published,
+)
 from hrnet_zoo.zoo.training_log import log_key, parse_log
 
 
@@ -40,7 +48,7 @@ def verify(names: Sequence[str] = ()) -> list[Verdict]:
     for name in names:
         path, error = None, None
         try:
-            model = resolve(name, progress=False)
+            model = resolve_arch(name) if is_arch(name) else resolve(name, progress=False)
             name = model.name
             path = cache.path_of(cache_key(model.info)) if model.info else None
             model.verify()
@@ -74,7 +82,7 @@ def repair(*, progress: bool) -> list[Verdict]:
         try:
             cache.remove_damaged(entry.path, functools.partial(_check, entry))
             if row:
-                download(row, network_shapes(row.arch, row.num_classes, row.method), progress=progress)
+                download(row, published_shapes(row), progress=progress)
         except HRNetZooError as failure:  # it cannot be read, and stays; or it cannot be downloaded
             error = failure
         damaged.append(Verdict(_name(entry.key), entry.path, error))
@@ -91,17 +99,19 @@ def prune() -> list[cache.CacheEntry]:
     return removed
 
 
-def clear_model(info: ModelInfo) -> list[cache.CacheEntry]:
+def clear_model(info: PublishedFile) -> list[cache.CacheEntry]:
     """Remove a row's weights and training log, and partial downloads of both; return what was removed."""
-    return cache.clear(cache_key(info)) + (cache.clear(log_key(info.log_url)) if info.log_url else [])
+    log_url = info.log_url if isinstance(info, ModelInfo) else None
+    return cache.clear(cache_key(info)) + (cache.clear(log_key(log_url)) if log_url else [])
 
 
 def _finished() -> list[cache.CacheEntry]:
     return [entry for entry in cache.entries() if entry.kind in {"model", "log"}]
 
 
-def _rows_by_key() -> dict[str, ModelInfo]:
-    return {cache_key(row): row for row in map(model_info, list_models())}
+def _rows_by_key() -> dict[str, PublishedFile]:
+    files: list[PublishedFile] = [*map(model_info, list_models()), *IMAGENET.values()]
+    return {cache_key(file): file for file in files}
 
 
 def _name(key: str) -> str:

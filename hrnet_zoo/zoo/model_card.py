@@ -59,6 +59,7 @@ def _body(config: ModelConfig) -> str:
         training.append("Started from: random weights")
     else:
         name = "a model folder of this library" if parent.name == "local-dir" else inline(parent.name)
+        name += " with ImageNet weights" if parent.name in ARCHS else ""
         file = f", file {inline(parent.file)}" if parent.file else ""
         digest = parent.source_sha256 or parent.data_sha256
         training.append(f"Started from: {name}{file}" + (f", SHA-256 `{digest}`" if digest else ""))

@@ -55,7 +55,7 @@ class Metrics:
 class ModelConfig:
     """Everything about a model except its weights."""
 
-    arch: str  # "hr18s", "hr18" or "hr48"
+    arch: str  # one of ARCHS
     dataset: Dataset
     data_sha256: str  # of the weights that this belongs to, 64 hex digits
     license: str  # of the weights, as the Hub abbreviates it: "apache-2.0", "other", "unknown"

@@ -11,14 +11,14 @@ import logging
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 import safetensors.torch
 
-from hrnet_zoo.datasets import Dataset
+from hrnet_zoo.datasets import ADE20K, Dataset
 from hrnet_zoo.errors import (
     CacheError,
     CheckpointNotFoundError,
@@ -34,7 +34,9 @@ from hrnet_zoo.weights.convert import (
     CONVERTER_VERSION,
     ROOM,
     Shapes,
+    Unwrap,
     Weights,
+    backbone_shapes,
     check_hash,
     claimed_classes,
     convert_checkpoint,
@@ -52,13 +54,26 @@ from hrnet_zoo.weights.convert import (
     verify_data,
 )
 from hrnet_zoo.weights.scan import inspect_safetensors, is_safetensors
-from hrnet_zoo.weights.state_dict import fit_state, unwrap
-from hrnet_zoo.zoo.catalog import DEMO, HUB, LOCAL, ModelInfo, is_saved, model_info, recognize
+from hrnet_zoo.weights.state_dict import fit_state, unwrap, unwrap_backbone
+from hrnet_zoo.zoo.catalog import (
+    ARCHS,
+    DEMO,
+    HUB,
+    IMAGENET,
+    LOCAL,
+    ImageNetBackbone,
+    ModelInfo,
+    PublishedFile,
+    is_saved,
+    model_info,
+    recognize,
+)
 from hrnet_zoo.zoo.model_config import WEIGHTS_FILE, ModelConfig
 from hrnet_zoo.zoo.model_folder import load_folder, read_folder
 
 # Training checkpoints hold up to two more copies of the weights, in the optimizer's state.
 SIZE_FACTOR = 4
+CLASSIFIER_BYTES = 50 << 20  # of an ImageNet classifier beside its backbone: 12 million parameters
 # Eight or more hex digits before the extension are a file's hash; without a letter, a date or a number of steps
 # (1 of 43 hashes has no letter, and is not checked).
 STATED_HASH = re.compile(r"-((?=\d*[a-f])[0-9a-f]{8,64})\.\w+$")
@@ -71,7 +86,7 @@ class ResolvedModel:
     """What a model name stands for."""
 
     name: str
-    arch: str  # "hr18s", "hr18" or "hr48"
+    arch: str  # such as "hr18"
     method: str  # "FCN" or "OCRNet"
     dataset: Dataset  # with the classes of the weights
     info: ModelInfo | None  # None for a model folder or a repository
@@ -111,6 +126,26 @@ def is_here(name: str) -> bool:
     return info.checkpoint_url.startswith("file:") or cache.is_cached(cache_key(info))
 
 
+def is_arch(name: str) -> bool:
+    """Tell whether this names a network alone, such as "hr32", and no model folder."""
+    return name in ARCHS and not (Path(name) / WEIGHTS_FILE).is_file()
+
+
+def resolve_arch(arch: str, *, progress: bool = True) -> ResolvedModel:
+    """Return a network alone, with its backbone's ImageNet weights; sizes are those for the photographs of ADE20K."""
+    return ResolvedModel(
+        name=arch,
+        arch=arch,
+        method="FCN",
+        dataset=replace(ADE20K, title="custom images", data_license="unknown"),
+        info=None,
+        config=None,
+        source=IMAGENET[arch].file_name,
+        load=functools.partial(load_published, IMAGENET[arch], progress=progress),
+        verify=functools.partial(verify_published, IMAGENET[arch]),
+    )
+
+
 def _resolve_folder(name: str) -> ResolvedModel:
     if name == LOCAL or "://" in name:
         found, advice = "no folder after the colon", "name it: local-dir:PATH"
@@ -139,7 +174,14 @@ def _resolve_folder(name: str) -> ResolvedModel:
 # --- catalog rows -----------------------------------------------------------------------------------------------------
 
 
-def load_published(info: ModelInfo, expected: Shapes, *, progress: bool) -> Weights:
+def published_shapes(info: PublishedFile) -> Shapes:
+    """Return names and shapes of what a published file is converted into."""
+    if isinstance(info, ImageNetBackbone):
+        return backbone_shapes(info.name)
+    return network_shapes(info.arch, info.num_classes, info.method)
+
+
+def load_published(info: PublishedFile, expected: Shapes, *, progress: bool) -> Weights:
     """Return a row's weights from the cache, after downloading them if need be; the bundled file needs no cache."""
     try:
         state, header = load(functools.partial(download, info, expected, progress=progress), expected)
@@ -156,7 +198,7 @@ def load_published(info: ModelInfo, expected: Shapes, *, progress: bool) -> Weig
     return state, header
 
 
-def verify_published(info: ModelInfo) -> None:
+def verify_published(info: PublishedFile) -> None:
     """Raise CheckpointError unless a row's file is cached and intact: its data, its origin, its names and shapes."""
     path = cache.path_of(cache_key(info))
     try:
@@ -164,12 +206,12 @@ def verify_published(info: ModelInfo) -> None:
     except CheckpointNotFoundError as error:
         error.advice = f"hrnet-zoo download {info.name}"
         raise
-    expected = network_shapes(info.arch, info.num_classes, info.method)
+    expected = published_shapes(info)
     _, header = map_safetensors(path, lambda _: expected, str(path))
     _require_source(info, header, path)
 
 
-def _require_source(info: ModelInfo, header: Mapping[str, str], path: Path) -> None:
+def _require_source(info: PublishedFile, header: Mapping[str, str], path: Path) -> None:
     """Check that a cached file was converted from the file that the catalog states, which may know more by now."""
     found = header.get("source_sha256", "")
     if not found.startswith(info.stated_sha256):
@@ -186,7 +228,7 @@ def _require_source(info: ModelInfo, header: Mapping[str, str], path: Path) -> N
         )
 
 
-def download(info: ModelInfo, expected: Shapes, *, progress: bool) -> Path:
+def download(info: PublishedFile, expected: Shapes, *, progress: bool) -> Path:
     """Return the path of a row's converted weights in the cache, after downloading them if need be."""
     if cache.is_cached(cache_key(info)):  # then the settings of mirrors do not matter
         return cache.path_of(cache_key(info))
@@ -195,12 +237,12 @@ def download(info: ModelInfo, expected: Shapes, *, progress: bool) -> Path:
         addresses(info.checkpoint_url),
         info.stated_sha256,
         lambda bodies: _convert(bodies, info.checkpoint_url, info, expected),
-        max_bytes=size_limit(expected),
+        max_bytes=_limit(info, expected),
         progress=progress,
     )
 
 
-def import_file(path: Path) -> tuple[ModelInfo, Path]:
+def import_file(path: Path) -> tuple[PublishedFile, Path]:
     """Verify and convert a published file that was downloaded by hand; return its row and its path in the cache."""
     with raise_on_oom(f"import {path}", done="nothing was imported", advice=ROOM):
         bodies = [read_file(path)]
@@ -210,13 +252,13 @@ def import_file(path: Path) -> tuple[ModelInfo, Path]:
             info = model_info(path.name)
         check_hash(bodies[0], info.stated_sha256, str(path))
         key = cache_key(info)
-        expected = network_shapes(info.arch, info.num_classes, info.method)
+        expected = published_shapes(info)
         with cache.lock(key):
             publish(key, _convert(bodies, str(path), info, expected))
         return info, cache.path_of(key)
 
 
-def mirror(info: ModelInfo, folder: Path, expected: Shapes, *, progress: bool) -> Path:
+def mirror(info: PublishedFile, folder: Path, expected: Shapes, *, progress: bool) -> Path:
     """Download a row's original file, verified and unconverted, into a mirror folder; return its path there.
 
     Any web server can serve the folder as it is; `file://FOLDER` in HRNET_ZOO_MIRRORS works too.
@@ -225,7 +267,7 @@ def mirror(info: ModelInfo, folder: Path, expected: Shapes, *, progress: bool) -
     if os.path.lexists(final):  # unlike Path.is_file, never raises, even for a name that is too long
         check_hash(read_file(final), info.stated_sha256, str(final))
         return final
-    key, limit = cache_key(info), size_limit(expected)
+    key, limit = cache_key(info), _limit(info, expected)
     with cache.lock(key):
         urls = addresses(info.checkpoint_url)
         bodies, partial = fetch_verified(key, urls, info.stated_sha256, max_bytes=limit, progress=progress)
@@ -235,17 +277,22 @@ def mirror(info: ModelInfo, folder: Path, expected: Shapes, *, progress: bool) -
     return final
 
 
-def cache_key(info: ModelInfo) -> str:
+def cache_key(info: PublishedFile) -> str:
     """Return the name of a row's file in the cache: another file or another conversion has another key."""
     return f"{PurePosixPath(info.file_name).stem}-c{CONVERTER_VERSION}"
 
 
-def _convert(bodies: list[bytes], source: str, info: ModelInfo, expected: Shapes) -> bytes:
+def _convert(bodies: list[bytes], source: str, info: PublishedFile, expected: Shapes) -> bytes:
     provenance = {"model": info.name, "source_url": _published_address(info)}
-    return convert_checkpoint(bodies, source, expected, provenance)
+    taken = unwrap_backbone if isinstance(info, ImageNetBackbone) else unwrap
+    return convert_checkpoint(bodies, source, expected, provenance, taken)
 
 
-def _published_address(info: ModelInfo) -> str:
+def _limit(info: PublishedFile, expected: Shapes) -> int:
+    return size_limit(expected) + (CLASSIFIER_BYTES if isinstance(info, ImageNetBackbone) else 0)
+
+
+def _published_address(info: PublishedFile) -> str:
     """Return where the file was published; for the bundled file its name, not a path of this machine."""
     return info.checkpoint_url if info.checkpoint_url.startswith("https:") else info.file_name
 
@@ -253,8 +300,10 @@ def _published_address(info: ModelInfo) -> str:
 # --- custom checkpoints -----------------------------------------------------------------------------------------------
 
 
-def load_custom(source: str, arch: str, network: Shapes, *, progress: bool) -> Weights:
+def load_custom(source: str, arch: str, network: Shapes, *, progress: bool, unwrap: Unwrap = unwrap) -> Weights:
     """Return the weights in a custom checkpoint, by path or address, through the cache.
+
+    `arch` is part of the cache key; `unwrap` takes the network, or its backbone alone.
 
     The content tells a file of `torch.save` (either serialization, with whatever lies beside the weights) from
     safetensors. Where tensors were renamed or ignored, one log line says which.
@@ -270,7 +319,7 @@ def load_custom(source: str, arch: str, network: Shapes, *, progress: bool) -> W
         # Of a path the name alone: the header travels with the weights, and must not tell the user's folders.
         provenance = {"source_url": shown if is_address else name}
         if not is_safetensors(bodies[0]):
-            return convert_checkpoint(bodies, shown, network, provenance)
+            return convert_checkpoint(bodies, shown, network, provenance, unwrap)
         body = bodies.pop()
         claimed = claimed_classes(inspect_safetensors(body, shown).metadata)
         stored = safetensors.torch.load(body)

@@ -37,8 +37,8 @@ def test_download_refused_and_offline(
 def published(hr18s: bytes, host: FaultServer, monkeypatch: pytest.MonkeyPatch) -> FaultServer:
     """Let the stand-in be what the row states, and serve it."""
     info = dataclasses.replace(model_info(NAME), sha256_prefix=hashlib.sha256(hr18s).hexdigest()[:8])
-    for module in ("cli.cache", "zoo.resolve", "zoo.maintenance"):
-        monkeypatch.setattr(f"hrnet_zoo.{module}.model_info", lambda _: info)
+    for function in ("cli.cache.published_file", "zoo.resolve.model_info", "zoo.maintenance.model_info"):
+        monkeypatch.setattr(f"hrnet_zoo.{function}", lambda _: info)
     monkeypatch.setattr("hrnet_zoo.zoo.catalog._ROWS", (info,))
     host.play(info.checkpoint_url.removeprefix("https://download.openmmlab.com"), whole(hr18s))
     monkeypatch.setenv("HRNET_ZOO_MIRRORS", host.url)

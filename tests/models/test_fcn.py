@@ -13,13 +13,13 @@ from hrnet_zoo.datasets import CITYSCAPES
 from hrnet_zoo.models.fcn import FCNHRNet
 from hrnet_zoo.models.hrnet import SPECS, HRNetSpec
 from hrnet_zoo.weights.convert import network_shapes
-from hrnet_zoo.zoo.catalog import ARCHS
+from hrnet_zoo.zoo.catalog import PUBLISHED_ARCHS
 from hrnet_zoo.zoo.create import create_model, initialize
 
 GOLDEN = "golden/fcn_hr18s_512x1024_40k_cityscapes_standin-289f364f.pth"
 
 
-@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("arch", PUBLISHED_ARCHS)
 def test_names_and_shapes_are_the_published_ones(arch: str, shared: Path) -> None:
     published = json.loads((shared / f"facts/state_dict_{arch}_19_classes.json").read_text())
     assert {name: list(shape) for name, shape in network_shapes(arch, 19).items()} == published
@@ -30,6 +30,8 @@ def test_names_and_shapes_are_the_published_ones(arch: str, shared: Path) -> Non
     [
         ("hr18s", 872, "dc49550057813f499a2592822f1213b79c4b0c1fa01e96dc9033e53a43a77085"),
         ("hr18", 1838, "b9881d7f540247f34830c3773c6b0d1e442a7b685158fe4d90b36a90e5f4952b"),
+        ("hr32", 1838, "9ab080f0126299f0fa37de0c0ece0adfaa0a5f124bf5ac4e1ff2fb09bfbc9b4f"),
+        ("hr40", 1838, "08db8e60649295064645ff6e5badcd5a78cac6282d078d496814bf2a1f6736bd"),
         ("hr48", 1838, "6790f18b9708ef9a8e3cca40b9b3a4d8754b172dec913e571fc2b21caa664609"),
     ],
 )

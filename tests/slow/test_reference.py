@@ -27,8 +27,9 @@ from hrnet_zoo.datasets import DATASETS
 from hrnet_zoo.demo.scenes import scene
 from hrnet_zoo.evaluation.evaluate import evaluate
 from hrnet_zoo.models.fcn import FCNHRNet
+from hrnet_zoo.models.hrnet import SPECS
 from hrnet_zoo.zoo.catalog import METHODS, list_models
-from hrnet_zoo.zoo.create import create_model
+from hrnet_zoo.zoo.create import create_backbone, create_model
 from tests.support.checkpoints import META, legacy
 from tests.support.reference_cases import trained_like, write_folder
 
@@ -219,6 +220,22 @@ def test_ocrnet(reference: SimpleNamespace, place: Path, key: str) -> None:
 def test_ocrnet_by_six_scales_and_mirroring(reference: SimpleNamespace, place: Path, key: str) -> None:
     """Nearly square images, which are the smallest ones in the box."""
     compare(reference, place, "hr18s", key, [(333, 340)], tolerance=0.05, ms_flip=True, method="OCRNet")
+
+
+@pytest.mark.parametrize("arch", ["hr32", "hr40"])
+def test_backbones_without_a_published_network(reference: SimpleNamespace, arch: str) -> None:
+    config = reference.Config.fromfile(reference.configs / "hrnet" / CONFIGS["cityscapes"].format("fcn", "hr48"))
+    backbone = config.model.backbone
+    for branches in (2, 3, 4):
+        backbone.extra[f"stage{branches}"].num_channels = SPECS[arch].widths[:branches]
+    theirs = reference.revert_sync_batchnorm(reference.MODELS.build(backbone))
+    theirs.eval()  # returns nothing
+    ours = create_backbone(arch, pretrained=False, device="cpu")
+    theirs.load_state_dict(ours.state_dict(), strict=True)
+    x = torch.randn(1, 3, 97, 131, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        for found, expected in zip(ours(x), theirs(x), strict=True):
+            assert torch.equal(found, expected)
 
 
 def test_the_weights_behave_like_trained_ones() -> None:

@@ -326,7 +326,7 @@ def test_dtype(dtype: torch.dtype) -> None:
         (lambda: create_model(NAME, dtype=torch.int8), ConfigError, "torch.int8"),
         (lambda: create_model(NAME, dtype="int8"), ConfigError, "torch.float16, torch.bfloat16"),
         (lambda: create_model(NAME, dtype="nn"), ConfigError, "torch.float16, torch.bfloat16"),
-        (lambda: create_model(NAME, "x.pth"), ConfigError, "use checkpoint="),  # type: ignore[arg-type]
+        (lambda: create_model(NAME, "x.pth"), ConfigError, "use checkpoint="),
         (lambda: create_model(NAME, num_classes=3), ConfigError, "use classes="),  # type: ignore[arg-type]
         (lambda: create_model(NAME, color=3), ConfigError, "has no argument color"),  # type: ignore[arg-type]
         (lambda: create_model("x.pth"), UnknownModelError, "checkpoint='x.pth'"),
@@ -335,7 +335,7 @@ def test_dtype(dtype: torch.dtype) -> None:
         (lambda: create_model(NAME, classes=["a", "a"]), ConfigError, "different names"),
         (lambda: create_model(NAME, classes=["a", ""]), ConfigError, "different names"),
         (lambda: create_model(NAME, classes="road"), ConfigError, "different names"),
-        (lambda: create_model(NAME, False, checkpoint="x.pth"), ConfigError, "False excludes a checkpoint"),
+        (lambda: create_model(NAME, False, checkpoint="x.pth"), ConfigError, "only True goes with a checkpoint"),
     ],
 )
 def test_bad_arguments(call: Callable[[], object], error: type[Exception], text: str, cache: Path) -> None:

@@ -136,7 +136,7 @@ ONE = {"name": "x", "color": [1, 2, 3]}
         (put("schema", value="2"), "$.schema"),
         (drop("schema"), "$.schema"),
         (put("library", value="timm"), "$.library"),
-        (put("arch", value="hr32"), "$.arch"),
+        (put("arch", value="hr64"), "$.arch"),
         (put("arch", value=["hr18"]), "$.arch[0]"),
         (put("arch", value={"a": [[[[]]]]}), "$.arch.a[0][0][0]"),
         (put("classes", value=10**9), "$.classes"),

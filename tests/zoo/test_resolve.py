@@ -81,7 +81,7 @@ def test_a_folder_takes_every_argument_of_create_model(name: str, tmp_path: Path
     assert own.provenance["source_url"] == "own.pth"
     assert torch.equal(own.decode_head.conv_seg.weight, weight)
     assert {each.name for each in (new, blank, own)} == {name}
-    with pytest.raises(ConfigError, match="False excludes a checkpoint"):
+    with pytest.raises(ConfigError, match="only True goes with a checkpoint"):
         create_model(name, pretrained=False, checkpoint=tmp_path / "own.pth")
 
 
