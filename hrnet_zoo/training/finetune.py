@@ -30,7 +30,7 @@ from hrnet_zoo.models.fcn import FCNHRNet
 from hrnet_zoo.models.fork_safety import refuse_after_fork
 from hrnet_zoo.training.augmentation import Augment, OwnAugmentation
 from hrnet_zoo.training.augmentation import augment as default_augment
-from hrnet_zoo.training.auto_batch import largest_batch
+from hrnet_zoo.training.auto_batch import largest_batch, require_memory
 from hrnet_zoo.training.batches import try_augmentation
 from hrnet_zoo.training.config import (
     TrainingConfig,
@@ -210,6 +210,8 @@ def finetune(
         torch.enable_grad(),
         without_autocast(torch_device),
     ):
+        if batch == "auto" and torch_device.type == "cpu":
+            require_memory(ranks)  # before anything else takes some: libraries without memory crash
         found = ranks.all_gather(lambda: find_training_data(data, val=val, classes=classes))
         train, held_out, names = found[ranks.rank]
         network = _load(model, names, torch_device, seed, progress)
