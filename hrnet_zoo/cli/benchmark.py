@@ -45,7 +45,8 @@ def benchmark(
     """Measure speed and memory of the model NAME here.
 
     Nothing is downloaded: with random weights, on which neither depends. --against also compares the labels, and takes
-    the model's weights if they are on this machine.
+    the model's weights if they are on this machine. NAME may also be hr18s, hr18, hr32, hr40 or hr48: the network with
+    19 classes.
     """
     if table and (size or batch or dtype or against):
         raise click.UsageError("--table has its own size, batch and dtype: leave all options but --device out")
@@ -53,7 +54,7 @@ def benchmark(
         raise click.UsageError("--batch goes without --against, and --compile and --plot go with it")
     from hrnet_zoo.evaluation.benchmark import benchmark, benchmark_table, compare
     from hrnet_zoo.zoo.create import create_model
-    from hrnet_zoo.zoo.resolve import is_here
+    from hrnet_zoo.zoo.resolve import is_arch, is_here
 
     if plot and not force:
         refuse_existing([plot])
@@ -61,7 +62,9 @@ def benchmark(
         facts = benchmark_table(name, device=device).to_dict()
     else:
         with raise_on_oom(f"benchmark {name}"):
-            model = create_model(name, pretrained=against and is_here(name), device=device, dtype=dtype)
+            classes = 19 if is_arch(name) else None
+            pretrained = against and not classes and is_here(name)
+            model = create_model(name, pretrained=pretrained, classes=classes, device=device, dtype=dtype)
         if against:
             comparison = compare(model, size=size, compiled=compiled)
             facts = comparison.to_dict()

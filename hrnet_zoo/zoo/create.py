@@ -102,7 +102,7 @@ def create_model(
                 asked=f"the network {name} without classes",
                 found="no dataset belongs to it",
                 done="nothing was created",
-                advice='say which classes it shall tell apart: classes=["background", "road", ...]',
+                advice='name the classes: classes=["background", "road", ...], or --classes background,road,...',
             )
         model = resolve_arch(name)
     else:

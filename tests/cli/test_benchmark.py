@@ -34,6 +34,8 @@ def test_benchmark(run: Run) -> None:
     assert facts["random_weights"]
     facts = json.loads(run("benchmark", "demo", "--dtype", "bfloat16", "--device", "cpu", "--json"))
     assert facts["machine"]["dtype"] == "bfloat16"
+    facts = json.loads(run("benchmark", "hr18s", "--size", "32x32", "--device", "cpu", "--json"))
+    assert (facts["model"], facts["width"]) == ("hr18s", 32)
 
 
 @pytest.mark.usefixtures("_quick")
