@@ -314,6 +314,7 @@ def _class_255(
     error = binary >= len(others) and not any(IGNORE_INDEX in counts for counts in others)
     text = "its values are 0 and 255 (apart from stray pixels), and 255 means ignored"
     advice = "write 1 instead of 255 for the class" + ("" if error else ", if it is one there")
+    advice += ", as `hrnet-zoo prepare binary-masks SRC DST` does"
     yield Problem("255 as a class", text, advice, files, error)
 
 
@@ -331,5 +332,6 @@ def _palettes(inspections: Iterable[Inspection]) -> Iterator[Problem]:
     )
     if files:
         text = "a color has different values in different masks"
-        advice = "write all masks with one palette; or without palettes, if their values are correct"
+        advice = "write all masks with one palette, or by colors (`hrnet-zoo prepare color-masks SRC DST`); "
+        advice += "or without palettes, if their values are correct"
         yield Problem("palettes disagree", text, advice, files)

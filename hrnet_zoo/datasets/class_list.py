@@ -48,7 +48,12 @@ def read_class_list(file: Path) -> ClassList:
         DatasetError: it cannot be read, has no names or one twice, or seems to be in another format.
 
     """
-    lines = [line.strip(_INVISIBLE + " \t,;") for line in read_text(file).splitlines()]
+    return parse_class_list(read_text(file), file)
+
+
+def parse_class_list(text: str, file: Path) -> ClassList:
+    """Read the content of a class list; see `read_class_list`."""
+    lines = [line.strip(_INVISIBLE + " \t,;") for line in text.splitlines()]
     lines = [re.sub(r"\s+#\s.*$", "", line) for line in lines if line and not line.startswith("#")]
     numbered = [_NUMBERED.fullmatch(line) for line in lines]
     if all(numbered):

@@ -20,7 +20,7 @@ from hrnet_zoo.images.prefetch import prefetch_in_threads
 # What returns the content of a file, by its path below the download, whose own name comes first.
 Files: TypeAlias = Mapping[str, Callable[[], bytes]]
 
-MAX_BYTES = 1 << 30  # of a file in a zip file, unpacked: ten times an image of Potsdam
+MAX_BYTES = 1 << 30  # of a file, unpacked: ten times an image of Potsdam, twice COCO's largest annotations
 _THREADS = min(8, os.cpu_count() or 1)
 _FAULTS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)  # RuntimeError: encrypted
 
@@ -70,8 +70,8 @@ class OutputFolder:
         """Return whether a file, by its path below the folder, is to be written."""
         return self.force or not (self.root / name).exists()
 
-    def write(self, files: Iterable[tuple[str, Callable[[], bytes]]]) -> None:
-        """Write those files that are wanted: paths below the folder, and what makes their contents, in threads.
+    def write(self, files: Iterable[tuple[str, Callable[[], bytes]]], *, anew: bool = False) -> None:
+        """Write those files that are wanted, or all: paths below the folder, and what makes their contents, in threads.
 
         Raises:
             OutputError: a file cannot be written.
@@ -82,7 +82,7 @@ class OutputFolder:
             name, make = file
             atomic_write(self.root / name, make())
 
-        wanted = [file for file in files if self.is_wanted(file[0])]
+        wanted = [file for file in files if anew or self.is_wanted(file[0])]
         for folder in {(self.root / name).parent for name, _ in wanted} - self._folders:
             make_folder(folder)
             sweep_parts(folder)
@@ -110,6 +110,9 @@ def _paths(source: Path) -> Iterator[Path]:
 
 def _read(path: Path) -> bytes:
     with _faults(path):
+        if not path.is_file() or path.stat().st_size > MAX_BYTES:
+            found = f"no regular file, or one of more than {MAX_BYTES:,} bytes"
+            raise _refusal(path, found, "name a folder without it")
         return path.read_bytes()
 
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -32,6 +33,7 @@ from hrnet_zoo.datasets.label_rules import (
     LabelRule,
     identity,
 )
+from hrnet_zoo.datasets.labeling_tools import recognize_tool
 from hrnet_zoo.datasets.pairing import Problem, Sample, find_images, pair, stem
 from hrnet_zoo.errors import DatasetError
 
@@ -295,6 +297,9 @@ def _unrecognized(root: Path, split: str, layouts: Sequence[_Layout]) -> Dataset
     if others := _recognize(root, _OFFICIAL):
         other, home = others[0]
         found = f"{other.title} in {home}, which is another dataset than the classes asked for"
+    if tool := recognize_tool(root):
+        command = shlex.join(["hrnet-zoo", "prepare", tool, str(root)])
+        raise _refusal(root, split, f"{found}; these look like files of {tool}", f"run: {command} DST")
     looks = "; ".join(
         f"{layout.title}: " + " and ".join(layout.folders[0]).replace("{}", "SPLIT") if layout.key else layout.title
         for layout in layouts

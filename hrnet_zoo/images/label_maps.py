@@ -47,7 +47,9 @@ def _check(header: ImageHeader, path: Path) -> None:
         fault, advice = "16-bit mask", "if no value is above 255, save np.asarray(image).astype('uint8') as PNG"
     elif header.mode not in ("1", "L", "P"):
         fault = f"{header.mode} mask"
-        advice = "a label file has one channel that holds class numbers: export it so, or map its colors to numbers"
+        advice = (
+            "a label file has one channel of class numbers: `hrnet-zoo prepare color-masks SRC DST` maps colors to them"
+        )
     elif header.inverted and header.mode != "P":
         fault, advice = "inverted mask", "its gray values run backwards (WhiteIsZero): save it anew as 8-bit PNG"
     elif header.several:
