@@ -38,25 +38,21 @@ def read_color_masks(images: ImageFiles) -> Export:
     """
     palettes = {key: _palette(images, key) for key in images.files if Path(key).name.lower() in _PALETTES}
     palettes = {key: palette for key, palette in palettes.items() if palette}
-    if not palettes or any(palette != next(iter(palettes.values())) for palette in palettes.values()):
-        found = (
-            f"several palettes that differ: {', '.join(palettes)}"
-            if palettes
-            else f"none of {', '.join(_PALETTES)} with colors"
-        )
-        raise images.refusal(found)
-    key, palette = next(iter(palettes.items()))
+    if len(palettes) != 1:
+        raise images.refusal(f"{len(palettes)} files with colors of classes, called {', '.join(_PALETTES)},")
+    ((key, palette),) = palettes.items()
     if len(set(palette.values())) < len(palette):
         raise refusal(key, "one color for two classes")
-    return _export(images, dict(palette), partial(_classes_of_colors, palette))
+    names = {name: "#{:02x}{:02x}{:02x}".format(*color) for name, color in palette.items()}
+    return _export(images, names, partial(_classes_of_colors, palette))
 
 
 def read_binary_masks(images: ImageFiles) -> Export:
     """Read black and white masks: 0 is background, 255 foreground; what is between is rounded."""
-    return _export(images, {"background": None, "foreground": None}, _black_and_white)
+    return _export(images, {"background": "", "foreground": ""}, _black_and_white)
 
 
-def _export(images: ImageFiles, classes: dict[str, Color | None], convert: Convert) -> Export:
+def _export(images: ImageFiles, classes: dict[str, str], convert: Convert) -> Export:
     sides: tuple[list[tuple[str, Path]], ...] = ([], [])
     for key in images.keys:
         parts = stem(Path(key), Path()).split("/")
@@ -94,9 +90,8 @@ def _black_and_white(mask: Image.Image, export: Export, index_of: IndexOf) -> La
     values = np.asarray(mask.convert("L"))
     gray = int(np.count_nonzero((values > 0) & (values < 255)))
     if gray > _MOST_GRAY * values.size or 0 < values.max() < 128:
-        raise ValueError(
-            f"{gray:,} of {values.size:,} pixels are neither black nor white; the brightest is {values.max()}"
-        )
+        found = f"{gray:,} of {values.size:,} pixels are neither black nor white"
+        raise ValueError(f"{found}; the brightest is {values.max()}")
     export.count("neither black nor white, and rounded", "pixel", gray)
     return (values > 127).astype(np.int16)
 

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from hrnet_zoo.datasets.class_list import MAX_CLASSES, parse_class_list
-from hrnet_zoo.datasets.dataset import Color, is_background
+from hrnet_zoo.datasets.dataset import is_background
 from hrnet_zoo.datasets.files import Files, OutputFolder
 from hrnet_zoo.datasets.label_rules import IGNORE_INDEX
 from hrnet_zoo.datasets.pairing import SUFFIXES
@@ -66,14 +66,14 @@ class Export:
 
     Attributes:
         images: with their labels.
-        classes: names in order, and colors where they are known.
+        classes: names in order, and colors as #rrggbb; "": unknown.
         overlaps: which of several shapes a pixel belongs to, in words; "": every pixel has one label.
         counts: what is worth a note, by (what happens, "pixel", "shape" or "image"): number, and number of images.
 
     """
 
     images: list[Labeled] = field(default_factory=list)
-    classes: dict[str, Color | None] = field(default_factory=dict)
+    classes: dict[str, str] = field(default_factory=dict)
     overlaps: str = ""
     counts: dict[tuple[str, str], tuple[int, int]] = field(default_factory=dict)
 
@@ -115,9 +115,7 @@ class ImageFiles:
         path = stated.replace("\\", "/").removeprefix(f"{self._source.as_posix()}/")
         joined = posixpath.normpath(posixpath.join(base, path))
         if posixpath.isabs(path) or path[1:2] == ":" or joined.partition("/")[0] != self._source.name:
-            raise ValueError(
-                f"the image {stated!r:.200}, which is not below {self._source}: name a folder that holds it"
-            )
+            raise ValueError(f"the image {stated!r:.200}, which is not below {self._source}: name a folder with it")
         if joined in self.files:
             return joined
         # CVAT leaves out the ending of a frame.
@@ -134,9 +132,7 @@ class ImageFiles:
     def refusal(self, found: str) -> DatasetError:
         """Return the error about an export that lacks what the converter reads."""
         listed = ", ".join(list(self.files)[:5]) + ", ..." * (len(self.files) > 5) or "nothing"
-        advice = (
-            "name the folder or zip file of the export, with its images; `hrnet-zoo prepare --help` lists the formats"
-        )
+        advice = "name the folder or zip file of the export, images included; see `hrnet-zoo prepare --help`"
         return refusal(str(self._source), f"{found} among {len(self.files)} files: {listed}", advice)
 
 
@@ -217,11 +213,10 @@ def write_export(
     fill, filled = (IGNORE_INDEX, "ignored") if empty == "ignore" else (index_of("background"), "background")
     targets = _targets(export.images)
     _refuse_strangers(out.root, targets)
-    colors = {name: " #{:02x}{:02x}{:02x}".format(*color) for name, color in export.classes.items() if color}
-    listed = "".join(f"{name}{colors.get(name, '')}\n" for name in names)
+    listed = "".join(f"{name} {export.classes.get(name, '')}".rstrip() + "\n" for name in names)
     if parse_class_list(listed, out.root / "classes.txt").names != tuple(names):
         raise refusal("classes.txt", "names that a class list cannot hold", "rename the classes in the tool")
-    out.write([("classes.txt", listed.encode)], anew=True)
+    out.write([("classes.txt", listed.encode)], anew=["classes.txt"])
     for labeled in Bar(export.images, desc="prepare", unit="image", disable=None if progress else True):
         split, image, mask = targets[labeled.key]
         data = labeled.read()
@@ -232,8 +227,7 @@ def write_export(
                 raise ValueError(f"an image of the size {labeled.size} is {width} x {height} pixels")
             labels = labeled.draw(export, (height, width), index_of)
         values = np.where(labels < 0, fill, labels).astype(np.uint8)
-        out.write([(image, partial(bytes, data))])
-        out.write([(mask, partial(png, Image.fromarray(values)))], anew=True)
+        out.write([(image, partial(bytes, data)), (mask, partial(png, Image.fromarray(values)))], anew=[mask])
         out.images[split] += 1
         export.count(f"without a label, and so {filled}", "pixel", int(np.count_nonzero(labels < 0)))
     out.notes += export.notes()
@@ -282,11 +276,7 @@ def _targets(images: Sequence[Labeled]) -> dict[str, tuple[str, str, str]]:
             name, place = each.key.removeprefix(f"{common}/"), f"{split}/" * bool(split)
             mask = f"{place}masks/{_stem(name)}.png"
             if (other := owners.setdefault(mask.casefold(), each)) is not each or each.key in targets:
-                found = (
-                    f"{each.key}, labeled in {other.origin} too"
-                    if other.key == each.key
-                    else f"{each.key} and {other.key}"
-                )
+                found = f"{each.key} and {other.key} (labeled in {other.origin})"
                 raise refusal(each.origin, f"two masks of one name: {found}", "rename or remove one of them")
             targets[each.key] = split, f"{place}images/{name}", mask
     return targets
@@ -295,13 +285,8 @@ def _targets(images: Sequence[Labeled]) -> dict[str, tuple[str, str, str]]:
 def _refuse_strangers(root: Path, targets: dict[str, tuple[str, str, str]]) -> None:
     """Raise OutputError if the folder holds images or masks that this run does not write."""
     ours = {root / name for _, *names in targets.values() for name in names}
-    for folder in (root / split / kind for split in ("", "train", "val", "test") for kind in ("images", "masks")):
-        for path in sorted(folder.rglob("*")):
-            if path not in ours and not path.is_dir() and not path.name.startswith("."):
-                raise OutputError(
-                    asked=f"fill {root}",
-                    found=f"{path}, which is not of this export",
-                    done="nothing was written",
-                    advice="name an empty folder, or remove its images and masks",
-                    path=path,
-                )
+    folders = [root / split / kind for split in ("", "train", "val", "test") for kind in ("images", "masks")]
+    paths = (path for folder in folders for path in sorted(folder.rglob("*")) if not path.name.startswith("."))
+    if stranger := next((path for path in paths if path not in ours and not path.is_dir()), None):
+        found, advice = f"{stranger}, which is not of this export", "name an empty folder, or remove images/ and masks/"
+        raise OutputError(asked=f"fill {root}", found=found, done="nothing was written", advice=advice, path=stranger)

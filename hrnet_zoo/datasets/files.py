@@ -6,7 +6,7 @@ import os
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
@@ -70,8 +70,12 @@ class OutputFolder:
         """Return whether a file, by its path below the folder, is to be written."""
         return self.force or not (self.root / name).exists()
 
-    def write(self, files: Iterable[tuple[str, Callable[[], bytes]]], *, anew: bool = False) -> None:
-        """Write those files that are wanted, or all: paths below the folder, and what makes their contents, in threads.
+    def write(self, files: Iterable[tuple[str, Callable[[], bytes]]], anew: Collection[str] = ()) -> None:
+        """Write those files that are wanted: paths below the folder, and what makes their contents, in threads.
+
+        Args:
+            files: paths and contents.
+            anew: paths that are wanted in any case.
 
         Raises:
             OutputError: a file cannot be written.
@@ -82,7 +86,7 @@ class OutputFolder:
             name, make = file
             atomic_write(self.root / name, make())
 
-        wanted = [file for file in files if anew or self.is_wanted(file[0])]
+        wanted = [file for file in files if file[0] in anew or self.is_wanted(file[0])]
         for folder in {(self.root / name).parent for name, _ in wanted} - self._folders:
             make_folder(folder)
             sweep_parts(folder)

@@ -15,9 +15,9 @@ from typing import Any, NoReturn
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import numpy as np
+import numpy.typing as npt
 
 from hrnet_zoo.datasets import shapes
-from hrnet_zoo.datasets.dataset import Color
 from hrnet_zoo.datasets.exports import (
     Draw,
     Export,
@@ -52,7 +52,7 @@ def read_coco(images: ImageFiles) -> Export:
     for key, data in _json_files(images, "COCO", {"images", "annotations", "categories"}):
         with faults(key):
             names = {each["id"]: text(each["name"]) for each in sorted(data["categories"], key=lambda each: each["id"])}
-            export.classes |= dict.fromkeys(names.values())
+            export.classes |= dict.fromkeys(names.values(), "")
             base, stem = posixpath.split(posixpath.splitext(key)[0])
             split = stem if re.search("train|val|test", stem, re.IGNORECASE) else posixpath.basename(base)
             of_id: dict[Any, str] = {}
@@ -93,7 +93,7 @@ def read_labelme(images: ImageFiles) -> Export:
     for key, data in _json_files(images, "LabelMe", {"shapes"}):
         with faults(key):
             found = list(_labelme_shapes(data))
-            export.classes |= dict.fromkeys(label for label, _ in found)
+            export.classes |= dict.fromkeys((label for label, _ in found), "")
             export.count(_NO_AREA, "shape", len(data["shapes"]) - len(found))
             try:
                 image = images.find(data["imagePath"], posixpath.dirname(key))
@@ -166,11 +166,14 @@ def read_cvat(images: ImageFiles) -> Export:
                 root = ET.fromstring(images.files[key](), ET.XMLParser(target=_NoDoctype()))  # noqa: S314 - see there
             except ET.ParseError as error:
                 raise ValueError(f"no whole XML: {error}") from error
+            if root.tag != "annotations":
+                continue
             if root.find("track") is not None:
                 raise ValueError("tracks of a video: export the task as CVAT for images 1.1")
-            for each in root.iterfind("meta//label") if root.tag == "annotations" else ():
-                export.classes[text(each.findtext("name"))] = _color(each.findtext("color"))
-            for each in root.iterfind("image") if root.tag == "annotations" else ():
+            for each in root.iterfind("meta//label"):
+                if each.find("parent") is None:  # else a point of a skeleton
+                    export.classes[text(each.findtext("name"))] = each.findtext("color") or ""
+            for each in root.iterfind("image"):
                 image = images.find(each.attrib["name"], posixpath.dirname(key), subset := each.get("subset", ""))
                 ordered = sorted(each, key=lambda shape: float(shape.get("z_order", 0)))
                 found = [shape for one in ordered for shape in _cvat_shape(one.tag, one.attrib)]
@@ -181,13 +184,6 @@ def read_cvat(images: ImageFiles) -> Export:
     if not export.images:
         raise images.refusal("no XML file of CVAT with images")
     return export
-
-
-def _color(value: str | None) -> Color | None:
-    if not value or not re.fullmatch("#[0-9a-fA-F]{6}", value):
-        return None
-    red, green, blue = bytes.fromhex(value[1:])
-    return red, green, blue
 
 
 def _cvat_shape(kind: str, attributes: Mapping[str, str]) -> Iterator[Shape]:
@@ -235,7 +231,7 @@ def read_label_studio(images: ImageFiles) -> Export:
                 export.count("passed over, for a later one of the same image counts", "annotation", len(done) - 1)
                 results = max(done, key=lambda each: each.get("created_at") or "")["result"]
                 found = [shape for result in results for shape in _label_studio_shape(result)]
-                export.classes |= dict.fromkeys(label for label, _ in found)
+                export.classes |= dict.fromkeys((label for label, _ in found), "")
                 export.count(_NO_AREA, "shape", len(results) - len(found))
                 stated = next((each for each in results if "original_width" in each), None)
                 size = (stated["original_width"], stated["original_height"]) if stated else None
@@ -267,19 +263,21 @@ def _label_studio_shape(result: Json) -> Iterator[Shape]:
         return
     if len(labels) > 1 or result.get("image_rotation"):
         raise ValueError("a region with several labels" if len(labels) > 1 else "an image that was turned in the tool")
-    scale = np.array([result["original_width"], result["original_height"]]) / 100
+    percent = shapes.numbers([result["original_width"], result["original_height"]], 2) / 100
+
+    def pixels(across: str, down: str) -> npt.NDArray[np.float64]:
+        return shapes.numbers([value[across], value[down]], 2) * percent
+
     degrees = value.get("rotation") or 0
     if "rle" in value:
         draw: Draw = partial(shapes.brush, value["rle"])
     elif "points" in value:
-        draw = partial(shapes.polygon, value["points"] * scale)
+        draw = partial(shapes.polygon, shapes.numbers(value["points"]) * percent)
+    elif "radiusX" in value:
+        draw = partial(shapes.ellipse, pixels("x", "y"), pixels("radiusX", "radiusY"), degrees)
     else:
-        place = np.array([value["x"], value["y"]]) * scale
-        if "radiusX" in value:
-            draw = partial(shapes.ellipse, place, [value["radiusX"], value["radiusY"]] * scale, degrees)
-        else:
-            end = place + [value["width"], value["height"]] * scale
-            draw = partial(shapes.rectangle, [*place, *end], degrees, place)
+        start = pixels("x", "y")
+        draw = partial(shapes.rectangle, [*start, *start + pixels("width", "height")], degrees, start)
     yield text(labels[0]), draw
 
 

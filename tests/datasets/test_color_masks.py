@@ -147,11 +147,11 @@ FAULTS: dict[str, Callable[[Path], object]] = {
     "the color 0,0,256": palette("a:0,0,256::\nb:0,0,0::"),
     "not enough values": palette("a:0,0::\nb:0,0,0::"),
     "invalid literal": palette("a:0,0,x::\nb:0,0,0::"),
-    "several palettes that differ": lambda home: (home / "raw/classes.csv").write_text("name,r,g,b\nx,1,2,3\n"),
+    "2 files with colors of classes": lambda home: (home / "raw/classes.csv").write_text("name,r,g,b\nx,1,2,3\n"),
     "no 'red'": lambda home: (
         (home / "raw/labelmap.txt").rename(home / "raw/x").with_name("classes.csv").write_text("name\nx\n")
     ),
-    "none of labelmap.txt": lambda home: (home / "raw/labelmap.txt").unlink(),
+    "0 files with colors of classes, called labelmap.txt": lambda home: (home / "raw/labelmap.txt").unlink(),
     "no images and masks": lambda home: (home / "raw/SegmentationClass/a.png").unlink(),
     "mask without image": lambda home: save(home / "raw/SegmentationClass/b.png", INDICES),
     "for an image of 12 x 299": lambda home: image(home / "raw/JPEGImages/a.jpg", (12, 299)),

@@ -156,6 +156,7 @@ def test_labelme_without_the_image_beside(tmp_path: Path) -> None:
 CVAT = """<?xml version="1.0" encoding="utf-8"?>
 <annotations><version>1.1</version><meta><task><labels>
 <label><name>road</name><color>#804080</color></label><label><name>car</name><color>#0000ff</color></label>
+<label><name>1</name><color>#123456</color><parent>hand</parent></label>
 </labels></task></meta>
 <image id="0" name="a.png" width="12" height="8" subset="Train">
   <polygon label="car" points="1,1;5,1;5,4;1,4" z_order="1"><attribute name="x">1</attribute></polygon>
@@ -368,10 +369,12 @@ def test_two_images_of_one_mask(tmp_path: Path) -> None:
     labelme(tmp_path, [{"label": "car", "points": CORNERS}])
     Image.new("RGB", SIZE[::-1]).save(tmp_path / "raw/a.jpg")
     save(tmp_path / "raw/b.json", {"shapes": [], "imagePath": "a.jpg"})
-    with pytest.raises(DatasetError, match=r"two masks of one name: raw/a\.jpg and raw/a\.png"):
+    with pytest.raises(
+        DatasetError, match=r"two masks of one name: raw/a\.jpg and raw/a\.png \(labeled in raw/a\.json\)"
+    ):
         made("labelme", tmp_path)
     save(tmp_path / "raw/b.json", {"shapes": [], "imagePath": "a.png"})
-    with pytest.raises(DatasetError, match=r"a\.png, labeled in raw/a\.json too"):
+    with pytest.raises(DatasetError, match=r"raw/a\.png and raw/a\.png \(labeled in raw/a\.json\)"):
         made("labelme", tmp_path)
 
 

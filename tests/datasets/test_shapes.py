@@ -88,6 +88,25 @@ def test_compressed_run_lengths_of_pycocotools(seed: int) -> None:
     np.testing.assert_array_equal(whole(found, (200, 300)), mask)
 
 
+def test_polygons_beside_those_of_pycocotools() -> None:
+    """It places some pixels of the borders elsewhere: the guide says how many."""
+    tool = pytest.importorskip("pycocotools.mask")
+    random, size = np.random.default_rng(0), (480, 640)
+    pixels = more = less = 0
+    for _ in range(100):
+        count, center, radius = random.integers(3, 40), random.uniform((50, 50), (590, 430)), random.uniform(4, 120)
+        angles = np.sort(random.uniform(0, 2 * np.pi, count))
+        rim = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+        points = center + radius * random.uniform(0.5, 1, (count, 1)) * rim
+        ours = whole(polygon(points, size), size)
+        theirs = tool.decode(tool.merge(tool.frPyObjects([points.ravel().tolist()], *size))).astype(bool)
+        pixels += np.count_nonzero(ours)
+        more += np.count_nonzero(theirs & ~ours)
+        less += np.count_nonzero(ours & ~theirs)
+    assert more < 0.002 * pixels
+    assert less < 0.002 * pixels
+
+
 def bits(*fields: tuple[int, int]) -> list[int]:
     """Pack (value, number of bits) into bytes."""
     text = "".join(f"{value:0{count}b}" for value, count in fields)
