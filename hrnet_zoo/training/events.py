@@ -61,7 +61,7 @@ class Listeners:
         self._on_event = on_event
         self._failed: set[str] = set()
         for tracker in trackers:
-            self._call(tracker.name, tracker.start)
+            self._call(tracker.name, _start, tracker)
         self._started = [tracker for tracker in trackers if tracker.name not in self._failed]
         plain = {name: value if isinstance(value, int | float) else str(value) for name, value in config.items()}
         for tracker in self._started if plain else ():
@@ -91,6 +91,14 @@ class Listeners:
                 logger.warning("%s failed, and the run goes on: %s: %s; %s", name, type(error).__name__, error, then)
             self._failed.add(name)
             return None
+
+
+def _start(tracker: Any) -> None:  # noqa: ANN401 - one of accelerate's, or like them
+    """Start a tracker; some write log lines, for which accelerate must know the process."""
+    from accelerate import PartialState
+
+    PartialState()
+    tracker.start()
 
 
 @contextmanager

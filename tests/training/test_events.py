@@ -131,6 +131,37 @@ def test_mlflow_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert run.data.metrics == {"train/loss": 2.0, "val/IoU.crack _a_1_": 50.0}
 
 
+@pytest.mark.filterwarnings("default")  # whatever its own dependencies deprecate
+def test_weights_and_biases_on_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("wandb")
+    for name, value in {"MODE": "offline", "DIR": str(tmp_path), "SILENT": "true"}.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    with accelerate_state():
+        listeners = Listeners(None, make_trackers("wandb", tmp_path / "a", 0), {"lr": 0.1, "crop": [64, 64]})
+        for each in EVENTS:
+            listeners.tell(each)
+    assert not [record for record in caplog.records if record.name == "hrnet_zoo"]
+    (file,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
+    written = file.read_bytes()
+    assert all(name in written for name in (b"hrnet-zoo", b"train/loss", b"val/IoU.crack _a_1_", b"[64, 64]"))
+
+
+def test_a_tracker_may_write_to_accelerates_log(caplog: pytest.LogCaptureFixture) -> None:
+    from accelerate import PartialState
+    from accelerate.logging import get_logger
+
+    class Talking(Recorder):
+        def start(self) -> None:
+            get_logger("tests").info("started")
+
+    with accelerate_state():
+        PartialState._shared_state.clear()
+        Listeners(None, [Talking()], {})
+    assert not [record for record in caplog.records if record.name == "hrnet_zoo"]
+
+
 def test_accelerates_state_is_left_as_it_was() -> None:
     from accelerate import PartialState
 

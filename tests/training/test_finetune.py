@@ -637,11 +637,18 @@ def test_a_run_that_is_there_is_gone_on_with_by_an_option(
 
 
 SCRIPT = """
-import json, sys
+import json, os, sys
 from hrnet_zoo.training.finetune import finetune
+
+def note(event):
+    with open(sys.argv[2] + "-heard.txt", "a") as heard:
+        print(os.environ["RANK"], event.kind, event.step, event.reason, file=heard)
+    return "stop" if event.step == stop_after else None
+
 if __name__ == "__main__":
     options = {name: tuple(each) if type(each) is list else each for name, each in json.loads(sys.argv[3]).items()}
-    finetune("demo", sys.argv[1], sys.argv[2], **options, progress=False)
+    stop_after = options.pop("stop_after", None)
+    finetune("demo", sys.argv[1], sys.argv[2], **options, on_event=note, progress=False)
 """
 
 
