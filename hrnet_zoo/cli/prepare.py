@@ -17,7 +17,7 @@ from hrnet_zoo.datasets import DATASETS
 @click.argument("dataset", metavar="FORMAT")
 @click.argument("source", metavar="SRC", type=click.Path(path_type=Path))
 @click.argument("destination", metavar="DST", type=click.Path(path_type=Path))
-@options.classes
+@click.option("--classes", callback=options.parse_classes, help="Names (A,B,...) in the order of the mask values.")
 @click.option("--empty", type=click.Choice(["background", "ignore"]), help="What pixels without a label become.")
 @options.force
 @options.as_json
@@ -35,8 +35,8 @@ def prepare(
     Fill the folder DST from SRC, for check-data, evaluate and finetune.
 
     FORMAT of an export of a labeling tool, with its images: coco, labelme, cvat (for images 1.1), label-studio (JSON),
-    color-masks (with labelmap.txt, classes.csv or classes.txt), binary-masks (black and white). SRC is a folder or a
-    zip file. --classes gives the order of the classes, or the name of the foreground.
+    color-masks (with labelmap.txt, classes.csv or classes.txt), binary-masks (black and white; --classes names the
+    white). SRC is a folder or a zip file.
 
     FORMAT of a dataset: loveda, potsdam, vaihingen or isaid, and SRC the folder of its zip files, or of what is in
     them. The last three are cut into the tiles that the published figures were measured on.

@@ -16,6 +16,7 @@ from hrnet_zoo.datasets.color_masks import read_binary_masks, read_color_masks
 from hrnet_zoo.datasets.exports import Export, ImageFiles, write_export
 from hrnet_zoo.datasets.files import OutputFolder, open_files
 from hrnet_zoo.datasets.labeling_tools import read_coco, read_cvat, read_label_studio, read_labelme
+from hrnet_zoo.datasets.pairing import relative_name
 from hrnet_zoo.errors import ConfigError, DatasetError
 
 # What fills a folder from a download, with a progress bar or without.
@@ -78,7 +79,7 @@ def prepare(
     Args:
         dataset: "loveda", "potsdam", "vaihingen" or "isaid"; or the form of an export: "coco", "labelme", "cvat" (for
             images 1.1), "label-studio" (JSON), "color-masks" or "binary-masks".
-        source: the folder of the downloaded zip files, or of what is in them.
+        source: the folder of the downloaded zip files, or of what is in them; the folder or zip file of an export.
         destination: the folder to fill.
         classes: names in the order of the mask values, for an export; None: as the export lists them, or else in
             alphabetical order. Of binary masks, the name of the foreground, or of black and of white.
@@ -109,6 +110,8 @@ def prepare(
         if dataset == "binary-masks" and classes and len(classes) == 1:
             classes = ["background", *classes]
         with open_files(source) as files:
+            ours = f"{relative_name(out.root, source.parent)}/"  # what an earlier run made is no part of the export
+            files = {key: read for key, read in files.items() if not key.startswith(ours)}
             export = TOOLS[dataset](ImageFiles(files, source))
             write_export(export, out, classes=classes, empty=empty or "background", progress=progress)
     return Prepared(out.root, dict(sorted(out.images.items())), out.written, tuple(out.notes))
@@ -125,8 +128,8 @@ def _check_arguments(
         found, advice = f"classes={classes!r:.100}", "name the classes"
     elif len(set(classes or ())) < len(classes or ()):
         found, advice = "a class that is named twice", "name each class once"
-    elif dataset in TOOLS and Path(os.path.realpath(destination)).is_relative_to(os.path.realpath(source)):
-        found, advice = f"{destination} lies in {source}", "name a folder elsewhere, which is not read as a part of it"
+    elif dataset in TOOLS and os.path.realpath(destination) == os.path.realpath(source):
+        found, advice = f"{destination} is the folder of the export", "name another one to fill"
     else:
         return
     raise ConfigError(asked=f"prepare {dataset}", found=found, done="nothing was read or written", advice=advice)
