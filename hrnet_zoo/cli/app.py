@@ -6,6 +6,7 @@ import os
 import socket
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,6 +14,9 @@ from hrnet_zoo.cli import options
 from hrnet_zoo.cli.output import say
 from hrnet_zoo.errors import ConfigError
 from hrnet_zoo.zoo.catalog import DEMO, list_models
+
+if TYPE_CHECKING:
+    from hrnet_zoo.models.base import SegmentationModel
 
 _PRIVATE = "Nobody else can open this page."
 _OPEN = "Everybody who reaches this machine over the network can use the page: it has no password."
@@ -49,7 +53,11 @@ def app(name: str, host: str, port: int, fast: bool, device: str | None, dtype: 
         listener = listen(host, port)  # which the server closes
         private = is_loopback(listener)
         names = [name, *(each for each in (DEMO.name, *list_models()) if each != name and is_here(each))]
-        labeler = Labeler(names, lambda each: options.load_model(each, device, dtype, None, None, fast), Path(folder))
+
+        def load(each: str) -> SegmentationModel:
+            return options.load_model(each, device, dtype, None, None, fast, lambda data: data.require_rgb("the page"))
+
+        labeler = Labeler(names, load, Path(folder))
         page = build_page(labeler, f"Images stay on this machine. {_PRIVATE if private else f'**{_OPEN}**'}")
         address, port = listener.getsockname()[:2]
         if not private:

@@ -17,9 +17,17 @@ from hrnet_zoo.errors import DatasetError
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--dataset", type=click.Choice(list(DATASETS)), help="Expected dataset; default: the recognized one.")
 @options.classes
+@click.option("--bands", callback=options.parse_names, help="Of other images than 8-bit RGB: red,green,blue,nir.")
 @click.option("--split", default="val", show_default=True, help="Split to check.")
 @options.as_json
-def check_data(folder: Path, dataset: str | None, classes: int | list[str] | None, split: str, as_json: bool) -> None:
+def check_data(
+    folder: Path,
+    dataset: str | None,
+    classes: int | list[str] | None,
+    bands: list[str] | None,
+    split: str,
+    as_json: bool,
+) -> None:
     """Check a FOLDER of labeled images.
 
     List everything that is wrong with it, and how often each class occurs.
@@ -28,7 +36,9 @@ def check_data(folder: Path, dataset: str | None, classes: int | list[str] | Non
     per line; in an official download it makes the dataset custom).
     The exit code is 5 if there are errors; notes alone are fine.
     """
-    report = hrnet_zoo.check_data(folder, dataset=dataset, classes=classes, split=split, progress=True)
+    report = hrnet_zoo.check_data(
+        folder, dataset=dataset, classes=classes, bands=bands or (), split=split, progress=True
+    )
     if as_json:
         say_json(report.to_dict())
     else:

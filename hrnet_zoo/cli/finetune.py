@@ -17,12 +17,14 @@ from hrnet_zoo.errors import HRNetZooError
 
 
 def _parse_weights(_: click.Context, option: click.Parameter, text: str | None) -> str | list[float] | None:
-    if text is None or text == "auto":
-        return text
+    return text if text == "auto" else _parse_numbers(_, option, text)
+
+
+def _parse_numbers(_: click.Context, option: click.Parameter, text: str | None) -> list[float] | None:
     try:
-        return [float(number) for number in text.split(",")]
+        return None if text is None else [float(number) for number in text.split(",")]
     except ValueError as error:
-        raise click.BadParameter(f"{text!r} is neither 'auto' nor numbers such as 1,1,2.5", param=option) from error
+        raise click.BadParameter(f"{text!r} is not numbers such as 1,1,2.5", param=option) from error
 
 
 def _parse_val(_: click.Context, __: click.Parameter, text: str | None) -> float | str | None:
@@ -47,6 +49,8 @@ _BY_TYPE: dict[str, dict[str, Any]] = {
 }
 _BY_NAME: dict[str, dict[str, Any]] = {
     "classes": {"callback": options.parse_classes, "metavar": "NAME,NAME,..."},
+    "bands": {"callback": options.parse_names, "metavar": "NAME,NAME,..."},
+    **{name: {"callback": _parse_numbers, "metavar": "NUMBER,NUMBER,..."} for name in ("mean", "std")},
     "val": {"callback": _parse_val},
     "batch": {"callback": _parse_batch, "metavar": "auto|NUMBER"},
     "class_weights": {"callback": _parse_weights, "metavar": "auto|NUMBER,NUMBER,..."},
@@ -101,11 +105,11 @@ def _as_typed(text: str) -> str:
     """Write arguments as options: --resume for resume=True, --crop 64x64 for crop=(64, 64)."""
 
     def option(match: re.Match[str]) -> str:
-        value = match[2].strip("'()").replace(", ", "x")
+        value = match[2].strip("'()[]").replace(", ", "," if match[2].startswith("[") else "x")
         return _as_flag(match[1]) if value == "True" else f"{_as_flag(match[1])} {value}"
 
     names = "|".join(str(each.name) for each in _options())
-    return re.sub(rf"\b({names})=('[^']*'|\(\d+, \d+\)|[\w.+-]*\w)", option, text)
+    return re.sub(rf"\b({names})=('[^']*'|\[[^]]*\]|\(\d+, \d+\)|[\w.+-]*\w)", option, text)
 
 
 @click.command(cls=_FinetuneCommand)

@@ -35,6 +35,11 @@ def parse_classes(_: click.Context, __: click.Parameter, text: str | None) -> in
     return [name.strip() for name in text.split(",")]
 
 
+def parse_names(_: click.Context, __: click.Parameter, text: str | None) -> list[str] | None:
+    """Return comma-separated names."""
+    return None if text is None else [name.strip() for name in text.split(",")]
+
+
 def parse_choice(_: click.Context, option: click.Parameter, text: str | None) -> dict[str, list[str]] | None:
     """Return the value of --only, "green=vegetation+terrain,road": class names by group."""
     if text is None:

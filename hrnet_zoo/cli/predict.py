@@ -13,7 +13,9 @@ import click
 from hrnet_zoo.cli import options, video
 from hrnet_zoo.cli.maps import check_map, is_map, map_options, write_map
 from hrnet_zoo.cli.output import leave, say, say_errors, say_json
+from hrnet_zoo.datasets.pairing import SUFFIXES
 from hrnet_zoo.errors import ConfigError, HRNetZooError
+from hrnet_zoo.images import bands
 from hrnet_zoo.images.atomic import refuse_existing
 from hrnet_zoo.zoo.catalog import DEMO, DEMO_KNOWS
 
@@ -169,6 +171,7 @@ def predict(
     from hrnet_zoo.inference.polygons import check_simplify
     from hrnet_zoo.inference.predict import PredictOptions
     from hrnet_zoo.inference.tables import TableWriter, check_table, check_target, table_columns
+    from hrnet_zoo.zoo.resolve import resolve
 
     if table:
         check_table(table, resume=resume, force=force)
@@ -176,7 +179,8 @@ def predict(
         check_target(coco, resume=resume, force=force)
     check_simplify(simplify)
     wanted = {"labels": labels, "overlay": overlay, "geojson": geojson, "confidence": confidence and overlay}
-    jobs = [] if makes_map else plan(images, out, **wanted, force=force or resume)
+    suffixes = bands.SUFFIXES if not makes_map and resolve(name).dataset.own_bands else SUFFIXES
+    jobs = [] if makes_map else plan(images, out, **wanted, force=force or resume, suffixes=suffixes)
     settings = PredictOptions(
         mode,
         ms_flip,

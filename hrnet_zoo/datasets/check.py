@@ -25,6 +25,7 @@ from hrnet_zoo.datasets.label_rules import CITYSCAPES_IDS, IGNORE_INDEX
 from hrnet_zoo.datasets.layouts import LabeledFolder, find_samples
 from hrnet_zoo.datasets.pairing import UNSUPPORTED, Problem, Sample, relative_name
 from hrnet_zoo.errors import ConfigError, DatasetError, ImageError
+from hrnet_zoo.images.bands import open_bands
 from hrnet_zoo.images.formats import open_image
 from hrnet_zoo.images.label_maps import read_label_image
 from hrnet_zoo.images.prefetch import prefetch_in_threads
@@ -98,6 +99,7 @@ def check_data(
     *,
     dataset: str | Dataset | None = None,
     classes: int | Sequence[str] | None = None,
+    bands: Sequence[str] = (),
     split: str = "val",
     progress: bool = True,
 ) -> DataReport:
@@ -108,6 +110,7 @@ def check_data(
         dataset: the expected dataset, such as "cityscapes" or "loveda" (`hrnet_zoo.datasets.DATASETS` names all), or a
             model's `dataset`. None: whichever is recognized; of the two Pascal Contexts, that with 60 classes.
         classes: names or number of the classes of a custom dataset, whatever its layout. None: those of `classes.txt`.
+        bands: names of the bands of images that are not read as 8-bit RGB; empty: those of `dataset`, if it has such.
         split: such as "val" or "train".
         progress: show a progress bar.
 
@@ -126,7 +129,7 @@ def check_data(
             )
         dataset = DATASETS[dataset]
     custom = None if classes is None else class_names(classes, "check data with")
-    return check_splits(find_samples(root, dataset, split, classes=custom), progress=progress)[0]
+    return check_splits(find_samples(root, dataset, split, classes=custom, bands=bands), progress=progress)[0]
 
 
 def check_splits(*splits: LabeledFolder, progress: bool = True) -> list[DataReport]:
@@ -194,7 +197,8 @@ def require_sound(asked: str, folder: LabeledFolder, problems: Sequence[Problem]
 
     """
     if errors := [problem for problem in problems if problem.error]:
-        command = shlex.join(["hrnet-zoo", "check-data", str(folder.root), "--split", folder.split or "val"])
+        bands = ["--bands", ",".join(folder.bands)] if folder.bands else []
+        command = shlex.join(["hrnet-zoo", "check-data", str(folder.root), "--split", folder.split or "val", *bands])
         raise DatasetError(
             asked=f"{asked} {folder.title} in {folder.root}",
             found="; ".join(f"{problem.kind}: {problem.found}" for problem in errors),
@@ -223,7 +227,8 @@ def _inspect(sample: Sample, folder: LabeledFolder, decode: bool) -> Inspection:
     except ImageError as error:
         problems.append(Problem("unreadable mask", "", error.advice, (f"{mask}: {error.found}",)))
     try:
-        with open_image(sample.image, whole=decode) as header:
+        opened = open_bands(sample.image, folder.bands) if folder.bands else open_image(sample.image, whole=decode)
+        with opened as header:
             size = header.displayed
             if decode:
                 header.decode()

@@ -7,10 +7,12 @@ probably in another order than the labels they were trained on.
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+
+from hrnet_zoo.errors import ConfigError
 
 Color = tuple[int, int, int]
 
@@ -48,7 +50,10 @@ class Dataset:
         labels: class names and RGB colors by index; empty: those in `<key>.csv` beside this file.
         val_images: number of images that the published figures were measured on; 0: no figures are published.
         meters_per_pixel: ground resolution of aerial images; None: photographs, or images of many resolutions.
-        bands: what the three channels of an image show, in their order.
+        bands: what the channels of an image show, in their order.
+        mean: of each band, in the values of the images, which are then TIFF or .npy files (`hrnet_zoo.images.bands`),
+            and are not read as 8-bit RGB; empty: they are, and ImageNet's mean and deviation are those of the network.
+        std: the standard deviation of each band, likewise.
         figures_note: what the published figures count, where that is not plain.
 
     """
@@ -63,7 +68,9 @@ class Dataset:
     labels: tuple[tuple[str, Color], ...] = ()
     val_images: int = 0
     meters_per_pixel: float | None = None
-    bands: tuple[str, str, str] = RGB_BANDS
+    bands: tuple[str, ...] = RGB_BANDS
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
     figures_note: str = ""
 
     @cached_property
@@ -90,6 +97,65 @@ class Dataset:
     def palette(self) -> tuple[Color, ...]:
         """Colors (RGB, 0 to 255) by index."""
         return tuple(color for _, color in self._labels)
+
+    @property
+    def own_bands(self) -> tuple[str, ...]:
+        """The bands of images that are not read as 8-bit RGB; empty if they are."""
+        return self.bands if self.mean else ()
+
+    def with_bands(
+        self,
+        bands: Sequence[str] | None,
+        mean: Sequence[float] | None,
+        std: Sequence[float] | None,
+        measured: Callable[[tuple[str, ...]], str] = lambda bands: "",
+    ) -> Dataset:
+        """Return this dataset with images of other bands; None: the same bands.
+
+        Raises:
+            ConfigError: no different names, or not a number of `mean` and `std` for each. They are needed for all but
+                8-bit RGB and what the dataset has already; where both lack, `measured` of the bands ends the message.
+
+        """
+        names = self.bands if bands is None else tuple(map(str, () if isinstance(bands, str) else bands))
+        found = "bands are different names, such as red, green, blue, nir"
+        if names and len({name.strip().casefold() for name in names} - {""}) == len(names):
+            if mean is None and std is None:
+                if names == self.bands:
+                    return self
+                if names == RGB_BANDS:
+                    return replace(self, bands=names, mean=(), std=())
+            try:
+                means, stds = (tuple(map(float, () if each is None else each)) for each in (mean, std))
+                if (
+                    len(means) == len(stds) == len(names)
+                    and min(stds) > 0
+                    and all(-1e12 < n < 1e12 for n in means + stds)
+                ):
+                    return replace(self, bands=names, mean=means, std=stds)
+            except (TypeError, ValueError):
+                pass
+            found = (
+                f"mean and std of each of the {len(names)} bands are needed, in the values of the images, std above 0"
+            )
+            found += measured(names) if mean is None and std is None else ""
+        raise ConfigError(
+            asked=f"images of the bands {', '.join(names) or repr(bands)}"
+            + ("" if mean is None and std is None else f" with mean={mean} and std={std}"),
+            found=found,
+            done="nothing was computed",
+            advice="name each band, its mean and its standard deviation, in the order that the images have",
+        )
+
+    def require_rgb(self, asked: str) -> None:
+        """Raise ConfigError if images are not read as 8-bit RGB."""
+        if self.own_bands:
+            raise ConfigError(
+                asked=asked,
+                found=f"the network takes images of the bands {', '.join(self.bands)}, and not 8-bit RGB",
+                done="nothing was computed",
+                advice="predict, evaluate, finetune and optimize are for such networks too",
+            )
 
     def with_classes(self, names: Sequence[str], colors: Mapping[str, Color] | None = None) -> Dataset:
         """Return this dataset with other classes, and no published figures.

@@ -34,8 +34,9 @@ from hrnet_zoo.datasets.label_rules import (
     identity,
 )
 from hrnet_zoo.datasets.labeling_tools import recognize_tool
-from hrnet_zoo.datasets.pairing import Problem, Sample, find_images, pair, stem
+from hrnet_zoo.datasets.pairing import SUFFIXES, Problem, Sample, find_images, pair, stem
 from hrnet_zoo.errors import DatasetError
+from hrnet_zoo.images import bands as band_files
 
 SPLIT_ALIASES = (("val", "validation", "valid"), ("train", "training"), ("test", "testing"))
 _KNOWN_SPLITS = tuple(name for names in SPLIT_ALIASES for name in names)
@@ -58,6 +59,7 @@ class LabeledFolder:
         colors: RGB by class name, where `classes.txt` gives a color.
         samples: the pairs, sorted by name.
         problems: those that file names alone reveal.
+        bands: of the images, if they are not read as 8-bit RGB.
 
     """
 
@@ -71,6 +73,7 @@ class LabeledFolder:
     colors: dict[str, Color]
     samples: tuple[Sample, ...]
     problems: tuple[Problem, ...]
+    bands: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -150,7 +153,12 @@ _OFFICIAL = (
 
 
 def find_samples(
-    root: str | Path, dataset: Dataset | None, split: str = "val", *, classes: Sequence[str] | None = None
+    root: str | Path,
+    dataset: Dataset | None,
+    split: str = "val",
+    *,
+    classes: Sequence[str] | None = None,
+    bands: Sequence[str] = (),
 ) -> LabeledFolder:
     """Recognize a folder of labeled images and pair its files by name; no image is opened.
 
@@ -161,6 +169,7 @@ def find_samples(
         split: "val", "validation" and "valid" are the same, as are "train" and "training". A custom folder without
             splits is taken whole; if it has no val split, "test" takes its place.
         classes: class names of a custom dataset, whatever its layout; they take the place of `dataset`.
+        bands: of images that are not read as 8-bit RGB; empty: those of `dataset`.
 
     Raises:
         DatasetError: no such folder or split; no dataset, several, or another one was recognized; a class list that
@@ -192,7 +201,8 @@ def find_samples(
         chosen = [place for place in places if place.split in SPLIT_ALIASES[2]]
     if len(chosen) == 1:
         splits = tuple(dict.fromkeys(place.split for place in places))
-        return _read(layout, home, chosen[0], splits, expected)
+        bands = tuple(bands) or (dataset.own_bands if dataset else ())
+        return _read(layout, home, chosen[0], splits, expected, bands)
     found = f"{layout.title} in {home}, with the splits {', '.join(place.split for place in places)}"
     if chosen:
         found = f"{layout.title} in {home}, more than once: {', '.join(str(place.images) for place in chosen)}"
@@ -226,7 +236,12 @@ def _recognize(root: Path, layouts: Sequence[_Layout]) -> list[tuple[_Layout, Pa
 
 
 def _read(
-    layout: _Layout, root: Path, place: _Place, splits: tuple[str, ...], names: tuple[str, ...] | None
+    layout: _Layout,
+    root: Path,
+    place: _Place,
+    splits: tuple[str, ...],
+    names: tuple[str, ...] | None,
+    bands: tuple[str, ...],
 ) -> LabeledFolder:
     colors: dict[str, Color] = {}
     # The nearest class list counts.
@@ -250,7 +265,8 @@ def _read(
         raise _refusal(root, "", f"{len(names)} classes", f"8-bit labels encode at most {MAX_CLASSES} classes, and 255")
     rule = OFFICIAL_LABELS.get(key) or identity(len(names) if names else MAX_CLASSES)
 
-    (images, problems), (labels, more) = (find_images(folder, root) for folder in (place.images, place.labels))
+    images, problems = find_images(place.images, root, band_files.SUFFIXES if bands else SUFFIXES)
+    labels, more = find_images(place.labels, root)
     problems = [problem for problem in (*problems, *more) if not (key and problem.kind == "not an image")]
     name = _plain_name if layout.key in ("cityscapes", "isaid") else stem
     if layout.key == "cityscapes":
@@ -276,7 +292,8 @@ def _read(
     if not samples:
         found = f"no image with a mask in {place.images} and {place.labels}"
         problems.append(Problem("empty folder", found, "check that the whole dataset was unpacked"))
-    return LabeledFolder(key, title, root, place.split, splits, rule, names, colors, tuple(samples), tuple(problems))
+    facts = key, title, root, place.split, splits, rule, names, colors, tuple(samples), tuple(problems), bands
+    return LabeledFolder(*facts)
 
 
 def _plain_name(path: Path, folder: Path) -> str:

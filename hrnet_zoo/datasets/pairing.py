@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,7 +72,9 @@ class Problem:
         return f"{self.kind}: {self.found}; {self.advice}"
 
 
-def find_images(folder: Path, home: Path) -> tuple[list[Path], list[Problem]]:
+def find_images(
+    folder: Path, home: Path, suffixes: Collection[str] = frozenset(SUFFIXES)
+) -> tuple[list[Path], list[Problem]]:
     """List the image files at any depth below `folder`, and what was skipped, by their extensions.
 
     Links are followed, but no folder is entered twice. Hidden files and those of desktops are ignored.
@@ -89,14 +91,16 @@ def find_images(folder: Path, home: Path) -> tuple[list[Path], list[Problem]]:
         for name in files if real not in visited else []:
             if not _is_junk(name):
                 suffix = Path(name).suffix.lower()
-                kind = images if suffix in SUFFIXES else unsupported if suffix in _UNSUPPORTED_SUFFIXES else others
+                kind = images if suffix in suffixes else unsupported if suffix in _UNSUPPORTED_SUFFIXES else others
                 kind.append(Path(path, name))
         visited.add(real)
-    not_one = f"skipped: the extension is none of {', '.join(sorted(SUFFIXES))}"
+    is_array = any(path.suffix.lower() == ".npy" for path in others)
+    advice = "name the bands of .npy files (bands=)" if is_array else "move it elsewhere"
+    not_one = f"skipped: the extension is none of {', '.join(sorted(suffixes))}"
     problems = [
         Problem("unreadable folder", "it cannot be listed", "check its permissions", _names(closed, home)),
         Problem(UNSUPPORTED, "skipped", "export it as JPEG or PNG", _names(unsupported, home), error=False),
-        Problem("not an image", not_one, "move it elsewhere", _names(others, home), error=False),
+        Problem("not an image", not_one, advice, _names(others, home), error=False),
     ]
     return sorted(images), [problem for problem in problems if problem.files]
 

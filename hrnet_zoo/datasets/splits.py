@@ -18,7 +18,11 @@ DEFAULT_FRACTION = 0.1  # held out if nothing else determines the validation ima
 
 
 def find_training_data(
-    root: str | Path, *, val: float | str | Path | None = None, classes: Sequence[str] | None = None
+    root: str | Path,
+    *,
+    val: float | str | Path | None = None,
+    classes: Sequence[str] | None = None,
+    bands: Sequence[str] = (),
 ) -> tuple[LabeledFolder, LabeledFolder | None, tuple[str, ...]]:
     """Find the images to train on and those to validate on.
 
@@ -29,6 +33,7 @@ def find_training_data(
             of the images. A number from 0 to below 1: this fraction of the training split; 0: no validation. A
             folder: its images. A text file: names of training images, one per line, with or without extension.
         classes: class names of a custom dataset, whatever its layout. None: those of `classes.txt` or the dataset.
+        bands: of images that are not read as 8-bit RGB.
 
     Returns:
         Training split, validation split or None, class names. A fraction selects images by a hash of their names:
@@ -47,7 +52,7 @@ def find_training_data(
             advice="give a fraction such as 0.1, a folder, or a text file of names",
         )
     custom = None if classes is None else class_names(classes, "train for")
-    train = find_samples(root, None, "train", classes=custom)
+    train = find_samples(root, None, "train", classes=custom, bands=bands)
     if not train.samples:
         raise _refusal(train, "; ".join(map(str, train.problems)), "give masks the names of their images")
     names = train.classes or ()
@@ -55,14 +60,14 @@ def find_training_data(
         advice = f"list at least two classes (background too) in {train.root / 'classes.txt'}, or pass classes"
         raise _refusal(train, f"class names: {', '.join(names) or 'none'}", advice)
     if val is None and train.split and _has_val(train):
-        val_split = find_samples(train.root, None, "val", classes=None if train.key else names)
+        val_split = find_samples(train.root, None, "val", classes=None if train.key else names, bands=bands)
         return train, _comparable(train, val_split), names
     val = DEFAULT_FRACTION if val is None else val
     if val == 0:
         return train, None, names
     if not isinstance(val, int | float) and (path := Path(val)).is_dir():
         expected = None if train.key else CITYSCAPES.with_classes(names)  # whose names alone matter
-        return train, _comparable(train, find_samples(path, expected, "val")), names
+        return train, _comparable(train, find_samples(path, expected, "val", bands=bands)), names
     held_out = _draw(train, val) if isinstance(val, int | float) else _read_names(train, Path(val))
     splits = [
         replace(train, samples=tuple(sample for sample in train.samples if (sample.name in held_out) is chosen))

@@ -175,7 +175,9 @@ def _fastest(able: Sequence[Candidate], trials: Sequence[Trial]) -> Candidate:
 def _try_out(plan: Plan, able: Sequence[Candidate]) -> tuple[tuple[Trial, ...], dict[Candidate, Engine]]:
     """Run all candidates in turns; return their trials and engines."""
     refuse_after_fork(torch.device("cpu"))
-    x = normalize(scene(0, *SIZE).image).contiguous(memory_format=torch.channels_last)
+    bands = next(plan.buffers()).shape[1]  # of the stem's weight; colors stand for those of other images
+    x = normalize(scene(0, *SIZE).image)[:, [band % 3 for band in range(bands)]]
+    x = x.contiguous(memory_format=torch.channels_last)
     engines: dict[Candidate, Engine] = {}
     agreements: dict[Candidate, float] = {}
     masks: list[npt.NDArray[np.uint8]] = []

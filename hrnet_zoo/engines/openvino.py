@@ -103,6 +103,7 @@ def as_openvino(plan: Plan, ranges: Mapping[str, Range] | None = None) -> Node:
     ops = openvino().opset13
     range_of = {step: ranges[name] for name, step in quantized_steps(plan).items()} if ranges else {}
     first = plan.stem.steps[0]
+    bands = next(plan.buffers()).shape[1]
 
     def quantized(step: nn.Module, x: Node) -> Node:
         """Round the result of a step to 256 levels, if it has a range; zero is one of them."""
@@ -178,7 +179,7 @@ def as_openvino(plan: Plan, ranges: Mapping[str, Range] | None = None) -> Node:
 
     for kind, write in ((OCRHead, ocr_head), (Head, head), (UpsampleSum, upsample_sum), (Convolution, convolution)):
         replace_steps(plan, kind, partial(_Written, write))
-    x = ops.parameter([-1, 3, -1, -1], openvino().Type.f32)
+    x = ops.parameter([-1, bands, -1, -1], openvino().Type.f32)
     return openvino().Model([plan(x)], [x], "HRNet")
 
 

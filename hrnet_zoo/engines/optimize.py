@@ -174,6 +174,7 @@ def _in_8_bits(
         raise choice.refusal(f"calibration and dtype={dtype}", "calibration is for 8 bits, dtype=torch.int8")
     if engine not in (None, "openvino"):
         raise choice.refusal(f"8 bits and engine={engine!r}", "only engine='openvino' computes in 8 bits")
+    model.dataset.require_rgb(f"optimize {model.name} with 8 bits")
     if model.device.type != "cpu":
         raise choice.refusal(f"8 bits on {model.device}", "8 bits are computed on a CPU alone")
     return choice.Candidate("openvino", torch.int8, quantization.Quantizer(model, calibration))

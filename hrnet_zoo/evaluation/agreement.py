@@ -59,6 +59,7 @@ def load_labeler(text: str, *, device: str | None = None, trust_pt2: bool = Fals
     match = _SIDE.fullmatch(text)
     model: FCNHRNet | OptimizedModel
     model = create_model(match["name"] if match else text, device=device, dtype=match["exact"] if match else None)
+    model.dataset.require_rgb(f"compare {text}")
     if match and match["engine"]:
         engine = None if match["engine"] == "fast" else match["engine"]
         model = optimize(model, engine=engine, dtype=getattr(torch, match["dtype"]) if match["dtype"] else None)

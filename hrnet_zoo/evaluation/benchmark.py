@@ -191,6 +191,7 @@ def benchmark(
 
     """
     require_network(model, "benchmark a network")
+    model.dataset.require_rgb(f"benchmark {model.name}")
     height, width = _checked_size(model, size, batch)
     image = noise(height, width)
     with evaluating(model) as network, raise_on_oom(f"benchmark {model.name} on {batch} x {height} x {width} pixels"):
@@ -317,6 +318,7 @@ def compare(
 
     Arguments and errors are those of `benchmark`; `compiled` adds `torch.compile`, which takes a minute to compile.
     """
+    model.dataset.require_rgb(f"compare {model.name} on a street scene")
     height, width = _checked_size(model, size, 1)
     image = resize(scene(0).image, height, width)
     skipped = _skipped(model.device, compiled)

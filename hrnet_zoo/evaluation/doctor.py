@@ -312,6 +312,7 @@ def _health(
             return create_model(origin.name, device=device, dtype=dtype, progress=progress)
 
     origin = resolve(name, progress=progress)
+    origin.dataset.require_rgb(f"check {origin.name} on a street scene")
     reference = load("cpu", torch.float32)
     if not any(isinstance(error, CacheError) for error in errors):  # without a cache the demo is converted in memory
         origin.verify()

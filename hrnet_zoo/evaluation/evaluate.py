@@ -7,7 +7,7 @@ import logging
 import os
 import platform
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -30,10 +30,11 @@ from hrnet_zoo.errors import ConfigError, DatasetError, printable, raise_on_oom
 from hrnet_zoo.evaluation.confusion import draw_confusion
 from hrnet_zoo.evaluation.ranks import Ranks, environment_number, join
 from hrnet_zoo.images.atomic import atomic_write
+from hrnet_zoo.images.bands import Pixels, read_bands
 from hrnet_zoo.images.label_maps import read_labels
 from hrnet_zoo.images.prefetch import prefetch_in_processes
 from hrnet_zoo.images.progress import Bar
-from hrnet_zoo.images.read import RGB, read_image
+from hrnet_zoo.images.read import read_image
 from hrnet_zoo.inference.logits import check_max_memory
 from hrnet_zoo.inference.masks import make_mask
 from hrnet_zoo.inference.metrics import (
@@ -320,7 +321,7 @@ def count_pixels(
     totals = np.zeros((len(folder.samples), 3, count), np.int64)
     mine = folder.samples[ranks.rank :: ranks.size]
     samples = iter(mine)
-    load = partial(_load, resize_to=model.dataset.resize_to, ms_flip=ms_flip, rule=folder.rule)
+    load = partial(_load, resize_to=model.dataset.resize_to, ms_flip=ms_flip, rule=folder.rule, bands=folder.bands)
     rounds = -(-len(folder.samples) // (ranks.size * IMAGES_PER_ROUND))  # of the largest share: the same on all ranks
     shown = progress and ranks.rank == 0
     with (
@@ -381,22 +382,25 @@ def _refuse_faults(folder: LabeledFolder, ranks: Ranks, progress: bool, *, limit
 
 
 def _load(
-    sample: Sample, *, resize_to: tuple[int, int], ms_flip: bool, rule: LabelRule
-) -> tuple[list[RGB], npt.NDArray[np.uint8]]:
+    sample: Sample, *, resize_to: tuple[int, int], ms_flip: bool, rule: LabelRule, bands: Sequence[str] = ()
+) -> tuple[list[Pixels], npt.NDArray[np.uint8]]:
     """Read an image at each size that the network takes, and its labels as class indices."""
-    image, labels = read_pair(sample, rule)
+    image, labels = read_pair(sample, rule, bands)
     return resized(image, resize_to, ms_flip), labels
 
 
-def read_pair(sample: Sample, rule: LabelRule) -> tuple[RGB, npt.NDArray[np.uint8]]:
-    """Read an image (H, W, 3) uint8 RGB and its label map (H, W) uint8: class indices, 255 ignored.
+def read_pair(sample: Sample, rule: LabelRule, bands: Sequence[str] = ()) -> tuple[Pixels, npt.NDArray[np.uint8]]:
+    """Read an image and its label map (H, W) uint8: class indices, 255 ignored.
+
+    The image is (H, W, 3) uint8 RGB, or with `bands` (H, W, bands) float32 in the values of its file.
 
     Raises:
         ImageError: a file cannot be read.
         DatasetError: no label map, one of another size than the image, or one with values of no class.
 
     """
-    image, values = read_image(sample.image), read_labels(sample.labels)
+    image = read_bands(sample.image, bands) if bands else read_image(sample.image)
+    values = read_labels(sample.labels)
     if image.shape[:2] != values.shape:
         found = "the image has {1} x {0} pixels, the labels have {3} x {2}".format(*image.shape[:2], *values.shape)
         advice = "images and labels must have the same size, as displayed"

@@ -97,6 +97,7 @@ def export(
     asked = f"export {getattr(model, 'name', model)} to {path.name}"
     _check_arguments(asked, path.suffix, outputs, precision, calibration)
     require_network(model, asked)
+    model.dataset.require_rgb(asked)
     _require_packages(asked, path.suffix, precision)
     with _asked_for(asked):
         require_published(model)

@@ -12,7 +12,9 @@ from typing import IO
 from PIL.ExifTags import GPS, IFD
 from PIL.ExifTags import Base as Tag
 
-from hrnet_zoo.images.formats import open_image
+from hrnet_zoo.images.bands import NPY
+from hrnet_zoo.images.formats import image_errors, open_file, open_image, source_name
+from hrnet_zoo.images.tiff import STARTS
 
 _SIZES = {2: 1, 4: 4, 5: 8, 13: 4}  # bytes of text, a whole number, a fraction, a directory's place
 _LONGEST = 64  # bytes of a value
@@ -40,6 +42,12 @@ def read_capture(path: str | Path) -> Capture:
         ImageError: the file cannot be read.
 
     """
+    with image_errors(source_name(path)), open_file(Path(path)) as stream:
+        start = stream.read(4)
+        if start in STARTS:  # also of bands that `open_image` refuses
+            return _parse(stream)
+        if start == NPY[:4]:
+            return Capture()
     with open_image(path, whole=False) as header:
         return _parse(header.exif) if header.exif else Capture()
 

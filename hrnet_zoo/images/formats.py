@@ -103,7 +103,7 @@ def open_image(image: str | Path | bytes, *, whole: bool = True) -> Iterator[Ima
     """
     with (
         image_errors(source_name(image)),
-        io.BytesIO(image) if isinstance(image, bytes) else _open_file(Path(image)) as stream,
+        io.BytesIO(image) if isinstance(image, bytes) else open_file(Path(image)) as stream,
     ):
         yield _read_header(stream, whole)
 
@@ -143,7 +143,8 @@ def check_size(size: tuple[int, int], mode: str = "RGB") -> None:
         raise refusal(found, "convert it to 8-bit RGB yourself, with the range of its values in mind, and pass that")
 
 
-def _open_file(path: Path) -> IO[bytes]:
+def open_file(path: Path) -> IO[bytes]:
+    """Open a regular file; ImageError otherwise."""
     # Of two letters at least: C:/ is a drive of Windows. Path makes one slash of two.
     address = re.match(r"[a-z][a-z0-9+.-]+:(/|.*;base64,)", path.as_posix(), re.IGNORECASE)
     if address and not os.path.lexists(path):  # never raises, unlike Path.exists

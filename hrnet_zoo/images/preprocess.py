@@ -1,10 +1,12 @@
 """Image -> network input: resize with the aspect ratio kept, normalize by ImageNet's mean and std."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from hrnet_zoo.images.read import RGB
+from hrnet_zoo.images.bands import Pixels, resize_bands
 
 # Of ImageNet, on 0-255 RGB; facts of the published checkpoints' training.
 MEAN = (123.675, 116.28, 103.53)
@@ -21,17 +23,20 @@ def keep_ratio_size(height: int, width: int, box: tuple[int, int]) -> tuple[int,
     return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
 
-def resize(image: RGB, height: int, width: int) -> RGB:
+def resize(image: Pixels, height: int, width: int) -> Pixels:
     """Return an (h, w, channels) uint8 image resized to (height, width, channels), bit for bit as `cv2.resize` does.
 
     Bilinear (INTER_LINEAR), half-pixel centers, no antialiasing, OpenCV's fixed point: the published numbers were made
     with it, and a float resize moves the logits by 1 %. Source positions are float32, weights have 11 bits, 4 bits are
     dropped after the horizontal pass, 16 from each vertical product, 2 (rounded) at the end. Compared with OpenCV 4.14
-    and 5.0 on x86, 1000 pairs of sizes: no value differs. An image that has the size already is returned itself.
+    and 5.0 on x86, 1000 pairs of sizes: no value differs. An image that has the size already is returned itself. One of
+    float32 is resized by `resize_bands`.
     """
     rows, columns, channels = image.shape
     if (rows, columns) == (height, width):
         return image
+    if image.dtype == np.float32:
+        return resize_bands(image, height, width)
     left, right_weight = _source_positions(columns, width)
     pixels = (np.clip(left + step, 0, columns - 1)[:, None] for step in (0, 1))
     x0, x1 = ((pixel * channels + np.arange(channels)).ravel() for pixel in pixels)  # places in a row of values
@@ -61,26 +66,29 @@ def resize(image: RGB, height: int, width: int) -> RGB:
     return resized.reshape(height, width, channels)
 
 
-def normalize(image: RGB) -> torch.Tensor:
-    """Return a (height, width, 3) uint8 RGB image as (1, 3, height, width) float32, (RGB - mean) / std.
+def normalize(image: Pixels, mean: Sequence[float] = (), std: Sequence[float] = ()) -> torch.Tensor:
+    """Return an image (height, width, C) as (1, C, height, width) float32, (image - mean) / std.
 
-    The memory order is channels last, which is the network's, and costs nothing here.
+    Without `mean` and `std` it is uint8 RGB, and they are ImageNet's. The memory order is channels last, which is the
+    network's, and costs nothing here.
     """
-    height, width, _ = image.shape
+    height, width, channels = image.shape
     # Whole rows at once: broadcasting over a last axis of 3 is ten times slower.
-    mean, std = (np.tile(np.asarray(constant, np.float32), width) for constant in (MEAN, STD))
-    values = np.subtract(image.reshape(height, width * 3), mean, dtype=np.float32)
-    values = np.divide(values, std, out=values)
-    return torch.from_numpy(values).view(1, height, width, 3).permute(0, 3, 1, 2)
+    means, stds = (np.tile(np.asarray(constant, np.float32), width) for constant in (mean or MEAN, std or STD))
+    values = np.subtract(image.reshape(height, width * channels), means, dtype=np.float32)
+    values = np.divide(values, stds, out=values)
+    return torch.from_numpy(values).view(1, height, width, channels).permute(0, 3, 1, 2)
 
 
-def normalize_on(image: RGB, device: torch.device) -> torch.Tensor:
+def normalize_on(
+    image: Pixels, device: torch.device, mean: Sequence[float] = (), std: Sequence[float] = ()
+) -> torch.Tensor:
     """Normalize on a device, with the same bits as `normalize`.
 
-    CUDA receives the bytes, a quarter of the floats, from pinned memory, and the copy is not waited for.
+    CUDA receives the bytes of RGB, a quarter of the floats, from pinned memory, and the copy is not waited for.
     """
-    if device.type != "cuda":
-        return normalize(image).to(device)
+    if device.type != "cuda" or mean:
+        return normalize(image, mean, std).to(device)
     return _normalize_there(torch.from_numpy(image).pin_memory().to(device, non_blocking=True))
 
 

@@ -11,7 +11,7 @@ import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ from PIL.ExifTags import Base as Tag
 
 from hrnet_zoo.errors import ImageError
 
+STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the first bytes; + is of BigTIFF
 MAX_PIECES = 100_000  # strips or tiles of an image
 MAX_DIRECTORIES = 100
 MAX_UNPACKED = 64 << 20  # bytes of a compressed strip, or row of tiles, that is unpacked here
@@ -41,6 +42,7 @@ _TO_EIGHT_BITS = (
     "choose three bands (or one) and the values `low` and `high` that are black and white, and pass "
     "np.clip((bands - low) / (high - low) * 255, 0, 255).round().astype('uint8'); rasterio and tifffile read them"
 )
+_TO_VALUES = "save it uncompressed, or with LZW, deflate or Zstandard and predictor 1 or 2; or its array by numpy.save"
 
 Tags = Mapping[int, tuple[int, ...]]
 Piece = tuple[int, int]  # offset and bytes of a strip or tile in the file
@@ -62,6 +64,7 @@ class Page:
     bits: int  # of a value
     maximum: int  # the value that is white
     mode: str = ""  # of the decoded image
+    kind: str = "u"  # NumPy's letter for the type of a value
     by_pillow: bool = True  # which decodes the values; else NumPy does
     inverted: bool = False  # gray whose zero is white
     colors_unknown: bool = False  # which band is which color is not stated; the first three are taken as RGB
@@ -69,6 +72,11 @@ class Page:
 
 def choose_page(stream: IO[bytes]) -> tuple[Page, bool]:
     """Return the first image that is neither a reduced copy nor a mask, and whether there are more such images."""
+    tags, order, several = _full_image(stream)
+    return _page(tags, order), several
+
+
+def _full_image(stream: IO[bytes]) -> tuple[Tags, str, bool]:
     pages, order = directories(stream)
     full = [tags for tags in pages if not _first(tags, Tag.NewSubfileType, 0) & 5]
     full = [tags for tags in full if tags is full[0] or not _is_overview(tags, full[0])]
@@ -76,7 +84,7 @@ def choose_page(stream: IO[bytes]) -> tuple[Page, bool]:
     if raw or not full:
         what = "a camera raw file" if raw else "a TIFF that holds reduced images alone, as camera raw files do"
         raise refusal(f"{what}, of which only a preview could be read", "develop it: export it as JPEG or TIFF")
-    return _page(full[0], order), len(full) > 1
+    return full[0], order, len(full) > 1
 
 
 def decode(stream: IO[bytes], page: Page) -> Image.Image:
@@ -97,6 +105,28 @@ def decode(stream: IO[bytes], page: Page) -> Image.Image:
             part = _to_image(page, _values(stream, page, rows, tags, planes))
         image.paste(part, (0, top))
     return image
+
+
+def bands_page(stream: IO[bytes]) -> tuple[Page, int]:
+    """Return the first full image as `read_values` reads it, and the number of its bands."""
+    tags, order, _ = _full_image(stream)
+    bits, formats = tags.get(Tag.BitsPerSample, (1,)), tags.get(Tag.SampleFormat, (1,))
+    compression, predictor = _first(tags, Tag.Compression, 1), _first(tags, Tag.Predictor, 1)
+    if len({*bits}) > 1 or len({*formats}) > 1 or bits[0] not in (8, 16, 32, 64) or formats[0] not in (1, 2, 3):
+        raise refusal(f"a TIFF with values of {bits} bits, sample format {formats}", _TO_VALUES)
+    if compression not in _BYTE_CODECS or predictor not in (1, 2) or _first(tags, Tag.FillOrder, 1) != 1:
+        raise refusal(f"a TIFF of compression {compression}, predictor {predictor}", _TO_VALUES)
+    size, count = (tags[Tag.ImageWidth][0], tags[Tag.ImageLength][0]), _first(tags, Tag.SamplesPerPixel, 1)
+    kind = {1: "u", 2: "i", 3: "f"}[formats[0]]
+    return Page(tags, order, size, bits[0], 0, "?" * count, kind, by_pillow=False), count
+
+
+def read_values(stream: IO[bytes], page: Page) -> npt.NDArray[np.float32]:
+    """Return the values of a page (height, width, bands)."""
+    values = np.empty((page.size[1], page.size[0], len(page.mode)), np.float32)
+    for top, rows, tags, planes in _chunks(page):
+        values[top : top + rows] = _values(stream, page, rows, tags, planes)
+    return values
 
 
 def orientation(tags: Tags) -> int:
@@ -270,10 +300,10 @@ def _small_tiff(stream: IO[bytes], order: str, tags: Tags, pieces: Sequence[Piec
 
 def _values(
     stream: IO[bytes], page: Page, rows: int, changes: Tags, planes: Sequence[Sequence[Piece]]
-) -> npt.NDArray[np.unsignedinteger]:
+) -> npt.NDArray[Any]:
     """Return the values (rows, width, bands) of a row chunk."""
     width, bands = page.size[0], len(page.mode)
-    kind = np.dtype("u1" if page.bits == 8 else page.order + "u2")
+    kind = np.dtype(f"{page.order}{page.kind}{page.bits // 8}")
     unit = kind.itemsize * (1 if len(planes) > 1 else _first(page.tags, Tag.SamplesPerPixel, 1))
     tile = _first(page.tags, Tag.TileWidth, 0)
     # The strips or tiles as an image of bytes: 8-bit gray.
@@ -284,8 +314,9 @@ def _values(
     shaped = [part.view(kind).reshape(rows, width, -1)[..., :bands] for part in parts]
     values = np.concatenate(shaped, axis=2).astype(kind.newbyteorder("="))
     if _first(page.tags, Tag.Predictor, 1) == 2 and _first(page.tags, Tag.Compression, 1) != 1:
+        whole = values.view(f"u{kind.itemsize}")
         for left in range(0, width, tile or width):
-            part = values[:, left : left + (tile or width)]
+            part = whole[:, left : left + (tile or width)]
             np.cumsum(part, axis=1, dtype=part.dtype, out=part)
     return values
 

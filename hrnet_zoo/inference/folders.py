@@ -7,7 +7,7 @@ import glob
 import logging
 import os
 from collections import Counter
-from collections.abc import Generator, Sequence
+from collections.abc import Collection, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,11 +56,13 @@ def plan(
     force: bool,
     geojson: bool = False,
     confidence: bool = False,
+    suffixes: Collection[str] = frozenset(SUFFIXES),
 ) -> list[Job]:
     """List the images of files, folders and globs, and the files of their results in the folder `out`.
 
     Folders are searched to any depth, following links (`datasets.pairing.find_images`), and keep their structure;
     hidden files and results in `out` are skipped; photographs in unsupported formats are skipped with a warning.
+    `suffixes` are those of images: `hrnet_zoo.images.bands.SUFFIXES` for a model with bands of its own.
 
     Raises:
         ImageError: a folder holds no image.
@@ -71,7 +73,7 @@ def plan(
     refuse_address(out)
     found: dict[Path, Path] = {}  # image -> its place relative to `out`
     for text in inputs:
-        for image, place in _images(text, out):
+        for image, place in _images(text, out, suffixes):
             found.setdefault(image, place)
     stems = Counter(map(_stem, found.values()))
     jobs = []
@@ -189,17 +191,17 @@ def predict_files(
         yield from written
 
 
-def _images(text: str, out: Path) -> Generator[tuple[Path, Path], None, None]:
+def _images(text: str, out: Path, suffixes: Collection[str]) -> Generator[tuple[Path, Path], None, None]:
     """Yield the images of a file, folder or glob, each with its place in the output folder."""
     path = Path(text)
     if text and os.path.isdir(text):  # noqa: PTH112 - never raises, as Path.is_dir does for a name too long
-        found, problems = find_images(path, path)
+        found, problems = find_images(path, path, suffixes)
         results = Path(os.path.realpath(out))  # Path.resolve raises for a link to itself
         within = Path(os.path.realpath(path)) in results.parents
         files = [file for file in found if not (within and results in Path(os.path.realpath(file)).parents)]
         skipped = [problem for problem in problems if problem.error or problem.kind == UNSUPPORTED]
         if not files:
-            endings = f"no file with one of the endings {', '.join(sorted(SUFFIXES))}"
+            endings = f"no file with one of the endings {', '.join(sorted(suffixes))}"
             raise ImageError(
                 asked=f"the images in {path}",
                 found="; ".join([endings, *(f"{problem.kind}: {problem.found}" for problem in skipped)]),
@@ -212,7 +214,7 @@ def _images(text: str, out: Path) -> Generator[tuple[Path, Path], None, None]:
         yield from ((file, file.relative_to(path)) for file in files)
     elif not os.path.exists(text) and (matches := sorted(glob.glob(_pattern(text), recursive=True))):  # noqa: PTH110 - as above
         for match in matches:
-            yield from _images(match, out)
+            yield from _images(match, out, suffixes)
     else:
         yield path, Path(path.name or "image")
 

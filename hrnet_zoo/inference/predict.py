@@ -23,6 +23,7 @@ from torch import Tensor
 from hrnet_zoo.datasets import Dataset
 from hrnet_zoo.datasets.dataset import RGB_BANDS
 from hrnet_zoo.errors import ConfigError, ImageError, LogitsError
+from hrnet_zoo.images.bands import Pixels, read_bands, view_bands
 from hrnet_zoo.images.prefetch import prefetch_in_threads
 from hrnet_zoo.images.preprocess import keep_ratio_size, normalize_on, resize
 from hrnet_zoo.images.progress import Bar
@@ -50,7 +51,8 @@ _pil = threading.Lock()
 logger = logging.getLogger("hrnet_zoo")
 
 P = TypeVar("P", bound=SegmentationModel)
-Input: TypeAlias = tuple[RGB, Path | None, list[RGB]]  # an image, its file, and its sizes for the network
+# An image (to look at), its file, and its sizes for the network.
+Input: TypeAlias = tuple[RGB, Path | None, list[Pixels]]
 Seen: TypeAlias = tuple[RGB, Path | None, list[ViewLogits]]
 
 
@@ -83,9 +85,16 @@ class PredictOptions:
         return None if self.classes is None else group_classes(self.classes, dataset)
 
 
+def _check_bands(dataset: Dataset, options: PredictOptions) -> None:
+    if dataset.own_bands:
+        _check("color", options.color, ("rgb",))  # the order of bands is the model's
+    else:
+        _warn_of_bands(dataset.title, dataset.bands)
+
+
 @functools.cache
-def _warn_of_bands(title: str, bands: tuple[str, str, str]) -> None:
-    """Log once in a process if a network does not take RGB images."""
+def _warn_of_bands(title: str, bands: tuple[str, ...]) -> None:
+    """Log once in a process if a network does not take RGB images, though they are read as such."""
     if bands != RGB_BANDS:
         message = "networks of %s take %s in place of red, green and blue: what they see in an RGB photo is meaningless"
         logger.warning(message, title, ", ".join(bands))
@@ -112,10 +121,10 @@ def predict(
     """Label every pixel of an image, or of several: see `hrnet_zoo.models.base.SegmentationModel.predict`."""
     _check("on_error", on_error, ("raise", "skip"))
     groups = options.groups(model.dataset)
-    _warn_of_bands(model.dataset.title, model.dataset.bands)
+    _check_bands(model.dataset, options)
     with evaluating(model) as model:
         if not (isinstance(image, list | tuple) or (isinstance(image, Tensor) and image.ndim == 4)):
-            rgb, path, sizes = _read_and_resize(image, model.dataset.resize_to, options)
+            rgb, path, sizes = _read_and_resize(image, model.dataset, options)
             return _result(model, rgb, path, _views(model, sizes, options), options, groups)
         results: list[SegmentationResult | ImageError] = []
         with closing(predict_each(model, image, options)) as each:
@@ -140,11 +149,11 @@ def predict_each(
     and the caller is within, or within `computing`. `smooth` gets the logits of each image in order, and returns those
     to label it by.
     """
-    _warn_of_bands(model.dataset.title, model.dataset.bands)
+    _check_bands(model.dataset, options)
 
     def read(image: ImageLike) -> Input | ImageError:
         try:
-            return _read_and_resize(image, model.dataset.resize_to, options)
+            return _read_and_resize(image, model.dataset, options)
         except ImageError as error:
             return error.with_traceback(None)  # it is kept to the end, and its frames would keep the images
 
@@ -198,14 +207,18 @@ def _one_behind(
         yield from (each.result() for each in waiting)
 
 
-def _read_and_resize(image: ImageLike, resize_to: tuple[int, int], options: PredictOptions) -> Input:
+def _read_and_resize(image: ImageLike, dataset: Dataset, options: PredictOptions) -> Input:
+    path = Path(image) if isinstance(image, str | os.PathLike) else None
+    if dataset.own_bands:
+        values = read_bands(image, dataset.bands)
+        rgb = view_bands(values, dataset.bands, dataset.mean, dataset.std)
+        return rgb, path, resized(values, dataset.resize_to, options.ms_flip)
     with _pil if isinstance(image, Image.Image) else nullcontext():
         rgb = read_image(image, options.color)
-    path = Path(image) if isinstance(image, str | os.PathLike) else None
-    return rgb, path, resized(rgb, resize_to, options.ms_flip)
+    return rgb, path, resized(rgb, dataset.resize_to, options.ms_flip)
 
 
-def _views(model: SegmentationModel, sizes: list[RGB], options: PredictOptions) -> list[ViewLogits]:
+def _views(model: SegmentationModel, sizes: list[Pixels], options: PredictOptions) -> list[ViewLogits]:
     slide = model.dataset.sliding_window if options.mode is None else options.mode == "slide"
     return view_logits(model, sizes, slide=slide, flip=options.ms_flip)
 
@@ -239,22 +252,23 @@ def _result(
     return SegmentationResult(image, mask, classes, palette, probabilities, confidence, path)
 
 
-def resized(image: RGB, resize_to: tuple[int, int], ms_flip: bool) -> list[RGB]:
-    """Return an image (H, W, 3) uint8 RGB at the network's input size, or at the six sizes of `ms_flip`.
+def resized(image: Pixels, resize_to: tuple[int, int], ms_flip: bool) -> list[Pixels]:
+    """Return an image (H, W, 3) uint8 RGB, or (H, W, bands) float32, at the network's input size, or at six.
 
-    The size fits into `resize_to`, (long, short) side in pixels, with the aspect ratio kept; the six sizes scale it.
+    The size fits into `resize_to`, (long, short) side in pixels, with the aspect ratio kept; the six sizes of `ms_flip`
+    scale it.
     """
     height, width = image.shape[:2]
     limits = [(int(resize_to[0] * ratio), int(resize_to[1] * ratio)) for ratio in (MS_RATIOS if ms_flip else (1.0,))]
     return [resize(image, *keep_ratio_size(height, width, limit)) for limit in limits]
 
 
-def view_logits(model: SegmentationModel, images: Sequence[RGB], *, slide: bool, flip: bool) -> list[ViewLogits]:
+def view_logits(model: SegmentationModel, images: Sequence[Pixels], *, slide: bool, flip: bool) -> list[ViewLogits]:
     """Return the stride-4 logits of an image at one or more sizes, in the weights' dtype and on the model's device.
 
     Args:
         model: what `evaluating` yields.
-        images: the image at each size, (h, w, 3) uint8 RGB.
+        images: the image at each size, (h, w, 3) uint8 RGB, or (h, w, bands) float32.
         slide: slide the dataset's window over each, instead of the whole image at once.
         flip: add each size flipped.
 
@@ -279,9 +293,10 @@ def view_logits(model: SegmentationModel, images: Sequence[RGB], *, slide: bool,
     return found
 
 
-def _views_at_size(model: SegmentationModel, image: RGB, *, slide: bool, flip: bool) -> list[ViewLogits]:
+def _views_at_size(model: SegmentationModel, image: Pixels, *, slide: bool, flip: bool) -> list[ViewLogits]:
     height, width = image.shape[:2]
-    x = normalize_on(image, model.device).to(model.dtype, memory_format=torch.channels_last)
+    statistics = model.dataset.mean, model.dataset.std
+    x = normalize_on(image, model.device, *statistics).to(model.dtype, memory_format=torch.channels_last)
     side, stride = model.dataset.window if slide else (max(height, width), 1)
     places = list(product(windows(height, side, stride), windows(width, side, stride)))
     inputs = [view[0, :, rows, columns] for view in (x, x.flip(3))[: 1 + flip] for rows, columns in places]

@@ -94,6 +94,7 @@ def predict_video(
         mode, ms_flip, max_memory=max_memory, classes=classes, confidence=confidence, min_confidence=min_confidence
     )
     options.groups(model.dataset)
+    model.dataset.require_rgb(f"label the video {source}")
     for name, value, valid, rule in (
         ("every", every, every >= 1, "a number of frames, at least 1"),
         ("smooth", smooth, 0 <= smooth < 1, "a weight, from 0 to below 1"),

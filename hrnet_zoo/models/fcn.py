@@ -53,7 +53,7 @@ class FCNHRNet(SegmentationModel, nn.Module):
         self.info = info
         self.name = name or (info.name if info else arch)
         self.provenance: dict[str, str] = {}
-        self.backbone = HRNet(SPECS[arch])
+        self.backbone = HRNet(SPECS[arch], len(dataset.bands))
         self.decode_head: Any = HEADS[method](SPECS[arch].widths, len(dataset.classes))
 
     @property

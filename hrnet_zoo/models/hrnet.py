@@ -51,7 +51,7 @@ SPECS = {
 
 
 class HRNet(nn.Module):
-    """The HRNet backbone.
+    """The HRNet backbone, for images of three bands or another number.
 
     Attributes:
         channels: of the four feature maps, finest first.
@@ -61,10 +61,10 @@ class HRNet(nn.Module):
 
     strides = (4, 8, 16, 32)
 
-    def __init__(self, spec: HRNetSpec) -> None:
+    def __init__(self, spec: HRNetSpec, bands: int = 3) -> None:
         super().__init__()
         self.channels = w1, w2, w3, w4 = spec.widths
-        self.conv1 = conv3x3(3, 64, stride=2)
+        self.conv1 = conv3x3(bands, 64, stride=2)
         self.bn1 = batch_norm(64)
         self.conv2 = conv3x3(64, 64, stride=2)
         self.bn2 = batch_norm(64)
@@ -77,7 +77,7 @@ class HRNet(nn.Module):
         self.stage4 = stage([w1, w2, w3, w4], spec.blocks, spec.modules[2])
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Return the four feature maps of normalized RGB images (N, 3, H, W), of any H and W.
+        """Return the four feature maps of normalized images (N, C, H, W), of any H and W.
 
         Their shapes are (N, width * 2^k, ceil(H / 2^(k+2)), ceil(W / 2^(k+2))) for k = 0 to 3.
         """

@@ -17,14 +17,15 @@ from torch import Tensor
 
 from hrnet_zoo.datasets.label_rules import IGNORE_INDEX
 from hrnet_zoo.errors import ConfigError
+from hrnet_zoo.images.bands import Pixels
 from hrnet_zoo.images.preprocess import keep_ratio_size, normalize, resize
 from hrnet_zoo.images.read import RGB
 from hrnet_zoo.training.config import config_error, name_of
 
 Labels = npt.NDArray[np.uint8]
-Pair = tuple[RGB, Labels]
-# Of an image (H, W, 3) uint8 RGB, its labels (H, W) uint8, and the only source of chance.
-Augment = Callable[[RGB, Labels, np.random.Generator], Pair]
+Pair = tuple[Pixels, Labels]
+# Of an image (H, W, 3) uint8 RGB or (H, W, bands) float32, its labels (H, W) uint8, and the only source of chance.
+Augment = Callable[[Pixels, Labels, np.random.Generator], Pair]
 
 # The values of mmsegmentation's training configs.
 RATIOS = (0.5, 2.0)  # factors on `resize_to`
@@ -36,14 +37,15 @@ HUE = 18 / 180  # turns
 
 
 def augment(
-    image: RGB, labels: Labels, *, resize_to: tuple[int, int], crop: tuple[int, int], rng: np.random.Generator
+    image: Pixels, labels: Labels, *, resize_to: tuple[int, int], crop: tuple[int, int], rng: np.random.Generator
 ) -> Pair:
     """Draw a training sample from an image (H, W, 3) uint8 RGB and its labels (H, W) uint8, 255 ignored.
 
     The image is resized to fit into 0.5 to 2 times `resize_to` (long side, short side), and cropped to `crop` (height,
     width): up to ten more tries, until no class has 75 % of the labeled pixels. Then, with a probability of one half
     each, it is flipped, its brightness shifted by up to 32 levels, contrast and saturation scaled by 0.5 to 1.5, and
-    its hue rotated by up to a tenth of the circle. The same state of `rng` gives the same sample, bit for bit.
+    its hue rotated by up to a tenth of the circle. Of an image (H, W, bands) float32 the values stay as they are, for
+    what they mean is not known. The same state of `rng` gives the same sample, bit for bit.
 
     Where the resized image is smaller than the crop, so is the sample: `collate` pads.
     """
@@ -51,7 +53,8 @@ def augment(
     image, labels = _random_crop(image, labels, (int(resize_to[0] * ratio), int(resize_to[1] * ratio)), crop, rng)
     if rng.random() < 0.5:
         image, labels = image[:, ::-1], labels[:, ::-1]
-    return _distort(np.ascontiguousarray(image), rng), np.ascontiguousarray(labels)
+    image, labels = np.ascontiguousarray(image), np.ascontiguousarray(labels)
+    return _distort(image, rng) if image.dtype == np.uint8 else image, labels
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,13 @@ class OwnAugmentation:
     classes: int
 
     def __call__(
-        self, image: RGB, labels: Labels, *, resize_to: tuple[int, int], crop: tuple[int, int], rng: np.random.Generator
+        self,
+        image: Pixels,
+        labels: Labels,
+        *,
+        resize_to: tuple[int, int],
+        crop: tuple[int, int],
+        rng: np.random.Generator,
     ) -> Pair:
         """Do what `augment` does; raise ConfigError if the function fails, or returns what cannot be trained on."""
         if not self.replaces:
@@ -98,22 +107,24 @@ def _shown(array: npt.NDArray[Any]) -> str:
     return f"{' x '.join(map(str, array.shape))} {array.dtype}"
 
 
-def collate(pairs: Sequence[Pair], crop: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def collate(
+    pairs: Sequence[Pair], crop: tuple[int, int], mean: Sequence[float] = (), std: Sequence[float] = ()
+) -> tuple[Tensor, Tensor]:
     """Make a batch: normalize images, pad them at the right and bottom with 0, and labels with 255, to `crop`.
 
-    Returns images (N, 3, height, width) float32, channels last in memory, and labels (N, height, width) int64.
+    Returns images (N, C, height, width) float32, channels last in memory, and labels (N, height, width) int64.
     """
-    images = torch.zeros((len(pairs), *crop, 3), dtype=torch.float32, device="cpu").permute(0, 3, 1, 2)
+    images = torch.zeros((len(pairs), *crop, len(mean) or 3), dtype=torch.float32, device="cpu").permute(0, 3, 1, 2)
     truths = torch.full((len(pairs), *crop), IGNORE_INDEX, dtype=torch.int64, device="cpu")
     for index, (image, labels) in enumerate(pairs):
         height, width = labels.shape
-        images[index, :, :height, :width] = normalize(image)[0]
+        images[index, :, :height, :width] = normalize(image, mean, std)[0]
         truths[index, :height, :width] = torch.from_numpy(labels)
     return images, truths
 
 
 def _random_crop(
-    image: RGB, labels: Labels, resize_to: tuple[int, int], crop: tuple[int, int], rng: np.random.Generator
+    image: Pixels, labels: Labels, resize_to: tuple[int, int], crop: tuple[int, int], rng: np.random.Generator
 ) -> Pair:
     """Return a random crop of the resized image; only the source pixels of the crop are resized."""
     old = image.shape[:2]

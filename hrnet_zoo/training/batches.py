@@ -7,7 +7,7 @@ that is resumed at any step, with any number of workers and processes, goes on w
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -53,7 +53,7 @@ def batches(
 ) -> Generator[tuple[Tensor, Tensor], None, None]:
     """Yield this process's share of the batches from step `start` on, without end.
 
-    Images are (n, 3, height, width) float32, normalized RGB, 0 where padded, and labels (n, height, width) int64, 255
+    Images are (n, C, height, width) float32, normalized, 0 where padded, and labels (n, height, width) int64, 255
     ignored; n is batch / ranks. Batches run over the borders of epochs, so each is full. Close the generator to end
     the worker processes. Errors are those of `read_pair` and `prefetch_in_processes`.
     """
@@ -63,7 +63,7 @@ def batches(
     ahead = max(workers + 1, 2 * share)
     with closing(prefetch_in_processes(places(folder, config, ranks, start), load, workers, ahead)) as pairs:
         while True:
-            yield collate(list(islice(pairs, share)), config.crop)
+            yield collate(list(islice(pairs, share)), config.crop, config.mean, config.std)
 
 
 def try_augmentation(folder: LabeledFolder, config: TrainingConfig, augment: Callable[..., Pair], workers: int) -> None:
@@ -90,7 +90,8 @@ def _loader(
     folder: LabeledFolder, config: TrainingConfig, augment: Callable[..., Pair]
 ) -> Callable[[PlacedSample], Pair]:
     sizes = {"resize_to": config.resize_to, "crop": config.crop}
-    return partial(load_sample, rule=folder.rule, seed=config.seed, augment=partial(augment, **sizes))
+    own = partial(augment, **sizes)
+    return partial(load_sample, rule=folder.rule, bands=folder.bands, seed=config.seed, augment=own)
 
 
 def places(folder: LabeledFolder, config: TrainingConfig, ranks: Ranks, start: int) -> Iterator[PlacedSample]:
@@ -105,6 +106,8 @@ def places(folder: LabeledFolder, config: TrainingConfig, ranks: Ranks, start: i
         yield PlacedSample(sample.name, sample.image, sample.labels, position)
 
 
-def load_sample(place: PlacedSample, *, rule: LabelRule, seed: int, augment: Callable[..., Pair]) -> Pair:
+def load_sample(
+    place: PlacedSample, *, rule: LabelRule, seed: int, augment: Callable[..., Pair], bands: Sequence[str] = ()
+) -> Pair:
     """Read the files of a sample and augment them with the random numbers of its position."""
-    return augment(*read_pair(place, rule), rng=np.random.default_rng([seed, _AUGMENTATION, place.position]))
+    return augment(*read_pair(place, rule, bands), rng=np.random.default_rng([seed, _AUGMENTATION, place.position]))

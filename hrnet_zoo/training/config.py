@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from hrnet_zoo.datasets.dataset import RGB_BANDS
 from hrnet_zoo.errors import ConfigError
 
 EPOCHS = 50
@@ -45,6 +46,9 @@ class TrainingConfig:
     gradient_checkpointing: bool
     seed: int
     augment: str = ""  # later fields have defaults: those that states without them began with
+    bands: tuple[str, ...] = RGB_BANDS
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         for field in fields(self):

@@ -25,6 +25,7 @@ from hrnet_zoo.datasets.splits import find_training_data
 from hrnet_zoo.evaluation.evaluate import default_workers
 from hrnet_zoo.evaluation.ranks import Ranks, join, local_device
 from hrnet_zoo.images.atomic import make_folder, output_errors
+from hrnet_zoo.images.bands import measure_bands
 from hrnet_zoo.inference.predict import without_autocast
 from hrnet_zoo.models.fcn import FCNHRNet
 from hrnet_zoo.models.fork_safety import refuse_after_fork
@@ -50,7 +51,7 @@ from hrnet_zoo.training.update import Updater
 from hrnet_zoo.zoo.create import create_model, usable_device
 from hrnet_zoo.zoo.model_config import WEIGHTS_FILE
 from hrnet_zoo.zoo.model_folder import config_of
-from hrnet_zoo.zoo.resolve import is_arch
+from hrnet_zoo.zoo.resolve import is_arch, resolve, resolve_arch
 from hrnet_zoo.zoo.training_log import OWN_LOG
 
 CUSTOM_LICENSE = "those of your own images; what it started from: "
@@ -83,6 +84,9 @@ def finetune(
     out: str | Path,
     *,
     classes: Sequence[str] | None = None,
+    bands: Sequence[str] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
     val: float | str | Path | None = None,
     epochs: int | None = None,
     steps: int | None = None,
@@ -136,6 +140,11 @@ def finetune(
         out: folder for all results.
         classes: names of the classes by index, instead of `classes.txt`; the data then count as custom, whatever their
             layout. Classifier rows of classes that the model knows are copied.
+        bands: names of the bands of other images than 8-bit RGB, such as red, green, blue, nir: TIFF or .npy files
+            (height, width, bands). Filters of bands that the model knows are kept. Augmentation leaves the values as
+            they are. Default: those of the model, if it takes such images.
+        mean: of each band, in the values of the images; the error without it states those of the training images.
+        std: standard deviation of each band, likewise.
         val: fraction of the images to validate on (0: none), a text file of their names, or a folder; default: `val/`,
             `valid/` or `validation/` if it is there, else `test/`, else a tenth.
         epochs: passes over the images; default: 50, unless `steps` is given.
@@ -168,10 +177,10 @@ def finetune(
         workers: processes that prefetch images; default: half the processors, at most 8; 0: none.
         device: such as "cpu" or "cuda:1"; default: CUDA if there is one, else the CPU.
         resume: continue the run in `out`, with the same arguments; a run that never saved begins anew.
-        augment: your own augmentation: a function of an image (H, W, 3) uint8 RGB, its labels (H, W) uint8 with 255
-            ignored, and a `numpy.random.Generator`, that returns image and labels, at most as large as the crop. It is
-            called after ours (random resize, crop, flip, colors), and tried on three samples first. Runs resume
-            bit-exactly if it draws from the generator alone.
+        augment: your own augmentation: a function of an image (H, W, 3) uint8 RGB, or with `bands` (H, W, bands)
+            float32, its labels (H, W) uint8 with 255 ignored, and a `numpy.random.Generator`, that returns image and
+            labels, at most as large as the crop. It is called after ours (random resize, crop, flip, colors), and tried
+            on three samples first. Runs resume bit-exactly if it draws from the generator alone.
         augment_replaces: call `augment` in place of ours; it gets images as large as they are.
         trackers: experiment trackers that get all figures, by their names in accelerate (extra `train`), such as
             "tensorboard" (in `out/tensorboard`), "wandb" or "mlflow"; or trackers of accelerate that you made.
@@ -212,10 +221,23 @@ def finetune(
     ):
         if batch == "auto" and torch_device.type == "cpu":
             require_memory(ranks)  # before anything else takes some: libraries without memory crash
-        found = ranks.all_gather(lambda: find_training_data(data, val=val, classes=classes))
-        train, held_out, names = found[ranks.rank]
-        network = _load(model, names, torch_device, seed, progress)
+        if isinstance(model, FCNHRNet):
+            started = model.dataset
+        else:
+            started = (resolve_arch if is_arch(str(model)) else resolve)(str(model), progress=progress).dataset
+
+        def find(bands: Sequence[str]) -> tuple[LabeledFolder, LabeledFolder | None, tuple[str, ...]]:
+            return find_training_data(data, val=val, classes=classes, bands=bands)
+
+        inputs = started.with_bands(bands, mean, std, lambda bands: _measured(find(bands)[0], bands))
+        train, held_out, names = ranks.all_gather(lambda: find(inputs.own_bands))[ranks.rank]
+        if freeze and inputs.bands != started.bands:
+            found = f"the first filters of {', '.join(inputs.bands)} are not trained yet, and would not be"
+            raise config_error(f"with freeze={freeze!r}", found, "leave freeze out, or use the bands of the model")
+        network = _load(model, names, inputs, torch_device, seed, progress)
         dataset = _dataset(network.dataset, train, names)
+        if inputs.own_bands:
+            dataset = replace(dataset, bands=inputs.bands, mean=inputs.mean, std=inputs.std)
         network.dataset = replace(dataset, resize_to=resize_to or dataset.resize_to, crop=crop or dataset.crop)
         is_tried = batch == "auto"
         if is_tried and resume and (out / STATE_FILE).exists():
@@ -248,6 +270,9 @@ def finetune(
             gradient_checkpointing=gradient_checkpointing,
             seed=seed,
             augment=f"{name_of(augment)}{' in place of ours' if augment_replaces else ''}" if augment else "",
+            bands=network.dataset.bands,
+            mean=network.dataset.mean,
+            std=network.dataset.std,
         )
         own = OwnAugmentation(augment, augment_replaces, len(names)) if augment else None
         if augment_replaces and not own:
@@ -297,11 +322,11 @@ def finetune(
             print_line(f"{images}; {config.steps} updates of {batch} images{fits}; learning rate {lr:g}")
         loop.run()
     if progress and loop.is_first:
-        _print_end(out, loop.reason)
+        _print_end(out, loop.reason, "image.npy" if inputs.own_bands else "photo.jpg")
     return FineTuning(out, loop.updater.progress.step, loop.updater.progress.best_miou, loop.loss)
 
 
-def _print_end(out: Path, reason: str) -> None:
+def _print_end(out: Path, reason: str, image: str) -> None:
     """Say on stderr where everything lies, and what to type next."""
     if reason == "stopped":
         print_line("stopped by on_event: resume=True continues")
@@ -311,7 +336,7 @@ def _print_end(out: Path, reason: str) -> None:
         if (out / name).exists()
     ]
     print_line(f"{out} holds {', '.join(found)}")
-    print_line(f"next: hrnet-zoo predict {shlex.quote(str(out))} photo.jpg, or hrnet_zoo.create_model({str(out)!r})")
+    print_line(f"next: hrnet-zoo predict {shlex.quote(str(out))} {image}, or hrnet_zoo.create_model({str(out)!r})")
 
 
 @contextmanager
@@ -341,15 +366,30 @@ def _lock(out: Path, resume: bool, ranks: Ranks) -> Iterator[None]:
 
 
 def _load(
-    model: str | Path | FCNHRNet, names: tuple[str, ...], device: torch.device, seed: int, progress: bool
+    model: str | Path | FCNHRNet,
+    names: tuple[str, ...],
+    inputs: Dataset,
+    device: torch.device,
+    seed: int,
+    progress: bool,
 ) -> FCNHRNet:
-    """Return a trainable float32 network for these classes."""
+    """Return a trainable float32 network for these classes and the bands of `inputs`."""
     if not isinstance(model, FCNHRNet):
-        generator = torch.Generator().manual_seed(seed)
-        start = "imagenet" if is_arch(str(model)) else True
         return create_model(
-            model, start, classes=names, device=device, dtype=torch.float32, generator=generator, progress=progress
+            model,
+            "imagenet" if is_arch(str(model)) else True,
+            classes=names,
+            bands=inputs.bands,
+            mean=inputs.mean or None,
+            std=inputs.std or None,
+            device=device,
+            dtype=torch.float32,
+            generator=torch.Generator().manual_seed(seed),
+            progress=progress,
         )
+    if model.dataset.bands != inputs.bands:
+        found = f"it takes the bands {', '.join(model.dataset.bands)}, and not {', '.join(inputs.bands)}"
+        raise config_error(model.arch, found, "create_model(..., bands=[the names], mean=, std=)")
     if model.classes != names:
         found = f"it has {len(model.classes)} classes, {', '.join(model.classes)[:100]}, and not those of the data"
         raise config_error(model.arch, found, "create_model(..., classes=[the names])")
@@ -363,8 +403,15 @@ def _dataset(started: Dataset, train: LabeledFolder, names: tuple[str, ...]) -> 
     # Added only once, however often a model is fine-tuned: the text has a limit.
     data_license = CUSTOM_LICENSE + started.data_license.removeprefix(CUSTOM_LICENSE)
     custom = started.with_classes(names, train.colors)
-    custom = replace(custom, meters_per_pixel=None, bands=RGB_BANDS)  # as far as is known of the custom images
+    # As far as is known of the custom images.
+    custom = replace(custom, meters_per_pixel=None, bands=RGB_BANDS, mean=(), std=())
     return replace(custom, title="custom images", data_license=data_license)
+
+
+def _measured(train: LabeledFolder, bands: tuple[str, ...]) -> str:
+    """Return what an error says of the bands of the training images."""
+    mean, std = measure_bands([sample.image for sample in train.samples], bands)
+    return f"; over the {len(train.samples)} training images they are mean={mean}, std={std}"
 
 
 def _check_data(train: LabeledFolder, held_out: LabeledFolder | None, progress: bool) -> DataReport:

@@ -220,7 +220,7 @@ class TrainingLoop:
         """Draw the first validation images with labels and prediction."""
         rows = []
         for sample in val.samples[:SHEET_ROWS]:
-            image, labels = read_pair(sample, val.rule)
+            image, labels = read_pair(sample, val.rule, val.bands)
             rows.append((sample.name, labels, self.updater.model.predict(image, progress=False)))
         file = io.BytesIO()
         draw_sheet(rows).save(file, "JPEG", quality=90)

@@ -76,6 +76,7 @@ def read_config(path: Path) -> tuple[dict[str, Any], Progress]:
         elif version != STATE_VERSION:
             raise _refusal(path, "version", f"version {version!r:.40}; this release reads 1 to {STATE_VERSION}")
         later = {each.name: each.default for each in fields(TrainingConfig) if each.default is not MISSING}
+        later = {name: list(value) if isinstance(value, tuple) else value for name, value in later.items()}
         return later | facts["config"], Progress(**facts["progress"])
     except (ValueError, RecursionError, TypeError, KeyError, AttributeError) as error:
         raise _refusal(path, "the header", "its header holds no training state of hrnet-zoo") from error

@@ -70,7 +70,7 @@ class Updater:
         """Learn from this process's share of a batch; return the mean loss over the labeled pixels of the whole batch.
 
         Args:
-            images: (N, 3, H, W) float32, normalized RGB.
+            images: (N, C, H, W) float32, normalized.
             labels: (N, H, W) int64 class indices, 255 ignored.
 
         Raises:

@@ -55,6 +55,8 @@ CONVERTER_VERSION = 2  # part of cache keys: raise it whenever the same source g
 MOST_BYTES = 2 << 30  # of a file that the user names: W48 with its optimizer's state has half as many
 ROOM = "close what else takes memory: a conversion needs twice the file's size"
 
+STEM = "backbone.conv1.weight"  # the one tensor whose shape depends on the bands of images
+
 Shapes = Mapping[str, torch.Size]  # names and shapes of a network's state dict
 Weights = tuple[dict[str, Tensor], dict[str, str]]  # a state dict, and the provenance in its file's header
 # What `unwrap` and `unwrap_backbone` are
@@ -376,11 +378,18 @@ def read_file(path: Path) -> bytes:
         ) from error
 
 
-def network_shapes(arch: str, num_classes: int, method: str = "FCN") -> Shapes:
+def network_shapes(arch: str, num_classes: int, method: str = "FCN", bands: int = 3) -> Shapes:
     """Return names and shapes of a network's state dict, without making its tensors."""
     with skip_init():
         network = FCNHRNet(arch, CITYSCAPES, method=method)
-    return with_classes({name: entry.shape for name, entry in network.state_dict().items()}, num_classes)
+    shapes = {name: entry.shape for name, entry in network.state_dict().items()}
+    return with_bands(with_classes(shapes, num_classes), bands)
+
+
+def with_bands(shapes: Shapes, count: int) -> Shapes:
+    """Return these names and shapes with another number of bands of the images."""
+    output, _, *kernel = shapes[STEM]
+    return {**shapes, STEM: torch.Size((output, count, *kernel))}
 
 
 def backbone_shapes(arch: str) -> Shapes:

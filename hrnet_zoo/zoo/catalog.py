@@ -202,7 +202,7 @@ class ModelInfo:
         return self.dataset.meters_per_pixel
 
     @property
-    def bands(self) -> tuple[str, str, str]:
+    def bands(self) -> tuple[str, ...]:
         """What the three channels of an image show: red, green and blue, but for Vaihingen."""
         return self.dataset.bands
 

@@ -13,12 +13,13 @@ from typing import NoReturn, TypeVar
 import torch
 from torch import Tensor, nn
 
+from hrnet_zoo.datasets.dataset import RGB_BANDS
 from hrnet_zoo.errors import ConfigError, no_such_argument, redact
 from hrnet_zoo.models.fcn import FCNHRNet
 from hrnet_zoo.models.fork_safety import refuse_after_fork
 from hrnet_zoo.models.hrnet import SPECS, HRNet
 from hrnet_zoo.models.skip_init import skip_init
-from hrnet_zoo.weights.convert import backbone_shapes, claimed_classes, with_classes
+from hrnet_zoo.weights.convert import STEM, backbone_shapes, claimed_classes, with_bands, with_classes
 from hrnet_zoo.weights.state_dict import unwrap_backbone
 from hrnet_zoo.zoo.catalog import IMAGENET
 from hrnet_zoo.zoo.resolve import is_arch, load_custom, load_published, resolve, resolve_arch
@@ -31,6 +32,7 @@ _INSTEAD = {
     **dict.fromkeys(("weights", "ckpt", "checkpoint_path", "path"), "checkpoint=: path or address of a file"),
     **dict.fromkeys(("torch_dtype", "precision"), "dtype="),
     "revision": 'the name: "hf-hub:ORG/NAME@REVISION"',
+    **dict.fromkeys(("in_channels", "in_chans"), "bands=, mean=, std=: names and statistics of the bands"),
     "features_only": "create_backbone(name): maps at four strides",
 }
 N = TypeVar("N", bound=nn.Module)
@@ -45,6 +47,9 @@ def create_model(
     *,
     checkpoint: str | Path | None = None,
     classes: int | Sequence[str] | None = None,
+    bands: Sequence[str] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
     device: str | torch.device | None = None,
     dtype: torch.dtype | str | None = None,
     generator: torch.Generator | None = None,
@@ -74,6 +79,12 @@ def create_model(
         classes: names of the classes, or their number. With the published weights: a new classifier; rows are copied
             for class names that the pretrained one has, and random for the others. With `checkpoint`: the classes of
             the file's own classifier, where they differ from those of `name`.
+        bands: names of the bands of other images than 8-bit RGB, such as ["red", "green", "blue", "nir"]; the model
+            then takes arrays (height, width, bands), TIFF and .npy files (`hrnet_zoo.images.bands`). Filters of bands
+            that the weights know are kept; the others share equally those of the bands that are missing, or get zeros.
+            With `checkpoint`: the bands of the file's own network.
+        mean: of each band, in the values of the images.
+        std: standard deviation of each band, likewise.
         device: None: CUDA if there is one, else the CPU. torch's default device and dtype have no effect.
         dtype: of the weights and the arithmetic: a torch dtype, or its name ("bfloat16"). None: float16 on CUDA,
             float32 elsewhere.
@@ -107,12 +118,13 @@ def create_model(
         model = resolve_arch(name)
     else:
         model = resolve(name, progress=progress)
-    dataset = model.dataset.with_classes(names) if names else model.dataset
+    dataset = model.dataset.with_bands(bands, mean, std)
+    dataset = dataset.with_classes(names) if names else dataset
     if pretrained == "imagenet":
         with skip_init():
             dataset = replace(dataset, data_license=IMAGENET_LICENSE)
             network = FCNHRNet(model.arch, dataset, model.info, model.name, model.method)
-        network.provenance = _load_imagenet(network.backbone, model.arch, progress=progress)
+        network.provenance = _load_imagenet(network.backbone, model.arch, dataset.bands, progress=progress)
         initialize(network.decode_head.to_empty(device="cpu"), generator)
     elif not pretrained:
         network = FCNHRNet(model.arch, dataset, model.info, model.name, model.method)
@@ -124,9 +136,12 @@ def create_model(
         if checkpoint is not None:
             state, network.provenance = load_custom(str(checkpoint), model.arch, shapes, progress=progress)
         else:
-            state, network.provenance = model.load(with_classes(shapes, len(model.dataset.classes)))
+            old = model.dataset
+            state, network.provenance = model.load(with_bands(with_classes(shapes, len(old.classes)), len(old.bands)))
             if names:
-                state = _swap_classifiers(state, [*network.classifiers], model.dataset.classes, names, generator)
+                state = _swap_classifiers(state, [*network.classifiers], old.classes, names, generator)
+            if dataset.bands != old.bands:
+                state = {**state, STEM: _new_stem(state[STEM], old.bands, dataset.bands)}
         _assign(network, state)
         # A list of new classes for the published weights, or a number of them, has nothing to be compared with.
         if not names or (checkpoint is not None and isinstance(classes, Sequence)):
@@ -181,7 +196,7 @@ def create_backbone(
     with skip_init():
         backbone = HRNet(SPECS[arch])
     if checkpoint is None:
-        _load_imagenet(backbone, arch, progress=progress)
+        _load_imagenet(backbone, arch, RGB_BANDS, progress=progress)
     else:
         shapes, key = backbone_shapes(arch), f"{arch}-backbone"
         _assign(backbone, load_custom(str(checkpoint), key, shapes, progress=progress, unwrap=unwrap_backbone)[0])
@@ -208,9 +223,11 @@ def _placed(network: N, device: torch.device, dtype: torch.dtype) -> N:
     return network.to(device=device, dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
-def _load_imagenet(backbone: HRNet, arch: str, *, progress: bool) -> dict[str, str]:
+def _load_imagenet(backbone: HRNet, arch: str, bands: Sequence[str], *, progress: bool) -> dict[str, str]:
     """Give a backbone its ImageNet weights; return the provenance of their file."""
     state, provenance = load_published(IMAGENET[arch], backbone_shapes(arch), progress=progress)
+    if bands != RGB_BANDS:
+        state = {**state, "conv1.weight": _new_stem(state["conv1.weight"], RGB_BANDS, bands)}
     _assign(backbone, state)
     logger.warning("%s: %s", IMAGENET[arch].file_name, provenance.get("file_notes", "a backbone alone"))
     return provenance
@@ -270,6 +287,31 @@ def _swap_classifiers(
         ", ".join(name for name in new if name not in old) or "none",
     )
     return swapped
+
+
+def _new_stem(filters: Tensor, old: Sequence[str], new: Sequence[str]) -> Tensor:
+    """Return the first filters for the bands `new` in place of `old`.
+
+    Bands that are in `old` keep theirs; the others get equal shares of the sum of those that are missing. So an image
+    whose normalized bands are all equal keeps its features; and if none is missing, every image does.
+    """
+    known, wanted = (list(map(_letters, names)) for names in (old, new))
+    kept = [index for index, name in enumerate(wanted) if name in known]
+    others = [index for index, name in enumerate(wanted) if name not in known]
+    missing = [index for index, name in enumerate(known) if name not in wanted]
+    stem = filters.new_zeros(len(filters), len(new), *filters.shape[2:])
+    stem[:, kept] = filters[:, [known.index(wanted[index]) for index in kept]]
+    shares = others or kept
+    stem[:, shares] += filters[:, missing].sum(1, keepdim=True) / len(shares)
+    share = " + ".join(old[index] for index in missing)
+    logger.warning(
+        "new tensor: %s for %d bands; filters kept by name: %s; %s",
+        *(STEM, len(new), ", ".join(new[index] for index in kept) or "none"),
+        f"filters of {share}, in equal shares, added to: {', '.join(new[index] for index in shares)}"
+        if missing
+        else f"zeros, to be trained: {', '.join(new[index] for index in others) or 'none'}",
+    )
+    return stem
 
 
 def _compare_names(network: FCNHRNet, source: str) -> None:

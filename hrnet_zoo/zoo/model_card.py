@@ -53,6 +53,11 @@ def _body(config: ModelConfig) -> str:
         f"| {i} | {inline(name)} | `#{r:02x}{g:02x}{b:02x}` ({r}, {g}, {b}) |" for i, (name, (r, g, b)) in colors
     ]
     how = "in windows of {} px every {} px".format(*data.window) if data.sliding_window else "whole"
+    channels = "RGB"
+    if data.own_bands:
+        facts = zip(data.bands, data.mean, data.std, strict=True)
+        named = [f"{inline(name)} (mean {mean:g}, standard deviation {std:g})" for name, mean, std in facts]
+        channels = f"bands in the values of their files: {', '.join(named)}"
     training = [f"Data: {inline(data.title)}"]
     licenses = [f"Weights: {inline(config.license)}", f"Training data: {inline(data.data_license)}"]
     if parent is None:
@@ -96,7 +101,7 @@ In label maps the value is the class, 255 is ignored.
 ## Preprocessing
 
 Images are resized to fit into {data.resize_to[0]} x {data.resize_to[1]} px, aspect ratio kept, and enter the network
-{how}, as RGB.
+{how}, as {channels}.
 
 ## Metrics
 

@@ -81,8 +81,10 @@ class ModelConfig:
                 "crop": list(data.crop),
                 "sliding_window": data.sliding_window,
                 "window": list(data.window),
-                "mean": list(MEAN),
-                "std": list(STD),
+                # Versions of this library that know RGB alone refuse others.
+                **({"bands": list(data.bands)} if data.own_bands else {}),
+                "mean": list(data.mean or MEAN),
+                "std": list(data.std or STD),
             },
             "data": {key: getattr(data, key) for key in ("key", "title", "batch_per_gpu", "data_license")},
             "parent": asdict(self.parent) if self.parent else None,
@@ -128,7 +130,7 @@ def parse_config(text: bytes | str, source: str, data_sha256: str | None = None)
         if isinstance(content, dict) and data_sha256 is not None:
             content["data_sha256"] = data_sha256
         for path, value in _leaves(content, "$"):
-            rule = _RULES.get(re.sub(r"(?<=\.classes)\[\d+\]", "", path))
+            rule = _RULES.get(re.sub(r"(\.(?:classes|bands|mean|std))\[\d+\]", r"\1", path))
             if rule is None or not rule.allows(value):
                 expected = rule.expected if rule else "no such value here"
                 raise refusal(source, path[:200], f"{reprlib.repr(value)}, expected {expected}")
@@ -142,6 +144,9 @@ def parse_config(text: bytes | str, source: str, data_sha256: str | None = None)
     names = config.dataset.classes
     if not 2 <= len(names) == len(set(names)) <= 255:
         raise refusal(source, "$.classes", f"{len(set(names))} names for {len(names)} classes; expected 2 to 255")
+    bands = config.dataset.bands
+    if not len(set(bands)) == len(bands) == len(config.dataset.mean or MEAN) == len(config.dataset.std or STD):
+        raise refusal(source, "$.input.bands", f"{len(set(bands))} names; expected as many as of mean and of std")
     if config.dataset.resize_to[0] < config.dataset.resize_to[1]:
         raise refusal(source, "$.input.resize_to", f"{config.dataset.resize_to}, but the long side comes first")
     return config
@@ -160,9 +165,12 @@ def _build(content: Mapping[str, Any]) -> ModelConfig:
         sliding_window=inputs["sliding_window"],
         labels=tuple(labels),
     )
+    if "bands" in inputs:
+        bands, mean, std = (tuple(inputs[key]) for key in ("bands", "mean", "std"))
+        dataset = replace(dataset, bands=bands, mean=mean, std=std)
     known = DATASETS.get(dataset.key)
     if known and known.title == dataset.title:  # else these are other images
-        dataset = replace(dataset, meters_per_pixel=known.meters_per_pixel, bands=known.bands)
+        dataset = replace(dataset, meters_per_pixel=known.meters_per_pixel, bands=dataset.own_bands or known.bands)
     return ModelConfig(
         arch=content["arch"],
         dataset=dataset,
@@ -226,14 +234,17 @@ def _integer(low: int, high: int) -> _Value:
 _SHA256 = _Value("64 hex digits", lambda text: isinstance(text, str) and bool(re.fullmatch("[0-9a-f]{64}", text)))
 _PERCENT = _Value("percent (0 to 100)", lambda value: type(value) in (int, float) and 0 <= value <= 100)
 _ANY = _Value("anything", lambda _: True)  # compared with what we write
-_RULES = {  # of the values, by path; classes without their index
+_RULES = {  # of the values, by path; classes and bands without their index
     **dict.fromkeys(("$.schema", "$.library", "$.labels"), _ANY),
     "$.arch": _Value(" or ".join(ARCHS), lambda value: isinstance(value, str) and value in ARCHS),
     "$.method": _Value("OCRNet, or left out for FCN", lambda value: value in [*METHODS][1:]),
     "$.classes.name": _text(100),
     **{f"$.classes.color[{index}]": _integer(0, 255) for index in range(3)},
     **{f"$.input.{key}[{index}]": _integer(32, 16_384) for key in ("resize_to", "crop") for index in range(2)},
-    **{f"$.input.{key}[{index}]": _ANY for key in ("window", "mean", "std") for index in range(3)},
+    **{f"$.input.window[{index}]": _ANY for index in range(2)},
+    "$.input.bands": _text(100),
+    "$.input.mean": _Value("a number", lambda value: type(value) in (int, float) and abs(value) < 1e12),
+    "$.input.std": _Value("a number above 0", lambda value: type(value) in (int, float) and 0 < value < 1e12),
     "$.input.sliding_window": _Value("true or false", lambda value: isinstance(value, bool)),
     "$.data.key": _text(100),
     "$.data.title": _text(500),

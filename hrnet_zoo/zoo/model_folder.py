@@ -153,7 +153,7 @@ def save_pretrained(
     folder = Path(folder)
     config = config_of(model, metrics, license)
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    shapes = network_shapes(model.arch, len(model.classes), model.method)
+    shapes = network_shapes(model.arch, len(model.classes), model.method, len(model.dataset.bands))
     fit_state(weights, shapes, f"to be saved in {folder}")  # finite values
     if (source := _unchanged_source(model, weights)) and source.dataset == config.dataset:
         parent = source.parent if config.parent and config.parent.name == "local-dir" else config.parent
@@ -178,7 +178,8 @@ def config_of(
     """Return what `save_pretrained` would write, with a digest of zeros, or raise what it would."""
     found = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in model.state_dict().items()}
     try:
-        compare(found, network_shapes(model.arch, len(model.classes), model.method), model.name, None)
+        shapes = network_shapes(model.arch, len(model.classes), model.method, len(model.dataset.bands))
+        compare(found, shapes, model.name, None)
     except StateDictMismatchError as error:  # a network that was changed by hand could not be created when loading
         error.asked = f"save {model.name}, {model.arch} with {len(model.classes)} classes, as a model folder"
         error.done = "nothing was written"

@@ -14,6 +14,7 @@ from hrnet_zoo.inference.polygons import rasterize
 from hrnet_zoo.inference.predict import view_logits
 from hrnet_zoo.zoo.create import create_model
 from tests.cli.conftest import Run
+from tests.support.band_images import BANDS, MEAN, STD, write_band_images
 
 
 def test_predict_with_the_bundled_network(run: Run, tmp_path: Path) -> None:
@@ -309,3 +310,20 @@ def test_chosen_classes_and_the_least_confidence(run: Run, tmp_path: Path) -> No
         assert np.array_equal(np.asarray(labels), result.mask)
         assert (result.mask == 255).any()
         assert np.array_equal(np.asarray(labels.convert("RGB")), np.asarray(result.colorize()))
+
+
+def test_a_folder_of_images_with_other_bands(run: Run, tmp_path: Path) -> None:
+    data = write_band_images(tmp_path / "data", 3)
+    model = create_model("demo", bands=BANDS, mean=MEAN, std=STD)
+    model.save_pretrained(tmp_path / "model")
+    (data / "images" / "notes.png").write_bytes(b"")  # no image for this model
+    np.save(data / "images" / "bad.npy", np.zeros((8, 8, 3)))
+    out, table = tmp_path / "out", tmp_path / "table.csv"
+    printed = run("predict", tmp_path / "model", data / "images", "--out", out, "--table", table, code=5)
+    assert "4 rows added" in printed
+    assert "8 x 8 x 3 where height, width and 4 bands (red, green, blue, nir) are expected" in run.err
+    for name in "012":
+        with Image.open(out / f"{name}_labels.png") as labels, Image.open(out / f"{name}_overlay.png") as overlay:
+            assert labels.size == (96, 64)
+            assert overlay.mode == "RGB"
+    assert table.read_text(encoding="utf-8").count(",96,64,") == 3

@@ -1,7 +1,9 @@
 """Class names, colors and sizes of the datasets."""
 
 import csv
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +23,7 @@ from hrnet_zoo.datasets import (
     Dataset,
 )
 from hrnet_zoo.datasets.dataset import BLACK, RGB_BANDS, Color, voc_color
+from hrnet_zoo.errors import ConfigError
 
 NUMBERS = {"cityscapes": 19, "ade20k": 150, "voc12aug": 21, "pascal_context": 60}
 NUMBERS |= {"pascal_context_59": 59, "loveda": 7, "potsdam": 6, "vaihingen": 6, "isaid": 16}
@@ -140,3 +143,53 @@ def test_numbers_of_images_behind_the_published_figures() -> None:
     assert numbers == expected | {"loveda": 1669, "potsdam": 2016, "vaihingen": 398, "isaid": 11_644}
     assert SCENES.val_images == 50
     assert SCENES.with_classes(SCENES.classes).val_images == 0
+
+
+def test_other_bands() -> None:
+    nir = ("red", "green", "blue", "nir")
+    data = CITYSCAPES.with_bands(nir, [1, 2, 3, 4], (5, 6, 7, 8))
+    assert (data.bands, data.mean, data.std) == (nir, (1.0, 2.0, 3.0, 4.0), (5.0, 6.0, 7.0, 8.0))
+    assert data.own_bands == nir
+    assert data.with_classes(["a", "b"]).own_bands == nir
+    assert data.with_bands(None, None, None) is data.with_bands(list(nir), None, None) is data
+    assert data.with_bands(["red", "green", "blue"], None, None) == CITYSCAPES
+    assert data.with_bands(None, [0] * 4, [1] * 4).mean == (0, 0, 0, 0)
+    assert CITYSCAPES.with_bands(None, None, None) is CITYSCAPES
+    assert VAIHINGEN.own_bands == ()  # its files are read as RGB
+    assert CITYSCAPES.with_bands(None, [1, 2, 3], [1, 2, 3]).own_bands == (
+        "red",
+        "green",
+        "blue",
+    )  # 16 bits, for example
+    CITYSCAPES.require_rgb("label a video")
+    with pytest.raises(
+        ConfigError, match="label a video\n  found: the network takes images of the bands red, green, blue, n"
+    ):
+        data.require_rgb("label a video")
+
+
+@pytest.mark.parametrize(
+    ("bands", "mean", "std", "words"),
+    [
+        ([], [], [], "bands are different names"),
+        ("nir", [0], [1], "bands are different names"),
+        (["a", "A"], [0, 0], [1, 1], "bands are different names"),
+        (["a", " "], [0, 0], [1, 1], "bands are different names"),
+        (
+            ["a", "b"],
+            None,
+            None,
+            "mean and std of each of the 2 bands are needed, in the values of the images, std above 0; a+b",
+        ),
+        (["a", "b"], [0, 1], None, "needed"),
+        (["a", "b"], [0, 1], [1], "needed"),
+        (["a", "b"], [0, 1], [1, 0], "needed"),
+        (["a", "b"], [0, float("nan")], [1, 1], "needed"),
+        (["a", "b"], [0, 0], [1, float("inf")], "needed"),
+        (["a", "b"], ["x", "y"], [1, 1], "needed"),
+        (["a", "b"], 3, 4, "needed"),
+    ],
+)
+def test_bands_without_statistics(bands: Any, mean: Any, std: Any, words: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        CITYSCAPES.with_bands(bands, mean, std, lambda names: "; " + "+".join(names))

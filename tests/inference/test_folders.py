@@ -53,7 +53,7 @@ def images(tmp_path: Path) -> Path:
 
 
 def planned(inputs: list[Path | str], out: Path, **options: bool) -> list[Job]:
-    chosen = {"labels": True, "overlay": True, "force": False, **options}
+    chosen: dict[str, Any] = {"labels": True, "overlay": True, "force": False, **options}
     return plan([str(text) for text in inputs], out, **chosen)
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from hrnet_zoo.datasets.splits import find_training_data
 from hrnet_zoo.errors import (
     ConfigError,
     DatasetError,
+    ImageError,
     ModelConfigError,
     OutputError,
     ResumeError,
@@ -41,6 +43,7 @@ from hrnet_zoo.training.finetune import FineTuning, _restore, finetune
 from hrnet_zoo.training.losses import cross_entropy
 from hrnet_zoo.zoo.create import create_model
 from tests.support import label_folders
+from tests.support.band_images import BANDS, MEAN, STD, write_band_images
 from tests.support.label_folders import labels, mask, own
 from tests.support.training_data import GROUPS, write_own_folder
 
@@ -687,3 +690,84 @@ def test_a_folder_that_cannot_be_locked(data: Path, tmp_path: Path) -> None:
     (tmp_path / "out" / ".lock").mkdir(parents=True)
     with pytest.raises(OutputError, match=r"(?s)fine-tune into .*found: .*done:  nothing was computed"):
         finetune("demo", data, tmp_path / "out", steps=1, device="cpu", progress=False)
+
+
+@pytest.fixture(scope="module")
+def four_bands(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_band_images(tmp_path_factory.mktemp("bands") / "data", 5)
+
+
+BANDS_GIVEN: dict[str, Any] = {"bands": BANDS, "mean": MEAN, "std": STD, "resize_to": (96, 64), "steps": 2}
+
+
+@pytest.fixture(scope="module")
+def four_bands_run(four_bands: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("bands") / "run"
+    train(four_bands, out, **BANDS_GIVEN)
+    return out
+
+
+def test_images_of_other_bands(four_bands: Path, four_bands_run: Path) -> None:
+    model = hrnet_zoo.create_model(four_bands_run, device="cpu")
+    assert (model.dataset.own_bands, model.dataset.mean, model.dataset.std) == (BANDS, MEAN, STD)
+    filters = model.backbone.conv1.weight[:, 3]
+    assert 0 < filters.abs().max() < 0.1  # two updates after zero
+    results = model.predict([four_bands / "images/0.tif", np.load(four_bands / "images/1.npy")], progress=False)
+    assert [result.mask.shape for result in results] == [(64, 96)] * 2
+    assert results[0].image.shape == (64, 96, 3)
+    assert 100 < results[0].image.mean() < 155  # stretched by mean and std
+    assert hrnet_zoo.evaluate(model, four_bands, workers=1, progress=False).images == 5
+    fast = hrnet_zoo.optimize(model).predict(four_bands / "images/0.tif").mask
+    assert (fast == results[0].mask).mean() > 0.99
+    assert model.predict(four_bands / "images/0.tif", ms_flip=True, mode="slide").mask.shape == (64, 96)
+    with pytest.raises(ConfigError, match="color is one of 'rgb'"):
+        model.predict(four_bands / "images/0.tif", color="bgr")
+    with pytest.raises(ImageError, match="64 x 96 x 3 where height, width and 4 bands"):
+        model.predict(np.zeros((64, 96, 3), np.uint8))
+
+
+def test_bands_are_kept_and_go_on(four_bands: Path, four_bands_run: Path, tmp_path: Path) -> None:
+    train(four_bands, tmp_path / "next", model=four_bands_run, steps=1, val=0)
+    assert hrnet_zoo.create_model(tmp_path / "next", device="cpu").dataset.mean == MEAN
+    with pytest.raises(ResumeError, match="mean was"):
+        train(four_bands, four_bands_run, **BANDS_GIVEN | {"mean": STD}, resume=True)
+    network = hrnet_zoo.create_model(four_bands_run, device="cpu")
+    train(four_bands, tmp_path / "network", model=network, steps=1, val=0)
+    with pytest.raises(ConfigError, match="it takes the bands red, green, blue, nir, and not red, green, blue"):
+        train(write_band_images(tmp_path / "colors", 2, rgb=True), tmp_path / "rgb", model=network, bands=BANDS[:3])
+
+
+def test_bands_need_statistics_and_files(four_bands: Path, data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"mean and std of each of the 4 bands .* they are mean=\[1\d\d\d") as caught:
+        train(four_bands, tmp_path / "a", bands=BANDS)
+    with pytest.raises(ConfigError, match="are not trained yet, and would not be"):
+        train(four_bands, tmp_path / "a", **BANDS_GIVEN, freeze="backbone")
+    words = dict(re.findall(r"(mean|std)=(\[.*?\])", caught.value.found))
+    np.testing.assert_allclose(json.loads(words["mean"]), MEAN, rtol=0.05)
+    np.testing.assert_allclose(json.loads(words["std"]), STD, rtol=0.15)
+    with pytest.raises(DatasetError, match=r"the extension is none of .npy, .tif, .tiff \(8: images/7.*png"):
+        train(data, tmp_path / "b", **BANDS_GIVEN)
+    with pytest.raises(DatasetError, match=r"not an image: skipped.*1.npy.*; name the bands of \.npy files"):
+        train(shutil.copytree(four_bands, tmp_path / "npy", ignore=shutil.ignore_patterns("*.tif")), tmp_path / "c")
+    broken = tmp_path / "data"
+    shutil.copytree(four_bands, broken)
+    np.save(broken / "images/1.npy", np.full((64, 96, 4), np.nan))
+    np.save(broken / "images/2.npy", np.zeros((64, 97, 4)))
+    with pytest.raises(DatasetError) as refused:
+        train(broken, tmp_path / "d", **BANDS_GIVEN)
+    for found in ("images/1.npy: values that are infinite or not a number", "image 97 x 64, mask 96 x 64 pixels"):
+        assert found in refused.value.found
+    assert "--bands red,green,blue,nir" in refused.value.advice
+    report = check_data(broken, bands=BANDS, progress=False)
+    assert [problem.kind for problem in report.problems] == ["unreadable image", "sizes differ"]
+
+
+def test_own_augmentation_of_bands(four_bands: Path, tmp_path: Path) -> None:
+    seen = []
+
+    def noted(image: Any, labels: Any, rng: np.random.Generator) -> tuple[Any, Any]:
+        seen.append((image.dtype.name, image.shape[2], float(image.max()) > 255))
+        return image, labels
+
+    train(four_bands, tmp_path / "a", **BANDS_GIVEN | {"steps": 1, "val": 0}, augment=noted)
+    assert set(seen) == {("float32", 4, True)}

@@ -71,6 +71,9 @@ CHANGED: dict[str, Any] = {
     "gradient_checkpointing": True,
     "seed": 1,
     "augment": "mine",
+    "bands": ("red", "green", "blue", "nir"),
+    "mean": (1.0, 2.0, 3.0),
+    "std": (1.0, 2.0, 3.0),
 }
 
 

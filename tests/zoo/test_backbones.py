@@ -338,3 +338,12 @@ def test_bad_arguments(call: Callable[[], object], error: type[Exception], words
 
 def test_is_the_public_function() -> None:
     assert hrnet_zoo.create_backbone is create_backbone
+
+
+def test_other_bands_begin_with_what_is_known_of_colors(published: FaultServer, backbone: HRNet) -> None:
+    made = create_model(
+        "hr18s", "imagenet", classes=CLASSES, bands=["depth", "red"], mean=[0, 0], std=[1, 1], device="cpu"
+    )
+    red, green, blue = backbone.conv1.weight.unbind(1)
+    torch.testing.assert_close(made.backbone.conv1.weight[:, 1], red)
+    torch.testing.assert_close(made.backbone.conv1.weight[:, 0], green + blue)

@@ -371,3 +371,48 @@ def test_cuda_defaults() -> None:
     assert {(p.dtype, p.device.type) for p in model.parameters()} == {(torch.float16, "cuda")}
     assert model.backbone.conv2.weight.is_contiguous(memory_format=torch.channels_last)
     assert create_model(NAME, dtype=torch.float32).backbone.conv1.weight.dtype == torch.float32
+
+
+BANDS = ["red", "green", "blue", "NIR"]
+
+
+def test_new_bands_leave_what_the_network_computes(caplog: pytest.LogCaptureFixture) -> None:
+    demo, model = create_model("demo"), create_model("demo", bands=BANDS, mean=[1, 2, 3, 4], std=[1] * 4)
+    x = torch.randn(1, 4, 64, 96, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        torch.testing.assert_close(model(x), demo(x[:, :3]), rtol=1e-4, atol=1e-4)
+    assert model.dataset.own_bands == tuple(BANDS)
+    assert (model.dataset.mean, model.dataset.std) == ((1, 2, 3, 4), (1, 1, 1, 1))
+    assert "filters kept by name: red, green, blue; zeros, to be trained: NIR" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("bands", "words"),
+    [
+        (["nir", "Red", "green"], "kept by name: Red, green; filters of blue, in equal shares, added to: nir"),
+        (["depth"], "kept by name: none; filters of red + green + blue, in equal shares, added to: depth"),
+        (["a", "green", "b", "c"], "kept by name: green; filters of red + blue, in equal shares, added to: a, b, c"),
+        (["blue", "red"], "kept by name: blue, red; filters of green, in equal shares, added to: blue, red"),
+    ],
+)
+def test_missing_bands_are_shared_so_that_gray_stays_gray(
+    bands: list[str], words: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    demo, model = create_model("demo"), create_model("demo", bands=bands, mean=[0] * len(bands), std=[1] * len(bands))
+    gray = torch.randn(1, 1, 64, 96, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        expected = demo.backbone.conv1(gray.expand(1, 3, 64, 96))
+        torch.testing.assert_close(model.backbone.conv1(gray.expand(1, len(bands), 64, 96)), expected)
+    assert words in caplog.text
+
+
+def test_bands_of_a_checkpoint_are_its_own(tmp_path: Path) -> None:
+    state = create_model("demo", bands=BANDS, mean=[0] * 4, std=[1] * 4).state_dict()
+    state["backbone.conv1.weight"] = torch.ones(64, 4, 3, 3)
+    save_file(state, tmp_path / "own.safetensors")
+    model = create_model("demo", checkpoint=tmp_path / "own.safetensors", bands=BANDS, mean=[0] * 4, std=[1] * 4)
+    assert torch.equal(model.backbone.conv1.weight, torch.ones(64, 4, 3, 3))
+    with pytest.raises(StateDictMismatchError, match=r"conv1\.weight"):
+        create_model("demo", checkpoint=tmp_path / "own.safetensors")
+    random = create_model("demo", pretrained=False, bands=["depth"], mean=[0], std=[1])
+    assert random.backbone.conv1.weight.shape == (64, 1, 3, 3)

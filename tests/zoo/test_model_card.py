@@ -62,3 +62,11 @@ def test_body_says_how_it_was_made() -> None:
 def test_the_terms_behind_the_parent_are_told() -> None:
     parent = Parent("fcn_hr18s_cityscapes_40k")
     assert "Cityscapes: non-commercial use only" in model_card(replace(CONFIG, parent=parent))
+
+
+def test_other_bands_are_named() -> None:
+    data = CONFIG.dataset.with_bands(["nir", "a|b"], [1024.5, 3], [100, 0.125])
+    text = model_card(replace(CONFIG, dataset=data))
+    assert (
+        "whole, as bands in the values of their files: nir (mean 1024.5, standard deviation 100), a\\|b (mean 3" in text
+    )

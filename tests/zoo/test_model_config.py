@@ -219,3 +219,34 @@ def test_no_file(tmp_path: Path) -> None:
     for path in (tmp_path / "absent", tmp_path, tmp_path / "pipe", Path("a\0b")):
         with pytest.raises(ModelConfigError, match=r"\$: no such file"):
             read_config(path)
+
+
+def test_other_bands_are_written_with_their_statistics() -> None:
+    data = CONFIG.dataset.with_bands(["nir", "depth"], [1024.5, -3e-5], [100, 0.125])
+    config = replace(CONFIG, dataset=data)
+    text = config.to_json()
+    assert parse_config(text, "") == config
+    assert json.loads(text)["input"]["mean"] == [1024.5, -3e-5]
+    assert "bands" not in json.loads(CONFIG.to_json())["input"]  # so earlier versions go on to read these
+    for key, wrong, place in (
+        ("bands", ["nir", "nir"], "$.input.bands: 1 names; expected as many as of mean and of std"),
+        ("bands", ["nir"], "$.input.bands: 1 names"),
+        ("bands", [], "$.input.bands: [], expected 1 to 100"),
+        ("bands", "nir", "$.input"),
+        ("bands", [1, 2], "$.input.bands[0]: 1, expected 1 to 100"),
+        ("mean", [1.0], "$.input.bands: 2 names"),
+        ("mean", [], "$.input.mean: [], expected a number"),
+        ("mean", [1e99, 1], "$.input.mean[0]: 1e+99, expected a number"),
+        ("mean", [float("nan"), 1], "$.input.mean[0]: nan, expected a number"),
+        ("std", [1, 0], "$.input.std[1]: 0, expected a number above 0"),
+        ("std", [True, 1], "$.input.std[0]: True, expected a number above 0"),
+    ):
+        content = json.loads(text)
+        content["input"][key] = wrong
+        with pytest.raises(ModelConfigError) as caught:
+            parse_config(json.dumps(content), "")
+        assert caught.value.found.startswith(place)
+    content = json.loads(text)
+    del content["input"]["bands"]
+    with pytest.raises(ModelConfigError, match=r"\$\.input"):
+        parse_config(json.dumps(content), "")
