@@ -81,7 +81,8 @@ def _coco_shape(segmentation: Any, size: Size) -> Patch:  # noqa: ANN401 - any J
         return shapes.coco_runs(segmentation, size)
     if any(len(ring) % 2 for ring in segmentation):
         raise ValueError("a polygon with an odd number of coordinates")
-    return shapes.union([shapes.polygon(np.reshape(ring, (-1, 2)), size) for ring in segmentation])
+    rings = (shapes.polygon(np.reshape(ring, (-1, 2)), size) for ring in segmentation)
+    return next(rings) if len(segmentation) == 1 else shapes.union(rings, size)
 
 
 def read_labelme(images: ImageFiles) -> Export:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 Size = tuple[int, int]
 
 _FARTHEST = 1e7  # a coordinate, in pixels: far outside any image, and exact in arithmetic
-_MOST_CROSSINGS = 1 << 24  # of rows by the edges of a polygon, more than any honest one has
+_MOST_CROSSINGS = 1 << 23  # of rows by the edges of a polygon, more than any honest one has
 
 
 class Patch(NamedTuple):
@@ -64,14 +64,12 @@ def polygon(points: object, size: Size) -> Patch:
     return Patch(top, left, (np.cumsum(edges, axis=1, dtype=np.uint8)[:, :-1] & 1).astype(bool))
 
 
-def union(patches: Sequence[Patch]) -> Patch:
-    """Return the pixels that are in one of several patches."""
-    ends = [np.add(patch[:2], patch.inside.shape) for patch in patches]
-    top, left = min(patch.top for patch in patches), min(patch.left for patch in patches)
-    whole = np.zeros(np.max(ends, axis=0) - (top, left), bool)
-    for patch, (bottom, right) in zip(patches, ends, strict=True):
-        whole[patch.top - top : bottom - top, patch.left - left : right - left] |= patch.inside
-    return Patch(top, left, whole)
+def union(patches: Iterable[Patch], size: Size) -> Patch:
+    """Return the pixels that are in one of several patches, of which one is in memory at a time."""
+    whole = np.zeros(size, bool)
+    for top, left, inside in patches:
+        whole[top : top + inside.shape[0], left : left + inside.shape[1]] |= inside
+    return _trimmed(whole)
 
 
 def rectangle(box: object, degrees: float, pivot: object, size: Size) -> Patch:

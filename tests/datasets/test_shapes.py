@@ -175,5 +175,5 @@ def test_overlaps() -> None:
     labels, contested, areas = paint([(0, small), (1, large)], size, smallest_on_top=True)
     assert (labels[0].tolist(), contested, areas) == ([0, 0, 1, 1, -1, -1], 8, [8, 16])
     assert paint([(1, small), (1, large)], size, smallest_on_top=False)[1] == 0
-    both = union([small, Patch(3, 5, np.ones((1, 1), bool))])
+    both = union([small, Patch(3, 5, np.ones((1, 1), bool))], size)
     assert np.count_nonzero(whole(both, size)) == 9
