@@ -41,7 +41,8 @@ def prepare(
     FORMAT of a dataset: loveda, potsdam, vaihingen or isaid, and SRC the folder of its zip files, or of what is in
     them. The last three are cut into the tiles that the published figures were measured on.
 
-    Files that DST holds already are kept, but for masks: an interrupted run goes on where it stopped.
+    Files that DST holds already are kept: an interrupted run goes on where it stopped. After a new export of changed
+    labels, use --force.
     """
     if isinstance(classes, int):
         raise click.UsageError("--classes takes names here: background,road")

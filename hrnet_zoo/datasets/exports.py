@@ -216,7 +216,7 @@ def write_export(
     listed = "".join(f"{name} {export.classes.get(name, '')}".rstrip() + "\n" for name in names)
     if parse_class_list(listed, out.root / "classes.txt").names != tuple(names):
         raise refusal("classes.txt", "names that a class list cannot hold", "rename the classes in the tool")
-    out.write([("classes.txt", listed.encode)], anew=["classes.txt"])
+    out.write([("classes.txt", listed.encode)], same=["classes.txt"])
     for labeled in Bar(export.images, desc="prepare", unit="image", disable=None if progress else True):
         split, image, mask = targets[labeled.key]
         data = labeled.read()
@@ -227,7 +227,7 @@ def write_export(
                 raise ValueError(f"an image of the size {labeled.size} is {width} x {height} pixels")
             labels = labeled.draw(export, (height, width), index_of)
         values = np.where(labels < 0, fill, labels).astype(np.uint8)
-        out.write([(image, partial(bytes, data)), (mask, partial(png, Image.fromarray(values)))], anew=[mask])
+        out.write([(image, partial(bytes, data)), (mask, partial(png, Image.fromarray(values)))], same=[mask])
         out.images[split] += 1
         export.count(f"without a label, and so {filled}", "pixel", int(np.count_nonzero(labels < 0)))
     out.notes += export.notes()

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TypeAlias
 
 from hrnet_zoo.datasets.pairing import relative_name
-from hrnet_zoo.errors import DatasetError
-from hrnet_zoo.images.atomic import atomic_write, make_folder, sweep_parts
+from hrnet_zoo.errors import DatasetError, OutputError
+from hrnet_zoo.images.atomic import atomic_write, make_folder, output_errors, sweep_parts
 from hrnet_zoo.images.prefetch import prefetch_in_threads
 
 # What returns the content of a file, by its path below the download, whose own name comes first.
@@ -70,30 +70,40 @@ class OutputFolder:
         """Return whether a file, by its path below the folder, is to be written."""
         return self.force or not (self.root / name).exists()
 
-    def write(self, files: Iterable[tuple[str, Callable[[], bytes]]], anew: Collection[str] = ()) -> None:
+    def write(self, files: Iterable[tuple[str, Callable[[], bytes]]], same: Collection[str] = ()) -> None:
         """Write those files that are wanted: paths below the folder, and what makes their contents, in threads.
 
         Args:
             files: paths and contents.
-            anew: paths that are wanted in any case.
+            same: paths whose files, if they are there already, must have these contents.
 
         Raises:
-            OutputError: a file cannot be written.
+            OutputError: a file cannot be written, or has other contents.
 
         """
 
-        def write(file: tuple[str, Callable[[], bytes]]) -> None:
+        def write(file: tuple[str, Callable[[], bytes]]) -> bool:
             name, make = file
-            atomic_write(self.root / name, make())
+            path, content = self.root / name, make()
+            if self.is_wanted(name):
+                atomic_write(path, content)
+                return True
+            asked, done = f"write {path}", "it was not replaced"
+            advice = "use --force (force=True) to replace what is there, or name an empty folder"
+            with output_errors(path, asked, done, advice):
+                is_same = path.read_bytes() == content
+            if not is_same:
+                found = "a file of this name with other content, such as labels before they were corrected"
+                raise OutputError(asked=asked, found=found, done=done, advice=advice, path=path)
+            return False
 
-        wanted = [file for file in files if file[0] in anew or self.is_wanted(file[0])]
+        wanted = [file for file in files if file[0] in same or self.is_wanted(file[0])]
         for folder in {(self.root / name).parent for name, _ in wanted} - self._folders:
             make_folder(folder)
             sweep_parts(folder)
             self._folders.add(folder)
         with closing(prefetch_in_threads(wanted, write, threads=_THREADS, ahead=2 * _THREADS)) as done:
-            for _ in done:
-                self.written += 1
+            self.written += sum(done)
 
 
 def _paths(source: Path) -> Iterator[Path]:

@@ -73,8 +73,8 @@ def prepare(
     `classes.txt` are made: in `train/` and `val/` (or `test/`) if it has such parts. A pixel is in a shape if its
     center is. Labels called ignore or void become 255. The notes count overlaps, empty pixels and what was left out.
 
-    Each file is written whole or not at all, and one that is there already is kept, but for masks and `classes.txt`: an
-    interrupted run goes on where it stopped.
+    Each file is written whole or not at all, and one that is there already is kept: an interrupted run goes on where it
+    stopped. If the labels of an export have changed meanwhile, that is an error, unless `force` is set.
 
     Args:
         dataset: "loveda", "potsdam", "vaihingen" or "isaid"; or the form of an export: "coco", "labelme", "cvat" (for
@@ -85,7 +85,7 @@ def prepare(
             alphabetical order. Of binary masks, the name of the foreground, or of black and of white.
         empty: what pixels without a label become, for an export: "background", a class that comes first unless the
             export has it, or "ignore" (255). None: "background".
-        force: write files anew that are there already.
+        force: replace files that are there already.
         progress: show a progress bar.
 
     Raises:

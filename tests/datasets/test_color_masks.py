@@ -115,7 +115,7 @@ def test_binary_masks_of_photographs(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_labels(tmp_path / "out/masks/a.png"), mask > 127)
     assert report.notes == ("5 pixels in 1 image: neither black nor white, and rounded",)
     assert (tmp_path / "out/classes.txt").read_text() == "background\ncrack\n"
-    made("binary-masks", tmp_path, classes=["wall", "crack"])
+    made("binary-masks", tmp_path, classes=["wall", "crack"], force=True)
     assert (tmp_path / "out/classes.txt").read_text() == "wall\ncrack\n"
     with pytest.raises(ConfigError, match="1 classes, foreground"):
         made("binary-masks", tmp_path, empty="ignore")

@@ -270,10 +270,13 @@ def test_classes_and_empty_pixels(tmp_path: Path) -> None:
     made("coco", tmp_path, classes=["road", "car"], empty="ignore")
     assert classes_of(tmp_path) == ["road", "car"]
     assert mask_of(tmp_path)[[1, 0, 7], [1, 0, 11]].tolist() == [1, 0, 255]
-    made("coco", tmp_path, classes=["road", "car", "Background"])  # masks are always made anew
+    with pytest.raises(OutputError, match="other content"):
+        made("coco", tmp_path, classes=["road", "car", "Background"])
+    assert classes_of(tmp_path) == ["road", "car"]
+    made("coco", tmp_path, classes=["road", "car", "Background"], force=True)
     assert mask_of(tmp_path)[[1, 0, 7], [1, 0, 11]].tolist() == [1, 0, 2]
     with pytest.raises(DatasetError, match=r"shape 1, 'car': the label 'car' is none of the classes background, road"):
-        made("coco", tmp_path, classes=["road"])
+        made("coco", tmp_path, classes=["road"], force=True)
     for wrong in ({"classes": ["a", "a"]}, {"classes": "road"}, {"empty": "black"}, {"classes": [""]}):
         with pytest.raises(ConfigError, match="prepare coco"):
             made("coco", tmp_path, **wrong)
@@ -306,10 +309,15 @@ def test_splits_of_coco(tmp_path: Path) -> None:
 def test_images_that_are_there_are_kept(tmp_path: Path) -> None:
     coco(tmp_path)
     made("coco", tmp_path)
-    (tmp_path / "out/images/a.png").write_bytes(b"mine")
-    assert made("coco", tmp_path).written == 2
-    assert (tmp_path / "out/images/a.png").read_bytes() == b"mine"
+    assert made("coco", tmp_path).written == 0
+    mask = (tmp_path / "out/masks/a.png").read_bytes()
+    for name in ("images/a.png", "masks/a.png"):
+        (tmp_path / "out" / name).write_bytes(b"mine")
+    with pytest.raises(OutputError, match=r"masks.a\.png.*\n.*other content.*\n.*not replaced.*\n.*--force"):
+        made("coco", tmp_path)
+    assert all((tmp_path / "out" / name).read_bytes() == b"mine" for name in ("images/a.png", "masks/a.png"))
     assert made("coco", tmp_path, force=True).written == 3
+    assert (tmp_path / "out/masks/a.png").read_bytes() == mask
     for _ in range(2):  # what the first run made is no part of the export
         assert prepare("coco", tmp_path / "raw", tmp_path / "raw/out", progress=False).images == {"": 1}
     with pytest.raises(ConfigError, match="is the folder of the export"):
