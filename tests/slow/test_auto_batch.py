@@ -1,4 +1,4 @@
-"""`batch="auto"` where memory is short, and among several processes."""
+"""`batch="auto"` where memory is short; `test_distributed_training.py` has it among several processes."""
 
 import json
 import subprocess
@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from tests.support.training_data import write_own_folder
-from tests.training.test_finetune import lines, train_in_two_processes
 
 OPTIONS = {"crop": [128, 128], "resize_to": [192, 96], "val": 0, "workers": 0, "device": "cpu", "steps": 1}
 
@@ -41,15 +40,3 @@ def test_with_little_memory_it_is_small_or_refused(megabytes: int, fits: bool, t
         assert first["auto_batch"]["update_memory"] < 0.9 * megabytes * 1e6
     else:
         assert "the device has too little memory" in done.stderr
-
-
-def test_processes_agree_and_the_first_alone_tells_of_it(tmp_path: Path) -> None:
-    data, out = write_own_folder(tmp_path / "data", 8), tmp_path / "out"
-    more: dict[str, object] = {"crop": [64, 64], "steps": 3, "stop_after": 1, "trackers": "tensorboard"}
-    train_in_two_processes(data, out, tmp_path / "train.py", **{**OPTIONS, "batch": "auto", **more})
-    first = json.loads((out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[0])
-    assert first["config"]["batch"] == 8  # 4 images for each process, of 8
-    assert [line["iter"] for line in lines(out, "train")] == [1]
-    heard = (tmp_path / "out-heard.txt").read_text(encoding="utf-8").splitlines()
-    assert [line.strip() for line in heard] == ["0 update 1", "0 end 1 stopped"]  # both processes stopped by it
-    assert len([*(out / "tensorboard").glob("*tfevents*")]) == 1

@@ -639,36 +639,6 @@ def test_a_run_that_is_there_is_gone_on_with_by_an_option(
         train(data, whole)
 
 
-SCRIPT = """
-import json, os, sys
-from hrnet_zoo.training.finetune import finetune
-
-def note(event):
-    with open(sys.argv[2] + "-heard.txt", "a") as heard:
-        print(os.environ["RANK"], event.kind, event.step, event.reason, file=heard)
-    return "stop" if event.step == stop_after else None
-
-if __name__ == "__main__":
-    options = {name: tuple(each) if type(each) is list else each for name, each in json.loads(sys.argv[3]).items()}
-    stop_after = options.pop("stop_after", None)
-    finetune("demo", sys.argv[1], sys.argv[2], **options, on_event=note, progress=False)
-"""
-
-
-def train_in_two_processes(data: Path, out: Path, script: Path, **options: Any) -> None:
-    script.write_text(SCRIPT, encoding="utf-8")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(hrnet_zoo.__file__).parents[1])}
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    run = subprocess.run(  # noqa: S603
-        [*torchrun, str(script), str(data), str(out), json.dumps(options)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert run.returncode == 0, run.stderr[-3000:]
-
-
 # --- what no run of one process on a good disk meets ------------------------------------------------------------------
 
 
