@@ -43,7 +43,7 @@ _OPTIONS = {
         "--bands",
         callback=_numbers(int),
         metavar="R,G,B",
-        help="Map: numbers of its red, green and blue bands, from 1.",
+        help="Map: numbers of its red, green and blue bands, from 1, or of those that the network takes.",
     ),
     "value_range": click.option(
         "--range",

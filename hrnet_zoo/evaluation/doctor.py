@@ -312,10 +312,10 @@ def _health(
             return create_model(origin.name, device=device, dtype=dtype, progress=progress)
 
     origin = resolve(name, progress=progress)
-    origin.dataset.require_rgb(f"check {origin.name} on a street scene")
     reference = load("cpu", torch.float32)
     if not any(isinstance(error, CacheError) for error in errors):  # without a cache the demo is converted in memory
         origin.verify()
+    origin.dataset.require_rgb(f"label a street scene with {origin.name}")
     model = _attempt(errors, lambda: load(device, dtype))
     exact = _attempt(errors, lambda: _fidelity(reference, model, fast=False)) if model else None
     fast = _attempt(errors, lambda: _fidelity(reference, model, fast=True)) if model and exact else None

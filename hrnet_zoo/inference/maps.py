@@ -23,10 +23,10 @@ from hrnet_zoo.datasets.dataset import WHITE, Color
 from hrnet_zoo.datasets.label_rules import IGNORE_INDEX
 from hrnet_zoo.errors import ConfigError, ImageError, OutputError
 from hrnet_zoo.images.atomic import atomic_write, check_place, output_errors
+from hrnet_zoo.images.bands import Pixels
 from hrnet_zoo.images.formats import MAX_PIXELS
 from hrnet_zoo.images.prefetch import prefetch_in_threads
 from hrnet_zoo.images.progress import Bar
-from hrnet_zoo.images.read import RGB
 from hrnet_zoo.inference.class_groups import ClassChoice
 from hrnet_zoo.inference.predict import IMAGES_AHEAD, Input, PredictOptions, evaluating, label_each, resized
 from hrnet_zoo.inference.rasters import (
@@ -61,8 +61,8 @@ class MapReport:
         polygons: name, and hectares of each class by name, of each polygon of the file.
         windows: how many windows went through the network.
         empty_windows: how many others had no data, and were skipped.
-        bands: the numbers of the bands that were red, green and blue.
-        value_range: the values that were black and white.
+        bands: the numbers of the bands that were red, green and blue, or the network's own bands.
+        value_range: the values that were black and white; None if the network takes bands as they are stored.
         resolution: meters on the ground of a pixel's side, as the network saw it.
 
     """
@@ -73,7 +73,7 @@ class MapReport:
     windows: int
     empty_windows: int
     bands: tuple[int, ...]
-    value_range: tuple[float, float]
+    value_range: tuple[float, float] | None
     resolution: float
 
     def to_geojson(self, min_area: int = 0, simplify: float = 0) -> dict[str, Any]:
@@ -135,9 +135,11 @@ def predict_map(
             has the palette, and the names of the classes as metadata of its band ("CLASS_0"). GDAL and QGIS read the
             names from `<out>.aux.xml` beside it, because GeoTIFF has no place for them.
         bands: numbers, from 1, of the bands for the network's three channels, or of one that is gray. None: those
-            called red, green and blue; of three bands all, in their order; a gray one.
+            called red, green and blue; of three bands all, in their order; a gray one. For a network of other bands:
+            as many as it takes; None: those that the file describes so, or all, if it has as many.
         value_range: values that become 0 and 255: round(255 (v - low) / (high - low)), within 0 to 255. None: 8 bits as
-            they are; 16 bits from 0 to 2^NBITS - 1 if the file states NBITS. Otherwise it must be given.
+            they are; 16 bits from 0 to 2^NBITS - 1 if the file states NBITS. Otherwise it must be given. A network of
+            other bands takes values as they are stored.
         resolution: meters on the ground of a pixel's side that the network shall see: the windows are resampled
             (bilinear, antialiased), and the labels are on the source's grid. None: the resolution of the images
             that it was trained on, if it is known, else that of the source.
@@ -174,7 +176,7 @@ def predict_map(
     check_place(out, force=force)
     names_file = out.with_name(f"{out.name}.aux.xml")
     check_place(names_file, force=force)
-    with evaluating(model) as network, open_scene(source, bands, value_range, model.dataset.bands) as scene:
+    with evaluating(model) as network, open_scene(source, bands, value_range, model.dataset) as scene:
         if out.exists() and out.samefile(source):
             raise OutputError(
                 asked=asked, found="it is the scene", done="nothing was written", advice="name another file", path=out
@@ -187,7 +189,7 @@ def predict_map(
             "TIFFTAG_SOFTWARE": f"hrnet-zoo {__version__}",
             "MODEL": re.split(r"[/\\:]", getattr(model, "name", ""))[-1],  # of a model folder without those above it
             "BANDS": ",".join(map(str, scene.bands)),
-            "VALUE_RANGE": "{:g},{:g}".format(*scene.value_range),
+            **({"VALUE_RANGE": "{:g},{:g}".format(*scene.value_range)} if scene.value_range else {}),
             "RESOLUTION": f"{scene.ground_resolution / factor:g}",
             "WINDOW": f"{window},{overlap}",
         }
@@ -324,11 +326,14 @@ def _within(cell: _Cell) -> tuple[slice, slice]:
     )
 
 
-def _network_sizes(rgb: RGB, factor: float, ms_flip: bool) -> list[RGB]:
-    height, width = (max(1, round(side * factor)) for side in rgb.shape[:2])
-    if (height, width) != rgb.shape[:2]:
-        rgb = np.asarray(Image.fromarray(rgb).resize((width, height), Image.Resampling.BILINEAR))  # antialiased
-    return resized(rgb, (max(height, width), min(height, width)), ms_flip)
+def _network_sizes(pixels: Pixels, factor: float, ms_flip: bool) -> list[Pixels]:
+    height, width = (max(1, round(side * factor)) for side in pixels.shape[:2])
+    if (height, width) != pixels.shape[:2]:
+        layers = [pixels] if pixels.dtype == np.uint8 else list(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+        size, bilinear = (width, height), Image.Resampling.BILINEAR  # antialiased
+        layers = [np.asarray(Image.fromarray(layer).resize(size, bilinear)) for layer in layers]
+        pixels = layers[0] if pixels.dtype == np.uint8 else np.stack(layers, axis=2)
+    return resized(pixels, (max(height, width), min(height, width)), ms_flip)
 
 
 def _create(path: Path, scene: Scene, legend: Legend, facts: dict[str, str]) -> Any:  # noqa: ANN401 - of rasterio

@@ -52,8 +52,8 @@ logger = logging.getLogger("hrnet_zoo")
 
 P = TypeVar("P", bound=SegmentationModel)
 # An image (to look at), its file, and its sizes for the network.
-Input: TypeAlias = tuple[RGB, Path | None, list[Pixels]]
-Seen: TypeAlias = tuple[RGB, Path | None, list[ViewLogits]]
+Input: TypeAlias = tuple[Pixels, Path | None, list[Pixels]]
+Seen: TypeAlias = tuple[Pixels, Path | None, list[ViewLogits]]
 
 
 @dataclass(frozen=True)

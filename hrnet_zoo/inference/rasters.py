@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from hrnet_zoo.datasets.dataset import RGB_BANDS
+from hrnet_zoo.datasets.dataset import RGB_BANDS, Dataset
 from hrnet_zoo.datasets.label_rules import IGNORE_INDEX
 from hrnet_zoo.errors import ConfigError, DatasetError, ImageError
-from hrnet_zoo.images.read import RGB
+from hrnet_zoo.images.bands import Pixels
 
 # Semi-major axis in meters and squared eccentricity of the ellipsoid of WGS 84 (EPSG 7030).
 WGS84_A, WGS84_E2 = 6378137.0, 0.0066943799901413165
@@ -47,7 +47,7 @@ class Scene:
     Attributes:
         raster: the data set of rasterio.
         bands: the numbers, from 1, of the bands that are the network's channels.
-        value_range: the values that become 0 and 255.
+        value_range: the values that become 0 and 255; None for a network of other bands, which takes values as stored.
         areas: square meters of a pixel of each row, (height,) float64.
 
     """
@@ -58,9 +58,9 @@ class Scene:
         raster: Any,  # noqa: ANN401 - rasterio has no types
         bands: Sequence[int] | None,
         value_range: tuple[float, float] | None,
-        colors: Sequence[str],
+        dataset: Dataset,
     ) -> None:
-        self._source, self.raster = source, raster
+        self._source, self.raster, self._dataset = source, raster, dataset
         if raster.crs is None or raster.transform.is_identity:
             lacks = "coordinate reference system" if raster.crs is None else "transform from pixels to coordinates"
             raise self.refusal(
@@ -68,7 +68,7 @@ class Scene:
                 "state it (gdal_edit.py -a_srs EPSG:... -a_ullr ...; for ground control points, gdalwarp), or label it "
                 "as an image: --out with a folder, in Python model.predict",
             )
-        self.bands = self._channels(bands, colors)
+        self.bands = self._own_channels(bands) if dataset.own_bands else self._channels(bands, dataset.bands)
         self.value_range = self._range(value_range)
         self.areas = self._pixel_areas()
 
@@ -84,20 +84,30 @@ class Scene:
 
     def has_data(self, place: Place) -> npt.NDArray[np.bool_]:
         """Return which pixels (height, width) the nodata value, a mask or an alpha band leaves, in some band."""
-        with _raster_errors(self._source, f"rows {place.rows.start}-{place.rows.stop}"):
-            masks = self.raster.read_masks(sorted(set(self.bands)), window=place.window)
-        valid: npt.NDArray[np.bool_] = masks.any(axis=0)
+        valid: npt.NDArray[np.bool_] = self._masks(place, sorted(set(self.bands))).any(axis=0)
         return valid
 
-    def read(self, place: Place) -> tuple[RGB, npt.NDArray[np.bool_]]:
+    def _masks(self, place: Place, bands: Sequence[int]) -> Any:  # noqa: ANN401 - of rasterio
+        with _raster_errors(self._source, f"rows {place.rows.start}-{place.rows.stop}"):
+            return self.raster.read_masks(bands, window=place.window)
+
+    def read(self, place: Place) -> tuple[Pixels, npt.NDArray[np.bool_]]:
         """Return the colors (height, width, 3) uint8 RGB, 0-255, and whether each pixel has data (height, width).
 
-        Pixels without data have the color that is stored for them; what is not a number is black.
+        Pixels without data have the color that is stored for them; what is not a number is black. For a network of
+        other bands the values are (height, width, bands) float32, and the mean of a band where it has no data.
         """
         bands = sorted(set(self.bands))
         valid = self.has_data(place)
         with _raster_errors(self._source, f"rows {place.rows.start}-{place.rows.stop}"):
             values = self.raster.read(bands, window=place.window)
+        if self.value_range is None:
+            order = [bands.index(band) for band in self.bands]
+            with np.errstate(over="ignore"):  # float64 may be infinite as float32
+                floats = values[order].astype(np.float32)
+            finite, mean = np.isfinite(floats), np.array(self._dataset.mean, np.float32)
+            floats = np.where(finite & (self._masks(place, bands)[order] > 0), floats, mean[:, None, None])
+            return np.ascontiguousarray(floats.transpose(1, 2, 0)), valid & finite.all(axis=0)
         low, high = self.value_range
         if values.dtype != np.uint8 or (low, high) != (0, 255):
             finite = np.isfinite(values).all(axis=0)
@@ -125,11 +135,35 @@ class Scene:
             "bands=(4, 3, 2)",
         )
 
-    def _range(self, value_range: tuple[float, float] | None) -> tuple[float, float]:
+    def _own_channels(self, bands: Sequence[int] | None) -> tuple[int, ...]:
+        """Return the bands for a network of other bands: those that the file describes so, or as many as it has."""
+        count, wanted = self.raster.count, self._dataset.own_bands
+        described = [(name or "").casefold() for name in self.raster.descriptions]
+        if bands is None and all(name.casefold() in described for name in wanted):
+            return tuple(described.index(name.casefold()) + 1 for name in wanted)
+        found = tuple(range(1, count + 1)) if bands is None else tuple(bands)
+        if len(found) == len(wanted) and all(1 <= band <= count for band in found):
+            return found
+        raise self.refusal(
+            f"{count} bands, described as {', '.join(name or '-' for name in described)}"
+            + f"; bands={bands} was asked for" * (bands is not None),
+            f"say which {len(wanted)}, from 1 on, are {', '.join(wanted)}: --bands, in Python bands=",
+        )
+
+    def _range(self, value_range: tuple[float, float] | None) -> tuple[float, float] | None:
         kinds = {np.dtype(self.raster.dtypes[band - 1]) for band in self.bands}
         shown = f"values of type {', '.join(sorted(map(str, kinds)))}"
         if any(kind.kind not in "uif" for kind in kinds):
             raise self.refusal(shown, "make them real numbers")
+        if self._dataset.own_bands:
+            if value_range is not None:
+                raise ConfigError(
+                    asked=f"scale values from value_range={value_range}",
+                    found=f"the network takes the values of {', '.join(self._dataset.bands)} as they are stored",
+                    done="nothing was written",
+                    advice="leave value_range (--range) out",
+                )
+            return None
         if value_range is not None:
             low, high = value_range
             if not (np.isfinite([low, high]).all() and low < high):
@@ -199,9 +233,9 @@ def open_scene(
     source: str | os.PathLike[str],
     bands: Sequence[int] | None,
     value_range: tuple[float, float] | None,
-    colors: Sequence[str],
+    dataset: Dataset,
 ) -> Iterator[Scene]:
-    """Open a GeoTIFF, and yield it; `colors` are what the network's three channels show.
+    """Open a GeoTIFF, and yield it; `dataset` says what the network's channels show.
 
     Raises:
         ConfigError: rasterio is missing, or `value_range` is no range.
@@ -223,7 +257,7 @@ def open_scene(
             raise FileNotFoundError("there is no such file")
         raster = rasterio.open(path, driver="GTiff")  # no other format, which may refer to other files and addresses
     with raster:
-        yield Scene(path, raster, bands, value_range, colors)
+        yield Scene(path, raster, bands, value_range, dataset)
 
 
 @contextmanager

@@ -14,11 +14,13 @@ import pytest
 import torch
 from PIL import Image
 
+import hrnet_zoo
 from hrnet_zoo.datasets import DATASETS, SCENES
 from hrnet_zoo.demo.scenes import scene
 from hrnet_zoo.engines import onednn
 from hrnet_zoo.engines.optimize import OptimizedModel
 from hrnet_zoo.errors import ConfigError, UnknownModelError
+from hrnet_zoo.evaluation.agreement import load_labeler
 from hrnet_zoo.evaluation.benchmark import (
     IMAGES,
     Comparison,
@@ -360,3 +362,31 @@ def test_cuda_table() -> None:
     assert timing.machine.dtype == "float32"
     assert timing.training_memory is not None
     assert timing.training_memory > 1e9  # published: 1.8 GB
+
+
+def four_bands() -> FCNHRNet:
+    bands = ["red", "green", "blue", "nir"]
+    return create_model("demo", pretrained=False, bands=bands, mean=[0] * 4, std=[1] * 4, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("call", "asked"),
+    [
+        (lambda model, _: benchmark(model), "benchmark demo"),
+        (lambda model, _: compare(model), "compare demo on a street scene"),
+        (lambda model, folder: hrnet_zoo.export(model, folder / "a.onnx"), "export demo to a.onnx"),
+        (lambda model, folder: hrnet_zoo.predict_video(model, folder / "a.mp4"), "label the video"),
+        (lambda model, _: hrnet_zoo.optimize(model, dtype=torch.int8), "optimize demo with 8 bits"),
+        (lambda model, folder: load_labeler(str(model.save_pretrained(folder / "m"))), "compare "),
+    ],
+)
+def test_what_is_for_rgb_alone_says_so(call: Callable[[FCNHRNet, Path], object], asked: str, tmp_path: Path) -> None:
+    words = "the network takes images of the bands red, green, blue, nir, and not 8-bit RGB"
+    with pytest.raises(ConfigError, match=words) as caught:
+        call(four_bands(), tmp_path)
+    assert asked in caught.value.asked
+
+
+def test_doctor_checks_the_file_of_other_bands(tmp_path: Path) -> None:
+    report = hrnet_zoo.doctor(str(four_bands().save_pretrained(tmp_path / "model")), device="cpu", progress=False)
+    assert [error.asked.startswith("label a street scene") for error in report.errors] == [True]

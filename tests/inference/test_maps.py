@@ -36,7 +36,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*matmul:PendingDeprecationWarni
 from tests.support.rasters import CORNER, write  # noqa: E402
 
 
-def whole(model: FCNHRNet, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+def whole(model: FCNHRNet, image: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     with evaluating(model) as network:
         return make_mask(view_logits(network, [image], slide=False, flip=False), *image.shape[:2])
 
@@ -190,3 +190,45 @@ def test_an_interruption_leaves_nothing(model: FCNHRNet, tmp_path: Path, monkeyp
             with pytest.raises(KeyboardInterrupt):
                 predict_map(model, source, tmp_path / "map.tif", window=64, overlap=0)
         assert [path.name for path in tmp_path.iterdir()] == ["a.tif"]
+
+
+BANDS = ("red", "green", "blue", "nir")
+
+
+@pytest.fixture(scope="module")
+def four_bands() -> FCNHRNet:
+    return hrnet_zoo.create_model("demo", bands=BANDS, mean=(90, 95, 100, 4000), std=(58, 57, 57, 900), device="cpu")
+
+
+def test_a_network_of_other_bands_takes_them_as_they_are_stored(four_bands: FCNHRNet, tmp_path: Path) -> None:
+    image = scene(0, 128, 256).image.astype(np.float32)
+    image = np.dstack([image, 4000 + image[..., 0]])
+    source = write(tmp_path / "a.tif", image)
+    report = predict_map(four_bands, source, tmp_path / "map.tif")
+    assert (report.bands, report.value_range) == ((1, 2, 3, 4), None)
+    expected = whole(four_bands, image)
+    assert len(np.unique(expected)) > 3
+    np.testing.assert_array_equal(labels(tmp_path / "map.tif"), expected)
+    # In another order, described, with a band more, and a part that has no data in one band, or NaN.
+    image[:40, :50, 3], image[100:, :, 0] = -1, np.nan
+    names = ["NIR", "other", "green", "red", "blue"]
+    write(tmp_path / "b.tif", image[..., [3, 0, 1, 0, 2]], nodata=-1)
+    with rasterio.open(tmp_path / "b.tif", "r+") as raster:
+        raster.descriptions = names
+    report = predict_map(four_bands, tmp_path / "b.tif", tmp_path / "b_map.tif", resolution=0.9)
+    assert report.bands == (4, 3, 5, 1)
+    found = labels(tmp_path / "b_map.tif")
+    assert (found[100:] == 255).all()
+    assert (found[:100] != 255).all()
+    predict_map(four_bands, tmp_path / "b.tif", tmp_path / "c_map.tif", bands=(4, 3, 5, 1))
+    same = labels(tmp_path / "c_map.tif")[60:80] == expected[60:80]
+    assert same.mean() > 0.9  # the rows below became the mean
+
+
+def test_other_bands_that_are_not_there(four_bands: FCNHRNet, tmp_path: Path) -> None:
+    source = write(tmp_path / "a.tif", scene(0, 64, 64).image)
+    for bands in (None, (1, 2, 3), (1, 2, 3, 4), (0, 1, 2, 3)):
+        with pytest.raises(ImageError, match="say which 4, from 1 on, are red, green, blue, nir"):
+            predict_map(four_bands, source, tmp_path / "map.tif", bands=bands)
+    with pytest.raises(ConfigError, match="takes the values of red, green, blue, nir as they are stored"):
+        predict_map(four_bands, source, tmp_path / "map.tif", bands=(1, 2, 3, 1), value_range=(0, 1))

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hrnet_zoo.datasets.dataset import RGB_BANDS
+from hrnet_zoo.datasets import CITYSCAPES, VAIHINGEN
 from hrnet_zoo.errors import ConfigError, DatasetError, ImageError
 from hrnet_zoo.images.read import read_image
 from hrnet_zoo.inference.rasters import Place, areas_of, open_scene, read_polygons
@@ -29,7 +29,7 @@ SIXTEEN = CHANCE.integers(0, 4096, (20, 30, 5), np.uint16)
 
 
 def seen(path: Path, **given: Any) -> tuple[Any, Any]:
-    given = {"bands": None, "value_range": None, "colors": RGB_BANDS, **given}
+    given = {"bands": None, "value_range": None, "dataset": CITYSCAPES, **given}
     with open_scene(path, **given) as scene:
         return scene.read(Place(slice(0, scene.raster.height), slice(0, scene.raster.width)))
 
@@ -96,7 +96,7 @@ def test_what_has_no_data(tmp_path: Path) -> None:
         (
             EIGHT,
             {},
-            {"colors": ("near infrared", "red", "green")},
+            {"dataset": VAIHINGEN},
             "say which three, from 1 on, are near infrared, red",
         ),
         (EIGHT.astype(np.int32), {}, {}, "values of type int32"),
@@ -124,7 +124,7 @@ def test_no_geotiff(tmp_path: Path) -> None:
 
 def areas(tmp_path: Path, **profile: Any) -> Any:
     path = write(tmp_path / "area.tif", np.zeros((180, 36, 1), np.uint8), **profile)
-    with open_scene(path, None, None, RGB_BANDS) as scene:
+    with open_scene(path, None, None, CITYSCAPES) as scene:
         return scene.areas
 
 
