@@ -147,9 +147,12 @@ def view_bands(
     names = [name.casefold() for name in bands]
     colors = [names.index(color) for color in ("red", "green", "blue") if color in names]
     shown = colors if len(colors) == 3 else [0, 1, 2] if len(bands) > 2 else [0, 0, 0]
-    scaled = (values[..., shown] - np.take(mean, shown)) / np.take(std, shown)
-    view: npt.NDArray[np.uint8] = np.rint(127.5 * (scaled / SHOWN + 1)).clip(0, 255).astype(np.uint8)
-    return view
+    middle, scale = (np.asarray(each, np.float32)[shown] for each in (mean, std))
+    scaled = values[..., shown]
+    scaled -= middle
+    scaled *= np.float32(127.5 / SHOWN) / scale
+    scaled += np.float32(127.5)
+    return np.rint(scaled, out=scaled).clip(0, 255, out=scaled).astype(np.uint8)
 
 
 def measure_bands(images: Iterable[str | Path], bands: Sequence[str]) -> tuple[list[float], list[float]]:

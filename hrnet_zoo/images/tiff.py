@@ -42,7 +42,9 @@ _TO_EIGHT_BITS = (
     "choose three bands (or one) and the values `low` and `high` that are black and white, and pass "
     "np.clip((bands - low) / (high - low) * 255, 0, 255).round().astype('uint8'); rasterio and tifffile read them"
 )
-_TO_VALUES = "save it uncompressed, or with LZW, deflate or Zstandard and predictor 1 or 2; or its array by numpy.save"
+_TO_VALUES = (
+    "save it uncompressed, or with LZW, deflate or Zstandard and predictor 1, 2 or 3; or its array by numpy.save"
+)
 
 Tags = Mapping[int, tuple[int, ...]]
 Piece = tuple[int, int]  # offset and bytes of a strip or tile in the file
@@ -114,7 +116,8 @@ def bands_page(stream: IO[bytes]) -> tuple[Page, int]:
     compression, predictor = _first(tags, Tag.Compression, 1), _first(tags, Tag.Predictor, 1)
     if len({*bits}) > 1 or len({*formats}) > 1 or bits[0] not in (8, 16, 32, 64) or formats[0] not in (1, 2, 3):
         raise refusal(f"a TIFF with values of {bits} bits, sample format {formats}", _TO_VALUES)
-    if compression not in _BYTE_CODECS or predictor not in (1, 2) or _first(tags, Tag.FillOrder, 1) != 1:
+    known = (1, 2, 3) if formats[0] == 3 else (1, 2)
+    if compression not in _BYTE_CODECS or predictor not in known or _first(tags, Tag.FillOrder, 1) != 1:
         raise refusal(f"a TIFF of compression {compression}, predictor {predictor}", _TO_VALUES)
     size, count = (tags[Tag.ImageWidth][0], tags[Tag.ImageLength][0]), _first(tags, Tag.SamplesPerPixel, 1)
     kind = {1: "u", 2: "i", 3: "f"}[formats[0]]
@@ -306,19 +309,31 @@ def _values(
     kind = np.dtype(f"{page.order}{page.kind}{page.bits // 8}")
     unit = kind.itemsize * (1 if len(planes) > 1 else _first(page.tags, Tag.SamplesPerPixel, 1))
     tile = _first(page.tags, Tag.TileWidth, 0)
+    predictor = _first(page.tags, Tag.Predictor, 1) if _first(page.tags, Tag.Compression, 1) != 1 else 1
+    columns = -(-width // tile) * tile if tile and predictor == 3 else width  # with the tiles' padding, if it matters
     # The strips or tiles as an image of bytes: 8-bit gray.
     tags: Tags = {tag: page.tags[tag] for tag in (Tag.Compression, Tag.TileLength) if tag in page.tags}
-    tags = {**tags, Tag.ImageWidth: (width * unit,), Tag.BitsPerSample: (8,), Tag.PhotometricInterpretation: (1,)}
+    tags = {**tags, Tag.ImageWidth: (columns * unit,), Tag.BitsPerSample: (8,), Tag.PhotometricInterpretation: (1,)}
     tags = {**tags, Tag.TileWidth: (tile * unit,)} if tile else tags
     parts = [np.asarray(_small_tiff(stream, page.order, {**tags, **changes}, plane)) for plane in planes[:bands]]
-    shaped = [part.view(kind).reshape(rows, width, -1)[..., :bands] for part in parts]
+    if predictor == 3:
+        parts = [_unshuffled(part, tile or width, unit // kind.itemsize, kind.itemsize) for part in parts]
+        kind = kind.newbyteorder(">")
+    shaped = [part.view(kind).reshape(rows, columns, -1)[:, :width, :bands] for part in parts]
     values = np.concatenate(shaped, axis=2).astype(kind.newbyteorder("="))
-    if _first(page.tags, Tag.Predictor, 1) == 2 and _first(page.tags, Tag.Compression, 1) != 1:
+    if predictor == 2:
         whole = values.view(f"u{kind.itemsize}")
         for left in range(0, width, tile or width):
             part = whole[:, left : left + (tile or width)]
             np.cumsum(part, axis=1, dtype=part.dtype, out=part)
     return values
+
+
+def _unshuffled(part: npt.NDArray[np.uint8], side: int, samples: int, size: int) -> npt.NDArray[np.uint8]:
+    """Undo predictor 3: in a row of a tile all first bytes of its floats come first, and bytes are differences."""
+    summed = np.cumsum(part.reshape(len(part), -1, side * size, samples), axis=2, dtype=np.uint8)
+    bytes_ = summed.reshape(len(part), -1, size, side * samples).swapaxes(2, 3)
+    return np.ascontiguousarray(bytes_).reshape(len(part), -1)
 
 
 def _to_image(page: Page, values: npt.NDArray[np.unsignedinteger]) -> Image.Image:

@@ -62,6 +62,9 @@ def test_tiff_of_another_writer(tmp_path: Path) -> None:
     for dtype, options in (
         ("float32", {"compress": "zstd", "tiled": True, "blockxsize": 16, "blockysize": 16}),
         ("float32", {"compress": "deflate", "predictor": 2}),
+        ("float32", {"compress": "lzw", "predictor": 3, "tiled": True, "blockxsize": 16, "blockysize": 16}),
+        ("float32", {"compress": "deflate", "predictor": 3, "interleave": "band", "blockysize": 4}),
+        ("float64", {"compress": "zstd", "predictor": 3}),
         ("uint16", {"compress": "lzw", "predictor": 2, "interleave": "band"}),
         ("int16", {"compress": "deflate", "predictor": 2}),
         ("uint8", {}),
@@ -80,7 +83,7 @@ def test_tiff_of_another_writer(tmp_path: Path) -> None:
             **options,
         ) as file:
             file.write(expected.transpose(2, 0, 1))
-        np.testing.assert_array_equal(read_bands(tmp_path / "a.tif", "abcdef"), expected)
+        np.testing.assert_array_equal(read_bands(tmp_path / "a.tif", "abcdef"), expected.astype(np.float32))
 
 
 @pytest.mark.parametrize("dtype", ["u1", "<u2", ">u2", "f2", "<f4", ">f8", "i8"])
@@ -116,7 +119,7 @@ def test_npy_and_arrays(dtype: str, order: Literal["C", "F"], tmp_path: Path) ->
         (npy(values("u1")).replace(b"(21, 35, 4)", b"(-1, 35, 4)"), "no pixels"),
         (npy(values("u1")).replace(b"NUMPY\x01", b"NUMPY\x03"), "damaged"),
         (tiff((values("u1", 3), Layout())), "21 x 35 x 3 where"),
-        (tiff((values("f4"), Layout(predictor=3))), "a TIFF of compression 1, predictor 3"),
+        (tiff((values("u4"), Layout(predictor=3))), "a TIFF of compression 1, predictor 3"),
         (tiff((values("f4"), Layout(compression=7))), "a TIFF of compression 7, predictor 1"),
         (tiff((np.full((2, 2, 4), np.nan, "f4"), Layout())), "not a number"),
         (tiff((values("f4"), Layout(rows=4)))[:900], "damaged"),
