@@ -74,7 +74,8 @@ def open_bands(path: str | Path, bands: Sequence[str]) -> Iterator[BandsHeader]:
             check_size(page.size)
             yield BandsHeader(page.size, lambda: _finite(tiff.read_values(stream, page), bands))
         else:
-            raise refusal(f"neither a TIFF nor a .npy file; it begins with {start!r}", "numpy.save writes .npy")
+            advice = f"save it by numpy.save, as an array (height, width, {len(bands)}): {', '.join(bands)}"
+            raise refusal(f"neither a TIFF nor a .npy file; it begins with {start!r}", advice)
 
 
 def _open_npy(stream: IO[bytes], bands: Sequence[str]) -> BandsHeader:

@@ -411,7 +411,7 @@ def _dataset(started: Dataset, train: LabeledFolder, names: tuple[str, ...]) -> 
 def _measured(train: LabeledFolder, bands: tuple[str, ...]) -> str:
     """Return what an error says of the bands of the training images."""
     mean, std = measure_bands([sample.image for sample in train.samples], bands)
-    return f"; over the {len(train.samples)} training images they are mean={mean}, std={std}"
+    return f"; over the {len(train.samples)} training images they are mean={mean} and std={std}"
 
 
 def _check_data(train: LabeledFolder, held_out: LabeledFolder | None, progress: bool) -> DataReport:

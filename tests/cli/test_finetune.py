@@ -13,7 +13,7 @@ def test_the_statistics_that_are_missing_can_be_pasted(run: Run, tmp_path: Path)
     data, bands = write_band_images(tmp_path / "data", 3), ("--bands", "red,green,blue,nir")
     given = ("finetune", "demo", "--data", data, "--out", tmp_path / "run", "--val", "0", *bands)
     run(*given, code=2)
-    found = re.search(r"over the 3 training images they are (--mean [\d.,]+), (--std [\d.,]+)", run.err)
+    found = re.search(r"over the 3 training images they are (--mean [\d.,]+) and (--std [\d.,]+)", run.err)
     assert found, run.err
     assert run("check-data", data, *bands).splitlines()[-1] == "no errors"
     np.save(data / "images" / "2.npy", np.zeros((64, 96, 3)))
