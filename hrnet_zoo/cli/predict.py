@@ -171,7 +171,7 @@ def predict(
     from hrnet_zoo.inference.polygons import check_simplify
     from hrnet_zoo.inference.predict import PredictOptions
     from hrnet_zoo.inference.tables import TableWriter, check_table, check_target, table_columns
-    from hrnet_zoo.zoo.resolve import resolve
+    from hrnet_zoo.zoo.resolve import is_arch, resolve
 
     if table:
         check_table(table, resume=resume, force=force)
@@ -179,7 +179,8 @@ def predict(
         check_target(coco, resume=resume, force=force)
     check_simplify(simplify)
     wanted = {"labels": labels, "overlay": overlay, "geojson": geojson, "confidence": confidence and overlay}
-    suffixes = bands.SUFFIXES if not makes_map and resolve(name).dataset.own_bands else SUFFIXES
+    takes_bands = not (makes_map or is_arch(name)) and resolve(name).dataset.own_bands
+    suffixes = bands.SUFFIXES if takes_bands else SUFFIXES
     jobs = [] if makes_map else plan(images, out, **wanted, force=force or resume, suffixes=suffixes)
     settings = PredictOptions(
         mode,

@@ -21,6 +21,7 @@ from PIL import Image
 
 from hrnet_zoo.datasets import DATASETS, Dataset
 from hrnet_zoo.datasets.class_list import class_names
+from hrnet_zoo.datasets.dataset import band_names
 from hrnet_zoo.datasets.label_rules import CITYSCAPES_IDS, IGNORE_INDEX
 from hrnet_zoo.datasets.layouts import LabeledFolder, find_samples
 from hrnet_zoo.datasets.pairing import UNSUPPORTED, Problem, Sample, relative_name
@@ -116,7 +117,7 @@ def check_data(
 
     Raises:
         DatasetError: no dataset was recognized.
-        ConfigError: `dataset` is unknown, or `classes` are not 2 to 255 different names.
+        ConfigError: `dataset` is unknown, or `classes` are not 2 to 255 different names, or `bands` no different names.
 
     """
     if isinstance(dataset, str):
@@ -129,7 +130,8 @@ def check_data(
             )
         dataset = DATASETS[dataset]
     custom = None if classes is None else class_names(classes, "check data with")
-    return check_splits(find_samples(root, dataset, split, classes=custom, bands=bands), progress=progress)[0]
+    names = band_names(bands) if bands else ()
+    return check_splits(find_samples(root, dataset, split, classes=custom, bands=names), progress=progress)[0]
 
 
 def check_splits(*splits: LabeledFolder, progress: bool = True) -> list[DataReport]:

@@ -7,7 +7,7 @@ probably in another order than the labels they were trained on.
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -117,35 +117,22 @@ class Dataset:
                 8-bit RGB and what the dataset has already; where both lack, `measured` of the bands ends the message.
 
         """
-        names = self.bands if bands is None else tuple(map(str, () if isinstance(bands, str) else bands))
-        found = "bands are different names, such as red, green, blue, nir"
-        if names and len({name.strip().casefold() for name in names} - {""}) == len(names):
-            if mean is None and std is None:
-                if names == self.bands:
-                    return self
-                if names == RGB_BANDS:
-                    return replace(self, bands=names, mean=(), std=())
-            try:
-                means, stds = (tuple(map(float, () if each is None else each)) for each in (mean, std))
-                if (
-                    len(means) == len(stds) == len(names)
-                    and min(stds) > 0
-                    and all(-1e12 < n < 1e12 for n in means + stds)
-                ):
-                    return replace(self, bands=names, mean=means, std=stds)
-            except (TypeError, ValueError):
-                pass
-            found = (
-                f"mean and std of each of the {len(names)} bands are needed, in the values of the images, std above 0"
-            )
-            found += measured(names) if mean is None and std is None else ""
-        raise ConfigError(
-            asked=f"images of the bands {', '.join(names) or repr(bands)}"
-            + ("" if mean is None and std is None else f" with mean={mean} and std={std}"),
-            found=found,
-            done="nothing was computed",
-            advice="name each band, its mean and its standard deviation, in the order that the images have",
-        )
+        names = self.bands if bands is None else band_names(bands)
+        if mean is None and std is None:
+            if names == self.bands:
+                return self
+            if names == RGB_BANDS:
+                return replace(self, bands=names, mean=(), std=())
+        try:
+            means, stds = (tuple(map(float, () if each is None else each)) for each in (mean, std))
+            if len(means) == len(stds) == len(names) and min(stds) > 0 and all(-1e12 < n < 1e12 for n in means + stds):
+                return replace(self, bands=names, mean=means, std=stds)
+        except (TypeError, ValueError):
+            pass
+        found = f"mean and std of each of the {len(names)} bands are needed, in the values of the images, std above 0"
+        found += measured(names) if mean is None and std is None else ""
+        stated = "" if mean is None and std is None else f" with mean={mean} and std={std}"
+        raise _bands_error(f"{', '.join(names)}{stated}", found)
 
     def require_rgb(self, asked: str) -> None:
         """Raise ConfigError if images are not read as 8-bit RGB."""
@@ -176,6 +163,23 @@ class Dataset:
         unused = [color for color in distinct_colors() if color not in taken]
         free = iter(sorted(unused, key=lambda color: any(_resembles(color, each) for each in taken)))
         return replace(self, labels=tuple((name, stated.get(name) or next(free)) for name in names), val_images=0)
+
+
+def band_names(bands: object) -> tuple[str, ...]:
+    """Return names of bands, or raise ConfigError unless they are different names."""
+    names = tuple(map(str, bands)) if isinstance(bands, Iterable) and not isinstance(bands, str) else ()
+    if not names or len({name.strip().casefold() for name in names} - {""}) < len(names):
+        raise _bands_error(repr(bands), "bands are different names, such as red, green, blue, nir")
+    return names
+
+
+def _bands_error(bands: str, found: str) -> ConfigError:
+    return ConfigError(
+        asked=f"images of the bands {bands}",
+        found=found,
+        done="nothing was computed",
+        advice="name each band, its mean and its standard deviation, in the order that the images have",
+    )
 
 
 def distinct_colors() -> tuple[Color, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,6 +25,7 @@ NPY = np.lib.format.MAGIC_PREFIX  # the first bytes of a .npy file
 SUFFIXES = (".tif", ".tiff", ".npy")
 SHOWN = 2  # standard deviations from the mean that are black and white in a view
 
+_logger = logging.getLogger("hrnet_zoo")
 _NPY_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
@@ -32,6 +34,7 @@ class BandsHeader(NamedTuple):
 
     displayed: tuple[int, int]  # width and height; the orientation that a TIFF states is not applied
     decode: Callable[[], Bands]
+    several: bool = False  # there are further images, which are not read
 
 
 def read_bands(image: object, bands: Sequence[str]) -> Bands:
@@ -51,12 +54,17 @@ def read_bands(image: object, bands: Sequence[str]) -> Bands:
     if isinstance(image, np.ndarray):
         with image_errors(f"an array of dtype {image.dtype} and shape {image.shape}"):
             _check(image.shape, image.dtype, bands)
+            if np.ma.is_masked(image):
+                raise refusal("masked values", "fill them (values.filled), and label such pixels with 255")
             return _finite(image, bands)
     if not isinstance(image, str | os.PathLike):
         given = f"an object of type {type(image).__qualname__}"
         with image_errors(given):
             raise refusal(given, f"pass a path, or an array (height, width, {len(bands)}): {', '.join(bands)}")
-    with open_bands(os.fsdecode(image), bands) as header:
+    path = os.fsdecode(image)
+    with open_bands(path, bands) as header:
+        if header.several:
+            _logger.warning("%s holds several images; the first one was taken", source_name(path))
         return header.decode()
 
 
@@ -69,10 +77,10 @@ def open_bands(path: str | Path, bands: Sequence[str]) -> Iterator[BandsHeader]:
         if start == NPY:
             yield _open_npy(stream, bands)
         elif start[:4] in tiff.STARTS:
-            page, count = tiff.bands_page(stream)
+            page, count, several = tiff.bands_page(stream)
             _check((*page.size[::-1], count), np.dtype(np.uint8), bands)
             check_size(page.size)
-            yield BandsHeader(page.size, lambda: _finite(tiff.read_values(stream, page), bands))
+            yield BandsHeader(page.size, lambda: _finite(tiff.read_values(stream, page), bands), several)
         else:
             advice = f"save it by numpy.save, as an array (height, width, {len(bands)}): {', '.join(bands)}"
             raise refusal(f"neither a TIFF nor a .npy file; it begins with {start!r}", advice)

@@ -34,9 +34,10 @@ _TAGS = {
     *(Tag.SampleFormat, Tag.SMaxSampleValue, Tag.JPEGTables, Tag.YCbCrSubSampling, Tag.DNGVersion),
 }
 _CODES = {1: "B", 3: "H", 4: "I", 7: "B", 13: "I", 16: "Q"}  # of whole numbers
-_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB = 0, 1, 2
+_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _YCBCR = 0, 1, 2, 6
 _CAMERA = (32803, 34892)  # photometric: color filter array, linear raw
 _BYTE_CODECS = (1, 5, 8, 32773, 32946, 34925, 50000)  # none, LZW, deflate (8, 32946), PackBits, LZMA, Zstandard
+_NO_PREDICTOR = (1, 32773)  # libtiff ignores the tag with these, and so does Pillow
 _BROKEN = (EOFError, OSError, OverflowError, struct.error)
 _TO_EIGHT_BITS = (
     "choose three bands (or one) and the values `low` and `high` that are black and white, and pass "
@@ -109,19 +110,24 @@ def decode(stream: IO[bytes], page: Page) -> Image.Image:
     return image
 
 
-def bands_page(stream: IO[bytes]) -> tuple[Page, int]:
-    """Return the first full image as `read_values` reads it, and the number of its bands."""
-    tags, order, _ = _full_image(stream)
+def bands_page(stream: IO[bytes]) -> tuple[Page, int, bool]:
+    """Return the first full image as `read_values` reads it, the number of its bands, and whether there are more."""
+    tags, order, several = _full_image(stream)
     bits, formats = tags.get(Tag.BitsPerSample, (1,)), tags.get(Tag.SampleFormat, (1,))
     compression, predictor = _first(tags, Tag.Compression, 1), _first(tags, Tag.Predictor, 1)
+    photometric, count = _first(tags, Tag.PhotometricInterpretation, 1), _first(tags, Tag.SamplesPerPixel, 1)
+    if photometric == _YCBCR or count >= 1 << 16:
+        raise refusal(
+            f"a TIFF of {count} bands, photometric interpretation {photometric}", "save its array by numpy.save"
+        )
     if len({*bits}) > 1 or len({*formats}) > 1 or bits[0] not in (8, 16, 32, 64) or formats[0] not in (1, 2, 3):
         raise refusal(f"a TIFF with values of {bits} bits, sample format {formats}", _TO_VALUES)
     known = (1, 2, 3) if formats[0] == 3 else (1, 2)
     if compression not in _BYTE_CODECS or predictor not in known or _first(tags, Tag.FillOrder, 1) != 1:
         raise refusal(f"a TIFF of compression {compression}, predictor {predictor}", _TO_VALUES)
-    size, count = (tags[Tag.ImageWidth][0], tags[Tag.ImageLength][0]), _first(tags, Tag.SamplesPerPixel, 1)
+    size = tags[Tag.ImageWidth][0], tags[Tag.ImageLength][0]
     kind = {1: "u", 2: "i", 3: "f"}[formats[0]]
-    return Page(tags, order, size, bits[0], 0, "?" * count, kind, by_pillow=False), count
+    return Page(tags, order, size, bits[0], 0, "?" * count, kind, by_pillow=False), count, several
 
 
 def read_values(stream: IO[bytes], page: Page) -> npt.NDArray[np.float32]:
@@ -248,6 +254,10 @@ def _chunks(page: Page) -> Iterator[tuple[int, int, Tags, list[list[Piece]]]]:
     planes, in_plane = (samples, 1) if _first(tags, Tag.PlanarConfiguration, 1) == 2 else (1, samples)
     if len(offsets) < across * down * planes:
         raise ValueError(f"{len(offsets)} strips or tiles, where {across * down * planes} are needed")
+    if 0 in offsets:
+        raise refusal(
+            "a sparse TIFF: some strips or tiles are not stored", "save it whole: gdal_translate IN.tif OUT.tif"
+        )
     row_bytes = -(-w * in_plane * page.bits // 8)
     if not compressed:
         if not tiled:  # row by row, for a strip may be as large as the image
@@ -309,7 +319,7 @@ def _values(
     kind = np.dtype(f"{page.order}{page.kind}{page.bits // 8}")
     unit = kind.itemsize * (1 if len(planes) > 1 else _first(page.tags, Tag.SamplesPerPixel, 1))
     tile = _first(page.tags, Tag.TileWidth, 0)
-    predictor = _first(page.tags, Tag.Predictor, 1) if _first(page.tags, Tag.Compression, 1) != 1 else 1
+    predictor = _first(page.tags, Tag.Predictor, 1) if _first(page.tags, Tag.Compression, 1) not in _NO_PREDICTOR else 1
     columns = -(-width // tile) * tile if tile and predictor == 3 else width  # with the tiles' padding, if it matters
     # The strips or tiles as an image of bytes: 8-bit gray.
     tags: Tags = {tag: page.tags[tag] for tag in (Tag.Compression, Tag.TileLength) if tag in page.tags}

@@ -295,7 +295,7 @@ def _new_stem(filters: Tensor, old: Sequence[str], new: Sequence[str]) -> Tensor
     Bands that are in `old` keep theirs; the others get equal shares of the sum of those that are missing. So an image
     whose normalized bands are all equal keeps its features; and if none is missing, every image does.
     """
-    known, wanted = (list(map(_letters, names)) for names in (old, new))
+    known, wanted = ([name.strip().casefold() for name in names] for names in (old, new))
     kept = [index for index, name in enumerate(wanted) if name in known]
     others = [index for index, name in enumerate(wanted) if name not in known]
     missing = [index for index, name in enumerate(known) if name not in wanted]

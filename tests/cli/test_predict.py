@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.torch import save_file
 
 from hrnet_zoo.demo.scenes import scene
 from hrnet_zoo.inference.polygons import rasterize
@@ -310,6 +311,15 @@ def test_chosen_classes_and_the_least_confidence(run: Run, tmp_path: Path) -> No
         assert np.array_equal(np.asarray(labels), result.mask)
         assert (result.mask == 255).any()
         assert np.array_equal(np.asarray(labels.convert("RGB")), np.asarray(result.colorize()))
+
+
+def test_a_checkpoint_of_a_network_alone(run: Run, tmp_path: Path) -> None:
+    model = create_model("demo", classes=["a", "b"])
+    save_file(model.state_dict(), tmp_path / "own.safetensors")
+    Image.new("RGB", (48, 32)).save(tmp_path / "a.png")
+    checkpoint = ("--checkpoint", tmp_path / "own.safetensors", "--classes", "a,b")
+    run("predict", "hr18s", tmp_path / "a.png", *checkpoint, "--out", tmp_path / "out")
+    assert (tmp_path / "out/a_labels.png").exists()
 
 
 def test_a_folder_of_images_with_other_bands(run: Run, tmp_path: Path) -> None:

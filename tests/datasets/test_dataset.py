@@ -173,6 +173,7 @@ def test_other_bands() -> None:
     [
         ([], [], [], "bands are different names"),
         ("nir", [0], [1], "bands are different names"),
+        (4, None, None, "images of the bands 4\n  found: bands are different names"),
         (["a", "A"], [0, 0], [1, 1], "bands are different names"),
         (["a", " "], [0, 0], [1, 1], "bands are different names"),
         (

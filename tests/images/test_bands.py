@@ -1,6 +1,8 @@
 """Images of other bands: their values as stored, or refused in words before they cost anything."""
 
 import io
+import struct
+import tracemalloc
 from pathlib import Path
 from typing import Any, Literal
 
@@ -120,6 +122,7 @@ def test_npy_and_arrays(dtype: str, order: Literal["C", "F"], tmp_path: Path) ->
         (npy(values("u1")).replace(b"NUMPY\x01", b"NUMPY\x03"), "damaged"),
         (tiff((values("u1", 3), Layout())), "21 x 35 x 3 where"),
         (tiff((values("u4"), Layout(predictor=3))), "a TIFF of compression 1, predictor 3"),
+        (tiff((values("u1", 4), Layout(photometric=6))), "photometric interpretation 6"),
         (tiff((values("f4"), Layout(compression=7))), "a TIFF of compression 7, predictor 1"),
         (tiff((np.full((2, 2, 4), np.nan, "f4"), Layout())), "not a number"),
         (tiff((values("f4"), Layout(rows=4)))[:900], "damaged"),
@@ -137,10 +140,31 @@ def test_refused_before_memory_is_taken(tmp_path: Path, monkeypatch: pytest.Monk
         claims = npy(values("u1")).replace(b"(21, 35, 4), ", shape)
         with pytest.raises(ImageError, match=r"damaged|the limit is"):
             read_bands(saved(tmp_path / "a.npy", claims), NAMES)
+    honest = tiff((values("u1"), Layout()))
+    claims = honest.replace(struct.pack("<HHII", 277, 3, 1, 4), struct.pack("<HHII", 277, 4, 1, 1 << 28))
+    tracemalloc.start()
+    with pytest.raises(ImageError, match=f"{1 << 28} bands"):
+        read_bands(saved(tmp_path / "a.tif", claims), NAMES)
+    assert tracemalloc.get_traced_memory()[1] < 1 << 24
+    tracemalloc.stop()
     monkeypatch.setattr(formats, "MAX_PIXELS", 100)
     for data in (npy(values("u1")), tiff((values("u1"), Layout()))):
         with pytest.raises(ImageTooLargeError, match="35 x 21 = 735 pixels; the limit is 100"):
             read_bands(saved(tmp_path / "a", data), NAMES)
+
+
+def test_the_first_of_several_is_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    first, second = values("u1"), values("u1", height=5)
+    found = read_bands(saved(tmp_path / "a.tif", tiff((first, Layout()), (second, Layout()))), NAMES)
+    np.testing.assert_array_equal(found, first)
+    assert "a.tif holds several images; the first one was taken" in caplog.text
+
+
+def test_masked_values_are_no_values() -> None:
+    array = np.ma.masked_equal(np.arange(16).reshape(2, 2, 4), 3)
+    with pytest.raises(ImageError, match="masked values"):
+        read_bands(array, NAMES)
+    assert read_bands(array.filled(5), NAMES)[0, 0, 3] == 5
 
 
 def test_what_is_no_path_and_no_array(tmp_path: Path) -> None:

@@ -252,3 +252,24 @@ def test_endless_directories_are_not_followed() -> None:
     itself = bytearray(page)
     struct.pack_into("<I", itself, len(itself) - 5, 8)
     assert read_image(bytes(itself)).shape == (1, 1, 3)
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_sparse_file_is_not_read_from_its_header(bits: int) -> None:
+    data = tiff((values(3, bits), Layout(tile=(16, 16))))
+    (entry,) = (place for place in range(8, 250, 2) if data[place : place + 8] == struct.pack("<HHI", 324, 4, 6))
+    (places,) = struct.unpack_from("<I", data, entry + 8)
+    assert "sparse" in refused(data[:places] + bytes(4) + data[places + 4 :]).found
+
+
+def test_pack_bits_has_no_predictor() -> None:
+    """As in libtiff, which ignores the tag."""
+    found = values(3, 16, width=16)
+    rows = [row.astype("<u2").tobytes() for row in found]
+    literal = b"".join(bytes([len(row) - 1]) + row for row in rows)  # of 96 bytes each
+    data = bytearray(tiff((np.zeros((1, 1, 3), np.uint16), Layout(compression=32773, predictor=2))))
+    for tag, value in ((256, 16), (257, 21), (278, 21), (273, len(data)), (279, len(literal))):
+        place = next(place for place in range(10, 250, 12) if struct.unpack_from("<H", data, place)[0] == tag)
+        struct.pack_into("<I", data, place + 8, value)
+    expected = np.floor(found / 257 + 0.5)
+    np.testing.assert_array_equal(read_image(bytes(data) + literal), expected)

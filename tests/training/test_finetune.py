@@ -730,6 +730,9 @@ def test_bands_need_statistics_and_files(four_bands: Path, data: Path, tmp_path:
     assert "--bands red,green,blue,nir" in refused.value.advice
     report = check_data(broken, bands=BANDS, progress=False)
     assert [problem.kind for problem in report.problems] == ["unreadable image", "sizes differ"]
+    for wrong in ("nir", 4):
+        with pytest.raises(ConfigError, match="bands are different names"):
+            check_data(broken, bands=wrong, progress=False)  # type: ignore[arg-type]
 
 
 def test_own_augmentation_of_bands(four_bands: Path, tmp_path: Path) -> None:

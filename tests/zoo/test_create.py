@@ -406,6 +406,15 @@ def test_missing_bands_are_shared_so_that_gray_stays_gray(
     assert words in caplog.text
 
 
+def test_bands_are_told_apart_by_all_of_their_names(tmp_path: Path) -> None:
+    old = create_model("demo", bands=["-45°", "+45°"], mean=[0, 0], std=[1, 1])
+    with torch.no_grad():
+        old.backbone.conv1.weight[:, 1] += 1
+    old.save_pretrained(tmp_path)
+    new = create_model(tmp_path, bands=["+45°", "-45°"], mean=[0, 0], std=[1, 1])
+    torch.testing.assert_close(new.backbone.conv1.weight, old.backbone.conv1.weight.flip(1))
+
+
 def test_bands_of_a_checkpoint_are_its_own(tmp_path: Path) -> None:
     state = create_model("demo", bands=BANDS, mean=[0] * 4, std=[1] * 4).state_dict()
     state["backbone.conv1.weight"] = torch.ones(64, 4, 3, 3)
