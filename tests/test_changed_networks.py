@@ -13,6 +13,8 @@ from hrnet_zoo.errors import ConfigError, LogitsError, StateDictMismatchError
 from hrnet_zoo.zoo.create import create_model
 from tests.support.training_data import GROUPS, write_own_folder
 
+pytestmark = pytest.mark.usefixtures("quick_demo")
+
 IMAGE = scene(0, 64, 96).image
 ADVICE = r"create_model\(\.\.\., classes=\[names\]\)"
 

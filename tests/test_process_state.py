@@ -30,6 +30,8 @@ from hrnet_zoo.inference.predict import full_precision
 from hrnet_zoo.models.fcn import FCNHRNet
 from tests.support.training_data import write_own_folder
 
+pytestmark = pytest.mark.usefixtures("quick_demo")
+
 IMAGE = scene(0, 64, 96).image
 
 

@@ -41,13 +41,14 @@ def test_a_script_without_a_main_guard_is_told_so(tmp_path: Path) -> None:
 
 
 FORKED = """
-import os, sys
+import dataclasses, os, sys
 import numpy as np, torch
 import hrnet_zoo
 from hrnet_zoo.errors import ConfigError
 
 torch.set_num_threads(2)
 model, image = hrnet_zoo.create_model("demo", device="cpu"), np.zeros((64, 96, 3), np.uint8)
+model.dataset = dataclasses.replace(model.dataset, resize_to=(96, 64))
 
 def fork(threads):
     if child := os.fork():
@@ -85,6 +86,7 @@ def test_a_fork_that_would_wait_for_ever_is_refused() -> None:
 def test_nothing_fixes_how_processes_are_started() -> None:
     text = (
         "import multiprocessing, numpy, hrnet_zoo; model = hrnet_zoo.create_model('demo', device='cpu')\n"
+        "model.dataset.__dict__['resize_to'] = (64, 64)\n"
         "model.predict([numpy.zeros((64, 64, 3), 'uint8')] * 2); multiprocessing.set_start_method('spawn')"
     )
     done = script(text)

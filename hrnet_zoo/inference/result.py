@@ -1,6 +1,7 @@
 """The result of a prediction: mask, class names, fractions, overlay with legend, label file, notebook display."""
 
 import difflib
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from numbers import Real
@@ -72,11 +73,16 @@ class SegmentationResult:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}{hint}")
 
     def show(self) -> None:
-        """Open the overlay in the system's image viewer, or raise ConfigError if there is none."""
-        if not ImageShow.show(self.overlay()):
+        """Open the overlay in the system's image viewer; ConfigError if there is none, or no display for it."""
+        viewer = next(iter(ImageShow._viewers), None)  # the first, which Pillow will use
+        # xdg-open finds a window, or a browser; without them it prints what it tried.
+        is_blind = isinstance(viewer, ImageShow.UnixViewer) and not {"DISPLAY", "WAYLAND_DISPLAY", "BROWSER"} & {
+            *os.environ
+        }
+        if is_blind or not ImageShow.show(self.overlay()):
             raise ConfigError(
                 asked="show a segmentation result",
-                found="Pillow finds no image viewer on this machine",
+                found="there is no display" if is_blind else "Pillow finds no image viewer on this machine",
                 done="no window was opened",
                 advice='use result.overlay().save("overlay.png")',
             )

@@ -225,7 +225,12 @@ def test_show_opens_a_viewer_or_says_that_there_is_none(monkeypatch: pytest.Monk
     result().show()
     assert np.array_equal(np.asarray(shown[0]), np.asarray(result().overlay()))
     monkeypatch.setattr(ImageShow, "_viewers", [])
-    with pytest.raises(ConfigError, match=r"overlay\(\)\.save"):
+    with pytest.raises(ConfigError, match=r"(?s)no image viewer.*overlay\(\)\.save"):
+        result().show()
+    monkeypatch.setattr(ImageShow, "_viewers", [ImageShow.XDGViewer()])
+    for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(ConfigError, match=r"(?s)no display.*overlay\(\)\.save"):
         result().show()
 
 

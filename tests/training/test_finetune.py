@@ -40,6 +40,7 @@ from hrnet_zoo.training import finetune as finetune_module
 from hrnet_zoo.training import loop
 from hrnet_zoo.training.events import TrainingEvent
 from hrnet_zoo.training.finetune import FineTuning, _restore, finetune
+from hrnet_zoo.training.log_writer import LogWriter
 from hrnet_zoo.training.losses import cross_entropy
 from hrnet_zoo.zoo.create import create_model
 from tests.support import label_folders
@@ -79,6 +80,13 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+@pytest.fixture(autouse=True)
+def _quick(cache: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Convert the demo network once, and draw the curves of `whole` alone."""
+    monkeypatch.setenv("HRNET_ZOO_CACHE", str(tmp_path_factory.getbasetemp() / "finetune_cache"))
+    monkeypatch.setattr(LogWriter, "draw_curves", lambda _: None)
+
+
 def lines(out: Path, mode: str) -> list[dict[str, Any]]:
     found = map(json.loads, (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
     return [line for line in found if line.get("mode") == mode]
@@ -93,7 +101,7 @@ def same_weights(a: Path, b: Path) -> bool:
 def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "whole"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HRNET_ZOO_CACHE", str(out.with_name("cache")))
+        patch.setenv("HRNET_ZOO_CACHE", str(tmp_path_factory.getbasetemp() / "finetune_cache"))
         train(data, out)
     return out
 
