@@ -25,6 +25,8 @@ from hrnet_zoo.inference.agreement import (
 from hrnet_zoo.zoo.create import create_model
 from tests.support.tiny_export import TinyModel, metadata, write_onnx
 
+pytestmark = pytest.mark.usefixtures("quick_demo")
+
 MODEL = TinyModel(dataclasses.replace(SCENES, resize_to=(192, 96)))
 IMAGE = scene(0, 96, 192).image
 

@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 import hrnet_zoo
@@ -30,6 +31,7 @@ SETTINGS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
 }
 
 
+@pytest.mark.usefixtures("quick_demo")
 def test_settings_around_change_no_result(tmp_path: Path) -> None:
     folder = write_own_folder(tmp_path / "data", 4, height=64, width=96)
 
