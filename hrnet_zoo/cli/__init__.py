@@ -99,7 +99,7 @@ class _Commands(click.Group):
 @click.group(
     cls=_Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="hrnet-zoo COMMAND --help tells all about one.",
+    epilog="hrnet-zoo COMMAND --help explains a command.",
 )
 @click.version_option(__version__, prog_name="hrnet-zoo")
 def cli() -> None:

@@ -36,7 +36,7 @@ def compare(
     device: str | None,
     as_json: bool,
 ) -> None:
-    """Tell how many pixels of IMAGES A and B label alike.
+    """Compare the labels of A and B on IMAGES, pixel by pixel.
 
     A and B are models (demo, a folder), exported files (model.onnx, model.xml, model.pt2) or a model and how it is
     computed: demo@fast, demo@onednn, demo@openvino-int8, demo@float16.

@@ -17,7 +17,7 @@ from hrnet_zoo.datasets.pairing import SUFFIXES
 from hrnet_zoo.errors import ConfigError, HRNetZooError
 from hrnet_zoo.images import bands
 from hrnet_zoo.images.atomic import refuse_existing
-from hrnet_zoo.zoo.catalog import DEMO, DEMO_KNOWS
+from hrnet_zoo.zoo.catalog import DEMO, DEMO_KNOWS, is_saved, list_models
 
 
 @click.command()
@@ -134,11 +134,12 @@ def predict(
     """
     addresses = [text for text in images or (name,) if re.match("https?://", text)]
     if not images and not addresses:
+        is_model = is_saved(name) or name in (DEMO.name, *list_models())
         raise ConfigError(
             asked=f"hrnet-zoo predict {name}",
             found="a model and images are needed",
             done="",
-            advice=f"hrnet-zoo predict demo {name}",
+            advice=f"hrnet-zoo predict {name} photo.jpg" if is_model else f"hrnet-zoo predict demo {name}",
         )
     if images and video.is_video(images, out):
         video.predict_video(click.get_current_context())
@@ -245,9 +246,9 @@ def predict(
         elif as_json:
             say_json({"images": done, "failed": errors})
         elif rows:
-            say(f"{rows.place}: {rows.added} rows added to {len(rows.done)}")
+            say(f"{rows.place}: {rows.added} rows written{_before(len(rows.done))}")
         if regions and not as_json:
-            say(f"{regions.place}: {regions.added} images added to {regions.before}")
+            say(f"{regions.place}: {regions.added} images written{_before(regions.before)}")
         for image in () if as_json else done:
             shares = ", ".join(f"{name} {share:.0%}" for name, share in list(image["fractions"].items())[:5])
             files = " and ".join(image[kind] for kind in wanted if image[kind])
@@ -257,6 +258,10 @@ def predict(
             say(f"{number} of {len(jobs)} images labeled, {len(failed)} failed", err=True)
     if failed:
         leave(max(error.exit_code for error in failed.values()))
+
+
+def _before(number: int) -> str:
+    return f", {number} were there" if number else ""
 
 
 @click.command()

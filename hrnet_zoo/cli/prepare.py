@@ -30,7 +30,7 @@ def prepare(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Turn a download, or labels of a tool, into a folder.
+    """Convert a download, or labels of a tool, to train on.
 
     Fill the folder DST from SRC, for check-data, evaluate and finetune.
 

@@ -55,7 +55,7 @@ def recommend(
                 f"{each.parameters / 1e6:.1f} M",
                 f"{each.miou:.2f}",
                 f"{each.milliseconds:,.0f} ms",
-                "" if each.best else "surpassed",
+                "" if each.best else "slower, no gain",
             )
             for each in found.choices
         ],
@@ -65,4 +65,4 @@ def recommend(
         say(f"take {found.name}", f"next: hrnet-zoo {use}")
     else:
         fastest = found.choices[0].milliseconds
-        say(f"none keeps to {max_ms:g} ms: the fastest takes {fastest:,.0f}; smaller images take less, in proportion")
+        say(f"no network keeps to {max_ms:g} ms: the fastest takes {fastest:,.0f}; smaller images take less time")

@@ -126,7 +126,9 @@ class ImageFiles:
             found = [key for key in found if split and split in key.split("/")] or found
         if len(found) == 1:
             return found[0]
-        what = f"which is there {len(found)} times: {', '.join(found[:3])}" if found else "which is missing"
+        what = f"which is there {len(found)} times: {', '.join(found[:3])}"
+        if not found:
+            what = "which is missing: export the images, too, or put them beside the labels"
         raise ValueError(f"the image {stated!r:.200}, {what}")
 
     def refusal(self, found: str) -> DatasetError:

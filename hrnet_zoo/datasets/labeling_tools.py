@@ -307,6 +307,8 @@ _BEGINNINGS = {
 def recognize_tool(folder: Path) -> str:
     """Return the form of the export of a labeling tool that a folder holds, for `prepare`; "" if it holds none."""
     for path in islice(folder.rglob("*"), 1000):
+        if path.name == "labelmap.txt":
+            return "color-masks"
         if path.suffix.lower() in (".json", ".xml") and path.is_file():
             with suppress(OSError), path.open("rb") as file:
                 beginning = file.read(1 << 16)

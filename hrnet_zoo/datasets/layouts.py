@@ -18,8 +18,9 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 
@@ -34,7 +35,7 @@ from hrnet_zoo.datasets.label_rules import (
     identity,
 )
 from hrnet_zoo.datasets.labeling_tools import recognize_tool
-from hrnet_zoo.datasets.pairing import SUFFIXES, Problem, Sample, find_images, pair, stem
+from hrnet_zoo.datasets.pairing import OTHER_BANDS, SUFFIXES, Problem, Sample, find_images, pair, stem
 from hrnet_zoo.errors import DatasetError
 from hrnet_zoo.images import bands as band_files
 
@@ -104,9 +105,10 @@ class _Layout:
     lists: str = ""
     image: str = ""
 
-    def is_other_year(self, root: Path) -> bool:
-        """Return whether `root` holds the Pascal VOC of another year, with other images and lists."""
-        return self.key == "voc12aug" and re.fullmatch(r"VOC20(?!12)\d\d", root.name) is not None
+    def is_other(self, root: Path) -> bool:
+        """Return whether `root` holds the Pascal VOC of another year, or CVAT's export in its form."""
+        is_export = (root / "labelmap.txt").is_file()
+        return self.key == "voc12aug" and (is_export or re.fullmatch(r"VOC20(?!12)\d\d", root.name) is not None)
 
     def names_fit(self, folder: Path) -> bool:
         """Return whether an image in a folder is named like those of this dataset."""
@@ -211,6 +213,9 @@ def find_samples(
 
 def check_root(root: str | Path) -> None:
     """Raise DatasetError for what is not a folder, before any weights are fetched."""
+    if os.path.isfile(root) and zipfile.is_zipfile(root):  # noqa: PTH113 - never raises, as Path.is_file does
+        advice = f"unpack it; of a labeling tool's export: hrnet-zoo prepare FORMAT {shlex.quote(str(root))} DST"
+        raise _refusal(Path(root), "", "a zip file in place of a folder", advice)
     if not _is_folder(Path(root)):
         raise _refusal(Path(root), "", "no such folder", "name the folder that holds the dataset")
 
@@ -225,7 +230,7 @@ def _recognize(root: Path, layouts: Sequence[_Layout]) -> list[tuple[_Layout, Pa
             (layout, folder)
             for folder in level
             for layout in (*_OFFICIAL, _CUSTOM)
-            if (folder / "classes.txt").is_file() or (layout in layouts and not layout.is_other_year(folder))
+            if (folder / "classes.txt").is_file() or (layout in layouts and not layout.is_other(folder))
             if layout.places(folder)
         ]:
             return found
@@ -251,7 +256,7 @@ def _read(
         for number, (name, expected) in enumerate(zip_longest(listed.names, names or listed.names), start=1):
             if name != expected:
                 found = f"name {number} is {name!r} where {expected!r} is expected"
-                advice = "use a model of these classes (check-data: omit dataset), or correct the list"
+                advice = "use a model (or --dataset) with these classes, or correct the list"
                 raise _refusal(file, "", found, advice)
         names, colors = listed.names, listed.colors
     key, title = layout.key, layout.title
@@ -289,7 +294,9 @@ def _read(
             problems.append(Problem("listed file missing", "neither image nor mask exists", advice, missing))
     samples, unpaired = pair(named_images, named_labels, root)
     problems += unpaired
-    if not samples:
+    if not samples and (others := [each for each in problems if each.advice in OTHER_BANDS]):
+        problems = [replace(each, error=True) for each in others]
+    elif not samples:
         found = f"no image with a mask in {place.images} and {place.labels}"
         problems.append(Problem("empty folder", found, "check that the whole dataset was unpacked"))
     facts = key, title, root, place.split, splits, rule, names, colors, tuple(samples), tuple(problems), bands
@@ -317,13 +324,13 @@ def _unrecognized(root: Path, split: str, layouts: Sequence[_Layout]) -> Dataset
     if tool := recognize_tool(root):
         command = shlex.join(["hrnet-zoo", "prepare", tool, str(root)])
         raise _refusal(root, split, f"{found}; these look like files of {tool}", f"run: {command} DST")
-    looks = "; ".join(
-        f"{layout.title}: " + " and ".join(layout.folders[0]).replace("{}", "SPLIT") if layout.key else layout.title
-        for layout in layouts
-    )
+    titles: dict[str, list[str]] = {}
+    for layout in sorted(layouts, key=lambda each: each.key != ""):  # custom ones first
+        folders = " and ".join(f"{folder}/" for folder in layout.folders[0]).replace("{}", "SPLIT")
+        titles.setdefault(folders, []).append(layout.title if layout.key else "your own")
+    looks = "; ".join(f"{folders} ({', '.join(those)})" for folders, those in titles.items())
     advice = f"name a folder that holds one of these: {looks}; for other classes, list these in classes.txt there"
-    if cut := [layout.title for layout in layouts if layout.image]:
-        advice += f"; of the download of {' or '.join(cut)}, `hrnet-zoo prepare` makes such a folder"
+    advice += "; `hrnet-zoo prepare` makes such a folder of masks in colors or black and white, and of aerial datasets"
     return _refusal(root, split, found, advice)
 
 

@@ -20,6 +20,8 @@ _UNSUPPORTED_SUFFIXES = {
     *(".nrw", ".arw", ".srf", ".sr2", ".raf", ".orf", ".rw2", ".pef", ".srw", ".x3f", ".3fr", ".iiq", ".raw"),
 }
 UNSUPPORTED = "unsupported photograph format"
+# What to do with .npy files where RGB is expected, and with photographs where other bands are.
+OTHER_BANDS = ("name the bands of .npy files (bands=)", "save images of these bands as TIFF or .npy")
 _JUNK = {"thumbs.db", "desktop.ini", "__macosx"}
 # Common affixes of image and mask names.
 _NAME_SUFFIX = re.compile(
@@ -94,8 +96,10 @@ def find_images(
                 kind = images if suffix in suffixes else unsupported if suffix in _UNSUPPORTED_SUFFIXES else others
                 kind.append(Path(path, name))
         visited.add(real)
-    is_array = any(path.suffix.lower() == ".npy" for path in others)
-    advice = "name the bands of .npy files (bands=)" if is_array else "move it elsewhere"
+    names_bands = ".npy" in suffixes
+    unexpected = SUFFIXES if names_bands else {".npy"}
+    is_other = any(path.suffix.lower() in unexpected for path in others)
+    advice = OTHER_BANDS[names_bands] if is_other else "move it elsewhere"
     not_one = f"skipped: the extension is none of {', '.join(sorted(suffixes))}"
     problems = [
         Problem("unreadable folder", "it cannot be listed", "check its permissions", _names(closed, home)),

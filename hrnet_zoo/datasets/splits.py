@@ -54,7 +54,8 @@ def find_training_data(
     custom = None if classes is None else class_names(classes, "train for")
     train = find_samples(root, None, "train", classes=custom, bands=bands)
     if not train.samples:
-        raise _refusal(train, "; ".join(map(str, train.problems)), "give masks the names of their images")
+        advice = train.problems[0].advice if len(train.problems) == 1 else "give masks the names of their images"
+        raise _refusal(train, "; ".join(f"{each.kind}: {each.found}" for each in train.problems), advice)
     names = train.classes or ()
     if len(names) < 2:
         advice = f"list at least two classes (background too) in {train.root / 'classes.txt'}, or pass classes"

@@ -28,18 +28,15 @@ def new_figure(
     """
     path = Path(path)
     kind = path.suffix.lower().removeprefix(".")
+    asked, done = f"draw {what} as {path}", "nothing was drawn"
+    if kind not in PLOT_FORMATS:
+        advice = f"give a file that ends in .{', .'.join(PLOT_FORMATS)}"
+        raise ConfigError(asked=asked, found=f"the ending {path.suffix!r}", done=done, advice=advice)
     try:
-        if kind not in PLOT_FORMATS:
-            raise ValueError(f"the ending {path.suffix!r}")
         from matplotlib.figure import Figure  # without pyplot there is no state to share, and no display
-    except (ImportError, ValueError) as error:
-        raise ConfigError(
-            asked=f"draw {what} as {path}",
-            found=str(error),
-            done="nothing was drawn",
-            advice=f"give a file that ends in .{', .'.join(PLOT_FORMATS)}; for matplotlib: "
-            "pip install '.[plot]' in the checkout of hrnet-zoo",
-        ) from error
+    except ImportError as error:
+        found, advice = f"matplotlib is missing ({error})", "pip install '.[plot]' in the checkout of hrnet-zoo"
+        raise ConfigError(asked=asked, found=found, done=done, advice=advice) from error
     figure = Figure(figsize=size, dpi=150, layout="constrained")
 
     def write() -> None:

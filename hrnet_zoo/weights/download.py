@@ -384,6 +384,7 @@ class _Adapter(requests.adapters.HTTPAdapter):
                 super().connect()
                 self.used = self.sock  # http.client lets go of it with the last answer, unread as that is
 
+        Recorded.__name__ = type(pool).ConnectionCls.__name__  # urllib3 shows it in errors
         pool.ConnectionCls = Recorded
         return pool
 

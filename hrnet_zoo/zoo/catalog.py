@@ -439,8 +439,8 @@ def _nearest(name: str) -> tuple[str, ...]:
 
 
 def _without_head(text: str) -> str:
-    """Return our spelling of a network's name in small letters, without the head's: hrnet_w48_ocr is hr48."""
-    text = re.sub(r"hrnet\w*?[-_]?w(?=\d)", "hr", text)
+    """Return our spelling of a network's name in small letters, without the head's: hrnet_w48_ocr and w48 are hr48."""
+    text = re.sub(r"(hrnet\w*?[-_]?|^)w(?=\d)", "hr", text)
     return re.sub(r"^(fcn|ocr(net)?)|[-_]?ocr(net)?$", "", text).lstrip("-_").replace("_small", "s")
 
 
@@ -454,11 +454,11 @@ def _advice(name: str) -> str:
         return f"the model comes first: hrnet-zoo predict demo {name}"
     if match := re.fullmatch(r"(?:https://huggingface\.co/|hf://|hf_hub:)?([\w.-]+/[\w.-]+)", name):
         return f"a repository on the Hub is named {HUB}{match[1]}, and a folder has to be there"
-    names = "type one of these names; `hrnet-zoo list` or hrnet_zoo.list_models() has all"
+    names = "`hrnet-zoo list` and hrnet_zoo.list_models() have all names"
     if (arch := _without_head(name.lower())) in ARCHS:
         names += (
-            f"; or train from ImageNet: create_model({arch!r}, pretrained='imagenet', classes=[...]), "
-            f"or hrnet-zoo finetune {arch}"
+            f"; to start from ImageNet: hrnet-zoo finetune {arch}, hrnet_zoo.create_backbone({arch!r}), "
+            f"or create_model({arch!r}, pretrained='imagenet') with the names of your classes"
         )
     return names
 

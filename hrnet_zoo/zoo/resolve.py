@@ -249,7 +249,8 @@ def import_file(path: Path) -> tuple[PublishedFile, Path]:
         info = recognize(hashlib.sha256(bodies[0]).hexdigest())
         if info is None:
             read_checkpoint(bodies[0], str(path))  # a web page, a truncated or an unsafe file is reported as such
-            info = model_info(path.name)
+            backbones = {each.file_name: each for each in IMAGENET.values()}
+            info = backbones.get(path.name) or model_info(path.name)
         check_hash(bodies[0], info.stated_sha256, str(path))
         key = cache_key(info)
         expected = published_shapes(info)

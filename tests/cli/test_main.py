@@ -54,7 +54,7 @@ def test_on_a_terminal(columns: int) -> None:
     assert any(line.startswith(" " * 24) for line in wrapped)
     error, step = on_a_terminal(columns, "info", "hrnet_w48")
     assert error.startswith("\x1b[31m\x1b[1merror:\x1b[0m the model 'hrnet_w48': no published")
-    assert step.startswith("  \x1b[1mnext:\x1b[0m type one of")
+    assert step.startswith("  \x1b[1mnext:\x1b[0m `hrnet-zoo list` and")
 
 
 def on_a_terminal(columns: int, *arguments: str, **environment: str) -> list[str]:
@@ -125,6 +125,7 @@ def test_tables_and_help_fit_into_80_columns(run: Run, monkeypatch: pytest.Monke
         (("evalute",), "next: hrnet-zoo evaluate"),
         (("x" * 30,), "next: hrnet-zoo --help"),
         (("predict", "street.jpg"), "hrnet-zoo predict demo street.jpg"),
+        (("predict", "demo"), "hrnet-zoo predict demo photo.jpg"),
         (("predict", "street.jpg", "other.jpg"), "hrnet-zoo predict demo street.jpg"),
         (("predict", "demo", "https://example.org/street.jpg"), "fetch the address first"),
         (("predict", "https://example.org/street.jpg"), "fetch the address first"),

@@ -92,7 +92,7 @@ def test_a_table_instead_of_images(run: Run, tmp_path: Path, monkeypatch: pytest
     (folder / "3.png").write_text("no image")
     nothing = ("--no-labels", "--no-overlay", "--out", tmp_path / "out", "--device", "cpu", "--table")
     text = run("predict", "demo", folder, *nothing, table, code=5)
-    assert text == f"{table}: 6 rows added to 0\n"
+    assert text == f"{table}: 6 rows written\n"
     assert "5 of 6 images labeled, 1 failed" in run.err
     assert not (tmp_path / "out").exists()
     with table.open(encoding="utf-8", newline="") as file:
@@ -110,7 +110,7 @@ def test_a_table_instead_of_images(run: Run, tmp_path: Path, monkeypatch: pytest
     facts = json.loads(run("predict", "demo", folder, *nothing, table, "--resume", "--json"))
     assert facts == {"table": str(table), "labeled": 2, "skipped": 4, "failed": {}}
     assert table.read_bytes() == whole
-    assert run("predict", "demo", folder, *nothing, table, "--resume") == f"{table}: 0 rows added to 6\n"
+    assert run("predict", "demo", folder, *nothing, table, "--resume") == f"{table}: 0 rows written, 6 were there\n"
     run("predict", "demo", folder, *nothing, table, "--resume", "--classes", "a,b", "--checkpoint", "x", code=5)
     run("predict", "fcn_hr18s_voc12aug_20k", folder, *nothing, tmp_path / "a.xls", code=2)
     assert "the ending '.xls'" in run.err
@@ -213,7 +213,7 @@ def test_a_table_and_a_coco_file_go_on(run: Run, tmp_path: Path, monkeypatch: py
     with monkeypatch.context() as patch:
         patch.setattr("hrnet_zoo.inference.predict.view_logits", ended)
         text = run(*some, code=130)
-    assert text == f"{tmp_path / 'a.csv'}: 3 rows added to 0\n{tmp_path / 'a.json.jsonl'}: 2 images added to 0\n"
+    assert text == f"{tmp_path / 'a.csv'}: 3 rows written\n{tmp_path / 'a.json.jsonl'}: 2 images written\n"
     assert not (tmp_path / "a.json").exists()
     (tmp_path / "out" / "3_labels.png").write_bytes(b"of a row that is missing")
     run(*some, code=5)
@@ -330,7 +330,7 @@ def test_a_folder_of_images_with_other_bands(run: Run, tmp_path: Path) -> None:
     np.save(data / "images" / "bad.npy", np.zeros((8, 8, 3)))
     out, table = tmp_path / "out", tmp_path / "table.csv"
     printed = run("predict", tmp_path / "model", data / "images", "--out", out, "--table", table, code=5)
-    assert "4 rows added" in printed
+    assert "4 rows written" in printed
     assert "8 x 8 x 3 where height, width and 4 bands (red, green, blue, nir) are expected" in run.err
     for name in "012":
         with Image.open(out / f"{name}_labels.png") as labels, Image.open(out / f"{name}_overlay.png") as overlay:

@@ -23,7 +23,7 @@ def test_recommend(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     assert "fcn_hr18s_voc12aug_40k       3.9 M  66.61          40 ms\n" in text
     assert "take fcn_hr18s_voc12aug_40k\n" in text
     assert (tmp_path / "plot.png").stat().st_size > 10_000
-    assert "none keeps to 30 ms: the fastest takes 40" in run(*arguments, "--max-ms", "30")
+    assert "no network keeps to 30 ms: the fastest takes 40" in run(*arguments, "--max-ms", "30")
     assert json.loads(run(*arguments, "--json"))["choices"][0]["miou"] == 66.61
     run(*arguments, "--plot", str(tmp_path / "plot.png"), code=5)
     run("recommend", "--data", str(tmp_path / "absent"), code=5)

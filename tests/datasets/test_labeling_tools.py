@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -502,7 +503,11 @@ def test_check_data_and_finetune_name_the_tool(tmp_path: Path) -> None:
     labelme(tmp_path / "labelme", [{"label": "car", "points": CORNERS}])
     save(tmp_path / "cvat/raw/annotations.xml", CVAT)
     save(tmp_path / "label-studio/raw/x.json", [{"id": 1, "annotations": [{"result": []}], "data": {"image": "a.png"}}])
-    for tool in ("coco", "labelme", "cvat", "label-studio"):
+    for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
+        (tmp_path / "color-masks/raw" / folder).mkdir(parents=True)
+    (tmp_path / "color-masks/raw/ImageSets/Segmentation/default.txt").write_text("a")
+    (tmp_path / "color-masks/raw/labelmap.txt").write_text("car:1,2,3::")
+    for tool in ("coco", "labelme", "cvat", "label-studio", "color-masks"):
         root = tmp_path / tool / "raw"
         for call in (
             lambda root=root: hrnet_zoo.check_data(root),
@@ -511,3 +516,6 @@ def test_check_data_and_finetune_name_the_tool(tmp_path: Path) -> None:
             with pytest.raises(HRNetZooError, match=f"these look like files of {tool}") as caught:
                 call()
             assert caught.value.advice == f"run: hrnet-zoo prepare {tool} {root} DST"
+    archive = shutil.make_archive(str(tmp_path / "task"), "zip", root)
+    with pytest.raises(DatasetError, match=f"hrnet-zoo prepare FORMAT {archive} DST"):
+        hrnet_zoo.check_data(archive)

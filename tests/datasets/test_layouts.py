@@ -200,7 +200,7 @@ def test_years_of_pascal_voc(tmp_path: Path) -> None:
     for year in ("VOC2007", "VOC2010"):
         voc12(tmp_path / year)
     for root in (tmp_path, tmp_path / "VOC2007"):
-        with pytest.raises(DatasetError, match="Pascal VOC 2012: JPEGImages and SegmentationClass"):
+        with pytest.raises(DatasetError, match=r"JPEGImages/ and SegmentationClass/ \(Pascal VOC 2012"):
             find_samples(root, VOC12AUG)
     voc12(tmp_path / "VOC2012")
     pascal_context(tmp_path / "VOC2010")
@@ -263,8 +263,8 @@ def test_tiles_of_other_names_are_none_of_the_aerial_datasets(tmp_path: Path) ->
     loveda(tmp_path / "mine", ["tile_1", "area6", "1_2"])
     with pytest.raises(DatasetError, match="found: ann_dir/, img_dir/") as caught:
         find_samples(tmp_path / "mine", LOVEDA)
-    assert "LoveDA: img_dir/SPLIT and ann_dir/SPLIT" in caught.value.advice
-    assert "of the download of LoveDA, `hrnet-zoo prepare` makes such a folder" in caught.value.advice
+    assert "img_dir/SPLIT/ and ann_dir/SPLIT/ (LoveDA)" in caught.value.advice
+    assert "`hrnet-zoo prepare` makes such a folder" in caught.value.advice
     isaid(tmp_path / "low", ["P0003_-396_500_0_896"])  # as the reference names a tile of an image that is too low
     assert [sample.name for sample in find_samples(tmp_path / "low", ISAID).samples] == ["P0003_-396_500_0_896"]
 
@@ -297,7 +297,7 @@ def test_nothing_recognized_says_what_was_looked_for_and_what_is_there(tmp_path:
     with pytest.raises(DatasetError) as caught:
         find_samples(tmp_path, CITYSCAPES)
     assert caught.value.found == ".hidden/, leftImg8bit/, notes/, readme.txt"
-    assert "leftImg8bit/SPLIT and gtFine/SPLIT" in caught.value.advice
+    assert "leftImg8bit/SPLIT/ and gtFine/SPLIT/" in caught.value.advice
     assert "images/ and masks/" in caught.value.advice
     assert "ADE20K" not in caught.value.advice
     with pytest.raises(DatasetError, match="annotations/"):

@@ -876,6 +876,7 @@ def test_a_user_who_waits_is_told_once(partial: Path, caplog: pytest.LogCaptureF
     (line,) = caplog.messages
     assert line.startswith("http://127.0.0.1:9/file.pth: the host cannot be reached (")
     assert "); retrying in " in line
+    assert "(HTTPConnection(host=" in line
     assert str(caught.value).count("http://127.0.0.1:9/file.pth") == 1
 
 

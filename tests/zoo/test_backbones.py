@@ -195,6 +195,8 @@ def test_commands_of_the_cache(
     assert copy.relative_to(tmp_path / "mirror").parent == Path("pretrain/third_party")
     assert run("cache", "clear", "hr18s").startswith("removed 1 files")
     assert run("import", copy) == f"hr18s {path}\n"
+    copy.write_bytes(copy.read_bytes()[:-1] + b"x")
+    run("import", copy, code=4)
     assert run("cache", "prune").startswith("removed 0 files")
     assert "hr32" not in run("list")
 

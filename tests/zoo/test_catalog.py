@@ -137,6 +137,12 @@ def test_a_wrong_name_gets_the_nearest(wrong: str, nearest: str) -> None:
     assert "hrnet-zoo list" in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["w32", "W32", "HRNet-W32", "hrnetv2_w32", "hr32"])
+def test_a_network_without_a_published_model_may_start_from_imagenet(name: str) -> None:
+    with pytest.raises(UnknownModelError, match="to start from ImageNet: hrnet-zoo finetune hr32, "):
+        model_info(name)
+
+
 @pytest.mark.parametrize(
     ("wrong", "advice"),
     [
