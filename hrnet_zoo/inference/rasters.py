@@ -89,7 +89,12 @@ class Scene:
 
     def _masks(self, place: Place, bands: Sequence[int]) -> Any:  # noqa: ANN401 - of rasterio
         with _raster_errors(self._source, f"rows {place.rows.start}-{place.rows.stop}"):
-            return self.raster.read_masks(bands, window=place.window)
+            masks = self.raster.read_masks(bands, window=place.window)
+        # GDAL calls the fourth of four 8-bit bands alpha unless told otherwise; one that the network takes is none.
+        if any(self.raster.colorinterp[band - 1].name == "alpha" for band in bands):
+            flags = (self.raster.mask_flag_enums[band - 1] for band in bands)
+            masks[[any(flag.name == "alpha" for flag in each) for each in flags]] = 255
+        return masks
 
     def read(self, place: Place) -> tuple[Pixels, npt.NDArray[np.bool_]]:
         """Return the colors (height, width, 3) uint8 RGB, 0-255, and whether each pixel has data (height, width).

@@ -119,9 +119,15 @@ def unwrap_backbone(names: Iterable[str], tensor: Callable[[str], Tensor]) -> tu
     short = {name: name.removeprefix(prefix if name.startswith(prefix) else beside) for name in whole}
     if len(set(short.values())) < len(short):  # two would become one
         short = {name: name for name in whole}
-    state = {short[name]: entry for name, entry in whole.items() if not _HEADS.match(short[name])}
-    heads = dict.fromkeys(match[1] for name in short.values() if (match := _HEADS.match(name)))
-    notes = [note, f"left out: {', '.join(heads)}" if heads else ""]
+    state, left = dict[str, Tensor](), dict[str, None]()
+    for name, entry in whole.items():
+        if head := _HEADS.match(short[name]):
+            left[head[1]] = None
+        elif _LEFT_OUT.fullmatch(short[name]):
+            left[short[name].rpartition(".")[2]] = None
+        else:
+            state[short[name]] = entry
+    notes = [note, f"left out: {', '.join(left)}" if left else ""]
     if _add_counters(state):
         notes.append("added: counters of batch norm, which no prediction needs")
     return state, "; ".join(filter(None, notes))

@@ -85,6 +85,18 @@ def test_what_has_no_data(tmp_path: Path) -> None:
     assert np.array_equal(rgb[valid], EIGHT[valid])
 
 
+def test_a_fourth_band_that_the_network_takes_is_no_alpha(tmp_path: Path) -> None:
+    values = np.dstack([EIGHT, EIGHT[..., :1] // 2])
+    values[:5, :, 3] = 0
+    dataset = CITYSCAPES.with_bands(["red", "green", "blue", "nir"], [9] * 4, [1] * 4)
+    path = write(tmp_path / "a.tif", values)
+    with rasterio.open(path) as raster:
+        assert raster.colorinterp[3].name == "alpha"  # which GDAL writes unless told otherwise
+    found, valid = seen(path, dataset=dataset)
+    assert np.array_equal(found, values)
+    assert valid.all()
+
+
 @pytest.mark.parametrize(
     ("values", "profile", "given", "found"),
     [

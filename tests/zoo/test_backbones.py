@@ -255,6 +255,10 @@ def test_files_of_the_authors(backbone: HRNet, tmp_path: Path, caplog: pytest.Lo
         assert "HRNet's authors, whose head has other layers (convolutions with a bias)" in caught.value.found
         assert "align_corners=True" in caught.value.found
         assert "create_backbone('hr18s', checkpoint=...), and fine-tune it with a new head" in caught.value.advice
+    averaged = torch.optim.swa_utils.AveragedModel(backbone).state_dict() | {"module.stage4.total_ops": torch.ones(1)}
+    save_file(averaged, tmp_path / "averaged.safetensors")
+    assert same(create_backbone("hr18s", checkpoint=tmp_path / "averaged.safetensors", device="cpu"), backbone)
+    assert caplog.messages[-1].endswith("left out: n_averaged, total_ops")
     save_file(beside(backbone, classifier_head("hr18s")), tmp_path / "classifier.safetensors")
     with pytest.raises(StateDictMismatchError, match=r"an ImageNet classifier[\s\S]*pretrained='imagenet'"):
         create_model("fcn_hr18s_cityscapes_40k", checkpoint=tmp_path / "classifier.safetensors", device="cpu")
