@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from hrnet_zoo.training.finetune import finetune
+from hrnet_zoo.zoo.create import create_model
 from tests.support.band_images import BANDS, MEAN, STD, write_band_images
 
 STEPS = 40
@@ -33,4 +34,11 @@ def test_a_fourth_band_tells_apart_what_has_the_same_color(tmp_path: Path) -> No
         assert run.miou is not None
         found[number] = run.miou
     assert found[4] > found[3] + 15
+    model, image = create_model(tmp_path / "run4", device="cpu"), tmp_path / "data4/images/0.tif"
+    exact, fast = (
+        model.predict(image).mask,
+        model.predict(image, fast=True).mask,
+    )  # engines are timed
+    assert (exact == fast).mean() > 0.99
+    assert (exact == model.predict(image, ms_flip=True, mode="slide").mask).mean() > 0.8
     assert found[3] == pytest.approx(50, abs=15)  # soil is found; a plant is as likely plastic

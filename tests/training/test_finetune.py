@@ -694,10 +694,9 @@ def test_images_of_other_bands(four_bands: Path, four_bands_run: Path) -> None:
     assert [result.mask.shape for result in results] == [(64, 96)] * 2
     assert results[0].image.shape == (64, 96, 3)
     assert 100 < results[0].image.mean() < 155  # stretched by mean and std
-    assert hrnet_zoo.evaluate(model, four_bands, workers=1, progress=False).images == 5
-    fast = hrnet_zoo.optimize(model).predict(four_bands / "images/0.tif").mask
+    assert hrnet_zoo.evaluate(model, four_bands, workers=0, progress=False).images == 5
+    fast = hrnet_zoo.optimize(model, engine="pytorch", dtype=torch.float32).predict(four_bands / "images/0.tif").mask
     assert (fast == results[0].mask).mean() > 0.99
-    assert model.predict(four_bands / "images/0.tif", ms_flip=True, mode="slide").mask.shape == (64, 96)
     with pytest.raises(ConfigError, match="color is one of 'rgb'"):
         model.predict(four_bands / "images/0.tif", color="bgr")
     with pytest.raises(ImageError, match="64 x 96 x 3 where height, width and 4 bands"):
@@ -710,7 +709,6 @@ def test_bands_are_kept_and_go_on(four_bands: Path, four_bands_run: Path, tmp_pa
     with pytest.raises(ResumeError, match="mean was"):
         train(four_bands, four_bands_run, **BANDS_GIVEN | {"mean": STD}, resume=True)
     network = hrnet_zoo.create_model(four_bands_run, device="cpu")
-    train(four_bands, tmp_path / "network", model=network, steps=1, val=0)
     with pytest.raises(ConfigError, match="it takes the bands red, green, blue, nir, and not red, green, blue"):
         train(write_band_images(tmp_path / "colors", 2, rgb=True), tmp_path / "rgb", model=network, bands=BANDS[:3])
 
