@@ -21,7 +21,7 @@ _UNSUPPORTED_SUFFIXES = {
 }
 UNSUPPORTED = "unsupported photograph format"
 # What to do with .npy files where RGB is expected, and with photographs where other bands are.
-OTHER_BANDS = ("name the bands of .npy files (bands=)", "save images of these bands as TIFF or .npy")
+OTHER_BANDS = ("name the bands of .npy files (bands=, --bands)", "save images of these bands as TIFF or .npy")
 _JUNK = {"thumbs.db", "desktop.ini", "__macosx"}
 # Common affixes of image and mask names.
 _NAME_SUFFIX = re.compile(
