@@ -80,7 +80,7 @@ def open_bands(path: str | Path, bands: Sequence[str]) -> Iterator[BandsHeader]:
             page, count, several = tiff.bands_page(stream)
             _check((*page.size[::-1], count), np.dtype(np.uint8), bands)
             check_size(page.size)
-            yield BandsHeader(page.size, lambda: _finite(tiff.read_values(stream, page), bands), several)
+            yield BandsHeader(page.size, lambda: _finite(tiff.read_values(stream, page), bands, copy=False), several)
         else:
             advice = f"save it by numpy.save, as an array (height, width, {len(bands)}): {', '.join(bands)}"
             raise refusal(f"neither a TIFF nor a .npy file; it begins with {start!r}", advice)
@@ -117,10 +117,13 @@ def _check(shape: tuple[int, ...], dtype: np.dtype[Any], bands: Sequence[str]) -
         raise refusal(f"values of dtype {dtype}", "convert them to integers or floating point")
 
 
-def _finite(values: npt.NDArray[Any], bands: Sequence[str]) -> Bands:
-    """Return values as a new array (height, width, bands), unless one is infinite or not a number."""
+def _finite(values: npt.NDArray[Any], bands: Sequence[str], *, copy: bool = True) -> Bands:
+    """Return values as a new array (height, width, bands), unless one is infinite or not a number.
+
+    A large array of float32 that is new already needs no copy.
+    """
     with np.errstate(over="ignore"):  # float64 may be infinite as float32
-        found = np.array(values.reshape(*values.shape[:2], len(bands)), np.float32, order="C")
+        found = np.array(values.reshape(*values.shape[:2], len(bands)), np.float32, order="C", copy=copy)
     if not np.isfinite(found).all():
         wrong = [name for index, name in enumerate(bands) if not np.isfinite(found[..., index]).all()]
         advice = (

@@ -134,7 +134,8 @@ def read_values(stream: IO[bytes], page: Page) -> npt.NDArray[np.float32]:
     """Return the values of a page (height, width, bands)."""
     values = np.empty((page.size[1], page.size[0], len(page.mode)), np.float32)
     for top, rows, tags, planes in _chunks(page):
-        values[top : top + rows] = _values(stream, page, rows, tags, planes)
+        with np.errstate(over="ignore"):  # float64 may be infinite as float32
+            values[top : top + rows] = _values(stream, page, rows, tags, planes)
     return values
 
 

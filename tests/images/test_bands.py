@@ -125,6 +125,7 @@ def test_npy_and_arrays(dtype: str, order: Literal["C", "F"], tmp_path: Path) ->
         (tiff((values("u1", 4), Layout(photometric=6))), "photometric interpretation 6"),
         (tiff((values("f4"), Layout(compression=7))), "a TIFF of compression 7, predictor 1"),
         (tiff((np.full((2, 2, 4), np.nan, "f4"), Layout())), "not a number"),
+        (tiff((np.full((2, 2, 4), 1e300), Layout())), "infinite"),
         (tiff((values("f4"), Layout(rows=4)))[:900], "damaged"),
         (b"\x89PNG\r\n\x1a\n", "neither a TIFF nor a .npy file; it begins with"),
         (b"", "neither a TIFF nor a .npy file"),
