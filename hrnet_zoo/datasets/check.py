@@ -27,7 +27,7 @@ from hrnet_zoo.datasets.layouts import LabeledFolder, find_samples
 from hrnet_zoo.datasets.pairing import UNSUPPORTED, Problem, Sample, relative_name
 from hrnet_zoo.errors import ConfigError, DatasetError, ImageError
 from hrnet_zoo.images.bands import open_bands
-from hrnet_zoo.images.formats import open_image
+from hrnet_zoo.images.formats import ImageHeader, open_image
 from hrnet_zoo.images.label_maps import read_label_image
 from hrnet_zoo.images.prefetch import prefetch_in_threads
 from hrnet_zoo.images.progress import Bar
@@ -232,6 +232,9 @@ def _inspect(sample: Sample, folder: LabeledFolder, decode: bool) -> Inspection:
         opened = open_bands(sample.image, folder.bands) if folder.bands else open_image(sample.image, whole=decode)
         with opened as header:
             size = header.displayed
+            if isinstance(header, ImageHeader) and (header.format, header.mode) == ("TIFF", "RGBA"):
+                advice = "if it is near infrared or the like, name all bands (bands=, --bands)"
+                problems.append(Problem("fourth band", "read as transparency", advice, (image,), error=False))
             if decode:
                 header.decode()
     except ImageError as error:

@@ -60,14 +60,14 @@ class Reach:
 class Fidelity:
     """How far a device and dtype stray from float32 on the CPU, on one generated street scene.
 
-    `pixels` is the share (0 to 1) that both label alike; `worst_logit` the largest difference of a logit, relative to
+    `pixel_agreement` is the share of equal labels, 0 to 1; `worst_logit` the largest difference of a logit, relative to
     the largest logit, None if one is not finite. `engine` is that of `optimize`, None for the network itself, and
     `trials` are what it chose from, if it timed several.
     """
 
     device: str
     dtype: str
-    pixels: float
+    pixel_agreement: float
     worst_logit: float | None
     fine: bool
     engine: str | None = None
@@ -324,7 +324,7 @@ def _health(
         errors.append(
             HRNetZooError(
                 asked=f"{origin.name} on {exact.device} in {exact.dtype}",
-                found=f"{exact.pixels:.3%} of a street scene's pixels agree with float32 on the CPU{finite}; "
+                found=f"{exact.pixel_agreement:.3%} of a street scene's pixels agree with float32 on the CPU{finite}; "
                 f"at least {FINE_PIXELS:.1%} are expected",
                 done=OTHERS,
                 advice="do not use this device in this dtype; try float32, another device, or another release of torch",
@@ -363,7 +363,7 @@ def _fidelity(reference: FCNHRNet, model: FCNHRNet, *, fast: bool) -> Fidelity:
     return Fidelity(
         device=str(model.device),
         dtype=str(form.dtype).removeprefix("torch."),
-        pixels=pixels,
+        pixel_agreement=pixels,
         worst_logit=worst,
         fine=worst is not None and pixels >= FINE_PIXELS,
         engine=getattr(form, "engine", None),

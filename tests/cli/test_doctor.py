@@ -20,7 +20,7 @@ def test_doctor(run: Run, cache: Path) -> None:
     assert re.search(r"^  free_bytes +\d+\.\d GB$", text, re.MULTILINE)
     assert text.endswith("\nverdict: fine\n")
     text = run("doctor", "demo", "--device", "cpu", "--dtype", "float16")
-    assert re.search(r"\n    dtype +float16\n    pixels +[01][.\d]*\n(?:    .*\n)+?    fine +yes\n", text)
+    assert re.search(r"\n    dtype +float16\n    pixel_agreement +[01][.\d]*\n(?:    .*\n)+?    fine +yes\n", text)
     assert text.endswith("\nverdict: fine\n")
     text = run("doctor")
     assert re.search(r"    lock\n      files +[12]\n", text)  # of the weights, and of the timings if several were timed

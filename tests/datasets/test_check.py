@@ -449,6 +449,15 @@ def test_options_of_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[st
     run(capsys, tmp_path / "ade", "--dataset", "cityscapes", code=5)
 
 
+def test_a_fourth_band_that_may_be_infrared_gets_a_note(tmp_path: Path) -> None:
+    for folder, mode in (("images", "RGBA"), ("masks", "L")):
+        (tmp_path / folder).mkdir()
+        Image.new(mode, (8, 6)).save(tmp_path / folder / "a.tif")
+    (problem,) = check_data(tmp_path, classes=2, progress=False).problems
+    assert (problem.kind, problem.files, problem.error) == ("fourth band", ("images/a.tif",), False)
+    assert not check_data(tmp_path, classes=2, bands=["red", "green", "blue", "nir"], progress=False).problems
+
+
 def test_the_golden_folder(shared: Path) -> None:
     report = check_data(shared / "golden", dataset=CITYSCAPES, progress=False)
     assert report.ok

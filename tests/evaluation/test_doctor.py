@@ -99,7 +99,7 @@ def test_the_bundled_model_is_healthy() -> None:
     assert fast is not None
     assert fast.engine in ("onednn", "pytorch", "openvino")
     assert (fast.fine, facts["fast"]["fine"]) == (True, True)
-    assert FINE_PIXELS <= fast.pixels <= 1
+    assert FINE_PIXELS <= fast.pixel_agreement <= 1
     assert fast.worst_logit is not None
     assert 0 < fast.worst_logit < 0.1
 
@@ -111,7 +111,7 @@ def test_half_precision_strays_and_is_fine() -> None:
     assert health.fidelity is not None
     assert health.fidelity.dtype == "float16"
     assert health.fidelity.fine
-    assert FINE_PIXELS <= health.fidelity.pixels <= 1
+    assert FINE_PIXELS <= health.fidelity.pixel_agreement <= 1
     assert health.fidelity.worst_logit is not None
     assert 0 < health.fidelity.worst_logit < 0.01
 
@@ -153,7 +153,7 @@ def test_a_device_that_strays_too_far_is_an_error(factor: float, words: str, mon
     assert report.health is not None
     assert report.health.fidelity is not None
     json.dumps(report.to_dict(), allow_nan=False)
-    assert report.health.fidelity.pixels < FINE_PIXELS
+    assert report.health.fidelity.pixel_agreement < FINE_PIXELS
     assert report.health.fast is not None
     assert not report.health.fast.fine  # it is made of the network as it is; told, and no error
 
