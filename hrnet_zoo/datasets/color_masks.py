@@ -39,7 +39,7 @@ def read_color_masks(images: ImageFiles) -> Export:
     palettes = {key: _palette(images, key) for key in images.files if Path(key).name.lower() in _PALETTES}
     palettes = {key: palette for key, palette in palettes.items() if palette}
     if len(palettes) != 1:
-        raise images.refusal(f"{len(palettes)} files with colors of classes, called {', '.join(_PALETTES)},")
+        raise images.refusal(f"{len(palettes) or 'no'} files with colors of classes, called {', '.join(_PALETTES)},")
     ((key, palette),) = palettes.items()
     if len(set(palette.values())) < len(palette):
         raise refusal(key, "one color for two classes")

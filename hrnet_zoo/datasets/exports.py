@@ -134,8 +134,10 @@ class ImageFiles:
     def refusal(self, found: str) -> DatasetError:
         """Return the error about an export that lacks what the converter reads."""
         listed = ", ".join(list(self.files)[:5]) + ", ..." * (len(self.files) > 5) or "nothing"
-        advice = "name the folder or zip file of the export, images included; see `hrnet-zoo prepare --help`"
-        return refusal(str(self._source), f"{found} among {len(self.files)} files: {listed}", advice)
+        advice = "name the folder or zip of the export, with images; `hrnet-zoo check-data FOLDER` names the format"
+        error = refusal(str(self._source), f"{found} among {len(self.files)} files: {listed}", advice)
+        error.done = "nothing was written"
+        return error
 
 
 def _stem(key: str) -> str:

@@ -151,7 +151,7 @@ FAULTS: dict[str, Callable[[Path], object]] = {
     "no 'red'": lambda home: (
         (home / "raw/labelmap.txt").rename(home / "raw/x").with_name("classes.csv").write_text("name\nx\n")
     ),
-    "0 files with colors of classes, called labelmap.txt": lambda home: (home / "raw/labelmap.txt").unlink(),
+    "no files with colors of classes, called labelmap.txt": lambda home: (home / "raw/labelmap.txt").unlink(),
     "no images and masks": lambda home: (home / "raw/SegmentationClass/a.png").unlink(),
     "mask without image": lambda home: save(home / "raw/SegmentationClass/b.png", INDICES),
     "for an image of 12 x 299": lambda home: image(home / "raw/JPEGImages/a.jpg", (12, 299)),
