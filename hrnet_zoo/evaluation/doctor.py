@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     import torch
 
     from hrnet_zoo.engines.choice import Trial
+    from hrnet_zoo.images.bands import Pixels
     from hrnet_zoo.models.fcn import FCNHRNet
 
 T = TypeVar("T")
@@ -315,7 +316,6 @@ def _health(
     reference = load("cpu", torch.float32)
     if not any(isinstance(error, CacheError) for error in errors):  # without a cache the demo is converted in memory
         origin.verify()
-    origin.dataset.require_rgb(f"label a street scene with {origin.name}")
     model = _attempt(errors, lambda: load(device, dtype))
     exact = _attempt(errors, lambda: _fidelity(reference, model, fast=False)) if model else None
     fast = _attempt(errors, lambda: _fidelity(reference, model, fast=True)) if model and exact else None
@@ -334,12 +334,20 @@ def _health(
 
 
 def _fidelity(reference: FCNHRNet, model: FCNHRNet, *, fast: bool) -> Fidelity:
+    import numpy as np
+
     from hrnet_zoo.demo.scenes import scene
     from hrnet_zoo.engines.optimize import optimize
     from hrnet_zoo.evaluation.agreement import pixel_agreement
+    from hrnet_zoo.images.preprocess import normalize
     from hrnet_zoo.inference.predict import evaluating, resized, view_logits
 
-    image = scene(0).image
+    image: Pixels = scene(0).image
+    if (data := model.dataset).own_bands:  # colors stand for them
+        colors = normalize(image)[0].permute(1, 2, 0).numpy()
+        image = colors[..., np.arange(len(data.bands)) % 3] * np.array(data.std, np.float32) + np.array(
+            data.mean, np.float32
+        )
     sizes = resized(image, model.dataset.resize_to, ms_flip=False)
     asked = f"check {model.name} on {model.device} in {str(model.dtype).removeprefix('torch.')}"
     pixels, worst = 0.0, None

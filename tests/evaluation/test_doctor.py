@@ -116,6 +116,18 @@ def test_half_precision_strays_and_is_fine() -> None:
     assert 0 < health.fidelity.worst_logit < 0.01
 
 
+@pytest.mark.usefixtures("small")
+def test_a_model_of_other_bands(tmp_path: Path) -> None:
+    bands = ["red", "green", "blue", "nir"]
+    model = create_model("demo", bands=bands, mean=[1000, 1100, 900, 3000], std=[400, 300, 500, 20], device="cpu")
+    report = doctor(str(model.save_pretrained(tmp_path / "model")), device="cpu", progress=False)
+    assert report.errors == ()
+    assert report.health is not None
+    for fidelity in (report.health.fidelity, report.health.fast):
+        assert fidelity is not None
+        assert fidelity.fine
+
+
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_cuda_strays_and_is_fine() -> None:
