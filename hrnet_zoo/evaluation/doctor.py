@@ -345,9 +345,8 @@ def _fidelity(reference: FCNHRNet, model: FCNHRNet, *, fast: bool) -> Fidelity:
     image: Pixels = scene(0).image
     if (data := model.dataset).own_bands:  # colors stand for them
         colors = normalize(image)[0].permute(1, 2, 0).numpy()
-        image = colors[..., np.arange(len(data.bands)) % 3] * np.array(data.std, np.float32) + np.array(
-            data.mean, np.float32
-        )
+        mean, std = (np.array(each, np.float32) for each in (data.mean, data.std))
+        image = colors[..., np.arange(len(mean)) % 3] * std + mean
     sizes = resized(image, model.dataset.resize_to, ms_flip=False)
     asked = f"check {model.name} on {model.device} in {str(model.dtype).removeprefix('torch.')}"
     pixels, worst = 0.0, None
