@@ -79,7 +79,7 @@ def refuse_existing(paths: Sequence[Path], advice: str = "name another place, or
     if existing := [path for path in paths if os.path.lexists(path)]:  # never raises, unlike Path.exists
         raise OutputError(
             asked=f"write {existing[0]}",
-            found="it exists already" + f", and so do {len(existing) - 1} more" * (len(existing) > 1),
+            found="it exists already" + f" ({len(existing)} of these files exist)" * (len(existing) > 1),
             done="nothing was computed or written",
             advice=advice,
             path=existing[0],

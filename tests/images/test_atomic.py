@@ -73,7 +73,7 @@ def test_files_that_would_be_replaced(tmp_path: Path) -> None:
     refuse_existing(paths)
     paths[1].touch()
     paths[2].symlink_to(tmp_path / "absent")
-    with pytest.raises(OutputError, match="it exists already, and so do 1 more") as caught:
+    with pytest.raises(OutputError, match=r"it exists already \(2 of these files exist\)") as caught:
         refuse_existing(paths)
     assert caught.value.path == paths[1]
 
