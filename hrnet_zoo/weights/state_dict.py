@@ -119,15 +119,15 @@ def unwrap_backbone(names: Iterable[str], tensor: Callable[[str], Tensor]) -> tu
     short = {name: name.removeprefix(prefix if name.startswith(prefix) else beside) for name in whole}
     if len(set(short.values())) < len(short):  # two would become one
         short = {name: name for name in whole}
-    state, left = dict[str, Tensor](), dict[str, None]()
+    state, left = dict[str, Tensor](), set[str]()
     for name, entry in whole.items():
         if head := _HEADS.match(short[name]):
-            left[head[1]] = None
+            left.add(head[1])
         elif _LEFT_OUT.fullmatch(short[name]):
-            left[short[name].rpartition(".")[2]] = None
+            left.add(short[name].rpartition(".")[2])
         else:
             state[short[name]] = entry
-    notes = [note, f"left out: {', '.join(left)}" if left else ""]
+    notes = [note, f"left out: {', '.join(sorted(left))}" if left else ""]
     if _add_counters(state):
         notes.append("added: counters of batch norm, which no prediction needs")
     return state, "; ".join(filter(None, notes))
