@@ -113,7 +113,7 @@ def check_data(
         classes: names or number of the classes of a custom dataset, whatever its layout. None: those of `classes.txt`.
         bands: names of the bands of images that are not read as 8-bit RGB; empty: those of `dataset`, if it has such.
         split: such as "val" or "train".
-        progress: show a progress bar.
+        progress: show a bar on a terminal, else a line once a minute.
 
     Raises:
         DatasetError: no dataset was recognized.

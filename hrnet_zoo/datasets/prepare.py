@@ -86,7 +86,7 @@ def prepare(
         empty: what pixels without a label become, for an export: "background", a class that comes first unless the
             export has it, or "ignore" (255). None: "background".
         force: replace files that are there already.
-        progress: show a progress bar.
+        progress: show a bar on a terminal, else a line once a minute.
 
     Raises:
         ConfigError: no such dataset, or one that needs no preparation; an argument that it does not take.

@@ -184,7 +184,7 @@ def benchmark(
         size: (height, width) of the images; None: that of the dataset's images, resized.
         batch: images that go through the network at once. `model.predict` gets one.
         seconds: measure for about this time, but at least 5 runs of each.
-        progress: show a bar on a terminal.
+        progress: show a bar on a terminal, else a line once a minute.
 
     Raises:
         ConfigError: `size` or `batch` is invalid, or the device has too little memory.

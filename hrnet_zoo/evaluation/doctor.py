@@ -122,7 +122,7 @@ def doctor(
         device: as in `create_model`.
         dtype: as in `create_model`.
         network: also ask for the checkpoint and the log of this model, or of all, at all their addresses.
-        progress: show bars on a terminal.
+        progress: show bars on a terminal, else lines once a minute.
 
     Raises:
         UnknownModelError: no row has this name. All else that is wrong is in the report.

@@ -251,7 +251,7 @@ def evaluate(
         limit: only the first images, for a quick look.
         workers: processes that read and resize ahead of the network; 0: none; None: see `default_workers`.
         max_memory: as in `predict`.
-        progress: show a bar on a terminal.
+        progress: show a bar on a terminal, else a line once a minute.
 
     Raises:
         DatasetError: the folder is not what was looked for, something in it is wrong, or no pixel is of a class.

@@ -111,7 +111,7 @@ def recommend(
         data: folder of images, of which the typical size is read; default: the typical size of the dataset's images.
         max_ms: most milliseconds from an image in memory to its mask. None: the most accurate model is named.
         device: None: CUDA if available, otherwise the CPU.
-        progress: show a bar on a terminal.
+        progress: show a bar on a terminal, else a line once a minute.
 
     Raises:
         ConfigError: there is no such dataset, the limit is not positive, or the device cannot be used.

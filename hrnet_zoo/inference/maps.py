@@ -152,7 +152,7 @@ def predict_map(
         ms_flip: average six scales of each window and their mirror images.
         max_memory: bytes for full-resolution logits.
         force: replace an existing map.
-        progress: show a progress bar on a terminal.
+        progress: show a bar on a terminal, else a line once a minute.
 
     Returns:
         Hectares by class, of the map and of each polygon: in the plane of the projection, or on the ellipsoid if the

@@ -75,7 +75,7 @@ def predict_video(
         table: gets a row for each frame; its columns are `table_columns(classes, frames=True)`.
         force: replace `out` if it exists.
         fast: use the optimized network.
-        progress: show a progress bar on a terminal.
+        progress: show a bar on a terminal, else a line once a minute.
         mode: as of `model.predict`, and so are all further arguments.
         ms_flip: average six scales and their mirror images.
         max_memory: bytes for full-resolution logits.

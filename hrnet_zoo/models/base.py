@@ -155,7 +155,7 @@ class SegmentationModel(ABC):
             mode: "whole" or "slide" (overlapping windows whose logits are averaged); None: the dataset's own.
             ms_flip: average the probabilities of six scales, each also flipped: better, and about 17 times slower.
             probabilities: keep the probabilities of all classes in the result (4 bytes per class and pixel).
-            progress: show a progress bar for several images on a terminal.
+            progress: show a bar for several images on a terminal, else a line once a minute.
             max_memory: bytes for full-resolution logits, which are made in row chunks of at least one row; the result
                 does not depend on it. None: 12 MiB on a CPU, where more is slower; on CUDA at most 512 MiB, and a
                 quarter of the free memory.

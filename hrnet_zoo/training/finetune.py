@@ -188,7 +188,7 @@ def finetune(
             end, in the first process. If it returns "stop", the state is saved, and this function returns; `resume`
             continues. What it or a tracker raises is warned of once, and changes nothing.
         tensorboard: the former form of `trackers=["tensorboard"]`.
-        progress: show a bar on a terminal, else a line for the first update, each validation, and once in a minute.
+        progress: show a bar on a terminal, else a line for the first update, each validation, and once a minute.
 
     Raises:
         ConfigError: an argument cannot be used, or `out` is in use or holds a run and `resume` is not set.

@@ -24,7 +24,7 @@ from hrnet_zoo.errors import printable
 from hrnet_zoo.evaluation.costs import busy_words
 from hrnet_zoo.evaluation.evaluate import count_pixels, read_pair
 from hrnet_zoo.images.atomic import atomic_write, make_folder
-from hrnet_zoo.images.progress import Bar
+from hrnet_zoo.images.progress import LINE_S, Bar, is_terminal
 from hrnet_zoo.inference.metrics import class_accuracy, class_iou, mean, pixel_accuracy
 from hrnet_zoo.training.augmentation import Pair, augment
 from hrnet_zoo.training.batches import batches
@@ -38,7 +38,6 @@ from hrnet_zoo.training.update import Updater
 from hrnet_zoo.zoo.model_folder import save_pretrained
 
 SHEETS, SHEET_ROWS = "sheets", 6
-QUIET_S = 60.0  # without a terminal, a line follows the last one after so long
 RATED = 20  # updates over which images per second are averaged
 
 logger = logging.getLogger("hrnet_zoo")
@@ -84,6 +83,7 @@ class TrainingLoop:
         """
         updater, progress, steps = self.updater, self.updater.progress, self.config.steps
         shown = self.progress and self.is_first
+        self._prints_lines = shown and not is_terminal(sys.stderr)
         with ExitStack() as stack:
             noted = stack.enter_context(noted_signals(verbose=shown))
             if self.is_first:
@@ -94,10 +94,9 @@ class TrainingLoop:
                     total=steps,
                     initial=progress.step,
                     bar_format="finetune {n_fmt}/{total_fmt} |{bar}| {desc}",
-                    disable=None if shown else True,
+                    disable=not shown or self._prints_lines,
                 )
             )
-            self._prints_lines = shown and bar.disable  # there is no terminal
             upcoming = stack.enter_context(
                 closing(
                     batches(
@@ -124,7 +123,7 @@ class TrainingLoop:
                 self._log_update(seconds, waited)
                 bar.update()
                 bar.set_description_str(self._status(f", mIoU {_miou_text(progress.best_miou)}"))
-                if is_first_update or time.monotonic() > self._printed + QUIET_S:
+                if is_first_update or time.monotonic() > self._printed + LINE_S:
                     self._print_line()
                 if is_first_update and self.is_first and updater.device.type == "cpu" and (words := busy_words()):
                     logger.warning("the first update took %.1f s: %s", seconds, words)

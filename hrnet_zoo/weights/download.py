@@ -124,7 +124,7 @@ def fetch(
         partial: a private file, made if absent; its folder exists.
         max_bytes: the largest body accepted; nothing beyond is written.
         verify: raises CheckpointError if the body is not what was asked for.
-        progress: show a bar on stderr, if that is a terminal.
+        progress: show a bar on stderr, else a line once a minute.
 
     Raises:
         CheckpointError: an address served the wrong bytes twice and no other served the right ones.

@@ -89,7 +89,8 @@ def create_model(
         dtype: of the weights and the arithmetic: a torch dtype, or its name ("bfloat16"). None: float16 on CUDA,
             float32 elsewhere.
         generator: draws random weights; None: torch's default generator.
-        progress: show a bar for a download on a terminal; the Hub's own bars obey HF_HUB_DISABLE_PROGRESS_BARS.
+        progress: show a bar for a download on a terminal, else a line once a minute; the Hub's own bars obey
+            HF_HUB_DISABLE_PROGRESS_BARS.
         wrong: no other argument is accepted; for those of other libraries, the error says what to use.
 
     Raises:
@@ -176,7 +177,7 @@ def create_backbone(
             (bilinear, align_corners=False), whatever the file's network did.
         device: None: CUDA if there is one, else the CPU.
         dtype: None: float16 on CUDA, float32 elsewhere. To train it, say "float32".
-        progress: show a bar for a download on a terminal.
+        progress: show a bar for a download on a terminal, else a line once a minute.
 
     Raises:
         UnknownModelError, ConfigError, DownloadError, HubError, CheckpointError, CacheError: as `create_model`.

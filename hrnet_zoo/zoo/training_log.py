@@ -91,7 +91,7 @@ def training_log(name: str, *, progress: bool = True) -> TrainingLog:
 
     Args:
         name: catalog name or alias; or the path of a folder that `finetune` made ("runs/a", "local-dir:runs/a").
-        progress: show a bar for a download on a terminal.
+        progress: show a bar for a download on a terminal, else a line once a minute.
 
     Raises:
         UnknownModelError: no row has this name.
