@@ -324,7 +324,7 @@ def load_custom(source: str, arch: str, network: Shapes, *, progress: bool, unwr
         body = bodies.pop()
         claimed = claimed_classes(inspect_safetensors(body, shown).metadata)
         stored = safetensors.torch.load(body)
-        state, notes = unwrap(stored, stored.__getitem__)
+        state, notes = unwrap(sorted(stored), stored.__getitem__)  # safetensors gives a random order
         header = {**provenance, **provenance_of(body, claimed, notes)}
         return to_safetensors(fit_state(state, network, shown), header)
 
