@@ -71,7 +71,7 @@ def _export(images: ImageFiles, classes: dict[str, str], convert: Convert) -> Ex
         image, mask = sample.image.as_posix(), sample.labels.as_posix()
         draw = partial(_draw, mask, images.files[mask], convert)
         export.images.append(Labeled(image, images.files[image], mask, draw, split=sample.name.rpartition("/")[0]))
-    export.count("skipped, for no mask has their name", "image", len(sides[False]) - len(samples))
+    export.count("skipped: no mask of that name", "image", len(sides[False]) - len(samples))
     return export
 
 

@@ -85,7 +85,7 @@ class Export:
 
     def count_unused(self, files: ImageFiles) -> None:
         """Count the images that the export does not name."""
-        self.count("skipped, for they have no labels", "image", len({*files.keys} - {each.key for each in self.images}))
+        self.count("skipped: no labels", "image", len({*files.keys} - {each.key for each in self.images}))
 
     def notes(self) -> Iterator[str]:
         """Yield a sentence for each thing that was counted."""
@@ -158,7 +158,7 @@ def paint_shapes(
 
     labels, contested, areas = paint(patches(), size, smallest_on_top=smallest_on_top)
     export.count(f"in shapes of several classes; {export.overlaps}", "pixel", contested)
-    export.count("lost, for no pixel has its center inside", "shape", areas.count(0))
+    export.count("lost: no pixel has its center inside", "shape", areas.count(0))
     export.count("without any shape", "image", not areas)
     return labels
 
@@ -233,7 +233,7 @@ def write_export(
         values = np.where(labels < 0, fill, labels).astype(np.uint8)
         out.write([(image, partial(bytes, data)), (mask, partial(png, Image.fromarray(values)))], same=[mask])
         out.images[split] += 1
-        export.count(f"without a label, and so {filled}", "pixel", int(np.count_nonzero(labels < 0)))
+        export.count(f"without a label: {filled}", "pixel", int(np.count_nonzero(labels < 0)))
     out.notes += export.notes()
 
 

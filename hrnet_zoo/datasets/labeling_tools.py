@@ -37,7 +37,7 @@ from hrnet_zoo.images.formats import image_errors, open_image
 
 Json = dict[str, Any]
 
-_NO_AREA = "skipped, for they are no areas with a label (points, lines, tags)"
+_NO_AREA = "skipped: not an area with a label (point, line, tag)"
 _LATER = "the later one counts"
 
 
@@ -70,7 +70,7 @@ def read_coco(images: ImageFiles) -> Export:
                     shape = names[each["category_id"]], partial(_coco_shape, each["segmentation"])
                     found[of_id[each["image_id"]]].append(shape)
                 else:
-                    export.count("skipped, for they are boxes without a segmentation", "shape", 1)
+                    export.count("skipped: box without a segmentation", "shape", 1)
     if not any(found.values()):
         raise images.refusal("no annotation with a segmentation")
     return export
@@ -229,7 +229,7 @@ def read_label_studio(images: ImageFiles) -> Export:
                 if not done:
                     continue
                 image = _label_studio_image(task["data"], images, posixpath.dirname(key))
-                export.count("passed over, for a later one of the same image counts", "annotation", len(done) - 1)
+                export.count("skipped: a later one of the same image counts", "annotation", len(done) - 1)
                 results = max(done, key=lambda each: each.get("created_at") or "")["result"]
                 found = [shape for result in results for shape in _label_studio_shape(result)]
                 export.classes |= dict.fromkeys((label for label, _ in found), "")
@@ -295,7 +295,7 @@ def _json_files(images: ImageFiles, tool: str, keys: set[str]) -> Iterator[tuple
         raise images.refusal(f"no JSON file of {tool}")
 
 
-# The beginning of files of the tools, in the order in which they are told apart.
+# How files of each tool begin; the first pattern that matches decides.
 _BEGINNINGS = {
     "labelme": rb'\s*\{.*"shapes"\s*:\s*\[',
     "label-studio": rb'\s*\[\s*\{.*"annotations"\s*:',

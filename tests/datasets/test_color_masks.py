@@ -48,7 +48,7 @@ def test_palettes(palette: str, tmp_path: Path) -> None:
     report = made("color-masks", tmp_path)
     np.testing.assert_array_equal(read_labels(tmp_path / "out/masks/a.png"), INDICES)
     assert (tmp_path / "out/classes.txt").read_text() == PALETTES["classes.txt"]
-    assert report.notes == ("1 image: skipped, for no mask has their name",)
+    assert report.notes == ("1 image: skipped: no mask of that name",)
     assert hrnet_zoo.check_data(tmp_path / "out", progress=False).ok
 
 

@@ -92,10 +92,10 @@ def test_coco(tmp_path: Path) -> None:
     assert (tmp_path / "out/images/a.png").read_bytes() == (tmp_path / "raw/images/a.png").read_bytes()
     assert (report.images, report.written) == ({"": 1}, 3)
     assert report.notes == (
-        "1 shape in 1 image: skipped, for they are boxes without a segmentation",
+        "1 shape in 1 image: skipped: box without a segmentation",
         "12 pixels in 1 image: in shapes of several classes; the smaller one counts",
-        "1 shape in 1 image: lost, for no pixel has its center inside",
-        "34 pixels in 1 image: without a label, and so background",
+        "1 shape in 1 image: lost: no pixel has its center inside",
+        "34 pixels in 1 image: without a label: background",
     )
     assert hrnet_zoo.check_data(tmp_path / "out", progress=False).ok
 
@@ -134,10 +134,10 @@ def test_labelme(tmp_path: Path) -> None:
     assert not mask_of(tmp_path, "sub/none").any()
     assert classes_of(tmp_path) == ["background", "car", "road"]
     assert report.notes == (
-        "1 shape in 1 image: skipped, for they are no areas with a label (points, lines, tags)",
-        "1 image: skipped, for they have no labels",
+        "1 shape in 1 image: skipped: not an area with a label (point, line, tag)",
+        "1 image: skipped: no labels",
         "16 pixels in 1 image: in shapes of several classes; the later one counts",
-        f"{np.count_nonzero(expected == 0) + 96} pixels in 2 images: without a label, and so background",
+        f"{np.count_nonzero(expected == 0) + 96} pixels in 2 images: without a label: background",
         "1 image: without any shape",
     )
 
@@ -233,9 +233,9 @@ def test_label_studio(tmp_path: Path) -> None:
     assert not mask_of(tmp_path, "b c").any()
     assert classes_of(tmp_path) == ["background", "car", "road", "sky"]
     assert report.notes[:3] == (
-        "1 annotation in 1 image: passed over, for a later one of the same image counts",
-        "1 shape in 1 image: skipped, for they are no areas with a label (points, lines, tags)",
-        "1 image: skipped, for they have no labels",
+        "1 annotation in 1 image: skipped: a later one of the same image counts",
+        "1 shape in 1 image: skipped: not an area with a label (point, line, tag)",
+        "1 image: skipped: no labels",
     )
 
 
@@ -263,7 +263,7 @@ def test_ignored_pixels_come_back(tmp_path: Path) -> None:
     Image.fromarray(result.image).save(tmp_path / "raw/a.png")
     report = made("coco", tmp_path, empty="ignore")
     np.testing.assert_array_equal(mask_of(tmp_path), mask)
-    assert report.notes == (f"{np.count_nonzero(mask == 255)} pixels in 1 image: without a label, and so ignored",)
+    assert report.notes == (f"{np.count_nonzero(mask == 255)} pixels in 1 image: without a label: ignored",)
 
 
 def test_classes_and_empty_pixels(tmp_path: Path) -> None:

@@ -53,6 +53,15 @@ def test_own_checkpoint_by_address_with_its_hash_in_the_name(hr18s: bytes, host:
         own(host.play("/models/mine-0000000a.pth", whole(hr18s)))
 
 
+def test_safetensors_are_unwrapped_in_the_order_of_their_names(tmp_path: Path) -> None:
+    """Whatever order safetensors gives, which is another one in each process."""
+    state = {f"net.{name}": torch.zeros(shape) for name, shape in NETWORK.items() if not name.endswith("tracked")}
+    state |= {f"critic.{number}.weight": torch.ones(1) for number in range(9)}
+    save_file(state, tmp_path / "mine.safetensors")
+    _, provenance = own(tmp_path / "mine.safetensors")
+    assert "left out: 'critic.0.weight', 'critic.1.weight', 'critic.2.weight' and 6 more" in provenance["file_notes"]
+
+
 @pytest.mark.parametrize("digits", [8, 63])
 def test_another_host_is_asked_where_a_hash_is_not_whole(digits: int, hr18s: bytes, host: FaultServer) -> None:
     """Whoever knows the digits makes another file with them; it must not come out of the cache for this address."""
